@@ -1,0 +1,43 @@
+"Fixtures shared by all tests: a cache of their own, and the optional development data beside the repository."
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("HF_HUB_OFFLINE", "1")    # a test that reaches for the hub fails at once
+os.environ.setdefault("NO_TORCH_COMPILE", "1")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    "The repository's root."
+    return ROOT
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    "Tests never read or write the user's cache."
+    os.environ["AUDIOENGRAM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def _shared(*parts) -> Path:
+    base = Path(os.environ.get("AUDIOENGRAM_SHARED") or ROOT.parent / "shared")
+    path = base.joinpath(*parts)
+    if not path.exists(): pytest.skip(f"needs {'/'.join(parts) or 'the shared folder'} (set AUDIOENGRAM_SHARED)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    return _shared()
+
+
+@pytest.fixture(scope="session")
+def librispeech_root() -> Path:
+    return _shared("data", "LibriSpeech")
+
+
+@pytest.fixture(scope="session")
+def lyra_dir() -> Path:
+    return _shared("data", "lyra", "model_coeffs")
