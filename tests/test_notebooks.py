@@ -1,0 +1,35 @@
+"Every library notebook runs from top to bottom, and the package is exactly what the notebooks export."
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARY = sorted(p.relative_to(ROOT) for p in (ROOT / "nbs").rglob("*.ipynb")
+                 if "discussions" not in p.parts and p.name != "index.ipynb" and ".ipynb_checkpoints" not in p.parts)
+
+
+def tool(code: str, cwd: Path, **env) -> subprocess.CompletedProcess:
+    "Run nbdev in a process of its own: it keeps state in modules and changes the working directory."
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("notebook", LIBRARY, ids=str)
+def test_library_notebook_runs(notebook, tmp_path):
+    r = tool(f"from nbdev.test import test_nb; ok, seconds = test_nb({str(notebook)!r}, do_print=False, showerr=True); raise SystemExit(not ok)",
+             ROOT, MPLBACKEND="agg")
+    assert r.returncode == 0, r.stdout[-2000:] + r.stderr[-4000:]
+
+
+def test_export_and_clean_leave_no_diff(tmp_path):
+    for name in ("nbs", "audioengram"): shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT / name, tmp_path)
+    before = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    r = tool("from nbdev.clean import nbdev_clean; from nbdev.export import nbdev_export; nbdev_clean(); nbdev_export()", tmp_path)
+    assert r.returncode == 0, r.stderr[-4000:]
+    after = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    changed = sorted(str(p) for p in before.keys() | after.keys() if before.get(p) != after.get(p))
+    assert not changed, f"run nbdev_clean and nbdev_export: {changed}"
