@@ -4,6 +4,7 @@
 
 The naive form and ours run in the same session on the same latents; `test_gather_ratio` prints and asserts the ratio.
 """
+import os
 import time
 from types import SimpleNamespace
 
@@ -99,6 +100,17 @@ def test_encode(benchmark, corpus, tmp_path):
     benchmark.pedantic(lambda: encode_corpus(corpus, Projection(), tmp_path / str(next(n)), progress=False), rounds=3)
     benchmark.extra_info["x real time"] = round(corpus.utterances.seconds.sum() / benchmark.stats.stats.median)
     print(f"\n{benchmark.extra_info['x real time']} x real time")
+
+
+def test_encode_nano(benchmark, tmp_path, monkeypatch):
+    "The default codec, every core, from files to a finished store."
+    monkeypatch.setenv("AUDIOENGRAM_CACHE", str(tmp_path))
+    from audioengram.codecs import get_codec
+    from audioengram.data.corpora import get_corpus
+    corpus, codec, n = get_corpus("synthetic", n_speakers=8, n_utterances=16, seconds=6.0), get_codec("nano"), iter(range(1000))
+    benchmark.pedantic(lambda: encode_corpus(corpus, codec, tmp_path / str(next(n)), progress=False), rounds=3)
+    benchmark.extra_info["x real time"] = round(corpus.utterances.seconds.sum() / benchmark.stats.stats.median)
+    print(f"\nnano: {benchmark.extra_info['x real time']} x real time on {len(os.sched_getaffinity(0))} cores")
 
 
 def test_open_and_load(benchmark, store):

@@ -197,8 +197,7 @@ def test_transforms_of_torch():
 @pytest.mark.parametrize("dim", [3, 128])
 def test_compiles_to_one_graph(dim):
     def f(raw, kappa, x):
-        d = VonMisesFisher(F.normalize(raw, dim=-1), F.softplus(kappa))
-        return d.log_prob(x) + d.entropy()
+        return VonMisesFisher(F.normalize(raw, dim=-1), F.softplus(kappa)).log_prob(x)
     raw, kappa, x = torch.randn(4, dim, requires_grad=True), torch.randn(4, requires_grad=True), direction(4, dim, dtype=torch.float32)
     fast = torch.compile(f, fullgraph=True, backend="aot_eager")
     np.testing.assert_allclose(fast(raw, kappa, x).detach(), f(raw, kappa, x).detach(), rtol=1e-5)
@@ -264,12 +263,12 @@ def test_implicit_gradient_keeps_the_quantile(dim, kappa):
     "de/dκ = -sinθ (dF/dκ)/p with F = P(angle <= θ) and p its density, both from mpmath."
     c = cumulants(torch.tensor(kappa, dtype=f64), dim)
     with mpmath.workdps(30):
-        weight = lambda t: mpmath.exp(kappa * (mpmath.cos(t) - 1)) * mpmath.sin(t) ** (dim - 2)
         for z in (-2.5, -1, .1, 1.5):
             e = (c.gap + z * c.variance.sqrt()).clamp(1e-6, 1.99).item()
             theta, k = mpmath.acos(1 - mpmath.mpf(e)), torch.tensor(kappa, dtype=f64, requires_grad=True)
             A = exact(kappa, dim)[1]                                   # dF/dκ = ∫ (cos t - A) p dt
-            truth = -mpmath.sin(theta) * mpmath.quad(lambda t, A=A: (mpmath.cos(t) - A) * weight(t), mpmath.linspace(0, theta, 9)) / weight(theta)
+            ratio = lambda t, th=theta: mpmath.exp(kappa * (mpmath.cos(t) - mpmath.cos(th))) * (mpmath.sin(t) / mpmath.sin(th)) ** (dim - 2)
+            truth = -mpmath.sin(theta) * mpmath.quad(lambda t, A=A, ratio=ratio: (mpmath.cos(t) - A) * ratio(t), mpmath.linspace(0, theta, 9))
             got, = torch.autograd.grad(_ImplicitGap.apply(k, torch.tensor(e, dtype=f64), dim), k)
             assert rel(got.item(), truth) < 1e-9, (z, got.item(), truth)
 
@@ -306,12 +305,12 @@ def test_entropy_and_divergences(dim):
     p = VonMisesFisher(direction(dim), k)
     flat = HypersphericalUniform(dim, dtype=f64)
     for i, kappa in enumerate(k.tolist()):
-        logC, A, *_ = exact(kappa, dim)
-        assert rel(p.entropy()[i].item(), -logC - kappa * A) < 1e-9
-        to_flat = kappa * A + logC - exact(0, dim)[0]
-        assert abs(kl_divergence(p, flat)[i].item() - float(to_flat)) <= 1e-10 * max(float(to_flat), 1e-10)
+        with mpmath.workdps(100):
+            logC, A, _, L, *_ = exact(kappa, dim)
+            assert rel(p.entropy()[i].item(), -logC - kappa * A) < 1e-12
+            assert rel(kl_divergence(p, flat)[i].item(), kappa * A - L) < 1e-11
     grad, = torch.autograd.grad(p.entropy().sum(), k)
-    np.testing.assert_allclose(grad, (-k * cumulants(k, dim).variance).detach(), rtol=1e-10)  # dH/dκ = -κ A'
+    np.testing.assert_allclose(grad, (-k * cumulants(k, dim).variance).detach(), rtol=1e-10, atol=1e-15)  # dH/dκ = -κ A'
     np.testing.assert_allclose(kl_divergence(flat, p).detach(), cumulants(k, dim).L.detach())
     assert (kl_divergence(p, p) == 0).all()
     q = VonMisesFisher(direction(dim, seed=1), 3.)
@@ -457,20 +456,21 @@ def test_em_climbs_and_recovers(dim):
     order = (true.loc @ got.loc.mT).argmax(-1)
     assert sorted(order.tolist()) == [0, 1, 2]
     np.testing.assert_allclose(got.logits.softmax(-1)[order], [.6, .3, .1], atol=.02)
-    np.testing.assert_allclose(got.concentration[order] / true.concentration, 1, atol=.08)
+    se = (2 / ((dim - 1) * 20_000 * true.logits.softmax(-1))).sqrt()                 # of log κ, for large κ, were the labels known
+    assert ((got.concentration[order] / true.concentration).log().abs() < 5 * se + .01).all()
     assert (got.log_prob(x).mean() - true.log_prob(x).mean()) > -1e-6                # maximum likelihood is no worse than the truth in sample
     single = MixtureVonMisesFisher.fit(x, 1)
     np.testing.assert_allclose(single.concentration[0], VonMisesFisher.fit(x).concentration, rtol=1e-9)
 
 
 def test_em_weights_and_pseudo_counts():
-    x = direction(40, 3)
-    count = torch.randint(1, 4, (40,), generator=generator(1))
-    a = MixtureVonMisesFisher.fit(x, 2, weight=count.double(), pseudo_count=1., tolerance=0., max_iterations=50)
-    b = MixtureVonMisesFisher.fit(x.repeat_interleave(count, 0), 2, pseudo_count=1., tolerance=0., max_iterations=50)
+    x = direction(12, 3)
+    count = torch.randint(1, 4, (12,), generator=generator(1))
+    a = MixtureVonMisesFisher.fit(x, 2, weight=count.double(), pseudo_count=1., tolerance=0., max_iterations=20)
+    b = MixtureVonMisesFisher.fit(x.repeat_interleave(count, 0), 2, pseudo_count=1., tolerance=0., max_iterations=20)
     np.testing.assert_allclose(sorted(a.concentration), sorted(b.concentration), rtol=1e-4)
-    assert MixtureVonMisesFisher.fit(x, 40).concentration.max() == 1e8                # one component a point: the cap holds, nothing overflows
-    assert MixtureVonMisesFisher.fit(x, 40, pseudo_count=1.).concentration.max() < 10
+    assert MixtureVonMisesFisher.fit(x, 12).concentration.max() == 1e8                # one component a point: the cap holds, nothing overflows
+    assert MixtureVonMisesFisher.fit(x, 12, pseudo_count=1.).concentration.max() < 10
 
 
 @pytest.mark.gpu

@@ -59,7 +59,7 @@ def stream(
         y[t] = interpreter.get_tensor(out["index"]).ravel()
     return y
 
-# %% ../../nbs/codecs/20_lyra.ipynb #df7b61d5
+# %% ../../nbs/codecs/20_lyra.ipynb #b64ed4c7
 class Lyra(LatentCodec):
     "Lyra v2 before quantisation: 16 kHz, 50 Hz, 64-d (arXiv 2107.03312). Runs on the CPU. Weights: Apache-2.0."
     name, sample_rate, frame_rate, dim, min_samples = "lyra", 16_000, 50.0, 64, 320
@@ -88,18 +88,25 @@ class Lyra(LatentCodec):
 
     def codes(self, z, codebooks=46):
         "The discrete codec: latents [B,T,64] to indices 0-15 [B,Q,T]; 16, 30 or 46 codebooks are 3.2, 6 or 9.2 kbit/s."
-        if "quantizer" not in self.files: raise CodecError("the folder of Lyra's weights holds no quantizer.tflite", remedy="Copy it from google/lyra")
-        encode, frames = new_interpreter(self.files["quantizer"], "quantizer").get_signature_runner("encode"), z.cpu().numpy().reshape(-1, 1, 1, 64)
-        found = [encode(input_frames=f, num_quantizers=np.int32(codebooks))["output_0"][:codebooks, 0, 0] for f in frames]
-        return torch.from_numpy(np.stack(found, 1)).unflatten(1, z.shape[:2]).movedim(1, 0)
+        run = self._quantizer("encode")
+        found = [run(input_frames=f, num_quantizers=np.int32(codebooks))["output_0"][:codebooks, 0, 0] for f in z.cpu().numpy().reshape(-1, 1, 1, 64)]
+        return torch.from_numpy(np.stack(found)).unflatten(0, z.shape[:2]).transpose(1, 2)
+
+    def codes_latents(self, codes):
+        "Indices [B,Q,T] to the latents they stand for, [B,T,64]."
+        run, (B, Q, T) = self._quantizer("decode"), codes.shape
+        full = np.full((B * T, 46, 1, 1), -1, "int32")   # -1: a codebook that is not used
+        full[:, :Q, 0, 0] = codes.transpose(1, 2).flatten(0, 1).numpy()
+        return torch.from_numpy(np.concatenate([run(encoding_indices=c)["output_0"] for c in full])).reshape(B, T, 64)
 
     def decode_codes(self, codes):
         "The sound [B,S] of indices [B,Q,T]."
-        decode = new_interpreter(self.files["quantizer"], "quantizer").get_signature_runner("decode")
-        full = np.full((codes.shape[0] * codes.shape[2], 46, 1, 1), -1, "int32")   # -1 is an unused codebook
-        full[:, :codes.shape[1], 0, 0] = codes.movedim(1, 2).flatten(0, 1).numpy()
-        z = np.concatenate([decode(encoding_indices=c)["output_0"] for c in full])
-        return self.decode(torch.from_numpy(z).reshape(codes.shape[0], codes.shape[2], 64))
+        return self.decode(self.codes_latents(codes))
+
+    def _quantizer(self, direction):
+        "The residual quantiser's encode or decode, which keep no state."
+        if "quantizer" not in self.files: raise CodecError("the folder of Lyra's weights holds no quantizer.tflite", remedy="Copy it from google/lyra")
+        return new_interpreter(self.files["quantizer"], "quantizer").get_signature_runner(direction)
 
     def alternatives(self):
         "Other ways from latents to sound, for `round_trip_check`."

@@ -22,7 +22,7 @@ from .base import LatentCodec
 from .weights import load_weights, read_tensors, tensors_digest, weights_file
 from ..core import CodecError, ParameterError, need
 
-# %% ../../nbs/codecs/15_mimi.ipynb #238bbe7c
+# %% ../../nbs/codecs/15_mimi.ipynb #eb67ceff
 def in_windows(
     f,             # causal map of the last axis: [B,C,n] -> [B,C',n*rate]
     x: Tensor,     # [B,C,N]
@@ -32,7 +32,7 @@ def in_windows(
 ) -> Tensor:       # [B,C',N*rate], as f(x) to rounding
     "Apply a causal map piece by piece."
     n = x.shape[-1]
-    group = max(1, rows // min(n, window + history))
+    group = max(1, int(rows // min(n, window + history)))
     if len(x) > group: return torch.cat([in_windows(f, part, window, history, rows) for part in x.split(group)])
     pieces = []
     for a in range(0, n, window):
@@ -193,7 +193,7 @@ def vae_config(
     owner, repo, filename = address.split("/", 2)
     return full.mimi, (f"{owner}/{repo}", filename, revision)
 
-# %% ../../nbs/codecs/15_mimi.ipynb #f6a08752
+# %% ../../nbs/codecs/15_mimi.ipynb #56e0c543
 def load_vae(
     weights="hub",            # "hub", "random", or the path of a safetensors file: a bundle, or a codec alone
     config="english_2026-10", # see `vae_config`
@@ -206,8 +206,10 @@ def load_vae(
     if weights == "random": model, sha256 = untrained(build, seed), None
     else:
         path, sha256 = weights_file(weights, repo, filename, revision or pinned)
-        tensors = read_tensors(path, "mimi.") or pocket["utils.weights_loading"].get_mimi_state_dict(path)
-        model = load_weights(build(), tensors, path)
+        model = build()
+        tensors = read_tensors(path, "mimi.") or read_tensors(path)   # a bundle, or the codec alone
+        if not model.state_dict().keys() <= tensors.keys(): tensors = pocket["utils.weights_loading"].get_mimi_state_dict(path)   # as training wrote it
+        load_weights(model, tensors, path)
         if not any(x.any() for x in model.encoder.parameters()):
             raise CodecError("its encoder is empty: this is the file without voice cloning", path, f"Accept the terms of https://huggingface.co/{repo} and use its file")
     for name, m in model.named_modules():

@@ -23,13 +23,13 @@ import soxr
 
 from ..core import AudioError, ParameterError, atomic_path, check_shape
 
-# %% ../../nbs/data/05_audio.ipynb #3c1a9c3d
+# %% ../../nbs/data/05_audio.ipynb #4dad2335
 SHORTEST = 0.01  # s; less than one pitch period of a low voice is no recording
 AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3 .m4a .mp4 .aac .webm .mka .wma .g722 .aif .aiff .au .caf .w64".split())
 
 def _explain(
     path,   # file that gave trouble
-    e,      # what the decoder or the system raised
+    e,      # what the decoder or the system raised, if anything
 ) -> AudioError:
     "The error to show for what a decoder or the file system said."
     if isinstance(e, FileNotFoundError): return AudioError("file not found", path, "Check the path, or scan the corpus again")
@@ -125,7 +125,7 @@ def _ogg_ends_early(path) -> bool:
     if len(page) < 27 or len(page) < 27 + page[26]: return True
     return 27 + page[26] + sum(page[27:27 + page[26]]) > len(page)
 
-# %% ../../nbs/data/05_audio.ipynb #649fd9ab
+# %% ../../nbs/data/05_audio.ipynb #0d15b023
 def _read_av(path):
     "All samples [S,C] by FFmpeg, the rate, and the seconds that the container promised (0 if it does not know)."
     blocks = []
@@ -136,7 +136,7 @@ def _read_av(path):
             try: blocks = [(_planar(frame), frame.sample_rate) for frame in c.decode(stream)]
             except av.FFmpegError as e: raise _explain(path, e) from None
     except av.FFmpegError as e: raise _explain(path, e) from None
-    if not blocks: raise AudioError("holds no samples", path, "Record or copy it again")
+    if not blocks: raise _explain(path, None)  # FFmpeg guesses formats from names, so text may get as far as here
     if len({rate for _, rate in blocks}) > 1: raise AudioError("changes its sample rate midway", path, "Convert it to WAV or FLAC first")
     x, rate = np.concatenate([b for b, _ in blocks]), blocks[0][1]
     return x, rate, want if len(x) / rate < want - max(0.1, 0.02 * want) else 0.0  # encoder padding makes FFmpeg's figure approximate

@@ -166,7 +166,7 @@ def _nearest(
     i, k = np.unravel_index(off.argmin(), off.shape)
     return share.index[orders[i, :k + 1]]
 
-# %% ../../nbs/data/10_corpora.ipynb #fa71bcc6
+# %% ../../nbs/data/10_corpora.ipynb #64701cbd
 def make_subset(
     corpus,               # a Corpus
     n_utterances=None,    # at most so many
@@ -191,17 +191,18 @@ def _turns(u, seed, n_speakers) -> list:
     t["nth"] = t.sort_values("u").groupby("speaker").cumcount()                                      # nth utterance of its speaker
     who = t.drop_duplicates("speaker").sort_values("s")
     who = who.assign(turn=who.groupby("fold").cumcount()).sort_values(["turn", "f"])                  # nth speaker of its fold
-    t["late"] = t.speaker.map(dict(zip(who.speaker, np.arange(len(who)) // n_speakers, strict=True)))  # 0 for the preferred speakers
-    return t.sort_values(["late", "nth", "s"]).row.to_list()
+    t["turn"] = t.speaker.map(dict(zip(who.speaker, range(len(who)), strict=True)))
+    t["late"] = t.turn // n_speakers                                                                  # 0 for the preferred speakers
+    return t.sort_values(["late", "nth", "turn"]).row.to_list()
 
-# %% ../../nbs/data/10_corpora.ipynb #ab858c45
+# %% ../../nbs/data/10_corpora.ipynb #e184c7a1
 def listen(
     wav,         # mono samples [S]
     rate: int,   # Hz
 ) -> dict:       # level, tone, flatness, hum, peak, content
     "Figures that tell speech from silence, tones, hum, noise and copies."
     n = max(int(0.064 * rate), 16)
-    frames = np.pad(wav, (0, -len(wav) % n)).reshape(-1, n).astype(np.float32)
+    frames = np.pad(wav - np.mean(wav), (0, -len(wav) % n)).reshape(-1, n).astype(np.float32)  # a constant offset is not a sound
     window = np.hanning(n).astype(np.float32)
     spectrum = np.abs(np.fft.rfft(frames * window)) ** 2 + 1e-12
     hz = np.arange(spectrum.shape[1]) * rate / n
@@ -486,42 +487,41 @@ def fetch_librispeech(
     shutil.rmtree(scratch); archive.unlink()
     return home
 
-# %% ../../nbs/data/10_corpora.ipynb #c7314914
+# %% ../../nbs/data/10_corpora.ipynb #fb9e998d
 class LibriSpeech(CorpusSource):
     name, licence, source = "librispeech", "CC BY 4.0", "https://www.openslr.org/12"
     fetched = "by hand, or on request from openslr.org (MD5 checked, resumes); root, AUDIOENGRAM_LIBRISPEECH or the cache"
     speakers, folds = "by the reader's folder", "one a reader"
 
-    def _home(self, root) -> Path:
-        "The LibriSpeech folder meant; it need not be there."
-        given = Path(root or os.environ.get("AUDIOENGRAM_LIBRISPEECH") or cache_dir("corpora", "librispeech"))
-        return given / "LibriSpeech" if (given / "LibriSpeech").is_dir() else given.parent if given.name in LIBRISPEECH else given
-
-    def _subsets(self, home, subset=None) -> list:
-        "Names of the subsets on disk, or of those asked for."
+    def _place(self, root, subset=None):
+        "The LibriSpeech folder meant (it need not be there), and the subsets asked for, else those on disk."
+        home = Path(root or os.environ.get("AUDIOENGRAM_LIBRISPEECH") or cache_dir("corpora", "librispeech"))
         asked = [subset] if isinstance(subset, str) else list(subset or [])
-        return asked or sorted(d.name for d in home.glob("*") if d.is_dir() and any(c.name.isdigit() for c in d.iterdir()))
+        if (home / "LibriSpeech").is_dir(): home = home / "LibriSpeech"
+        if home.name in LIBRISPEECH: home, asked = home.parent, asked or [home.name]
+        return home, asked or sorted(d.name for d in home.glob("*") if d.is_dir() and any(c.name.isdigit() for c in d.iterdir()))
 
     def status(self, root=None):
-        found = self._subsets(home := self._home(root))
+        home, found = self._place(root)
         if found: return True, True, f"{', '.join(found)} in {home}"
         return False, True, "not here; `audioengram corpus fetch librispeech` downloads dev-clean (337 MB), or set AUDIOENGRAM_LIBRISPEECH"
 
     def prepare(self, root, fetch, show, subset=None):
-        home = self._home(root)
-        if root and subset is None and Path(root).name in LIBRISPEECH: subset = Path(root).name
+        home, names = self._place(root, subset)
         if fetch:
-            for name in self._subsets(home, subset) or ["dev-clean"]: home = fetch_librispeech(name, home if root else None, show)
-        lacking = [s for s in self._subsets(home, subset) if not (home / s).is_dir()]
-        if lacking or not self._subsets(home):
+            for name in names or ["dev-clean"]: fetch_librispeech(name, home if root else None, show)
+            home, names = self._place(root, subset)
+        lacking = [name for name in names if not (home / name).is_dir()]
+        if lacking or not names:
             raise CorpusError(f"holds no LibriSpeech subset {', '.join(lacking)}".rstrip(), home,
                               "Pass the folder that holds dev-clean, train-clean-100 …, or fetch it: `audioengram corpus fetch librispeech`")
-        return home
+        return Path(root) if root and Path(root).name in LIBRISPEECH else home
 
     def items(self, root, subset=None):
-        rows, passed, sex = [], [], _librispeech_sex(Path(root))
-        for name in self._subsets(Path(root), subset):
-            for folder, _, files in os.walk(Path(root) / name):
+        root, names = self._place(root, subset)
+        rows, passed, sex = [], [], _librispeech_sex(root)
+        for name in names:
+            for folder, _, files in os.walk(root / name):
                 texts = _transcripts(folder, files, passed)
                 for file in sorted(files):
                     stem, suffix = os.path.splitext(file)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['checksum', 'progress_bar', 'download', 'unpack', 'fetch_package', 'fetch_packages']
 
-# %% ../../nbs/data/07_fetch.ipynb #d97451aa
+# %% ../../nbs/data/07_fetch.ipynb #a29f27a1
 import contextlib
 import hashlib
 import os
@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 
 import requests
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..core import CorpusError, read_json, write_json
 
-# %% ../../nbs/data/07_fetch.ipynb #5e734ef8
+# %% ../../nbs/data/07_fetch.ipynb #b8defee1
 def checksum(
     path,                    # file to read
     kind: str = "sha256",    # any name that hashlib knows
@@ -35,7 +35,7 @@ def progress_bar(
     show: bool = True,
     **options,        # passed to tqdm
 ):                    # a tqdm bar
-    "A progress bar on a terminal; nothing where output is stored or piped."
+    "A progress bar on a terminal; nothing where output is piped, or stored in a notebook."
     return tqdm(total=total, desc=what, disable=None if show else True, leave=False, **options)
 
 # %% ../../nbs/data/07_fetch.ipynb #240af36a

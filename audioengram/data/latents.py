@@ -97,9 +97,9 @@ def stacked_energy(
     power = (10**(np.asarray(energy, dtype=np.float64)[:n_frames * n_stack] / 10)).reshape(n_frames, n_stack).mean(1)
     return (10 * np.log10(power)).astype(np.float32)
 
-# %% ../../nbs/data/15_latents.ipynb #e6d34c68
-SHARD_SECONDS = 120.  # least sound in a shard; long corpora get longer shards, about a thousand of them
-BATCH_SECONDS = 60.   # most sound in a batch, padding included (a longer utterance goes alone)
+# %% ../../nbs/data/15_latents.ipynb #f8e94a30
+SHARD_SECONDS = 240.  # least sound in a shard; long corpora get longer shards, about a thousand of them
+BATCH_SECONDS = 30.   # most sound in a batch, padding included (a longer utterance goes alone)
 
 def plan_shards(
     seconds,             # length of each utterance, s, [n]

@@ -7,9 +7,9 @@ __all__ = ['NAME', 'CASES', 'SMALL_KEYS', 'READERS', 'Case', 'parse_cases', 'rec
            'measure_case', 'published_case', 'ratio_table', 'reader_table', 'claims_of', 'state', 'draw_ratio',
            'draw_slices', 'draw_sizes', 'draw_spread', 'draw_means', 'confidence_table', 'draw_confidence',
            'draw_readers', 'draw_speakers', 'cell_clip', 'telling_cells', 'listen', 'keep_clips', 'gather', 'figures',
-           'run']
+           'run', 'as_markdown', 'decision_tables', 'case_table']
 
-# %% ../../nbs/discussions/d00_structure.ipynb #39365346
+# %% ../../nbs/discussions/d00_structure.ipynb #523c70b0
 import functools
 import itertools
 import re
@@ -25,8 +25,8 @@ from ..core import AudioengramError, ParameterError, fingerprint, get_profile, r
 from ..data.corpora import get_corpus
 from ..data.latents import encode_corpus
 from ..lab.figures import band_plot, cloud, distribution, interval_plot, look, panels, reference, use_style
-from ..lab.players import write_row
-from ..lab.runs import Run, cached, code_fingerprint, figures_dir, read_run
+from ..lab.players import read_row, write_row
+from ..lab.runs import Run, cached, code_fingerprint, figures_dir, format_claim, neutral, read_run
 from ..measure.stats import Estimate, bootstrap_sums
 from audioengram.measure.structure import (
     KEYS,
@@ -261,7 +261,7 @@ def draw_slices(
         ax.legend(fontsize=7.5)
     return fig
 
-# %% ../../nbs/discussions/d00_structure.ipynb #bc35e964
+# %% ../../nbs/discussions/d00_structure.ipynb #59297478
 def draw_sizes(
     cases: list,   # (title, cells, summary) of each case
 ):                 # figure
@@ -296,9 +296,8 @@ def draw_means(
     fig, axes = panels(2 * len(cases), columns=2, width=3.7, height=3.3, titles=[f"{t}\n{k}" for t, _ in cases for k in keys])
     for ((_, cells), key), ax in zip(itertools.product(cases, keys), axes, strict=True):
         mine = cells[cells.key == key]
-        size = 6 + 60 * mine.frames / mine.frames.max()
-        cloud(mine[["pc1", "pc2"]], size=size, ax=ax, xlabel="first axis of the cell means", ylabel="second axis")
-        ax.scatter(mine.null_pc1, mine.null_pc2, s=size, color="#8A8A8A", alpha=.8, linewidths=0, label="shuffled key")
+        cloud(mine[["pc1", "pc2"]], size=16, ax=ax, xlabel="first axis of the cell means", ylabel="second axis")
+        ax.scatter(mine.null_pc1, mine.null_pc2, s=9, color="#8A8A8A", linewidths=0, label="shuffled key")
         ax.set_aspect("equal", "datalim"); ax.legend(fontsize=7.5, loc="best")
     return fig
 
@@ -424,7 +423,7 @@ def keep_clips(
         for file in (about["file"], f"{name}.png"): shutil.copyfile(folder / file, run.path(file))
         run.clips[name] = about
 
-# %% ../../nbs/discussions/d00_structure.ipynb #643e7808
+# %% ../../nbs/discussions/d00_structure.ipynb #da5b82b4
 def gather(
     run,          # open Run
     case: Case,   # corpus and codec
@@ -437,12 +436,12 @@ def gather(
         if first: raise
         kept = published_case(case, how)
         if isinstance(kept, str):
-            print(f"{case.title} is left out: {e} ({kept})")
+            print(neutral(f"{case.title} is left out: {e} ({kept})"))
             return None
         tables, about = kept
         about["kept"] = True
         keep_clips(run, case, figures_dir() / NAME)
-        print(f"{case.title}: rows published on {about['measured']} are kept, since {e}")
+        print(neutral(f"{case.title}: rows published on {about['measured']} are kept, since {e}"))
     else:
         about |= dict(kept=False, measured=run.started.date().isoformat())
         run.input(corpus=opened[0], codec=about["codec"], store=dict(name=case.slug, fingerprint=opened[2].fingerprint))
@@ -468,7 +467,7 @@ def figures(
     keep("confidence", draw_confidence([(a, confidence_table(t["confidence"], n, seed)) for a, t, *_ in every]), "Variance ratio by decile of assignment confidence")
     keep("readers", draw_readers([(a, l, r) for a, _, r, l in every]), "R squared of linear readers by lag, beside the best lookup")
 
-# %% ../../nbs/discussions/d00_structure.ipynb #0634ba2f
+# %% ../../nbs/discussions/d00_structure.ipynb #d9c612ad
 def run(
     profile="quick",            # "smoke", "quick" or "full"
     cases="auto",               # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -495,3 +494,38 @@ def run(
         write_json(out.path("cases.json"), [about for _, about in found])
         figures(out, found, p.bootstrap, seed)
     return read_run(out.final)
+
+def as_markdown(
+    df: pd.DataFrame,   # a small table
+    digits: int = 3,    # decimals of numbers
+) -> str:               # a Markdown table
+    "A table as Markdown: light, and the same in Jupyter and on the site."
+    show = lambda x: "yes" if x is True or x is np.True_ else "no" if x is False or x is np.False_ else f"{x:.{digits}f}" if isinstance(x, float) else str(x)
+    lines = [list(map(str, df.columns)), ["---"] * df.shape[1], *([show(x) for x in row] for row in df.itertuples(index=False))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+def decision_tables(
+    result,   # RunResult
+) -> str:     # Markdown
+    "The decision table of every case."
+    parts = []
+    for about in read_json(result.folder / "cases.json"):
+        rows, summary = (t[t.case == about["case"]] for t in (result.table(), result.table("summary")))
+        lost = summary[summary.slice == "all"].set_index(["key", "lag"]).excluded_held
+        df = decide(rows, SMALL_KEYS if about["recipe"]["small"] else KEYS)
+        df.insert(3, "frames excluded", [f"{lost[k, g]:.1%}" for k, g in zip(df.key, df.lag, strict=True)])
+        df["degradation"] = [f"{x:+.1%}" for x in df.degradation]
+        kept = f", rows published on {about['measured']}" if about["kept"] else ""
+        names = {"worst_slice": "ratio, worst slice", "control": "control, worst slice"}
+        parts.append(f"**{about['title']}** ({about['minutes']} min, {about['speakers_held']} held-out speakers{kept})\n\n" + as_markdown(df.rename(columns=names)))
+    return "\n\n".join(parts)
+
+def case_table(
+    result,   # RunResult
+) -> str:     # Markdown
+    "What the verdict rests on, a column a case."
+    lines = dict(outcome="Phase 0", best="best key", ratio_best="its ratio", r2_differencing="R² of differencing alone", r2_diagonal="R², differencing shrunk (diagonal)",
+                 r2_pooled="R², ridge on the mean of the window", r2_flattened="R², ridge on all frames", beyond="more than differencing", verdict="verdict")
+    cases = read_json(result.folder / "cases.json")
+    rows = [dict({"": label}, **{c["title"]: format_claim(result.claims[f"{c['case']}.{id}"]) for c in cases}) for id, label in lines.items()]
+    return as_markdown(pd.DataFrame(rows))

@@ -39,7 +39,7 @@ def debye_polynomials(
         v.append(poly.polyadd(poly.polyder(poly.polymul(omega, v[-1])), poly.polymul(omega, pairs)) / 2)
     return tuple(v)
 
-# %% ../../nbs/heads/05_vmf.ipynb #76dab01e
+# %% ../../nbs/heads/05_vmf.ipynb #3fa22920
 class _Plan(NamedTuple):
     steps: int      # downward steps from order N to D/2 - 1
     order: float    # N
@@ -49,7 +49,7 @@ class _Plan(NamedTuple):
     dQ: tuple       # derivative of Q
 
 @functools.cache
-def _make_plan(
+def _plan(
     dim: int,  # D >= 2
 ) -> _Plan:
     "Everything about one dimension that does not depend on κ."
@@ -65,9 +65,6 @@ def _make_plan(
         keep = max((i for i, x in enumerate(c) if abs(x) > 1e-18), default=0)
         return tuple(float(x) for x in c[:keep + 1])
     return _Plan(steps, float(N), *map(floats, (W, P, Q, poly.polyder(Q))))
-
-def _plan(dim): return _make_plan(dim)
-_plan._dynamo_marked_constant = True  # what torch.compiler.assume_constant_result sets, without the seconds it takes to import the compiler
 
 # %% ../../nbs/heads/05_vmf.ipynb #06be67d9
 class Cumulants(NamedTuple):
@@ -112,7 +109,16 @@ def _cumulants(kappa, dim):
     A = kappa * g
     return Cumulants(L, M, A, (q + (dim - 1) * g) / (1 + A), q, -kappa * psi)
 
-# %% ../../nbs/heads/05_vmf.ipynb #20cf69d0
+# %% ../../nbs/heads/05_vmf.ipynb #c40e269d
+@torch.library.custom_op("audioengram::vmf_cumulants", mutates_args=())
+def _stacked(kappa: Tensor, dim: int) -> Tensor: return torch.stack(_cumulants(kappa, dim))
+
+@_stacked.register_fake
+def _(kappa, dim): return kappa.new_empty((len(Cumulants._fields), *kappa.shape))
+
+@_stacked.register_vmap
+def _(info, in_dims, kappa, dim): return _stacked(kappa.movedim(in_dims[0], 0), dim), 1
+
 def _lift(x, *c):
     "A tensor with value c[0] whose derivatives with respect to x are c[1], c[2], ..."
     h, out = x - x.detach(), c[-1]
@@ -129,7 +135,7 @@ def cumulants(
 ) -> Cumulants:     # float64, shaped like kappa, differentiable
     "Cumulants of the cosine under the vMF, relative error below 1e-12 for every D and κ, with exact derivatives to the third order of log C."
     kappa = _wide(kappa)
-    with torch.no_grad(): L, M, A, gap, V, T = _cumulants(kappa.detach(), dim)
+    with torch.no_grad(): L, M, A, gap, V, T = _stacked(kappa.detach(), dim)
     return Cumulants(_lift(kappa, L, A, V, T), _lift(kappa, M, gap, -V, -T), _lift(kappa, A, V, T), _lift(kappa, gap, -V, -T), _lift(kappa, V, T), T)
 
 def log_sphere_area(
@@ -194,7 +200,7 @@ def sample_gap(
     tiny = torch.finfo(out.dtype)
     return out.clamp(tiny.tiny, 2 - 4 * tiny.eps).reshape(kappa.shape)
 
-# %% ../../nbs/heads/05_vmf.ipynb #ecd5a5c2
+# %% ../../nbs/heads/05_vmf.ipynb #7c36c0b4
 NODES, WEIGHTS = map(tuple, ((np.polynomial.legendre.leggauss(32) + np.array([[1.], [0.]])) / 2).tolist())
 
 def _tails(e, kappa, dim, drop=38.):
@@ -207,7 +213,7 @@ def _tails(e, kappa, dim, drop=38.):
         out = -2 * kappa * (theta + d / 2).sin() * (d / 2).sin()
         if dim == 2: return out
         return out + (dim - 2) * (cot * d.sin() - 2 * (d / 2).sin() ** 2).clamp(min=-1 + 1e-15).log1p()
-    a = 4 / math.pi**2 * kappa + (dim - 2)
+    a = (4 / math.pi**2 * kappa + (dim - 2)).clamp(min=1e-12)
     b = ((dim - 2) * cot - 4 / math.pi**2 * kappa * theta) / a
     reach = torch.where(right, theta, torch.minimum(math.pi - theta, b + (b * b + 2 * drop / a).sqrt()))
     for _ in range(6): reach = torch.where(log_density(sign * reach / 2) < -drop, reach / 2, reach)
@@ -290,7 +296,7 @@ class HypersphericalUniform(Distribution):
         x = torch.randn(self._extended_shape(sample_shape), dtype=self._like.dtype, device=self._like.device, generator=generator)
         return F.normalize(x, dim=-1)
 
-# %% ../../nbs/heads/05_vmf.ipynb #3269ccc4
+# %% ../../nbs/heads/05_vmf.ipynb #17d1dc8d
 def _validating(d): return d._validate_args and not torch.compiler.is_compiling()  # a data-dependent error would break the graph
 
 def _reflect(loc, w, h, v):
@@ -298,7 +304,7 @@ def _reflect(loc, w, h, v):
     first, rest = loc[..., :1], loc[..., 1:]
     sign = torch.where(first < 0, -1., 1.).to(loc)
     scale = h / torch.linalg.vector_norm(v, dim=-1, keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)
-    c = ((first + sign) * w + scale * (rest * v).sum(-1, keepdim=True)) / (1 + first.abs())
+    c = ((first + sign) * w + scale * (rest * v).sum(-1, keepdim=True)) / (1 + sign * first)
     return torch.cat([c * (sign * first + 1) - sign * w, sign * (c * rest - scale * v)], -1)
 
 class VonMisesFisher(Distribution):
@@ -312,8 +318,8 @@ class VonMisesFisher(Distribution):
         validate_args: bool = True,  # check unit length and range; never while torch.compile traces
     ):                          # raises ShapeError or ParameterError
         if loc.ndim < 1 or loc.shape[-1] < 2: raise ShapeError(f"loc has shape {tuple(loc.shape)}, expected [..., D] with D >= 2")
-        kappa = torch.as_tensor(concentration, device=loc.device)
-        kappa = kappa if kappa.is_floating_point() and isinstance(concentration, Tensor) else kappa.to(loc.dtype)
+        floating = isinstance(concentration, Tensor) and concentration.is_floating_point()
+        kappa = torch.as_tensor(concentration, dtype=concentration.dtype if floating else loc.dtype, device=loc.device)
         try: batch = torch.broadcast_shapes(loc.shape[:-1], kappa.shape)
         except RuntimeError: raise ShapeError(f"concentration {tuple(kappa.shape)} does not broadcast with the batch {tuple(loc.shape[:-1])} of loc") from None
         self.loc, self.concentration, self.dim = loc.expand(*batch, loc.shape[-1]), kappa.expand(batch), loc.shape[-1]

@@ -20,13 +20,13 @@ from .runs import save_svg
 # %% ../../nbs/lab/10_figures.ipynb #0246731f
 _all_ = ["save_svg"]  # discussions find everything that draws in one place
 
-# %% ../../nbs/lab/10_figures.ipynb #4afa7488
+# %% ../../nbs/lab/10_figures.ipynb #ca29af13
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4D4D4D")
 MARKERS = "osD^vPX"
 NULL = "#8A8A8A"   # what a null is drawn in
 _STYLE = {
     "axes.prop_cycle": mpl.cycler(color=PALETTE), "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#666666",
-    "axes.labelcolor": "#222222", "axes.titlesize": 10, "axes.titleweight": "semibold", "axes.titlelocation": "left", "axes.labelsize": 9.5,
+    "axes.labelcolor": "#222222", "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.labelsize": 9.5,
     "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": "#E6E6E6", "grid.linewidth": .8, "xtick.color": "#666666",
     "ytick.color": "#666666", "xtick.labelcolor": "#222222", "ytick.labelcolor": "#222222", "xtick.labelsize": 9, "ytick.labelsize": 9,
     "legend.frameon": False, "legend.fontsize": 9, "font.family": "DejaVu Sans", "font.size": 9.5, "lines.linewidth": 1.6, "lines.markersize": 5,
@@ -49,7 +49,7 @@ def look(
     if len(keys) > len(PALETTE): raise ParameterError(f"{len(keys)} names are too many to tell apart", remedy=f"Draw at most {len(PALETTE)} in one panel")
     return {k: dict(color=PALETTE[i], marker=MARKERS[i]) for i, k in enumerate(keys)}
 
-# %% ../../nbs/lab/10_figures.ipynb #b1297f35
+# %% ../../nbs/lab/10_figures.ipynb #c64e5726
 def panels(
     n: int,              # panels wanted
     columns: int = 3,    # at most this many beside each other
@@ -75,11 +75,11 @@ def reference(
 ):
     "A dashed line for a null or a threshold, named beside the line and not in a legend."
     line, text = (ax.axhline, dict(x=1.0, y=value, ha="right", va="bottom", transform=ax.get_yaxis_transform())) if axis == "y" else (
-        ax.axvline, dict(x=value, y=1.0, ha="left", va="top", rotation=90, transform=ax.get_xaxis_transform()))
+        ax.axvline, dict(x=value, y=1.0, ha="center", va="bottom", transform=ax.get_xaxis_transform()))
     line(value, color=color, linestyle=(0, (4, 3)), linewidth=1.1, zorder=1)
     if label: ax.text(s=f" {label}", color=color, fontsize=8.5, **text)
 
-# %% ../../nbs/lab/10_figures.ipynb #0e1bf3bb
+# %% ../../nbs/lab/10_figures.ipynb #21f6ee9f
 def _columns(df, *names):
     "Check that a table has the columns that are to be drawn."
     if missing := [n for n in names if n and n not in df.columns]:
@@ -89,6 +89,14 @@ def _bars(ax, x, lo, hi, color):
     "Interval bars with caps; rows without an interval get none."
     lo, hi = np.asarray(lo, float), np.asarray(hi, float)
     ax.errorbar(x, (lo + hi) / 2, (hi - lo) / 2, fmt="none", ecolor=color, elinewidth=1.3, capsize=2.5)
+
+def _legend(ax):
+    "A legend in room of its own above the data, so that it never hides a point."
+    low, high = ax.get_ylim()
+    names = ax.get_legend_handles_labels()[1]
+    share = min(.6, (.04 + .2 * len(names)) / ax.get_position().height / ax.figure.get_figheight())
+    ax.set_ylim(low, high + (high - low) * share / (1 - share))
+    ax.legend(loc="upper left", borderaxespad=.1)
 
 def _labels(ax, x, y, title):
     "Axis labels and title, as far as they are given."
@@ -121,11 +129,11 @@ def interval_plot(
     if null is not None: reference(ax, null, null_label)
     if len(ticks) <= 12: ax.set_xticks(list(place.values()), [str(t) for t in ticks])
     if not numeric: ax.set_xlim(-.5, len(ticks) - .5)
-    if hue: ax.legend()
+    if hue: _legend(ax)
     _labels(ax, x if xlabel is None else xlabel, y if ylabel is None else ylabel, title)
     return ax
 
-# %% ../../nbs/lab/10_figures.ipynb #8a02e150
+# %% ../../nbs/lab/10_figures.ipynb #29a19212
 def band_plot(
     df: pd.DataFrame,     # one row a point
     x: str,               # column of numbers
@@ -144,11 +152,11 @@ def band_plot(
         if lo and hi: ax.fill_between(rows[x], rows[lo], rows[hi], color=style["color"], alpha=.18, linewidth=0)
         ax.plot(rows[x], rows[y], color=style["color"], label=None if name is None else str(name))
     if null is not None: reference(ax, null, null_label)
-    if hue: ax.legend()
+    if hue: _legend(ax)
     _labels(ax, x if xlabel is None else xlabel, y if ylabel is None else ylabel, title)
     return ax
 
-# %% ../../nbs/lab/10_figures.ipynb #09a997ed
+# %% ../../nbs/lab/10_figures.ipynb #22155718
 def heat_map(
     values,                # [rows, columns] array or DataFrame; NaN cells stay empty
     rows=None,             # row labels; the DataFrame's index if None
@@ -222,6 +230,6 @@ def distribution(
         ax.stairs(counts, edges, color=style["color"], linewidth=1.5, label=None if name is None else str(name))
         ax.stairs(counts, edges, color=style["color"], alpha=.12, fill=True)
     if null is not None: reference(ax, null, null_label, axis="x")
-    if hue: ax.legend()
+    if hue: _legend(ax)
     _labels(ax, value if xlabel is None else xlabel, ("density" if density else "count") if ylabel is None else ylabel, title)
     return ax

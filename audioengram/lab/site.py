@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROOMS', 'PAGE_BYTES', 'SiteError', 'read_notebook', 'write_notebook', 'text_of', 'Page', 'read_page', 'library_pages',
            'result_pages', 'tidy', 'markdown_table', 'page_problems', 'sidebar', 'notebook_map', 'findings', 'report',
-           'fresh_report', 'readme', 'math_ml', 'check_site', 'tidy_pages', 'prepare_site', 'build_site']
+           'fresh_report', 'readme', 'math_ml', 'check_site', 'tidy_pages', 'prepare_site', 'render_site', 'build_site']
 
 # %% ../../nbs/lab/25_site.ipynb #75e10568
 import ast
@@ -150,7 +150,7 @@ def markdown_table(
     lines = [rows[0], ["--:" if n else ":--" for n in number], *rows[1:]]
     return "\n".join("| " + " | ".join(r) + " |" for r in lines) + (f"\n\n{t.outside.strip()}" if t.outside.strip() else "") + "\n"
 
-# %% ../../nbs/lab/25_site.ipynb #dc98f32c
+# %% ../../nbs/lab/25_site.ipynb #064b93af
 PAGE_BYTES = 300_000
 _FAULTS = (
     ("stores sound as base64", r"data:audio|audio/[\w.+-]+;base64", "Write a clip with lab.players and show its row"),
@@ -163,11 +163,11 @@ def page_problems(
     path,   # a notebook
 ) -> list:  # in words; empty for a page that may be published
     "What is wrong with a page."
-    nb, found = read_notebook(path), []
+    nb, found, published = read_notebook(path), [], Path(path).name == "page.ipynb"
+    if tidy(nb, fold=published): found.append("is not tidy: run `audioengram site`, which tidies")
     if Path(path).stat().st_size > PAGE_BYTES: found.append(f"weighs {Path(path).stat().st_size / 1000:.0f} kB, more than {PAGE_BYTES // 1000} kB: show fewer or lighter figures")
     outputs = json.dumps([c.get("outputs") for c in nb["cells"] if c["cell_type"] == "code"], ensure_ascii=False)
     prose = "\n".join(text_of(c["source"]) for c in nb["cells"] if c["cell_type"] != "code")
-    published = Path(path).name == "page.ipynb"
     for what, pattern, remedy in _FAULTS:
         where = outputs + prose if "claim" not in what else outputs + (prose if published else "")
         if m := re.search(pattern, where): found.append(f"{what} ({m[0][:60]!r}): {remedy}")
@@ -175,7 +175,6 @@ def page_problems(
     first = next((text_of(c["source"]) for c in nb["cells"] if c["cell_type"] == "markdown"), "")
     if not re.match(r"# .+\n+> .+", first): found.append("has no title cell with a `>` line that answers")
     if any(re.search(r"^#\| *eval: *false", text_of(c["source"]), re.M) for c in nb["cells"] if c["cell_type"] == "code"): found.append("has a cell with `eval: false`")
-    if tidy(json.loads(json.dumps(nb)), fold=published): found.append("is not tidy: run `audioengram site`, which tidies")
     return found
 
 # %% ../../nbs/lab/25_site.ipynb #8e1fdc0b
@@ -270,7 +269,7 @@ def readme(
     text = re.sub(r'(\]\(|(?:src|href)=")([^)"#:]+)(?=[)"#])', lambda m: m[1] + os.path.normpath(os.path.join("nbs", m[2])), text)
     return "<!-- Generated from nbs/index.ipynb by `audioengram site`; edit that. -->\n\n" + text + "\n"
 
-# %% ../../nbs/lab/25_site.ipynb #bc801117
+# %% ../../nbs/lab/25_site.ipynb #fb0c8690
 def _render_quarto(root: Path, out: Path, quarto: str):
     "Let Quarto render the project."
     r = subprocess.run([quarto, "render", ".", "--output-dir", os.path.relpath(out, root)], cwd=root, capture_output=True, text=True)
@@ -286,13 +285,12 @@ def _render_smalldocs(root: Path, out: Path):
         site.out = out
         site.build()
     except (BuildError, ConfigError) as e: raise SiteError("smalldocs cannot build the site", root / "_quarto.yml", str(e)) from None
-    pages = sorted(out.rglob("*.html"))
-    texts = [p.read_text(encoding="utf-8") for p in pages]
-    for page, text in zip(pages, math_ml(texts), strict=True):
+    pages = {p.relative_to(out).as_posix(): p.read_text(encoding="utf-8") for p in sorted(out.rglob("*.html"))}
+    for name, text in math_ml(pages).items():
         text = re.sub(r'<link[^>]*katex[^>]*>|<script[^>]*katex[^>]*></script>', "", text)
-        offset = os.path.relpath(out, page.parent)
-        text = text.replace("</head>", f"<script>{_SEARCH_FROM_DISK % json.dumps(offset + '/search.js')}</script></head>", 1)
-        page.write_text(text, encoding="utf-8")
+        index = "../" * name.count("/") + "search.js"
+        text = text.replace("</head>", f"<script>{_SEARCH_FROM_DISK % json.dumps(index)}</script></head>", 1)
+        (out / name).write_text(text, encoding="utf-8")
     (out / "search.js").write_text("window.searchIndex=" + (out / "search.json").read_text(encoding="utf-8"), encoding="utf-8")
     if not (out / "index.html").exists():
         (out / "index.html").write_text('<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=nbs/index.html">'
@@ -301,17 +299,19 @@ def _render_smalldocs(root: Path, out: Path):
 _SEARCH_FROM_DISK = """if(location.protocol==="file:"){const real=window.fetch;window.fetch=(url,...rest)=>!String(url).endsWith("search.json")?real(url,...rest):
 new Promise((done,fail)=>{const s=document.createElement("script");s.src=%s;s.onload=()=>done({json:async()=>window.searchIndex});s.onerror=fail;document.head.append(s)})}"""
 
-# %% ../../nbs/lab/25_site.ipynb #dbd101ab
+# %% ../../nbs/lab/25_site.ipynb #6b3a2e2e
 _MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
 
 def math_ml(
-    texts: list,   # HTML of pages, with formulas as Pandoc leaves them for KaTeX
-) -> list:         # the same pages with MathML, which browsers draw by themselves
+    pages: dict,   # name -> HTML, with formulas as Pandoc leaves them for KaTeX
+) -> dict:         # the same pages with MathML, which browsers draw by themselves; raises SiteError
     "TeX to MathML, all formulas in one call of Pandoc."
-    found = sorted({(m[1], html.unescape(m[2])) for t in texts for m in _MATH.finditer(t)})
-    if not found: return texts
-    done = dict(zip(found, _pandoc_math(found), strict=True))
-    return [_MATH.sub(lambda m: f'<span class="math {m[1]}">{done[m[1], html.unescape(m[2])]}</span>', t) for t in texts]
+    found = sorted({(m[1], html.unescape(m[2])) for text in pages.values() for m in _MATH.finditer(text)})
+    done = dict(zip(found, _pandoc_math(found), strict=True)) if found else {}
+    for name, text in pages.items():
+        if bad := [m[2] for m in _MATH.finditer(text) if "<math" not in done[m[1], html.unescape(m[2])]]:
+            raise SiteError(f"Pandoc cannot turn the formula {html.unescape(bad[0])!r} into MathML", name, r"Write it with plainer TeX: \mathrm{ours}, not {\rm ours}")
+    return {name: _MATH.sub(lambda m: f'<span class="math {m[1]}">{done[m[1], html.unescape(m[2])]}</span>', text) for name, text in pages.items()}
 
 def _pandoc_math(formulas) -> list:
     "MathML of (inline|display, TeX) pairs."
@@ -320,10 +320,7 @@ def _pandoc_math(formulas) -> list:
     version = json.loads(run("-t", "json").stdout)["pandoc-api-version"]
     blocks = [dict(t="Div", c=[[f"formula-{i}", [], []], [dict(t="Plain", c=[dict(t="Math", c=[dict(t=f"{kind.capitalize()}Math"), tex])])]]) for i, (kind, tex) in enumerate(formulas)]
     r = run("-f", "json", "-t", "html", "--mathml", "--wrap=none", text=json.dumps({"pandoc-api-version": version, "meta": {}, "blocks": blocks}))
-    out = re.findall(r'<div id="formula-\d+">\n(.*?)\n</div>', r.stdout, re.S)
-    if failed := [f[1] for f, h in zip(formulas, out, strict=True) if "<math" not in h]:
-        raise SiteError(f"Pandoc cannot read the formula {failed[0]!r}", remedy="Write it with plainer TeX")
-    return out
+    return re.findall(r'<div id="formula-\d+">\n(.*?)\n</div>', r.stdout, re.S)
 
 # %% ../../nbs/lab/25_site.ipynb #78a1e4a5
 class _Refs(HTMLParser):
@@ -366,7 +363,7 @@ def check_site(
             elif not re.match(r"[a-z][a-z+.-]*:|#", r) and (why := missing(css, r)): found.append(f"{css.relative_to(out).as_posix()}: {r} {why}")
     return found
 
-# %% ../../nbs/lab/25_site.ipynb #73b654e9
+# %% ../../nbs/lab/25_site.ipynb #42893210
 def tidy_pages(
     root,   # the project
 ) -> list:  # paths that were changed, relative to it
@@ -390,6 +387,17 @@ def prepare_site(
     _write(root / "README.md", readme(root))
     return root
 
+def render_site(
+    root,          # the project, prepared
+    out,           # folder to write
+    quarto=None,   # path of a quarto binary; smalldocs renders if None
+) -> Path:         # the folder
+    "Render the pages as they are on disk; nothing in the project is changed."
+    root, out = Path(root).resolve(), Path(out).resolve()
+    if quarto: _render_quarto(root, out, quarto)
+    else: _render_smalldocs(root, out)
+    return out
+
 def build_site(
     out="_site",      # folder to write, relative to the project; emptied first
     quarto="auto",    # "auto" uses the quarto on PATH if there is one; "never" does not; or the path of one
@@ -397,10 +405,7 @@ def build_site(
 ) -> Path:            # the folder; raises SiteError if anything in it is broken
     "Build the site and check it."
     root = prepare_site(root)
-    out = (root / out).resolve()
-    quarto = {"auto": shutil.which("quarto"), "never": None}.get(quarto, quarto)
-    if quarto: _render_quarto(root, out, quarto)
-    else: _render_smalldocs(root, out)
+    out = render_site(root, root / out, {"auto": shutil.which("quarto"), "never": None}.get(quarto, quarto))
     if found := check_site(out):
         raise SiteError(f"the site has {len(found)} broken reference{'s' * (len(found) > 1)}", out, "\n".join(["Mend these:", *found[:20]]))
     return out

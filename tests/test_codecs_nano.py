@@ -1,0 +1,149 @@
+"""The embedded codec: fidelity on speakers it never saw, level, length, and the file it comes in."""
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from audioengram.codecs import get_codec
+from audioengram.codecs.nano import SHIPPED, Nano, fit_nano, fit_nano_on, lap, load_nano, save_nano, unlap
+from audioengram.core import CodecError, ModelFileError
+from audioengram.data.audio import load_audio
+
+
+@pytest.fixture(scope="module")
+def nano(): return get_codec("nano")
+
+
+@pytest.fixture(scope="module")
+def speech(librispeech_root):
+    "Twelve unseen speakers, ten seconds each."
+    files = sorted((librispeech_root / "train-clean-100").glob("*/*/*.flac"))[::21]
+    return torch.tensor(np.stack([load_audio(f, 16_000)[0][:160_000] for f in files if len(load_audio(f, 16_000)[0]) >= 160_000]))
+
+
+def test_what_is_shipped(nano):
+    arrays, about = load_nano(SHIPPED)
+    assert Path(str(SHIPPED)).stat().st_size < 1_000_000
+    assert {"corpus", "corpus_fingerprint", "licence", "recipe"} <= about.keys() and about["corpus"] == "debian-speech"
+    axes = arrays["axes"].double()
+    torch.testing.assert_close(axes.T @ axes, torch.eye(axes.shape[1], dtype=torch.float64), atol=1e-5, rtol=0)
+    assert (nano.sample_rate, nano.frame_rate, nano.dim, nano.hop) == (16_000, 12.5, 64, 1280)
+
+
+@pytest.mark.parametrize("dim, least_stoi, least_pesq", [(32, .82, 1.5), (64, .88, 1.9), (128, .92, 2.4)])
+def test_unseen_speakers_are_intelligible(speech, dim, least_stoi, least_pesq):
+    stoi, pesq = pytest.importorskip("pystoi").stoi, pytest.importorskip("pesq").pesq
+    codec = get_codec("nano", dim=dim)
+    back = codec.decode(codec.encode(speech))
+    scores = np.array([(stoi(a, b, 16_000), pesq(16_000, a, b, "wb")) for a, b in zip(speech.numpy(), back.numpy(), strict=True)])
+    assert scores.mean(0)[0] >= least_stoi and scores.mean(0)[1] >= least_pesq
+
+
+def test_smaller_codecs_are_the_leading_part_of_larger_ones(speech):
+    z = get_codec("nano", dim=128).encode(speech[:2])
+    for dim in (1, 32, 64): torch.testing.assert_close(get_codec("nano", dim=dim).encode(speech[:2]), z[..., :dim], atol=1e-4, rtol=1e-4)
+    with pytest.raises(CodecError, match="Choose 1 to 128"): Nano(dim=129)
+
+
+def test_latents_of_unseen_speech_are_of_unit_size(nano, speech):
+    z = nano.encode(speech).flatten(0, 1)
+    assert z.std(0).max() < 2 and z.std(0).min() > .3 and z.abs().max() < 20
+
+
+@pytest.mark.parametrize("gain", [.01, .5, 3.])
+def test_level_is_a_power_law_around_silence(nano, speech, gain):
+    silence = nano.encode(torch.zeros(1, 12_800))[0, 0]
+    z = nano.encode(speech[:2])
+    torch.testing.assert_close(nano.encode(gain * speech[:2]) - silence, gain**.3 * (z - silence), atol=2e-4, rtol=1e-3)
+
+
+def test_silence_stays_silent_and_is_one_vector(nano):
+    z = nano.encode(torch.zeros(1, 32_000))
+    assert torch.allclose(z, z[:, :1].expand_as(z), atol=1e-5)
+    assert nano.decode(z).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("n", [1, 159, 160, 1279, 1280, 1281, 40_000])
+def test_length(nano, n):
+    z = nano.encode(torch.full((1, n), .1))
+    assert z.shape[1] == -(-n // 1280) and nano.decode(z).shape[1] == 1280 * z.shape[1]
+
+
+@pytest.mark.parametrize("T", [1, 2, 9])
+def test_lapped_transform_inverts_to_both_ends(T):
+    x = torch.rand(1, 8 * T, 80, generator=torch.Generator().manual_seed(T))
+    torch.testing.assert_close(unlap(lap(x), [T]), x, atol=1e-5, rtol=0)
+
+
+def test_a_long_recording_is_the_same_in_pieces_and_has_no_seam(nano, speech, monkeypatch):
+    wav = speech[:4].reshape(1, -1)
+    z = nano.encode(wav)
+    monkeypatch.setattr("audioengram.codecs.nano.PIECE", 333)
+    torch.testing.assert_close(nano.encode(wav), z, atol=1e-4, rtol=1e-4)
+    monkeypatch.undo()
+    whole = nano.decode(z)
+    monkeypatch.setattr(nano, "phase", nano.phase[:700])
+    pieces = nano.decode(z)
+    step = (700 - 100) * 160
+    jump = lambda y: (y[0, 1:] - y[0, :-1]).abs()
+    at = torch.cat([torch.arange(j - 200, j + 200) for j in range(step + 8000, wav.shape[1] - 400, step)])
+    assert jump(pieces)[at].max() <= 1.5 * jump(whole).max()
+    pesq = pytest.importorskip("pesq").pesq
+    scores = [pesq(16_000, wav[0].numpy(), y[0, :wav.shape[1]].numpy(), "wb") for y in (whole, pieces)]
+    assert scores[1] > scores[0] - .15
+
+
+def test_ten_minutes_need_little_memory():
+    "A process of its own, since the peak of this one is past."
+    code = """
+import functools, resource, torch
+from audioengram.codecs import get_codec, nano
+codec = get_codec("nano"); codec.decode(codec.encode(torch.rand(1, 16_000)))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+wav = torch.rand(1, 600 * 16_000, generator=torch.Generator().manual_seed(0)) * 2 - 1
+z = codec.encode(wav)
+nano.griffin_lim = functools.partial(nano.griffin_lim, n_iter=1)  # one iteration allocates what 32 do
+y = codec.decode(z)
+assert torch.isfinite(y).all() and y.abs().max() <= 1
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr[-2000:]
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(r.stdout) * unit < 600e6, f"{int(r.stdout) * unit / 1e6:.0f} MB above the baseline; samples alone are 38 MB"
+
+
+class Corpus:
+    "As little of a corpus as fitting needs."
+    name, fingerprint, licence, source = "tiny", "0123", "CC0", "made here"
+    class Split: train, train_utterances, valid_utterances, seed = ("s",), ("a", "b"), ("c",), 0
+    def split(self): return self.Split
+    def load(self, u, rate): return np.random.default_rng(ord(u)).uniform(-1, 1, 20 * rate).astype("float32") * .1, rate
+
+
+def test_fitting_on_a_corpus_keeps_provenance_and_repeats(tmp_path):
+    arrays, about = fit_nano_on(Corpus(), tmp_path / "n.safetensors", dim=40)
+    again, stored = load_nano(tmp_path / "n.safetensors")
+    assert stored["corpus"] == "tiny" and stored["corpus_fingerprint"] == "0123" and stored["utterances"] == "3" and stored["licence"] == "CC0"
+    assert about["speakers"] == 1
+    same = fit_nano(Corpus().load(u, 16_000)[0] for u in "abc")["mean"]
+    torch.testing.assert_close(again["mean"], same)
+    codec = Nano(dim=40, weights=tmp_path / "n.safetensors")
+    assert codec.options == {"dim": 40, "weights": str(tmp_path / "n.safetensors")}
+    assert codec.fingerprint == Nano(dim=40, weights=arrays).fingerprint != get_codec("nano", dim=40).fingerprint
+
+
+@pytest.mark.parametrize("damage", ["absent", "cut", "text", "other tensors", "other format", "wrong shape"])
+def test_damaged_files_are_named(tmp_path, damage):
+    path = tmp_path / "w.safetensors"
+    arrays, _ = load_nano(SHIPPED)
+    if damage == "cut": path.write_bytes(Path(str(SHIPPED)).read_bytes()[:5000])
+    if damage == "text": path.write_text("not weights")
+    if damage == "other tensors": save_file({"x": torch.ones(3)}, path, {"format": "audioengram-nano-1"})
+    if damage == "other format": save_file(arrays, path)
+    if damage == "wrong shape": save_nano(arrays | {"mean": torch.zeros(3)}, path)
+    with pytest.raises(ModelFileError, match="w.safetensors"): Nano(weights=path)
