@@ -10,10 +10,10 @@ from audioengram.core import AudioengramError
 
 SECONDS = 10
 SHARED = Path(os.environ.get("AUDIOENGRAM_SHARED") or Path(__file__).resolve().parents[2] / "shared")
-OPTIONS = {"mimi": {"weights": "random"}, "mimi-vae": {"weights": "random"}, "lyra": {"weights_dir": SHARED / "data/lyra/model_coeffs"}}
+OPTIONS = {"mimi": {"weights": "random"}, "mimi-vae": {"weights": "random"}, "encodec": {"weights": "random"}, "lyra": {"weights_dir": SHARED / "data/lyra/model_coeffs"}}
 
 
-@pytest.fixture(scope="module", params=["nano", "mimi", "mimi-vae", "lyra"])
+@pytest.fixture(scope="module", params=["nano", "mimi", "mimi-vae", "encodec", "lyra"])
 def codec(request):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -11,7 +11,6 @@ DISCUSSIONS = sorted(p.stem for p in (ROOT / "nbs" / "discussions").glob("d*.ipy
 @pytest.mark.parametrize("name", DISCUSSIONS)
 def test_smoke(name, tmp_path):
     from audioengram.lab.notebooks import run_notebook
-
     from audioengram.lab.runs import read_run
     run_notebook(name, profile="smoke", figures=tmp_path, progress=False)
     result = read_run(tmp_path / name)

@@ -2,6 +2,7 @@
 import json
 import os
 import stat
+import subprocess
 
 import pytest
 from toy_site import ROOT, cell, make_project, notebook
@@ -22,7 +23,7 @@ def site(project):
 def test_site_is_whole_and_offline(site):
     assert check_site(site) == []
     page = (site / "figures/d99_toy/page.html").read_text()
-    assert "<math" in page and "\\(" not in page and "katex" not in page and 'class="code-fold"' in page
+    assert "<math" in page and "\\(" not in page and "katex" not in page
     assert (site / "index.html").is_file() and (site / "figures/d99_toy/original.flac").stat().st_size > 1000
     assert "https://" not in "".join(p.read_text().split("</head>")[0] for p in site.rglob("*.html"))
 
@@ -34,11 +35,51 @@ def test_preparing_twice_changes_nothing(project, site):
     assert [p for p in files if before[p] != (p.stat().st_mtime_ns, p.read_bytes())] == []
 
 
+def test_a_second_build_does_nothing_until_something_changes(project, site):
+    index, stamp = site / "nbs/index.html", (site / ".built").stat().st_mtime_ns
+    index.write_text(index.read_text() + "<!-- untouched -->")
+    assert build_site(root=project, quarto="never") == site and "untouched" in index.read_text() and (site / ".built").stat().st_mtime_ns == stamp
+    css = project / "nbs/assets/site.css"
+    css.write_text(css.read_text() + "/* changed */")
+    build_site(root=project, quarto="never")
+    assert "untouched" not in index.read_text() and "changed" in (site / "nbs/assets/site.css").read_text()
+
+
 def test_pages_are_made_fit_for_quarto(project, site):
-    sources = ["".join(c["source"]) for c in read_notebook(project / "nbs/00_core.ipynb")["cells"] if c["cell_type"] == "code"]
-    directives = [line for s in sources for line in s.splitlines() if line.startswith("#|")]
-    assert directives and all(line.endswith(":") or "default_exp" in line or ": " in line for line in directives)
-    assert "#| code-fold: true" in (project / "figures/d99_toy/page.ipynb").read_text()
+    hidden = [c for c in read_notebook(project / "nbs/00_core.ipynb")["cells"] if "".join(c["source"]).startswith("#| hide")]
+    assert hidden and all("remove-cell" in c["metadata"]["tags"] for c in hidden)
+    page = (site / "nbs/00_core.html").read_text()
+    assert "test_fail</code>" not in page and "default_exp" not in page and "#| export" not in page
+
+
+def quarto_markdown(nb: dict) -> str:
+    "Code cells as Quarto 1.8 writes them for Pandoc (src/core/jupyter/jupyter.ts): text where YAML should be is spelled into attributes."
+    md = []
+    for i, c in enumerate(nb["cells"]):
+        lines = "".join(c["source"]).splitlines()
+        if c["cell_type"] != "code": md.append("\n".join(lines) + "\n"); continue
+        if "remove-cell" in c["metadata"].get("tags", []): continue
+        head = [line[2:].strip() for line in lines if line.startswith("#|")]
+        code, text = lines[len(head):], " ".join(head)
+        if not code: continue
+        attributes = "".join(f"{k}='{letter}' " for k, letter in enumerate(text)) if ":" not in text else ""
+        outputs = [f"\n::: {{.cell-output .cell-output-display}}\n```\n{''.join(o['data']['text/plain'])}\n```\n:::\n" for o in c["outputs"] if "text/plain" in o.get("data", {})]
+        md.append(f"::: {{#cell-{i} .cell {attributes}}}\n".replace(" }", "}") + "``` {.python .cell-code}\n" + "\n".join(code) + "\n```\n" + "".join(outputs) + ":::\n")
+    return "\n".join(md)
+
+
+@pytest.mark.parametrize("name", ["nbs/00_core.ipynb", "nbs/lab/25_site.ipynb", "nbs/lab/15_players.ipynb"])
+def test_exported_cells_survive_quarto(name):
+    import pypandoc
+    nb = read_notebook(ROOT / name)
+    exported = sum("".join(c["source"]).startswith("#| export") for c in nb["cells"])
+    def render(*filters): return subprocess.run([pypandoc.get_pandoc_path(), "-f", "markdown", "-t", "html", *filters], input=quarto_markdown(nb), capture_output=True, text=True, check=True)
+    broken, whole = render(), render("--lua-filter", str(ROOT / "nbs/assets/nbdev.lua"))
+    assert broken.stdout.count("<p>::: {#cell") == exported > 3          # what Quarto would show
+    assert "<p>:::" not in whole.stdout and not whole.stderr
+    cells = [c for c in nb["cells"] if c["cell_type"] == "code" and [line for line in "".join(c["source"]).splitlines() if not line.startswith("#|")]]
+    visible = sum("remove-cell" not in c["metadata"].get("tags", []) for c in cells)
+    assert whole.stdout.count('class="cell"') == visible and whole.stdout.count("cell-code") == visible
 
 
 def test_report_and_readme_quote_the_run(project, site):
@@ -95,7 +136,7 @@ def test_quarto_renders_where_it_is_on_the_path(project, tmp_path, monkeypatch):
     assert (project / "called").read_text().split() == [str(project.resolve()), "render", ".", "--output-dir", "_quarto_site"] and (out / "index.html").is_file()
     (project / "called").unlink()
     quarto(tmp_path, "echo 'ERROR: YAML is bad' >&2; exit 1\n")
-    with pytest.raises(SiteError, match="YAML is bad"): build_site(out="_quarto_site", root=project)
+    with pytest.raises(SiteError, match="YAML is bad"): build_site(out="_quarto_site", root=project, force=True)
 
 
 def test_outside_a_clone_it_says_so(tmp_path):

@@ -6,10 +6,10 @@
 __all__ = ['MIMI_REPO', 'MIMI_FILE', 'MIMI_REVISION', 'MIMI_SHA256', 'in_windows', 'StagedCodec', 'untrained', 'load_mimi',
            'Mimi', 'vae_config', 'load_vae', 'MimiVAE', 'si_sdr', 'mel_distance', 'round_trip_check', 'is_sound']
 
-# %% ../../nbs/codecs/15_mimi.ipynb #03d3f3a3
+# %% ../../nbs/codecs/15_mimi.ipynb #a0a52150
 import contextlib
 import os
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 
 import librosa
 import pandas as pd
@@ -169,7 +169,8 @@ class Mimi(StagedCodec):
         return {other: lambda z: self._synthesise(up(self._past_quantiser(z.transpose(1, 2), other))).clamp(-1, 1),
                 "quantised 8": lambda z: self.decode_codes(self.codes(z, 8)), "quantised 32": lambda z: self.decode_codes(self.codes(z, 32))}
 
-# %% ../../nbs/codecs/15_mimi.ipynb #735fbb66
+# %% ../../nbs/codecs/15_mimi.ipynb #451a210b
+@cache
 def _pocket():
     "The parts of pocket-tts that build a codec; torch keeps its threads."
     threads = torch.get_num_threads()

@@ -28,7 +28,7 @@ from ..core import AudioError, CorpusError, ParameterError, atomic_path, cache_d
 from .audio import AUDIO_SUFFIXES, audio_info, audio_tags, load_audio, read_audio, save_audio
 from .fetch import checksum, download, fetch_packages, progress_bar, unpack
 
-# %% ../../nbs/data/10_corpora.ipynb #383153e0
+# %% ../../nbs/data/10_corpora.ipynb #7518fe9e
 COLUMNS = ("utterance_id", "speaker_id", "path", "seconds", "rate", "channels", "text", "sha256", "licence", "fold", "sex", "language")
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,14 +57,16 @@ class Corpus:
         one = g.agg(fold=("fold", "first"), sex=("sex", "first"), language=("language", "first"), utterances=("utterance_id", "size"), minutes=("seconds", "sum"))
         return one.assign(minutes=one.minutes / 60).reset_index()
 
+    @cached_property
+    def _paths(self) -> dict: return dict(zip(self.utterances.utterance_id, self.utterances.path, strict=True))
+
     def load(self,
         utterance_id: str,   # a key of the table
         rate=None,           # sample rate wanted, Hz; None keeps the file's own
     ):                       # mono float32 [S], rate
         "Read one utterance."
-        row = self.utterances.loc[self.utterances.utterance_id == utterance_id]
-        if row.empty: raise CorpusError(f"corpus {self.name!r} has no utterance {utterance_id!r}", remedy="See corpus.utterances.utterance_id")
-        return load_audio(row.path.iloc[0], rate)
+        if utterance_id not in self._paths: raise CorpusError(f"corpus {self.name!r} has no utterance {utterance_id!r}", remedy="See corpus.utterances.utterance_id")
+        return load_audio(self._paths[utterance_id], rate)
 
     def summary(self) -> dict:
         "Figures for `audioengram corpus show` and for run manifests."
@@ -368,7 +370,7 @@ def _first(*listings) -> str:
     "The first reason in any of the listings, as a remedy's beginning."
     return next((f"The first: {t.path.iloc[0]} {t.reason.iloc[0]}" for t in listings if len(t)), "Check that it is the right folder")
 
-# %% ../../nbs/data/10_corpora.ipynb #f0f7f157
+# %% ../../nbs/data/10_corpora.ipynb #3e5a7e4f
 def list_corpora(
     **roots,         # name (with _ for -) -> root, where a corpus lies in a place of its own
 ) -> DataFrame:      # name, ready (on disk now), usable (can be had), why, licence, source, fetched, speakers, folds
@@ -384,10 +386,9 @@ def fetch_corpus(
     root=None,           # where to; None is the cache
     show: bool = True,   # progress bars
     **options,           # librispeech: subset
-) -> Path:               # folder of the recordings
-    "Fetch a corpus without reading it; instant if it is here."
-    _check_options(source := _source(name), options)
-    return source.prepare(root, True, show, **options)
+) -> Corpus:
+    "Fetch a corpus, or what is missing of it, and return its table."
+    return get_corpus(name, root, fetch=True, show=show, **options)
 
 # %% ../../nbs/data/10_corpora.ipynb #19d202b1
 _VOWELS = np.array([[270, 2290, 3010], [530, 1840, 2480], [730, 1090, 2440], [570, 840, 2410], [300, 870, 2240]], float)  # i e a o u: F1-F3, Hz

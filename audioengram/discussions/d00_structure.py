@@ -9,7 +9,7 @@ __all__ = ['NAME', 'CASES', 'SMALL_KEYS', 'READERS', 'Case', 'parse_cases', 'rec
            'draw_readers', 'draw_speakers', 'cell_clip', 'telling_cells', 'listen', 'keep_clips', 'gather', 'figures',
            'run', 'as_markdown', 'decision_tables', 'case_table']
 
-# %% ../../nbs/discussions/d00_structure.ipynb #523c70b0
+# %% ../../nbs/discussions/d00_structure.ipynb #2432e7a8
 import functools
 import itertools
 import re
@@ -19,12 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..codecs import get_codec
 from ..core import AudioengramError, ParameterError, fingerprint, get_profile, read_json, spawn, write_json
 from ..data.corpora import get_corpus
 from ..data.latents import encode_corpus
-from ..lab.figures import band_plot, cloud, distribution, interval_plot, look, panels, reference, use_style
+from ..lab.figures import band_plot, cloud, interval_plot, look, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, cached, code_fingerprint, figures_dir, format_claim, neutral, read_run
 from ..measure.stats import Estimate, bootstrap_sums
@@ -41,11 +42,12 @@ from audioengram.measure.structure import (
     verdict,
 )
 
-# %% ../../nbs/discussions/d00_structure.ipynb #07dcb9cb
+# %% ../../nbs/discussions/d00_structure.ipynb #92c9cc6e
 NAME = "d00_structure"
 CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128"
 SMALL_KEYS = (KeySpec("pool + k-means 8", "pool", None, 8), KeySpec("PCA 4 + k-means 16", "flat", 4, 16),
-              KeySpec("PCA 2 + quartiles", "flat", 2, None), KeySpec("last frame + k-means 16", "last", None, 16, decides=False))
+              KeySpec("PCA 2 + quartiles", "flat", 2, None),
+              KeySpec("last frame + k-means 16 (reference)", "last", None, 16, decides=False))
 
 @dataclass(frozen=True)
 class Case:
@@ -183,7 +185,7 @@ def reader_table(
             table.append(dict(lag=lag, slice=part, reader=name, r2=e.value, lo=e.lo, hi=e.hi, speakers=e.n))
     return pd.DataFrame(table)
 
-# %% ../../nbs/discussions/d00_structure.ipynb #692d934c
+# %% ../../nbs/discussions/d00_structure.ipynb #24cac687
 def claims_of(
     tables: dict,   # of one case
     about: dict,    # its provenance
@@ -197,16 +199,17 @@ def claims_of(
     pick = lambda **at: functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], at.items(), tables["rows"])
     first = tables["readers"].query("lag == @lag and slice == 'all'")
     r2 = reader_table(tables["readers"], n, seed).query("lag == @lag and slice == 'all'").set_index("reader")
-    best = table.loc[table.ratio.idxmin()]
-    deciding = ratios[ratios.key.isin(table.key)]
-    summary = tables["summary"].query("slice == 'all' and lag == @lag").set_index("key")
+    deciding, summary = ratios[ratios.key.isin(table.key)], tables["summary"].query("slice == 'all'").set_index(["key", "lag"])
+    usable = table[[summary.excluded_held[k, g] < .5 for k, g in zip(table.key, table.lag, strict=True)]]
+    best = (usable if len(usable) else table).dropna(subset="ratio").sort_values("ratio").iloc[0]
+    summary = summary.xs(lag, level="lag")
     one = lambda row: Estimate(row.r2, row.lo, row.hi, int(row.speakers))
     say = dict(case=about["title"], outcome="passes" if table.passes.any() else "fails", verdict=VERDICTS[verdict(table, first, n=n, seed=seed)],
                tried=len(table), minutes=about["minutes"], speakers_train=about["speakers_train"], speakers_held=about["speakers_held"],
                ratio_best=ratio_of(pick(key=best.key, lag=best.lag, slice="all"), n=n, seed=seed), best=f"{best.key} at lag {best.lag:.0f}",
                degradation_worst=table.degradation.max(), control_low=deciding.shuffled.min(), control_high=deciding.shuffled.max(),
                rotated_low=deciding.rotated.min(), in_sample_control_low=deciding.in_sample_shuffled.min(),
-               beyond=beyond_differencing(first, n=n, seed=seed), beyond_pooled=beyond_differencing(first, "pooled", n=n, seed=seed))
+               raw_best=deciding[deciding.key.isin(usable.key)].raw.min(), beyond=beyond_differencing(first, n=n, seed=seed))
     say |= {f"r2_{name}": one(r2.loc[name]) for name in READERS}
     for i, spec in enumerate(keys, 1):
         at = deciding if spec.decides else ratios[ratios.key == spec.name]
@@ -229,63 +232,68 @@ def state(
         if isinstance(x, Estimate): run.claim_estimate(f"{prefix}.{id}", x)
         else: run.claim(f"{prefix}.{id}", x, exact="word" if isinstance(x, str) else "count" if isinstance(x, int) else "one number over all speakers")
 
-# %% ../../nbs/discussions/d00_structure.ipynb #764ae002
+# %% ../../nbs/discussions/d00_structure.ipynb #907ca5b2
+def _below(ax, columns=2, **options):
+    "The legend under the axes, where it hides nothing."
+    ax.legend(loc="upper center", bbox_to_anchor=(.5, -.17), ncol=columns, fontsize=8, columnspacing=1.2, handletextpad=.5, **options)
+
 def draw_ratio(
     cases: list,   # (title, ratio_table) of each case
 ):                 # figure
     "Ratio by key and lag: against the bar, and close up."
-    fig, axes = panels(2 * len(cases), columns=2, width=4.3, height=3.1)
+    fig, axes = panels(2 * len(cases), columns=2, width=4.3, height=3.5)
     for (title, ratios), (whole, close) in zip(cases, zip(axes[::2], axes[1::2], strict=True), strict=True):
         df = ratios[ratios.slice == "all"].assign(lag=lambda d: d.lag.astype(str))
         for ax in (whole, close):
             interval_plot(df, "lag", "ratio", "lo", "hi", hue="key", ax=ax, xlabel="lag, frames", ylabel="variance ratio, out of sample", connect=True)
-            reference(ax, 1, "shuffled key")
-        reference(whole, RATIO_BOUND, "the bar: a lookup is worth building below")
-        whole.set(ylim=(RATIO_BOUND - .06, max(1.06, df.hi.max() + .02)), title=title); close.set_title("the same, close up")
-        whole.get_legend().remove()
+            _below(ax)
+        reference(whole, RATIO_BOUND, "the bar: below it, a lookup passes"); reference(whole, 1, "no structure"); reference(close, 1)
+        whole.set(ylim=(RATIO_BOUND - .06, max(1.1, df.hi.fillna(df.ratio).max() + .05)), title=title); close.set_title("the same, close up")
     return fig
 
 def draw_slices(
     cases: list,   # (title, ratio_table) of each case
 ):                 # figure
     "Ratio by slice at the first lag, with the shuffled and the rotated control."
-    fig, axes = panels(len(cases), columns=2, width=4.6, height=3.3, titles=[t for t, _ in cases])
+    fig, axes = panels(len(cases), columns=2, width=4.5, height=3.6, titles=[t for t, _ in cases])
     for (_, ratios), ax in zip(cases, axes, strict=True):
-        df = ratios[ratios.lag == ratios.lag.min()].reset_index(drop=True)
-        interval_plot(df, "slice", "ratio", "lo", "hi", hue="key", ax=ax, connect=False, ylabel="variance ratio, out of sample", dodge=.17)
-        for i, key in enumerate(dict.fromkeys(df.key)):
-            rows = df[df.key == key]
-            at = np.arange(len(rows)) + (i - (df.key.nunique() - 1) / 2) * .17
-            ax.plot(at, rows.shuffled, "_", color="#8A8A8A", markersize=9, label="shuffled" if not i else None)
-            ax.plot(at, rows.rotated, "x", color="#8A8A8A", markersize=4.5, label="rotated in its utterance" if not i else None)
-        ax.legend(fontsize=7.5)
+        df = ratios[ratios.lag == ratios.lag.min()].assign(slice=lambda d: d.slice.str.replace("_", " "))
+        interval_plot(df, "slice", "ratio", "lo", "hi", hue="key", ax=ax, connect=False, ylabel="variance ratio, out of sample", xlabel="", dodge=.17)
+        slices, keys = list(dict.fromkeys(df.slice)), list(dict.fromkeys(df.key))
+        at = df.slice.map(slices.index) + (df.key.map(keys.index) - (len(keys) - 1) / 2) * .17
+        ax.plot(at, df.shuffled, "_", color="#8A8A8A", markersize=9, label="labels shuffled")
+        ax.plot(at, df.rotated, "x", color="#8A8A8A", markersize=4.5, label="labels rotated within the utterance")
+        _below(ax)
     return fig
 
-# %% ../../nbs/discussions/d00_structure.ipynb #59297478
+# %% ../../nbs/discussions/d00_structure.ipynb #0ced5378
 def draw_sizes(
     cases: list,   # (title, cells, summary) of each case
 ):                 # figure
     "Cell sizes in order of size; the legend says how much was excluded."
-    fig, axes = panels(len(cases), columns=2, width=4.3, height=3.1, titles=[t for t, *_ in cases])
+    fig, axes = panels(len(cases), columns=2, width=4.3, height=3.7, titles=[t for t, *_ in cases])
     for (_, cells, summary), ax in zip(cases, axes, strict=True):
         lost = summary[(summary.slice == "all") & (summary.lag == summary.lag.min())].set_index("key")
         for key, style in look(lost.index).items():
             sizes = np.sort(cells.frames[cells.key == key])[::-1]
             ax.plot(np.arange(1, len(sizes) + 1), sizes, color=style["color"], label=f"{key}: {lost.excluded_held[key]:.1%} excluded")
-        ax.set(xscale="log", yscale="log", xlabel="cell, in order of size", ylabel="training frames"); ax.legend(fontsize=7.5)
+        ax.set(xscale="log", yscale="log", xlabel="cell, in order of size", ylabel="training frames in the cell"); _below(ax, columns=1)
     return fig
 
 def draw_spread(
     cases: list,   # (title, cells) of each case
 ):                 # figure
     "Variance of the step within each cell against the cell's size."
-    fig, axes = panels(len(cases), columns=2, width=4.3, height=3.1, titles=[t for t, _ in cases])
+    fig, axes = panels(len(cases), columns=2, width=4.3, height=3.5, titles=[t for t, _ in cases])
     for (_, cells), ax in zip(cases, axes, strict=True):
         for key, style in look(cells.key).items():
             mine = cells[cells.key == key]
             ax.scatter(mine.frames, mine.variance, s=9, color=style["color"], alpha=.6, linewidths=0, label=key)
         reference(ax, 1, "all frames")
-        ax.set(xscale="log", yscale="log", xlabel="training frames in the cell", ylabel="variance of Δz within the cell"); ax.legend(fontsize=7.5, markerscale=1.6)
+        ax.set(xscale="log", yscale="log", xlabel="training frames in the cell", ylabel="variance of Δz within the cell")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+        _below(ax, markerscale=1.6)
     return fig
 
 def draw_means(
@@ -298,10 +306,10 @@ def draw_means(
         mine = cells[cells.key == key]
         cloud(mine[["pc1", "pc2"]], size=16, ax=ax, xlabel="first axis of the cell means", ylabel="second axis")
         ax.scatter(mine.null_pc1, mine.null_pc2, s=9, color="#8A8A8A", linewidths=0, label="shuffled key")
-        ax.set_aspect("equal", "datalim"); ax.legend(fontsize=7.5, loc="best")
+        ax.set_aspect("equal", "datalim"); ax.legend(fontsize=8, loc="best")
     return fig
 
-# %% ../../nbs/discussions/d00_structure.ipynb #2f868718
+# %% ../../nbs/discussions/d00_structure.ipynb #a2091012
 def confidence_table(
     confidence: pd.DataFrame,  # rows of one case
     n: int = 2000,             # bootstrap resamples
@@ -318,39 +326,42 @@ def draw_confidence(
     cases: list,   # (title, confidence_table) of each case
 ):                 # figure
     "Ratio against how clearly a context belongs to its cell."
-    fig, axes = panels(len(cases), columns=2, width=4.3, height=3.1, titles=[t for t, _ in cases])
+    fig, axes = panels(len(cases), columns=2, width=4.3, height=3.5, titles=[t for t, _ in cases])
     for (_, table), ax in zip(cases, axes, strict=True):
         band = {} if table.lo.isna().any() else dict(lo="lo", hi="hi")
-        band_plot(table, "decile", "ratio", **band, hue="key", ax=ax, null=1, null_label="shuffled key", ylabel="variance ratio, out of sample",
+        band_plot(table, "decile", "ratio", **band, hue="key", ax=ax, null=1, ylabel="variance ratio, out of sample",
                   xlabel="confidence of the assignment, decile")
-        ax.legend(fontsize=7.5)
+        _below(ax)
     return fig
 
 def draw_readers(
     cases: list,   # (title, reader_table, ratio_table) of each case
 ):                 # figure
     "R² of the linear readers by lag, beside the best lookup."
-    fig, axes = panels(len(cases), columns=2, width=4.3, height=3.3, titles=[t for t, *_ in cases])
+    fig, axes = panels(len(cases), columns=2, width=4.3, height=3.6, titles=[t for t, *_ in cases])
     for (_, readers, ratios), ax in zip(cases, axes, strict=True):
         mine = readers[(readers.slice == "all") & (readers.reader != "last")]
-        whole = ratios[(ratios.slice == "all") & ~ratios.key.str.startswith("last")]
+        whole = ratios[(ratios.slice == "all") & ~ratios.key.str.endswith("(reference)")]
         best = whole.loc[whole.groupby("lag").ratio.idxmin()]
         lookup = pd.DataFrame(dict(lag=best.lag, reader="best lookup", r2=1 - best.ratio, lo=1 - best.hi, hi=1 - best.lo))
         df = pd.concat([mine, lookup], ignore_index=True).assign(lag=lambda d: d.lag.astype(str))
         interval_plot(df, "lag", "r2", "lo", "hi", hue="reader", ax=ax, connect=True, null=0, xlabel="lag, frames", ylabel="R² of the step, new speakers")
-        ax.legend(fontsize=7.5)
+        _below(ax, columns=3)
     return fig
 
 def draw_speakers(
     cases: list,   # (title, rows) of each case
 ):                 # figure
-    "Each held-out speaker's own ratio at the first lag."
-    fig, axes = panels(len(cases), columns=2, width=4.3, height=2.8, titles=[t for t, _ in cases])
+    "Each held-out speaker's own ratio at the first lag, a point a speaker (those with at least 50 frames)."
+    fig, axes = panels(len(cases), columns=2, width=4.5, height=2.6, titles=[t for t, _ in cases])
     for (_, rows), ax in zip(cases, axes, strict=True):
-        mine = rows[(rows.split == "held") & (rows.slice == "all") & (rows.lag == rows.lag.min()) & (rows.frames >= 50)]
-        distribution(mine.assign(ratio=mine.within / mine.total), "ratio", hue="key", ax=ax, bins=24, density=False, null=1, null_label="shuffled key",
-                     xlabel="variance ratio of a speaker", ylabel="speakers")
-        ax.legend(fontsize=7.5)
+        mine = rows[(rows.split == "held") & (rows.slice == "all") & (rows.lag == rows.lag.min())]
+        for i, (key, style) in enumerate(look(mine.key).items()):
+            own = mine[(mine.key == key) & (mine.frames >= 50)]
+            wobble = np.random.default_rng(i).uniform(-.28, .28, len(own))
+            ax.scatter(own.within / own.total, i + wobble, s=10, color=style["color"], alpha=.6, linewidths=0)
+        ax.set(yticks=range(mine.key.nunique()), yticklabels=list(dict.fromkeys(mine.key)), xlabel="variance ratio of a speaker", ylim=(mine.key.nunique() - .4, -.6))
+        reference(ax, 1, axis="x"); ax.grid(False, axis="y"); ax.grid(True, axis="x")
     return fig
 
 # %% ../../nbs/discussions/d00_structure.ipynb #ff05c0b7
@@ -467,7 +478,7 @@ def figures(
     keep("confidence", draw_confidence([(a, confidence_table(t["confidence"], n, seed)) for a, t, *_ in every]), "Variance ratio by decile of assignment confidence")
     keep("readers", draw_readers([(a, l, r) for a, _, r, l in every]), "R squared of linear readers by lag, beside the best lookup")
 
-# %% ../../nbs/discussions/d00_structure.ipynb #d9c612ad
+# %% ../../nbs/discussions/d00_structure.ipynb #e489b863
 def run(
     profile="quick",            # "smoke", "quick" or "full"
     cases="auto",               # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -500,7 +511,9 @@ def as_markdown(
     digits: int = 3,    # decimals of numbers
 ) -> str:               # a Markdown table
     "A table as Markdown: light, and the same in Jupyter and on the site."
-    show = lambda x: "yes" if x is True or x is np.True_ else "no" if x is False or x is np.False_ else f"{x:.{digits}f}" if isinstance(x, float) else str(x)
+    def show(x):
+        if isinstance(x, (bool, np.bool_)): return "yes" if x else "no"
+        return ("–" if np.isnan(x) else f"{x:.{digits}f}") if isinstance(x, float) else str(x)
     lines = [list(map(str, df.columns)), ["---"] * df.shape[1], *([show(x) for x in row] for row in df.itertuples(index=False))]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -6,7 +6,7 @@
 __all__ = ['ENCODERS', 'HEADS', 'NoContext', 'Residual', 'MLPContext', 'StateContext', 'ConvContext', 'TransformerContext',
            'Scaled', 'Predictor', 'train']
 
-# %% ../../nbs/dynamics/05_predictor.ipynb #1f1e5b35
+# %% ../../nbs/dynamics/05_predictor.ipynb #d6372be5
 import copy
 import math
 import time
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -108,7 +109,7 @@ class Scaled(Distribution):
     def sample(self, sample_shape=(), **kw): return self.shift + self.scale * self.base.sample(torch.Size(sample_shape), **kw)
     def responsibilities(self, x): return self.base.responsibilities(self.inner(x))
 
-# %% ../../nbs/dynamics/05_predictor.ipynb #4919cd2d
+# %% ../../nbs/dynamics/05_predictor.ipynb #a40ec105
 class Predictor(nn.Module):
     "Density of the next latent frame (or step) given a context window: encoder, head and the units of the data."
     def __init__(self,
@@ -214,7 +215,7 @@ class Predictor(nn.Module):
         try:
             model = cls(**{**config["config"], **({} if head is None else dict(head=head))})
             model.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
-        except (KeyError, TypeError, RuntimeError, OSError, ValueError) as e:
+        except (SafetensorError, KeyError, TypeError, RuntimeError, OSError, ValueError) as e:
             raise ModelFileError(f"not a predictor this version can read ({str(e).splitlines()[0]})", folder, "Train it again") from None
         return model.to(device).eval()
 

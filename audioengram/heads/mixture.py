@@ -188,14 +188,14 @@ class StudentT(GaussianMixture):
     "A single Student-t with learned degrees of freedom: what a Gaussian becomes when outliers are real."
     def __init__(self, dim: int, features: int, covariance="diagonal", **kw): super().__init__(dim, features, components=1, covariance=covariance, student=True, **kw)
 
-# %% ../../nbs/heads/15_mixture.ipynb #00c6cea0
+# %% ../../nbs/heads/15_mixture.ipynb #1a6185f0
 class LowRankMixture(nn.Module):
-    "Mixture head whose component covariances are F Fᵀ + diag(σ²), all predicted (torch's LowRankMultivariateNormal)."
+    "Mixture head whose component covariances are diag(σ) (I + V Vᵀ) diag(σ), all predicted (torch's LowRankMultivariateNormal)."
     def __init__(self,
         dim: int,              # D
         features: int,         # F of the input
         components: int = 8,   # K
-        rank: int = 4,         # columns of F
+        rank: int = 4,         # columns of V
         log_scale=(-7., 5.),   # smooth bounds of log σ
     ):
         super().__init__()
@@ -211,7 +211,8 @@ class LowRankMixture(nn.Module):
         B, K, D, R = len(h), self.components, self.dim, self.rank
         logits, loc, raw, f = self.out(h).split([K, K * D, K * D, K * D * R], -1)
         scale = soft_bound(raw.view(B, K, D) + self.log_scale0, *self.bounds)
-        parts = LowRankMultivariateNormal(loc.view(B, K, D) + self.loc0, f.view(B, K, D, R) + self.factor0, (2 * scale).exp(), validate_args=False)
+        shape = soft_bound(f.view(B, K, D, R) + self.factor0, -30., 30.)      # in units of σ: keeps I + FᵀΣ⁻¹F well conditioned
+        parts = LowRankMultivariateNormal(loc.view(B, K, D) + self.loc0, scale.exp().unsqueeze(-1) * shape, (2 * scale).exp(), validate_args=False)
         return MixtureOf(Categorical(logits=logits + self.logits0, validate_args=False), parts, validate_args=False)
 
     init_from = GaussianMixture.init_from

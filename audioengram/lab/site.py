@@ -7,11 +7,12 @@ __all__ = ['ROOMS', 'PAGE_BYTES', 'SiteError', 'read_notebook', 'write_notebook'
            'result_pages', 'tidy', 'markdown_table', 'page_problems', 'sidebar', 'notebook_map', 'findings', 'report',
            'fresh_report', 'readme', 'math_ml', 'check_site', 'tidy_pages', 'prepare_site', 'render_site', 'build_site']
 
-# %% ../../nbs/lab/25_site.ipynb #75e10568
+# %% ../../nbs/lab/25_site.ipynb #33cbdecd
 import ast
 import contextlib
 import hashlib
 import html
+import itertools
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
-from ..core import AudioengramError, atomic_path, need
+from ..core import AudioengramError, atomic_path, fingerprint, need
 from .runs import format_claims, project_root
 
 # %% ../../nbs/lab/25_site.ipynb #919c3ece
@@ -95,32 +96,26 @@ def _skipped(path: Path, root) -> bool:
     "Checkpoints, stages and other hidden things are no pages."
     return any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
 
-# %% ../../nbs/lab/25_site.ipynb #aead7073
+# %% ../../nbs/lab/25_site.ipynb #a4fdc4c5
 def tidy(
-    nb: dict,             # JSON of a notebook, changed in place
-    fold: bool = False,   # fold the code of its cells
-) -> bool:                # whether anything changed
+    nb: dict,   # JSON of a notebook, changed in place
+) -> bool:      # whether anything changed
     "Make a notebook fit for Quarto."
-    before = hashlib.sha256(json.dumps(nb, sort_keys=True).encode()).digest()
+    before = json.dumps(nb, sort_keys=True)
     nb["metadata"].pop("widgets", None)
     for cell in (c for c in nb["cells"] if c["cell_type"] == "code"):
-        _tidy_directives(cell, fold)
-        for out in cell["outputs"]:
-            data = out.get("data", {})
+        hidden = any(re.match(r"#\| *hide\b *:?$", line) for line in _directives(cell))
+        if hidden and "remove-cell" not in (tags := cell["metadata"].setdefault("tags", [])): tags.append("remove-cell")
+        for data in (out.get("data", {}) for out in cell["outputs"]):
             data.pop("application/vnd.jupyter.widget-view+json", None)
             if "text/html" in data and (table := markdown_table(text_of(data["text/html"]))):
                 del data["text/html"]
                 data["text/markdown"] = table.splitlines(keepends=True)
-    return before != hashlib.sha256(json.dumps(nb, sort_keys=True).encode()).digest()
+    return before != json.dumps(nb, sort_keys=True)
 
-def _tidy_directives(cell: dict, fold: bool):
-    "Colons for nbdev's directives, the tag for hidden cells, the fold."
-    lines = text_of(cell["source"]).splitlines(keepends=True)
-    n = next((i for i, line in enumerate(lines) if not line.startswith("#|")), len(lines))
-    head = [line if ":" in line or "default_exp" in line else re.sub(r"\s*$", lambda m: ":" + ("\n" if "\n" in m[0] else ""), line, count=1) for line in lines[:n]]
-    if any(re.match(r"#\| *hide:", line) for line in head) and "remove-cell" not in (tags := cell["metadata"].setdefault("tags", [])): tags.append("remove-cell")
-    if fold and lines[n:] and not any("code-fold" in line for line in head): head.insert(0, "#| code-fold: true\n")
-    if head != lines[:n]: cell["source"] = head + lines[n:]
+def _directives(cell: dict) -> list:
+    "The `#|` lines at the top of a code cell."
+    return list(itertools.takewhile(lambda line: line.startswith("#|"), text_of(cell["source"]).splitlines()))
 
 class _Tables(HTMLParser):
     "Rows of the cells of all tables; what stands outside them."
@@ -150,7 +145,7 @@ def markdown_table(
     lines = [rows[0], ["--:" if n else ":--" for n in number], *rows[1:]]
     return "\n".join("| " + " | ".join(r) + " |" for r in lines) + (f"\n\n{t.outside.strip()}" if t.outside.strip() else "") + "\n"
 
-# %% ../../nbs/lab/25_site.ipynb #064b93af
+# %% ../../nbs/lab/25_site.ipynb #83c11192
 PAGE_BYTES = 300_000
 _FAULTS = (
     ("stores sound as base64", r"data:audio|audio/[\w.+-]+;base64", "Write a clip with lab.players and show its row"),
@@ -164,7 +159,7 @@ def page_problems(
 ) -> list:  # in words; empty for a page that may be published
     "What is wrong with a page."
     nb, found, published = read_notebook(path), [], Path(path).name == "page.ipynb"
-    if tidy(nb, fold=published): found.append("is not tidy: run `audioengram site`, which tidies")
+    if tidy(nb): found.append("is not tidy: run `audioengram site`, which tidies")
     if Path(path).stat().st_size > PAGE_BYTES: found.append(f"weighs {Path(path).stat().st_size / 1000:.0f} kB, more than {PAGE_BYTES // 1000} kB: show fewer or lighter figures")
     outputs = json.dumps([c.get("outputs") for c in nb["cells"] if c["cell_type"] == "code"], ensure_ascii=False)
     prose = "\n".join(text_of(c["source"]) for c in nb["cells"] if c["cell_type"] != "code")
@@ -175,6 +170,8 @@ def page_problems(
     first = next((text_of(c["source"]) for c in nb["cells"] if c["cell_type"] == "markdown"), "")
     if not re.match(r"# .+\n+> .+", first): found.append("has no title cell with a `>` line that answers")
     if any(re.search(r"^#\| *eval: *false", text_of(c["source"]), re.M) for c in nb["cells"] if c["cell_type"] == "code"): found.append("has a cell with `eval: false`")
+    mixed = [d for c in nb["cells"] if c["cell_type"] == "code" for d in [_directives(c)] if len({":" in line for line in d}) == 2]
+    if mixed: found.append(f"mixes nbdev's and Quarto's directives in one cell ({', '.join(mixed[0])}), which is no YAML: use a tag (remove-cell, remove-input) for the latter")
     return found
 
 # %% ../../nbs/lab/25_site.ipynb #8e1fdc0b
@@ -363,7 +360,7 @@ def check_site(
             elif not re.match(r"[a-z][a-z+.-]*:|#", r) and (why := missing(css, r)): found.append(f"{css.relative_to(out).as_posix()}: {r} {why}")
     return found
 
-# %% ../../nbs/lab/25_site.ipynb #42893210
+# %% ../../nbs/lab/25_site.ipynb #8a7b5b22
 def tidy_pages(
     root,   # the project
 ) -> list:  # paths that were changed, relative to it
@@ -372,7 +369,7 @@ def tidy_pages(
     changed = []
     for path in paths:
         nb = read_notebook(path)
-        if tidy(nb, fold=path.name == "page.ipynb"): write_notebook(nb, path); changed.append(path.relative_to(root))
+        if tidy(nb): write_notebook(nb, path); changed.append(path.relative_to(root))
     return changed
 
 def prepare_site(
@@ -398,14 +395,25 @@ def render_site(
     else: _render_smalldocs(root, out)
     return out
 
+def _stamp(root: Path, quarto) -> str:
+    "Changes with anything that the site is made of."
+    files = [p for place in ("nbs", "figures") for p in sorted((root / place).rglob("*")) if p.is_file() and not _skipped(p, root)]
+    files += [root / name for name in ("_quarto.yml", "_sidebar.yml", "LICENSE")]
+    return fingerprint(str(quarto), [(p.relative_to(root).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest()) for p in files])
+
 def build_site(
     out="_site",      # folder to write, relative to the project; emptied first
     quarto="auto",    # "auto" uses the quarto on PATH if there is one; "never" does not; or the path of one
     root=None,        # the project; the one around the working directory if None
+    force=False,      # build although nothing has changed since the last time
 ) -> Path:            # the folder; raises SiteError if anything in it is broken
-    "Build the site and check it."
+    "Build the site and check it; does nothing if it is up to date."
     root = prepare_site(root)
-    out = render_site(root, root / out, {"auto": shutil.which("quarto"), "never": None}.get(quarto, quarto))
+    out, quarto = root / out, {"auto": shutil.which("quarto"), "never": None}.get(quarto, quarto)
+    built, stamp = out / ".built", _stamp(root, quarto)
+    if not force and built.is_file() and built.read_text() == stamp: return out
+    out = render_site(root, out, quarto)
     if found := check_site(out):
         raise SiteError(f"the site has {len(found)} broken reference{'s' * (len(found) > 1)}", out, "\n".join(["Mend these:", *found[:20]]))
+    built.write_text(stamp)
     return out

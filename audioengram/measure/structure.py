@@ -170,7 +170,7 @@ def likelihood_gain(
         gain[i:i + chunk] = .5 * (((block - table.all_mean)**2 / all_var + np.log(all_var)).sum(1) - cell)
     return gain
 
-# %% ../../nbs/measure/10_structure.ipynb #27106c29
+# %% ../../nbs/measure/10_structure.ipynb #722e3412
 @dataclass(frozen=True)
 class KeySpec:
     "How a context becomes a cell."
@@ -181,7 +181,7 @@ class KeySpec:
     decides: bool = True     # False: shown for reference only
 
 KEYS = (KeySpec("pool + k-means 64", "pool", None, 64), KeySpec("PCA 8 + k-means 256", "flat", 8, 256),
-        KeySpec("PCA 8 + quartiles", "flat", 8, None), KeySpec("last frame + k-means 256", "last", None, 256, decides=False))
+        KeySpec("PCA 8 + quartiles", "flat", 8, None), KeySpec("last frame + k-means 256 (reference)", "last", None, 256, decides=False))
 
 def context_feature(
     contexts,      # [N,W,D]
@@ -571,7 +571,7 @@ def reader_rows(
     errors["total"] = np.concatenate([(((dz - shift) / scale)**2).sum(1) for _, _, dz, _ in batches(held)])
     return _by_speaker(errors.to_dict("series"), held.speaker, "held")
 
-# %% ../../nbs/measure/10_structure.ipynb #6d78e91f
+# %% ../../nbs/measure/10_structure.ipynb #96357123
 RATIO_BOUND, DEGRADATION_BOUND, CONTROL_TOLERANCE = .6, .2, .01   # Phase 0's bars
 
 def ratio_of(
@@ -594,8 +594,8 @@ def decide(
     for key, lag in itertools.product([k.name for k in keys if k.decides], sorted(rows.lag.unique())):
         of = {s: rows[(rows.key == key) & (rows.lag == lag) & (rows.slice == s)] for s in slices}
         ratios = {s: _point(r, "within", "total") for s, r in of.items()}
-        controls = [_point(r, "within_shuffled", "total") for r in of.values()]
-        worst, control = max(ratios.values(), key=_badness), max(controls, key=lambda c: _badness(abs(c - 1)))
+        controls = [_point(r, "within_shuffled", "total") for r in of.values() if len(r)]
+        worst, control = max(ratios.values(), key=_badness), max(controls, key=lambda c: abs(c - 1), default=float("nan"))
         rise = ratios["all"] / _point(of["all"], "within", "total", "train") - 1
         ok = ratios["all"] < RATIO_BOUND, rise < DEGRADATION_BOUND, worst < RATIO_BOUND, abs(control - 1) <= CONTROL_TOLERANCE
         table.append(dict(key=key, lag=lag, ratio=ratios["all"], degradation=rise, worst_slice=worst, control=control, passes=all(ok)))
