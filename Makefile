@@ -29,8 +29,8 @@ test: env           ## lint, unit tests, every library notebook, every discussio
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal tests
 
-lab: env            ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir=nbs
+lab: env            ## JupyterLab on this repository
+	$(BIN)/jupyter lab --notebook-dir=.
 
 site: env           ## rebuild _site from the figures on disk
 	$(BIN)/audioengram site

@@ -200,6 +200,28 @@ def test_bad_files_are_listed_and_nothing_else_is_lost(tree, monkeypatch):
     assert len(get_corpus("folder", root=tree)) == 10
 
 
+def test_links_are_followed_once_and_odd_names_are_listed(tree, tmp_path):
+    (tree / "eve").symlink_to(tmp_path / "far"); (tmp_path / "far").mkdir()
+    save_audio(tmp_path / "far/a.wav", voice(77), RATE)
+    (tree / "ann/loop").symlink_to(tree)
+    odd = os.fsencode(tree / "bob") + b"/\xff\xfe.wav"
+    with open(odd, "wb") as f: f.write((tmp_path / "far/a.wav").read_bytes())
+    c = get_corpus("folder", root=tree)
+    assert len(c) == 10 and "eve" in set(c.utterances.speaker_id)
+    assert [r for r in c.failures.reason] == ["has a name that is not valid UTF-8. Rename it"] and "\\xff" in c.failures.path[0]
+
+
+def test_a_damaged_manifest_is_only_a_lost_cache_and_a_full_disk_is_said(tree, monkeypatch):
+    first = get_corpus("folder", root=tree)
+    for table_ in cache_dir("manifests").glob("folder-*"): table_.write_bytes(b"PAR1 nonsense")
+    assert get_corpus("folder", root=tree).fingerprint == first.fingerprint
+    save_audio(tree / "ann/9.flac", voice(12), RATE)
+    def full(*_, **__): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(DataFrame, "to_parquet", full)
+    with pytest.raises(CorpusError, match="No space left") as e: get_corpus("folder", root=tree)
+    assert "AUDIOENGRAM_CACHE" in str(e.value)
+
+
 def test_silence_and_copies_are_left_out_with_a_reason(tree):
     shutil.copy(tree / "ann/0.flac", tree / "bob/again.flac")
     wav, _ = load_audio(tree / "ann/1.flac")
@@ -368,6 +390,22 @@ def test_a_stale_part_is_replaced(site, archive, tmp_path, monkeypatch):
     (tmp_path / "x.part").write_bytes(b"something else" * 10)
     got = fetch.download(f"{url}/x", tmp_path / "x", digest=hashlib.md5(archive).hexdigest(), show=False)
     assert got.read_bytes() == archive and not (tmp_path / "x.part").exists()
+
+
+def test_a_full_disk_while_downloading(site, tmp_path, monkeypatch):
+    url, handler = site
+    handler.files["/x"] = b"x" * 100_000
+    real = builtins.open
+    def full(file, mode="r", *a, **k):
+        f = real(file, mode, *a, **k)
+        if str(file).endswith(".part") and "b" in mode and "r" not in mode:
+            class Full(io.RawIOBase):
+                def write(self, _): raise OSError(28, "No space left on device")
+            return Full()
+        return f
+    monkeypatch.setattr(builtins, "open", full)
+    with pytest.raises(CorpusError, match="No space left"): fetch.download(f"{url}/x", tmp_path / "x", show=False)
+    assert not (tmp_path / "x").exists()
 
 
 def test_no_network_is_one_clear_sentence(tmp_path, monkeypatch):

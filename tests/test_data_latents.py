@@ -3,7 +3,9 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -216,7 +218,7 @@ def test_nothing_is_encoded_twice_unless_asked(ragged, tmp_path, codec):
 def test_what_is_not_a_store_is_left_alone(ragged, tmp_path, codec):
     (tmp_path / "s").mkdir(); (tmp_path / "s/thesis.txt").write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(StoreError): quiet(ragged, codec, path=tmp_path / "s", overwrite=overwrite)
+        with pytest.raises(StoreError, match="no latent store is in the way"): quiet(ragged, codec, path=tmp_path / "s", overwrite=overwrite)
         assert (tmp_path / "s/thesis.txt").read_text() == "years of work"
 
 
@@ -224,6 +226,26 @@ def test_two_writers(ragged, tmp_path, codec):
     with latents._Place(tmp_path / "s", latents._request(ragged, codec, None)):
         with pytest.raises(StoreError, match="another process is writing"): quiet(ragged, codec, path=tmp_path / "s")
     assert len(quiet(ragged, codec, path=tmp_path / "s")) == 34
+
+
+def test_runs_that_share_a_cache_share_the_work(ragged, monkeypatch):
+    codec = Projection(21)
+    monkeypatch.setattr(codec, "_encode", lambda wav, lengths, f=codec._encode: time.sleep(.02) or f(wav, lengths))
+    with ThreadPoolExecutor(4) as pool: stores = list(pool.map(lambda _: quiet(ragged, codec, workers=1), range(4)))
+    assert len({s.fingerprint for s in stores}) == 1 and sum(map(len, codec.calls)) == 34
+    assert not list(stores[0].path.parent.glob(".*"))
+
+
+def test_a_writer_killed_after_its_last_rename(ragged, tmp_path, codec, monkeypatch):
+    "What it left is neither taken for unfinished work nor left lying."
+    for again in ({}, {"overwrite": True}):
+        with monkeypatch.context() as m:
+            m.setattr(latents, "_wipe", lambda work: None)
+            quiet(ragged, codec, path=tmp_path / "s", overwrite=True)
+        assert (tmp_path / ".s.partial/shards.json").exists()
+        n = len(codec.calls)
+        quiet(ragged, codec, path=tmp_path / "s", **again)
+        assert (len(codec.calls) > n) == bool(again) and not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

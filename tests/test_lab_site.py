@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from toy_site import ROOT, cell, make_project, notebook
 
-from audioengram.lab.site import SiteError, build_site, check_site, prepare_site, read_notebook, tidy_pages, write_notebook
+from audioengram.lab.site import SiteError, build_site, check_site, prepare_site, read_notebook, tidy, tidy_pages, write_notebook
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,7 @@ def quarto_markdown(nb: dict) -> str:
 def test_exported_cells_survive_quarto(name):
     import pypandoc
     nb = read_notebook(ROOT / name)
+    tidy(nb)
     exported = sum("".join(c["source"]).startswith("#| export") for c in nb["cells"])
     def render(*filters): return subprocess.run([pypandoc.get_pandoc_path(), "-f", "markdown", "-t", "html", *filters], input=quarto_markdown(nb), capture_output=True, text=True, check=True)
     broken, whole = render(), render("--lua-filter", str(ROOT / "nbs/assets/nbdev.lua"))

@@ -28,7 +28,7 @@ def test_export_and_clean_leave_no_diff(tmp_path):
     for name in ("nbs", "audioengram"): shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT / name, tmp_path)
     before = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    r = tool("from nbdev.clean import nbdev_clean; from nbdev.export import nbdev_export; nbdev_clean(); nbdev_export()", tmp_path)
+    r = tool("from nbdev.clean import nbdev_clean; from nbdev.doclinks import nbdev_export; nbdev_clean(); nbdev_export()", tmp_path)
     assert r.returncode == 0, r.stderr[-4000:]
     after = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
     changed = sorted(str(p) for p in before.keys() | after.keys() if before.get(p) != after.get(p))

@@ -104,7 +104,7 @@ def _join(windows):
     out[:, :-1] += windows[:, :, :BLOCK]; out[:, 1:] += windows[:, :, BLOCK:]
     return out.reshape(B, -1, C)[:, BLOCK // 2:-BLOCK // 2]
 
-# %% ../../nbs/codecs/10_nano.ipynb #1de3885b
+# %% ../../nbs/codecs/10_nano.ipynb #facd6d44
 KEEP = 50  # mel frames of a finished piece that the next one holds fixed; as many again are decoded twice
 
 def griffin_lim(
@@ -115,13 +115,18 @@ def griffin_lim(
     momentum: float = 0.99,  # 0 is the classic algorithm
 ) -> Tensor:            # samples [B, 160 max(lengths)], zero beyond each row's end
     "Signals with given short-time magnitudes, a piece at a time."
-    longest, first, parts, known = max(lengths), 0, [], None
+    longest, first, before, parts, rest = max(lengths), 0, 0, [], None
     while True:
         last = min(first + len(phase), longest)
-        parts.append(_griffin_lim_piece(magnitude(first, last), [min(max(n - first, 0), last - first) for n in lengths], phase, known, n_iter, momentum))
-        if last == longest: return torch.cat(parts, 1)[:, MARGIN:-MARGIN]
+        known = None if rest is None else rest[:, :KEEP * HOP]
+        part = _griffin_lim_piece(magnitude(first, last), [min(max(n - first, 0), last - first) for n in lengths], phase, known, n_iter, momentum)
+        if rest is not None:                                # a row that was complete stays as it was
+            complete = torch.tensor([n <= before for n in lengths], device=part.device)
+            part[complete, :rest.shape[1]] = rest[complete]
+        if last == longest: return torch.cat([*parts, part], 1)[:, MARGIN:-MARGIN]
         cut = (last - first - 2 * KEEP) * HOP
-        parts[-1], known, first = parts[-1][:, :cut], parts[-1][:, cut:cut + KEEP * HOP], last - 2 * KEEP
+        parts.append(part[:, :cut])
+        rest, before, first = part[:, cut:], last, last - 2 * KEEP
 
 def _griffin_lim_piece(mag, lengths, phase, known, n_iter, momentum):
     "Samples [B, 160 F + 320] of one piece; the first ones are `known` [B,n] if it continues another."

@@ -218,7 +218,7 @@ def listen(
     return {"level": float(10 * np.log10(energy.max() * 2 / n / (window**2).sum())), "tone": float(np.median(tone[loud])), "flatness": float(np.median(flat[loud])),
             "hum": float(np.median((mains / (mains + energy))[louder])), "peak": float(np.abs(wav).max()), "content": hashlib.sha256(np.float32(wav).tobytes() + b"%d" % rate).hexdigest()[:32]}
 
-# %% ../../nbs/data/10_corpora.ipynb #39c79aad
+# %% ../../nbs/data/10_corpora.ipynb #87d07f65
 _MEASURES = 2  # raised whenever `_measure` or `listen` change, so that old cached figures are not used
 
 def _measure(path, ears) -> dict:
@@ -239,6 +239,19 @@ def _stat(path):
     try: st = os.stat(path); return st.st_size, st.st_mtime_ns
     except OSError: return -1, -1
 
+def _known(cache) -> DataFrame:
+    "What earlier scans measured; a damaged table is only a lost cache."
+    try: return pd.read_parquet(cache)
+    except FileNotFoundError: pass
+    except (OSError, ValueError): cache.unlink()
+    return DataFrame(columns=["path", "size", "mtime"])
+
+def _keep(known, cache):
+    "Remember what was measured."
+    try:
+        with atomic_path(cache) as tmp: known.to_parquet(tmp, index=False)
+    except OSError as e: raise CorpusError(f"cannot be written ({e.strerror or e})", cache, "Free some space, or set AUDIOENGRAM_CACHE to another folder") from e
+
 def scan(
     items: DataFrame,       # utterance_id, path and whatever else the corpus knows
     key: str,               # names the cache of this scan
@@ -248,7 +261,7 @@ def scan(
 ) -> tuple:                 # items with the measured columns added; list of (path, reason) for files that failed
     "Measure the files that are new or have changed since the last call."
     cache = cache_dir("manifests") / f"{key}-{_MEASURES}{'-ears' if ears else ''}.parquet"
-    known = pd.read_parquet(cache) if cache.exists() else DataFrame(columns=["path", "size", "mtime"])
+    known = _known(cache)
     items = items.assign(**dict(zip(("size", "mtime"), np.array([_stat(p) for p in items.path]).reshape(-1, 2).T, strict=True)))
     new = items.merge(known[["path", "size", "mtime"]], how="left", indicator=True)._merge.eq("left_only").to_numpy()
     errors, todo = {}, items[new]
@@ -262,15 +275,15 @@ def scan(
                 else: found.append({"path": at.path, "size": at.size, "mtime": at.mtime, **m})
             if found:
                 known = pd.concat([known[~known.path.isin({f["path"] for f in found})], DataFrame(found)], ignore_index=True)
-                with atomic_path(cache) as tmp: known.to_parquet(tmp, index=False)
+                _keep(known, cache)
     table = items.merge(known, on=["path", "size", "mtime"])
     return table.drop(columns=["size", "mtime"]).astype({"rate": int, "channels": int}), list(errors.items())
 
-# %% ../../nbs/data/10_corpora.ipynb #00e3b69b
+# %% ../../nbs/data/10_corpora.ipynb #6584296c
 RULES = {  # name -> (which rows, reason)
     "short": (lambda t, shortest: t.seconds < shortest, "is shorter than the shortest length asked for"),
     "silent": (lambda t, _: t.level < -60, "is silence"),
-    "tone": (lambda t, _: t.tone > 0.994, "is a beep or another pure tone"),
+    "tone": (lambda t, _: t.tone > 0.993, "is a beep or another pure tone"),
     "noise": (lambda t, _: t.flatness > 0.45, "is noise"),
     "hum": (lambda t, _: t.hum > 0.5, "is mostly mains hum, even where it speaks"),
     "overdriven": (lambda t, _: t.peak > 4, "decodes far beyond full scale: it was badly encoded"),
@@ -340,7 +353,7 @@ def _check_options(source, options):
     if unknown := sorted(set(options) - set(known)):
         raise ParameterError(f"corpus {source.name!r} has no option {', '.join(unknown)}", remedy=f"It knows {', '.join(known) or 'none'}")
 
-# %% ../../nbs/data/10_corpora.ipynb #8edd6106
+# %% ../../nbs/data/10_corpora.ipynb #3224dcc9
 def get_corpus(
     name: str = "debian-speech",  # "debian-speech", "librispeech", "folder" or "synthetic"
     root=None,                    # folder of the recordings; None is the corpus's own place
@@ -355,6 +368,8 @@ def get_corpus(
     _check_options(source, options)
     folder = source.prepare(root, source.fetch_by_default if fetch is None else fetch, show, **options)
     rows, failed, unwanted = source.items(folder, **options)
+    failed += [(_spell(r["path"]), "has a name that is not valid UTF-8. Rename it") for r in rows if _spell(r["path"]) != r["path"]]
+    rows = [r for r in rows if _spell(r["path"]) == r["path"]]
     items = DataFrame(rows, columns=list(rows[0]) if rows else ["utterance_id", "path"]).sort_values("utterance_id", kind="stable", ignore_index=True)
     twice = items.duplicated("utterance_id")
     failed += [(p, f"has the same utterance id as another file, {i}") for p, i in zip(items.path[twice], items.utterance_id[twice], strict=True)]
@@ -365,6 +380,19 @@ def get_corpus(
     columns = {c: table[c] if c in ("seconds", "rate", "channels") else table[c].fillna("").astype(str) if c in table else "" for c in COLUMNS}
     licence = " / ".join(sorted(set(table.licence)))
     return Corpus(name, DataFrame(columns).reset_index(drop=True), licence, source.source, failures, excluded)
+
+def _spell(path) -> str:
+    "A path that can be printed and stored: bytes that are no UTF-8 are spelt out."
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+def _walk(root):
+    "os.walk through links as well, in order, entering no folder twice and no hidden one."
+    seen = set()
+    for folder, subs, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen: subs.clear(); continue
+        seen.add(real)
+        subs[:] = sorted(d for d in subs if not d.startswith("."))
+        yield folder, sorted(f for f in files if not f.startswith("."))
 
 def _first(*listings) -> str:
     "The first reason in any of the listings, as a remedy's beginning."
@@ -488,7 +516,7 @@ def fetch_librispeech(
     shutil.rmtree(scratch); archive.unlink()
     return home
 
-# %% ../../nbs/data/10_corpora.ipynb #fb9e998d
+# %% ../../nbs/data/10_corpora.ipynb #bf90bc39
 class LibriSpeech(CorpusSource):
     name, licence, source = "librispeech", "CC BY 4.0", "https://www.openslr.org/12"
     fetched = "by hand, or on request from openslr.org (MD5 checked, resumes); root, AUDIOENGRAM_LIBRISPEECH or the cache"
@@ -522,9 +550,9 @@ class LibriSpeech(CorpusSource):
         root, names = self._place(root, subset)
         rows, passed, sex = [], [], _librispeech_sex(root)
         for name in names:
-            for folder, _, files in os.walk(root / name):
+            for folder, files in _walk(root / name):
                 texts = _transcripts(folder, files, passed)
-                for file in sorted(files):
+                for file in files:
                     stem, suffix = os.path.splitext(file)
                     if suffix.lower() not in AUDIO_SUFFIXES: continue
                     path, speaker = os.path.join(folder, file), Path(folder).parent.name
@@ -549,7 +577,7 @@ def _librispeech_sex(home) -> dict:
     cells = [[c.strip() for c in line.split("|", 4)] for line in table.read_text("utf-8", errors="replace").splitlines() if not line.startswith(";")]
     return {c[0]: c[1] for c in cells if len(c) > 1 and c[1] in ("F", "M")}
 
-# %% ../../nbs/data/10_corpora.ipynb #160866a1
+# %% ../../nbs/data/10_corpora.ipynb #bd8c5314
 class Folder(CorpusSource):
     name, licence, source = "folder", "yours: pass licence=…", "your own recordings"
     fetched, speakers, folds = "by you: pass root=…", "by parent folder, or by a regular expression: speaker=r'…'", "one a speaker"
@@ -566,9 +594,8 @@ class Folder(CorpusSource):
 
     def items(self, root, speaker="parent", licence="unknown"):
         rows, failed, pattern = [], [], None if speaker == "parent" else _pattern(speaker)
-        for folder, subs, files in os.walk(root):
-            subs[:] = sorted(d for d in subs if not d.startswith("."))
-            for file in sorted(f for f in files if Path(f).suffix.lower() in AUDIO_SUFFIXES and not f.startswith(".")):
+        for folder, files in _walk(root):
+            for file in (f for f in files if Path(f).suffix.lower() in AUDIO_SUFFIXES):
                 path = Path(folder, file)
                 rel = path.relative_to(root).as_posix()
                 who = path.parent.name if pattern is None else _who(pattern, rel)
@@ -600,7 +627,7 @@ _UNWANTED = [(re.compile(p), why) for p, why in (
     (r"^asterisk:.*:tt-monkeys$", "is monkeys"), (r"^(klettres|ktuberling):nn:", "was spoken by a text-to-speech service"))]
 _FOLDS = {"en": "en+es", "es": "en+es", "nb": "no", "nn": "no"}
 
-# %% ../../nbs/data/10_corpora.ipynb #9e9a1f89
+# %% ../../nbs/data/10_corpora.ipynb #073183ca
 class DebianSpeech(CorpusSource):
     name, licence = "debian-speech", "CC BY-SA 3.0 / CC BY 3.0 / GPL-2+"
     source = "Debian packages " + ", ".join(DEBIAN_PACKAGES)
@@ -628,7 +655,7 @@ class DebianSpeech(CorpusSource):
         for package, licence in DEBIAN_PACKAGES.items():
             if not (base := Path(root) / package).is_dir(): failed.append((str(base), "package is not here: this machine's archive has none by that name")); continue
             texts = _klettres_texts(base, failed) if package == "klettres-data" else {}
-            for folder, _, files in os.walk(base):
+            for folder, files in _walk(base):
                 for path in (os.path.join(folder, f) for f in files):
                     if not (row := _debian_row(Path(path).relative_to(base).as_posix(), package.split("-")[0])): continue
                     why = next((why for pattern, why in _UNWANTED if pattern.search(row["utterance_id"])), None)

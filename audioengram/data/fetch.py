@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['checksum', 'progress_bar', 'download', 'unpack', 'fetch_package', 'fetch_packages']
 
-# %% ../../nbs/data/07_fetch.ipynb #a29f27a1
+# %% ../../nbs/data/07_fetch.ipynb #63ef3142
 import contextlib
 import hashlib
 import os
@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 
@@ -137,17 +138,16 @@ def _last(text) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     return next((line for line in reversed(lines) if line.startswith("E:")), lines[-1] if lines else "no message")
 
-# %% ../../nbs/data/07_fetch.ipynb #28e9e190
+# %% ../../nbs/data/07_fetch.ipynb #d64561d5
 _URI = re.compile(r"'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) (?P<kind>[A-Za-z0-9]+):(?P<digest>[0-9a-f]+)")
 
 def _locate(package, folder) -> dict:
     "Where apt would get a package: uri, file, size, kind and digest, and the options with which it knows it; {} if it is nowhere."
-    empty = Path(folder) / ".empty"
-    empty.mkdir(parents=True, exist_ok=True)  # with the .deb in its working folder apt would print nothing
-    for index in (_sandbox, lambda: _own_index(Path(folder) / "index")):
-        options = index()
-        found = _URI.search(_run("apt-get", "download", "--print-uris", *options, package, cwd=empty).stdout)
-        if found: return {**found.groupdict(), "size": int(found["size"]), "options": options}
+    with tempfile.TemporaryDirectory() as empty:  # with the .deb in its working folder apt would print nothing
+        for index in (_sandbox, lambda: _own_index(Path(folder) / "index")):
+            options = index()
+            found = _URI.search(_run("apt-get", "download", "--print-uris", *options, package, cwd=empty).stdout)
+            if found: return {**found.groupdict(), "size": int(found["size"]), "options": options}
     return {}
 
 def fetch_package(

@@ -169,7 +169,7 @@ def _encode_rows(
             if not isinstance(z, Exception) and not np.isfinite(z).all(): z = CodecError(f"{codec.name} made latents that are not finite")
             yield r, z if isinstance(z, Exception) else (z, frame_energy(w, codec.hop, len(z)))
 
-# %% ../../nbs/data/15_latents.ipynb #9699acfe
+# %% ../../nbs/data/15_latents.ipynb #a3383716
 _FORMAT = "audioengram latents 1"
 _AGAIN = "Encode it again: encode_corpus(..., overwrite=True)"
 
@@ -179,23 +179,32 @@ class _Place:
         path,             # where the store will stand
         request: dict,    # what was asked for; a half-written store of another request is refused
         overwrite=False,  # replace a store that stands there
+        wait=False,       # wait for another process that writes the same store
     ):
-        self.path, self.request, self.overwrite = Path(path), request, overwrite
+        self.path, self.request, self.overwrite, self.wait = Path(path), request, overwrite, wait
         self.work = self.path.with_name(f".{self.path.name}.partial")
 
     def __enter__(self):
         with _writing(self.work):
-            self.work.mkdir(parents=True, exist_ok=True)
-            self.lock = FileLock(self.work / "lock")
-            try: self.lock.acquire(blocking=False)
-            except Timeout: raise StoreError("another process is writing this store", self.path, "Wait until it is done") from None
+            self._lock()
             try: self._claim()
             except BaseException: self.lock.release(); raise
         return self
     def __exit__(self, *_): self.lock.release()
 
+    def _lock(self):
+        "Become the only writer."
+        while True:
+            self.work.mkdir(parents=True, exist_ok=True)
+            self.lock = FileLock(self.work / "lock")
+            try: return self.lock.acquire(timeout=1 if self.wait else 0)
+            except FileNotFoundError: pass  # the other has just finished and tidied up
+            except Timeout:
+                if not self.wait: raise StoreError("another process is writing this store", self.path, "Wait until it is done") from None
+
     def _claim(self):
         "Take the folder over from a killed writer, or refuse it."
+        if self.spent: _wipe(self.work, but="lock")
         for tmp in self.work.glob(".*"): tmp.unlink()
         if not (self.work / "request.json").exists(): write_json(self.work / "request.json", self.request)
         elif read_json(self.work / "request.json", StoreError) != self.request:
@@ -206,16 +215,35 @@ class _Place:
     def finished(self) -> bool:
         "Whether the store is in place, because another process was quicker."
         if self.overwrite or not (self.path / "manifest.json").exists(): return False
-        shutil.rmtree(self.work)
+        _wipe(self.work)
         return True
+    @property
+    def spent(self) -> bool:
+        "Whether what lies here was published, by a writer that was killed before it could tidy up."
+        return (self.work / "spent").exists() and not (self.work / "store").exists()
+    def tidy(self):
+        "Remove a spent folder, unless somebody is at it or it may not be removed."
+        with contextlib.suppress(OSError):
+            if self.spent:
+                with FileLock(self.work / "lock").acquire(blocking=False): _wipe(self.work)
 
     def publish(self, store):
         "One rename makes a finished store visible."
         _sync(store)
+        _put(self.work / "spent", b"")
         if (self.path / "manifest.json").exists(): os.rename(self.path, self.work / "replaced")
         os.rename(store, self.path)
         _sync(self.path.parent)
-        shutil.rmtree(self.work)
+        _wipe(self.work)
+
+def _wipe(work, but=None):
+    "Remove a work folder; the mark that it is spent goes last, so that a kill leaves nothing that looks unfinished."
+    last = [work / "spent", work / "lock"]
+    for f in [*(f for f in work.iterdir() if f not in last), *last]:
+        if f.is_dir(): shutil.rmtree(f)
+        elif f.name != but: f.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody who waits for the lock may have made it anew
+        if but is None: work.rmdir()
 
 # %% ../../nbs/data/15_latents.ipynb #62de7aa5
 class _Bar(tqdm):
@@ -306,7 +334,7 @@ class _Shards:
         "The shards' arrays, in order, each verified."
         for k in range(len(self.plan)): yield load_tensors(_get(self.file(k), self.done[str(k)], "Run again: it is then encoded once more"))
 
-# %% ../../nbs/data/15_latents.ipynb #4694a806
+# %% ../../nbs/data/15_latents.ipynb #2ee7008b
 _CHUNK_BYTES = 2**22
 
 class _Appender:
@@ -374,7 +402,7 @@ def _publish(place, shards, table, meta, state=None, before=None):
     "Make a store of shards and put it in its place; `state` is what views have learned, `before` failures of the store it comes from."
     failures = _failure_table(table, shards.failed, before)
     if not shards.frames:
-        shutil.rmtree(place.work)
+        _wipe(place.work)
         raise StoreError(f"none of {len(failures)} utterances could be encoded, so there is no store", place.path,
                          f"The first failed with: {failures.message[0]}")
     with _writing(place.path):
@@ -386,7 +414,7 @@ def _publish(place, shards, table, meta, state=None, before=None):
         _write_manifest(out, meta | {"request": place.request}, index, len(failures))
         place.publish(out)
 
-# %% ../../nbs/data/15_latents.ipynb #d282918b
+# %% ../../nbs/data/15_latents.ipynb #42201b93
 def _read_manifest(path) -> dict:
     "The manifest of a store, or why there is none."
     file = path / "manifest.json"
@@ -429,12 +457,74 @@ def _megabytes(manifest) -> float: return sum(seal["bytes"] for seal in manifest
 
 class _Latents:
     "Latents of some utterances; may be iterated again."
-    def __init__(self, store, rows): self.store, self.rows = store, rows
+    def __init__(self, frames, rows): self.frames, self.rows = frames, rows
     def __len__(self): return len(self.rows)
-    def __iter__(self): return (self.store._data[self.store.offsets[r]:self.store.offsets[r + 1]] for r in self.rows)
+    def __iter__(self): return (self.frames._data[self.frames.offsets[r]:self.frames.offsets[r + 1]] for r in self.rows)
 
-# %% ../../nbs/data/15_latents.ipynb #f6b5ed50
-class LatentStore:
+# %% ../../nbs/data/15_latents.ipynb #99f76b10
+class _Frames:
+    "Utterances end to end: needs `path`, `meta`, `index`, `failures` and `memory`."
+    @functools.cached_property
+    def offsets(self) -> np.ndarray:
+        "Where each utterance begins, and where the last one ends: [n+1]."
+        return np.append(self.index["offset"].to_numpy(np.int64), self.meta["frames"])
+    @functools.cached_property
+    def _row(self) -> pd.Index: return pd.Index(self.index["utterance_id"])
+    def rows(self,
+        utterances=None,  # utterance ids; all if None. Those listed in `failures` are left out
+    ) -> np.ndarray:      # rows of `index`, ascending; raises StoreError for an unknown id
+        "Where utterances stand in the index."
+        if utterances is None: return np.arange(len(self))
+        ids = pd.Index([utterances] if isinstance(utterances, str) else list(utterances))
+        rows = self._row.get_indexer(ids)
+        if len(lost := ids[rows < 0].difference(self.failures["utterance_id"])):
+            raise StoreError(f"{len(lost)} of {len(ids)} utterances are not in this store, such as {lost[0]!r}", self.path,
+                             "Use ids of the corpus that it was made from, as in store.keys()")
+        return np.unique(rows[rows >= 0])
+
+    def keys(self) -> list:
+        "Utterance ids, in order."
+        return self._row.tolist()
+    def __len__(self): return len(self.index)
+    def __iter__(self): return iter(self.keys())
+    def __contains__(self, utterance): return utterance in self._row
+    def __getitem__(self, utterance) -> np.ndarray:
+        r = self.rows([utterance])
+        if not len(r): raise StoreError(f"utterance {utterance!r} could not be encoded", self.path, "store.failures says why")
+        return np.array(self._data[self.offsets[r[0]]:self.offsets[r[0] + 1]])
+    def items(self): return ((u, self[u]) for u in self.keys())
+    def latents(self, utterances=None) -> _Latents:
+        "Latents [T,D] of utterances, one after the other; can be iterated again."
+        return _Latents(self, self.rows(utterances))
+
+    @functools.cached_property
+    def _data(self) -> np.ndarray:
+        "All frames, in memory or mapped."
+        z, total = _Array(self.path, "z", self.meta["files"]), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        large = self.memory == "map" or self.memory == "auto" and 4 * np.prod(z.shape) > total / 4
+        return z.map(cache_dir("latents-mapped") / f"{self.meta['fingerprint']}.npy") if large else z.load()
+    @property
+    def z(self) -> np.ndarray:
+        "All frames, [N,D] float32, read-only."
+        z = self._data.view(); z.flags.writeable = False
+        return z
+    def tensor(self, device="cpu") -> Tensor:
+        "All frames as a tensor [N,D], one copy a device that all windows share; not to be written to."
+        held = self.__dict__.setdefault("_tensors", {})
+        if str(device) not in held: held[str(device)] = torch.from_numpy(self._data).to(device)
+        return held[str(device)]
+
+    @functools.cached_property
+    def energy(self) -> np.ndarray:
+        "Level of the sound under each frame, dB re full scale, [N]."
+        return _Array(self.path, "energy", self.meta["files"]).load()
+    def median_energy(self, utterances=None) -> float:
+        "Median level of the frames of utterances, dB."
+        frames = np.isin(np.repeat(np.arange(len(self)), np.diff(self.offsets)), self.rows(utterances))
+        return float(np.median(self.energy[frames]))
+
+# %% ../../nbs/data/15_latents.ipynb #8730dd24
+class LatentStore(_Frames):
     "The latents of a corpus: a mapping from utterance to [T,D], and the source of context windows."
     def __init__(self,
         path,           # folder of the store
@@ -443,13 +533,11 @@ class LatentStore:
         memory="auto",  # "load" latents into memory, "map" them from a file, or "auto" by their size
     ):                  # raises StoreError
         if memory not in ("auto", "load", "map"): raise ParameterError(f"unknown memory={memory!r}", remedy="Choose auto, load or map")
-        self.path, self.memory, self._tensors = Path(path), memory, {}
+        self.path, self.memory = Path(path), memory
         self.meta = _read_manifest(self.path)
         small = {k: _get(self.path / k, seal, _AGAIN) for k, seal in self.meta["files"].items() if "/c/" not in k}
         self.index, self.failures = (pd.read_parquet(io.BytesIO(small[f"{k}.parquet"])) for k in ("index", "failures"))
         self._state = load_tensors(small["views.safetensors"]) if "views.safetensors" in small else {}
-        self._row = pd.Index(self.index["utterance_id"])
-        self.offsets = np.append(self.index["offset"].to_numpy(np.int64), self.meta["frames"])  # where each utterance begins, and the end
         if corpus is not None: self._expect("corpus", corpus, corpus.fingerprint == self.meta["corpus"]["fingerprint"])
         if codec is not None: self._expect("codec", codec, self._is_of(codec))
 
@@ -467,61 +555,10 @@ class LatentStore:
     fingerprint = property(lambda self: self.meta["fingerprint"])           # equal for equal latents of the same utterances
     dim = property(lambda self: self.meta["codec"]["dim"])                  # D
     frame_rate = property(lambda self: self.meta["codec"]["frame_rate"])    # frames a second
-
-    def keys(self) -> list:
-        "Utterance ids, in order."
-        return self._row.tolist()
-    def __len__(self): return len(self.index)
-    def __iter__(self): return iter(self.keys())
-    def __contains__(self, utterance): return utterance in self._row
-    def __getitem__(self, utterance) -> np.ndarray:
-        r = self.rows([utterance])
-        if not len(r): raise StoreError(f"utterance {utterance!r} could not be encoded", self.path, "store.failures says why")
-        return np.array(self._data[self.offsets[r[0]]:self.offsets[r[0] + 1]])
-    def items(self): return ((u, self[u]) for u in self.keys())
     def __repr__(self):
         m = self.meta
         return (f"LatentStore({m['corpus']['name']} x {m['codec']['name']}: {len(self)} utterances, {m['speakers']} speakers, "
                 f"{m['frames']} frames of {self.dim}-d at {self.frame_rate:g} Hz)")
-
-    def rows(self,
-        utterances=None,  # utterance ids; all if None. Those listed in `failures` are left out
-    ) -> np.ndarray:      # rows of `index`, ascending; raises StoreError for an unknown id
-        "Where utterances stand in the index."
-        if utterances is None: return np.arange(len(self))
-        ids = pd.Index([utterances] if isinstance(utterances, str) else list(utterances))
-        rows = self._row.get_indexer(ids)
-        if len(lost := ids[rows < 0].difference(self.failures["utterance_id"])):
-            raise StoreError(f"{len(lost)} of {len(ids)} utterances are not in this store, such as {lost[0]!r}", self.path,
-                             "Use ids of the corpus that it was made from, as in store.keys()")
-        return np.unique(rows[rows >= 0])
-
-    @functools.cached_property
-    def _data(self) -> np.ndarray:
-        "All frames, in memory or mapped."
-        z, total = _Array(self.path, "z", self.meta["files"]), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        large = self.memory == "map" or self.memory == "auto" and 4 * np.prod(z.shape) > total / 4
-        return z.map(cache_dir("latents-mapped") / f"{self.fingerprint}.npy") if large else z.load()
-    @property
-    def z(self) -> np.ndarray:
-        "All frames, [N,D] float32, read-only."
-        z = self._data.view(); z.flags.writeable = False
-        return z
-    @functools.cached_property
-    def energy(self) -> np.ndarray:
-        "Level of the sound under each frame, dB re full scale, [N]."
-        return _Array(self.path, "energy", self.meta["files"]).load()
-    def tensor(self, device="cpu") -> Tensor:
-        "All frames as a tensor [N,D], one copy a device that all windows share; not to be written to."
-        if str(device) not in self._tensors: self._tensors[str(device)] = torch.from_numpy(self._data).to(device)
-        return self._tensors[str(device)]
-    def latents(self, utterances=None):
-        "Latents [T,D] of utterances, one after the other; can be iterated again."
-        return _Latents(self, self.rows(utterances))
-    def median_energy(self, utterances=None) -> float:
-        "Median level of the frames of utterances, dB."
-        frames = np.isin(np.repeat(np.arange(len(self)), np.diff(self.offsets)), self.rows(utterances))
-        return float(np.median(self.energy[frames]))
 
     def codec(self,
         **options,   # for the base codec, in place of those it had: weights, weights_dir, device
@@ -661,7 +698,7 @@ class Windows:
         batches = order.to(self.device).split(batch_size)
         yield from batches[:-1] if drop_last and len(batches[-1]) < batch_size else batches
 
-# %% ../../nbs/data/15_latents.ipynb #7485d282
+# %% ../../nbs/data/15_latents.ipynb #969441eb
 def encode_corpus(
     corpus,              # a Corpus: name, utterances, fingerprint, split()
     codec,               # a LatentCodec
@@ -678,9 +715,10 @@ def encode_corpus(
     if codec.is_fitted: split = None
     elif split is None: split = corpus.split()
     request = _request(corpus, codec, split)
-    path = Path(path) if path is not None else cache_dir("latents") / f"{corpus.name}-{codec.name}-{fingerprint(request)}"
-    if not overwrite and (store := _standing(path, request, corpus, codec)): return store
-    with _Place(path, request, overwrite) as place:
+    wait = path is None  # runs that share a cache share the work
+    path = cache_dir("latents") / f"{corpus.name}-{codec.name}-{fingerprint(request)}" if path is None else Path(path)
+    if store := _standing(path, request, corpus, codec, overwrite): return store
+    with _Place(path, request, overwrite, wait) as place:
         if place.finished: return LatentStore(path, corpus=corpus)
         if base: table, codec = base.index.drop(columns=["offset", "frames"]), _fitted(codec, base, split, place.work)
         encode = functools.partial(_transform_rows, base, codec) if base else functools.partial(_encode_rows, table, codec)
@@ -689,7 +727,7 @@ def encode_corpus(
         _publish(place, shards, table, _about(corpus, codec, split), codec.state(), base.failures if base else None)
     return _reported(LatentStore(path))
 
-# %% ../../nbs/data/15_latents.ipynb #329469b6
+# %% ../../nbs/data/15_latents.ipynb #41e51229
 def _checked(corpus) -> pd.DataFrame:
     "The corpus' table, or why it cannot be encoded."
     table = corpus.utterances.reset_index(drop=True)
@@ -707,12 +745,14 @@ def _request(corpus, codec, split) -> dict:
             "codec": codec.name, "base": codec.base.fingerprint, "fitted": codec.fingerprint if codec.is_fitted else None,
             "fitted_on": fingerprint(sorted(split.train_utterances)) if split else None}
 
-def _standing(path, request, corpus, codec):
+def _standing(path, request, corpus, codec, overwrite):
     "The store that stands at `path` if it is what was asked for; None if there is none; StoreError if it is something else."
     if not (path / "manifest.json").exists():
         if path.is_file() or path.is_dir() and any(path.iterdir()):
             raise StoreError("something that is no latent store is in the way", path, "Choose another path")
         return None
+    if overwrite: return None
+    _Place(path, request).tidy()
     store, had = LatentStore(path, codec, corpus), _read_manifest(path)["request"]
     if had["utterances"] != request["utterances"] or request["fitted_on"] and had["fitted_on"] not in (None, request["fitted_on"]):
         raise StoreError("holds other utterances of this corpus, or its views were fitted on another split", path,
@@ -721,7 +761,8 @@ def _standing(path, request, corpus, codec):
 
 def _about(corpus, codec, split) -> dict:
     "What the manifest says of corpus and codec."
-    c = {k: getattr(codec, k) for k in ("name", "fingerprint", "sample_rate", "frame_rate", "dim", "options")} | {"base": codec.base.fingerprint}
+    c = {k: getattr(codec, k) for k in ("name", "fingerprint", "sample_rate", "frame_rate", "dim", "options")}
+    c["base"] = codec.base.fingerprint
     if split: c["fitted_on"] = {"speakers": sorted(split.train), "utterances": len(split.train_utterances)}
     return {"corpus": {k: str(getattr(corpus, k)) for k in ("name", "fingerprint", "licence", "source")}, "codec": c}
 

@@ -73,7 +73,7 @@ def parse_cases(
     if not found or None in found: raise ParameterError(f"cases={cases!r} cannot be read", remedy='Write "corpus:codec; corpus:codec"')
     return [Case(*m.groups()) for m in found]
 
-# %% ../../nbs/discussions/d00_structure.ipynb #97f79a7b
+# %% ../../nbs/discussions/d00_structure.ipynb #a03497f0
 def recipe(
     profile,                   # run profile
     lags=(1, 2, 4),            # frames from the end of the context to the target
@@ -83,7 +83,7 @@ def recipe(
 ) -> dict:                     # all that decides the rows of a case, beside its data and the code
     "The parameters of a measurement."
     p = get_profile(profile)
-    return dict(lags=[int(k) for k in lags], length=int(length), seed=int(seed), eval_fraction=p.pick(.25, eval_fraction, eval_fraction),
+    return dict(lags=[int(k) for k in lags], length=p.pick(min(int(length), 4), int(length), int(length)), seed=int(seed), eval_fraction=p.pick(.25, eval_fraction, eval_fraction),
                 max_seconds=p.pick(300., p.max_seconds, None), min_count=p.pick(20, 100, 100), repeats=p.pick(1, 3, 5), small=p.name == "smoke")
 
 def measure_store(
@@ -102,7 +102,7 @@ def measure_store(
             found.setdefault(table, []).append(getattr(got, table).assign(lag=lag))
     return {table: pd.concat(dfs, ignore_index=True) for table, dfs in found.items()}
 
-# %% ../../nbs/discussions/d00_structure.ipynb #731483e2
+# %% ../../nbs/discussions/d00_structure.ipynb #f3146757
 _TABLES = ("rows", "summary", "readers", "confidence", "cells")
 _MEASURES = f"audioengram.discussions.{NAME}:measure_store"   # the code that decides a case's rows
 
@@ -111,7 +111,7 @@ def open_case(
     how: dict,     # from `recipe`
 ):                 # corpus, split, store; raises AudioengramError if the data or the codec are not here
     "Get a case's recordings and latents."
-    options = dict(n_speakers=8, n_utterances=8, seconds=4.) if case.corpus == "synthetic" else {}
+    options = dict(n_speakers=8, n_utterances=6) if case.corpus == "synthetic" else {}
     codec = get_codec(case.codec)
     corpus = get_corpus(case.corpus, show=False, **options)
     if how["max_seconds"] and corpus.utterances.seconds.sum() > how["max_seconds"]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ORDER', 'TERMS', 'KAPPA_MAX', 'NODES', 'WEIGHTS', 'unit_sphere', 'finite_nonnegative', 'debye_polynomials',
            'Cumulants', 'cumulants', 'log_sphere_area', 'log_normaliser', 'bessel_ratio', 'inverse_bessel_ratio',
-           'sample_gap', 'HypersphericalUniform', 'VonMisesFisher', 'MixtureVonMisesFisher']
+           'sample_gap', 'HypersphericalUniform', 'VonMisesFisher', 'take_component', 'MixtureVonMisesFisher']
 
 # %% ../../nbs/heads/05_vmf.ipynb #7ab5c3f6
 import functools
@@ -461,7 +461,17 @@ def _kl_uniform_vmf(p, q):
     if p.event_shape != q.event_shape: raise ShapeError(f"directions of dimension {p.event_shape[0]} and {q.dim} cannot be compared")
     return cumulants(q.concentration, q.dim).L.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape)).to(q.concentration.dtype)
 
-# %% ../../nbs/heads/05_vmf.ipynb #bb1b058d
+# %% ../../nbs/heads/05_vmf.ipynb #295a4ba7
+def take_component(
+    t: Tensor,      # values by component, [*batch, K, *rest]
+    k: Tensor,      # component wanted, [*more, *batch]
+    rest: int = 0,  # how many axes stand behind K
+) -> Tensor:        # [*more, *batch, *rest]
+    "Gather one component each."
+    t = t.expand(*k.shape, *t.shape[t.ndim - 1 - rest:])
+    index = k.reshape(*k.shape, 1, *[1] * rest).expand(*k.shape, 1, *t.shape[t.ndim - rest:])
+    return t.gather(k.ndim, index).squeeze(k.ndim)
+
 class MixtureVonMisesFisher(Distribution):
     "Mixture of K vMF distributions; batch_shape of the parameters, event_shape [D]."
     arg_constraints = {"logits": constraints.real_vector, "loc": constraints.independent(unit_sphere, 1), "concentration": constraints.independent(finite_nonnegative, 1)}
@@ -521,8 +531,7 @@ class MixtureVonMisesFisher(Distribution):
             n = math.prod(sample_shape)
             weight = self.logits.softmax(-1).reshape(-1, self.logits.shape[-1])
             pick = torch.multinomial(weight, n, replacement=True, generator=generator).mT.reshape(shape[:-1]) if n else torch.zeros(shape[:-1], dtype=torch.long, device=weight.device)
-            kappa = self.concentration.expand(*shape[:-1], -1).gather(-1, pick[..., None])[..., 0]
-            loc = self.loc.expand(*shape[:-1], *self.loc.shape[-2:]).gather(-2, pick[..., None, None].expand(*shape[:-1], 1, shape[-1]))[..., 0, :]
+            loc, kappa = take_component(self.loc, pick, 1), take_component(self.concentration, pick)
             return VonMisesFisher(loc, kappa, validate_args=False).sample(generator=generator)
 
     @classmethod

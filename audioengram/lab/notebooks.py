@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PAGE_LIMIT', 'EXTRA', 'parameters_of', 'read_parameters', 'inject', 'clean_page', 'discussions_dir', 'notebook_path',
-           'read_notebook', 'notebook_fingerprint', 'run_notebook', 'neutral_values', 'discussion_paths',
-           'stale_reasons', 'list_discussions', 'moved_claims', 'reproduce']
+           'read_notebook', 'notebook_fingerprint', 'run_notebook', 'discussion_paths', 'stale_reasons',
+           'list_discussions', 'moved_claims', 'reproduce']
 
-# %% ../../nbs/lab/20_notebooks.ipynb #06304225
+# %% ../../nbs/lab/20_notebooks.ipynb #e755b43e
 import ast
 import contextlib
 import copy
@@ -33,6 +33,7 @@ from audioengram.lab.runs import (
     format_claims,
     made_here,
     neutral,
+    plain,
     project_root,
     quoted_claims,
     read_run,
@@ -239,7 +240,7 @@ def run_notebook(
     finally: shutil.rmtree(stage, ignore_errors=True)
     return figures / name / "page.ipynb"
 
-# %% ../../nbs/lab/20_notebooks.ipynb #196eecfa
+# %% ../../nbs/lab/20_notebooks.ipynb #ed9217c4
 def _execute(
     nb,            # notebook with its parameters
     folder: Path,  # the kernel's working directory, created
@@ -290,13 +291,8 @@ def _write_page(
         heavy = max(page.cells, key=lambda c: len(str(c)))
         raise RunError(f"the page of {folder.name} weighs {size / 1000:.0f} kB, more than {PAGE_LIMIT / 1000:.0f} kB", remedy=f"Its heaviest cell begins with {_first_line(heavy.source)!r}")
     nbformat.write(page, folder / "page.ipynb")
-    about = dict(notebook=notebook_fingerprint(source), parameters=neutral_values(parameters), quotes={id: find_claim(id) for id in sorted(quotes)})
+    about = dict(notebook=notebook_fingerprint(source), parameters=plain(parameters), quotes={id: find_claim(id) for id in sorted(quotes)})
     write_json(folder / "manifest.json", dict(result.manifest, page=about))
-
-def neutral_values(x):
-    "Parameters as a manifest keeps them: no path of this machine."
-    if isinstance(x, dict): return {k: neutral_values(v) for k, v in x.items()}
-    return [neutral_values(v) for v in x] if isinstance(x, (list, tuple)) else neutral(x) if isinstance(x, str) else x
 
 # %% ../../nbs/lab/20_notebooks.ipynb #e4099689
 EXTRA = ("d2", "d3")   # codes and ember: only under all=True

@@ -216,7 +216,7 @@ def _colour(ids) -> np.ndarray:
     "Colour 0..19 of a cluster id: neighbours in number are no neighbours in colour."
     return (np.asarray(ids, np.int64) * 7919 % 101) % 20
 
-# %% ../../nbs/lab/15_players.ipynb #a201c847
+# %% ../../nbs/lab/15_players.ipynb #23ecfd50
 class Explorer:
     "Pick a speaker and an utterance; see its latents, energy and clusters; hear it."
     def __init__(self,
@@ -224,11 +224,11 @@ class Explorer:
         listen=None,       # utterance id -> (wav [S], rate); the store's own codec decodes if None
         clusters=None,     # latents [T,D] -> cluster ids [T], or a mapping utterance id -> ids
         speakers=None,     # utterance id -> speaker; from store.index if None
-        frame_rate=None,   # latent frames a second; from store.meta if None
+        frame_rate=None,   # latent frames a second; the store's own if None
     ):
         self.store, self.clusters = store, clusters
         self.listen = listen or self._decode if listen or hasattr(store, "codec") else None
-        self.frame_rate = frame_rate or store.meta["frame_rate"]
+        self.frame_rate = frame_rate or store.frame_rate
         if speakers is None: speakers = dict(zip(store.index["utterance_id"], store.index["speaker_id"], strict=True))
         self.speakers = {}
         for uid in store.keys(): self.speakers.setdefault(str(speakers[uid]), []).append(uid)

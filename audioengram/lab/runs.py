@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KEY_PACKAGES', 'CLIP_SECONDS', 'RunError', 'project_root', 'figures_dir', 'run_dir', 'code_fingerprint', 'cached',
-           'neutral', 'make_claim', 'claim_digits', 'format_claim', 'quoted_claims', 'format_claims', 'find_claim',
-           'save_svg', 'Run', 'describe_input', 'swap_in', 'made_here', 'Picture', 'RunResult', 'read_run', 'why_stale',
-           'is_stale']
+           'plain', 'neutral', 'make_claim', 'claim_digits', 'format_claim', 'quoted_claims', 'format_claims',
+           'find_claim', 'save_svg', 'Run', 'describe_input', 'swap_in', 'made_here', 'Picture', 'RunResult',
+           'read_run', 'why_stale', 'is_stale']
 
 # %% ../../nbs/lab/05_runs.ipynb #31301cae
 import ast
@@ -73,7 +73,7 @@ def run_dir(
     staged = Path(stage) / name if stage else None
     return staged if staged and (write or staged.is_dir()) else figures_dir() / name
 
-# %% ../../nbs/lab/05_runs.ipynb #26f5f096
+# %% ../../nbs/lab/05_runs.ipynb #67311134
 def _module_file(module: str, root: Path, package: str) -> Path | None:
     "Source of a module of the package, None if there is none."
     parts = module.split(".")
@@ -90,12 +90,13 @@ class _Bare(ast.NodeTransformer):
 
 @functools.lru_cache(maxsize=256)
 def _outline(
-    file: Path,   # a module's source
+    module: str,  # dotted name
+    file: Path,   # its source
     stamp: int,   # its modification time: part of the cache's key
 ) -> tuple:       # definitions {name: nodes}, imports {name: {(module, attribute)}}, statements run on import
     "The top level of a module."
     tree = _Bare().visit(ast.parse(file.read_text(encoding="utf-8")))
-    defs, imports, loose = {}, {}, []
+    defs, imports, loose, here = {}, {}, [], module.split(".")[:None if file.name == "__init__.py" else -1]
     for node in tree.body:
         names = [node.name] if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) else [
             n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
@@ -104,9 +105,15 @@ def _outline(
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for a in node.names: imports.setdefault(a.asname or a.name, set()).add((a.name, None))
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            for a in node.names: imports.setdefault(a.asname or a.name, set()).add((node.module, a.name))
+        elif isinstance(node, ast.ImportFrom):
+            source = ".".join([*here[:len(here) - node.level + 1], *filter(None, [node.module])]) if node.level else node.module
+            for a in node.names: imports.setdefault(a.asname or a.name, set()).add((source, a.name))
     return defs, imports, loose
+
+@functools.lru_cache(maxsize=10_000)
+def _source(node) -> str:
+    "A definition as text, without comments and layout."
+    return ast.unparse(node)
 
 def _targets(node, defs, imports, module, is_module):
     "The (module, name) pairs of the package that a node refers to; a None name is a whole module."
@@ -115,11 +122,11 @@ def _targets(node, defs, imports, module, is_module):
             if n.id in defs: yield module, n.id
             for m, a in imports.get(n.id, ()):
                 if a is not None and not is_module(f"{m}.{a}"): yield m, a
-        elif isinstance(n, ast.Attribute) and (dotted := ast.unparse(n.value)) in imports:
+        elif isinstance(n, ast.Attribute) and isinstance(n.value, (ast.Name, ast.Attribute)) and (dotted := ast.unparse(n.value)) in imports:
             for m, a in imports[dotted]:
                 yield (m if a is None else f"{m}.{a}"), n.attr
 
-# %% ../../nbs/lab/05_runs.ipynb #7b0ba816
+# %% ../../nbs/lab/05_runs.ipynb #ba2c7e1e
 def code_fingerprint(
     *roots,                  # modules ("audioengram.discussions.d00_structure"), "module:name", or functions
     skip=("lab", "cli"),     # rooms that do not measure
@@ -139,10 +146,10 @@ def code_fingerprint(
         if (item := todo.pop()) in seen: continue
         seen.add(item); module, name = item
         if not (file := find(module)): continue
-        defs, imports, loose = _outline(file, file.stat().st_mtime_ns)
+        defs, imports, loose = _outline(module, file, file.stat().st_mtime_ns)
         nodes = [n for ns in defs.values() for n in ns] if name is None else defs.get(name, [])
         for node in (*nodes, *loose):
-            texts.add(f"{module}:{ast.unparse(node)}")
+            texts.add(f"{module}:{_source(node)}")
             todo += _targets(node, defs, imports, module, find)
         if name is not None and not nodes: todo += [t for t in imports.get(name, ()) if t[1]]  # re-exported
     return fingerprint(sorted(texts))
@@ -151,7 +158,7 @@ def _function_text(f, package: str) -> tuple:  # (what it is, [(module, name) of
     "A function of the package is followed in its source; one from elsewhere (a notebook, a lambda) by its compiled code."
     if isinstance(f, functools.partial):
         text, refs = _function_text(f.func, package)
-        return text + fingerprint(_plain(f.args), _plain(f.keywords)), refs
+        return text + fingerprint(plain(f.args), plain(f.keywords)), refs
     module, name = getattr(f, "__module__", ""), getattr(f, "__qualname__", "")
     if module and module.split(".")[0] == package and "<" not in name: return "", [(module, name.split(".")[0])]
     if not hasattr(f, "__code__"): raise ParameterError(f"cannot tell the code of {f!r}", remedy="Give a function, a module or 'module:name'")
@@ -159,11 +166,13 @@ def _function_text(f, package: str) -> tuple:  # (what it is, [(module, name) of
     while todo:
         g = todo.pop(); seen.add(g)
         for code in _codes(g.__code__):
-            text.append(repr((code.co_code, code.co_names, [c for c in code.co_consts if not isinstance(c, types.CodeType)])))
-            for x in (g.__globals__.get(n) for n in code.co_names):
-                if inspect.ismodule(x): refs += [(x.__name__, n) for n in code.co_names]
-                elif str(getattr(x, "__module__", "")).split(".")[0] == package: refs.append((x.__module__, x.__qualname__.split(".")[0]))
-                elif inspect.isfunction(x) and x.__module__ == g.__module__ and x not in seen: todo.append(x)
+            consts = [sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in code.co_consts if not isinstance(c, types.CodeType)]
+            text.append(repr((code.co_code, code.co_names, consts)))   # a frozenset's order differs from process to process
+            for n, x in ((n, g.__globals__[n]) for n in code.co_names if n in g.__globals__):
+                if inspect.ismodule(x): refs += [(x.__name__, a) for a in code.co_names]
+                elif inspect.isfunction(x) and x.__module__ == g.__module__ and x.__module__.split(".")[0] != package: todo += [x] * (x not in seen)
+                elif inspect.isfunction(x) or inspect.isclass(x): refs.append((x.__module__, x.__qualname__.split(".")[0]))
+                elif _decides(x): text.append(f"{n}={plain(x)!r}")
     return "".join(text), refs
 
 def _codes(code):
@@ -172,7 +181,7 @@ def _codes(code):
     for c in code.co_consts:
         if isinstance(c, types.CodeType): yield from _codes(c)
 
-# %% ../../nbs/lab/05_runs.ipynb #a513e99f
+# %% ../../nbs/lab/05_runs.ipynb #36829041
 def cached(
     parts,            # whatever decides the answer: fingerprints, parameters, names; JSON-like values and arrays
     fn,               # function of no arguments -> DataFrame or list of dicts (kind "rows"), or a JSON value (kind "json")
@@ -183,7 +192,7 @@ def cached(
     "Compute once: content-keyed cache of measured rows."
     if kind not in ("rows", "json"): raise ParameterError(f"unknown kind {kind!r}", remedy='Choose "rows" or "json"')
     roots = (fn,) if code is None else code if isinstance(code, (list, tuple)) else (code,)
-    key = fingerprint(_plain(parts), _captured(fn), code_fingerprint(*roots), length=24)
+    key = fingerprint(plain(parts), _captured(fn), code_fingerprint(*roots), length=24)
     path = Path(folder or cache_dir("rows")) / f"{key}.{'parquet' if kind == 'rows' else 'json'}"
     read = (lambda: pd.read_parquet(path)) if kind == "rows" else (lambda: read_json(path))
     if path.exists():
@@ -196,20 +205,27 @@ def cached(
     return read()
 
 def _captured(fn) -> dict:
-    "Plain values and fingerprints that a closure carries: they decide its answer as much as `parts`."
-    cells = zip(getattr(fn, "__code__", fn).co_freevars, fn.__closure__ or (), strict=True) if hasattr(fn, "__closure__") else ()
-    held = {k: c.cell_contents for k, c in cells}
-    return {k: _plain(v) for k, v in held.items() if isinstance(v, (str, Number, bool, tuple, list, type(None))) or hasattr(v, "fingerprint")}
+    "Plain values and fingerprints that a function carries, in its closure or its defaults: they decide its answer as much as `parts`."
+    if isinstance(fn, functools.partial): return _captured(fn.func)
+    held = inspect.getclosurevars(fn).nonlocals if inspect.isfunction(fn) else {}
+    defaults = (getattr(fn, "__defaults__", None) or (), getattr(fn, "__kwdefaults__", None) or {})
+    return dict({k: plain(v) for k, v in held.items() if _decides(v)}, defaults=[plain(v) for v in (*defaults[0], *defaults[1].values()) if _decides(v)])
+
+def _decides(x) -> bool:
+    "Whether a captured value can be put into a key: a plain value, or an object that has a fingerprint."
+    return isinstance(x, (str, Number, type(None))) or (isinstance(x, (tuple, list)) and all(map(_decides, x))) or isinstance(getattr(x, "fingerprint", None), str)
 
 def _frame(rows) -> pd.DataFrame:
     "A table from a DataFrame, a dict, or dicts."
     return rows if isinstance(rows, pd.DataFrame) else pd.DataFrame([rows] if isinstance(rows, dict) else list(rows))
 
-def _plain(x):
-    "JSON form of parameters and key parts: tuples as lists, objects by their fingerprint, paths without the machine."
-    if isinstance(x, dict): return {str(k): _plain(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)): return [_plain(v) for v in x]
-    if isinstance(x, (set, frozenset)): return sorted(map(_plain, x))
+def plain(
+    x,   # parameters, key parts
+):       # tuples as lists, objects by their fingerprint, paths without the machine
+    "JSON form of what decides a result."
+    if isinstance(x, dict): return {str(k): plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)): return [plain(v) for v in x]
+    if isinstance(x, (set, frozenset)): return sorted(map(plain, x))
     if isinstance(x, np.generic): return x.item()
     if isinstance(x, (str, Path)): return neutral(str(x))
     if isinstance(getattr(x, "fingerprint", None), str): return x.fingerprint
@@ -225,7 +241,7 @@ def neutral(
         text = re.sub(rf"(?<![\w.]){re.escape(place)}(?=$|[^\w.-])(/(?=.))?", lambda m, n=name: "" if n == "." and m[1] else n + (m[1] or ""), text)
     return text
 
-# %% ../../nbs/lab/05_runs.ipynb #045219ab
+# %% ../../nbs/lab/05_runs.ipynb #45c280e1
 def make_claim(
     value,          # a number, or a word such as "fails" (then exact)
     lo=None,        # lower end of the interval
@@ -244,15 +260,15 @@ def make_claim(
         if isinstance(x, Number) and not np.isfinite(x): raise ParameterError(f"a claim must be finite, got {x}")
     if lo is not None and hi is not None and lo > hi: raise ParameterError(f"the interval [{lo}, {hi}] is upside down")
     fields = dict(value=value, lo=lo, hi=hi, n=n, unit=unit, quantity=quantity, digits=digits, exact=exact)
-    return {k: v for k, v in fields.items() if k == "value" or v not in (None, "", False)}
+    return {k: v for k, v in fields.items() if k == "value" or not (v is None or v is False or v == "")}
 
 def claim_digits(claim: dict) -> int:  # decimals to print, >= 0
     "Decimals that the interval supports: two significant digits of its half-width; without one, three significant digits."
     if "digits" in claim: return claim["digits"]
-    if isinstance(claim["value"], (int, str)): return 0
+    if isinstance(claim["value"], (int, str)) and "lo" not in claim: return 0
     half = abs(claim["hi"] - claim["lo"]) / 2 if {"lo", "hi"} <= claim.keys() else 0
     scale, keep = (half, 1) if half > 0 else (abs(claim["value"]), 2)
-    return int(np.clip(keep - np.floor(np.log10(scale)), 0, 8)) if scale > 0 else 0
+    return int(max(keep - np.floor(np.log10(scale)), 0)) if scale > 0 else 0
 
 def format_claim(
     claim: dict,     # one entry of claims.json
@@ -260,13 +276,14 @@ def format_claim(
 ) -> str:            # "0.993 [0.991, 0.995]"
     "A claim as prose quotes it."
     fields = {"value", "lo", "hi", "n", "interval", "full"}
-    field, number = "", f".{claim_digits(claim)}f"
+    field, digits = "", claim_digits(claim)
+    number = f",.{digits}f" if digits < 7 or "digits" in claim else ".1e"
     for part in filter(None, spec.split("|")):
         if part in fields: field = part
         else: number = part
-    def show(x): return x if isinstance(x, str) else format(x, "d" if number == ".0f" and isinstance(x, int) else number).replace("-", "−")
+    def show(x): return x if isinstance(x, str) else format(x, number).replace("-", "−")
     if field in ("lo", "hi", "n") and field not in claim: raise ParameterError(f"the claim has no {field}", remedy="Quote its value")
-    if field == "n": return str(claim["n"])
+    if field == "n": return f"{claim['n']:,}"
     if field in ("lo", "hi"): return show(claim[field])
     value, suffix = show(claim["value"]), f" {claim['quantity']}" if claim.get("quantity") else ""
     if field == "value" or "lo" not in claim: return value + suffix
@@ -341,7 +358,7 @@ def _escape(text: str) -> str:
     "Text for XML."
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
 
-# %% ../../nbs/lab/05_runs.ipynb #bd33530f
+# %% ../../nbs/lab/05_runs.ipynb #f03406e4
 KEY_PACKAGES = ("audioengram", "torch", "numpy", "scipy", "pandas", "scikit-learn", "faiss-cpu", "librosa", "zarr", "matplotlib")
 CLIP_SECONDS = 15  # a clip is a few seconds
 
@@ -384,7 +401,7 @@ class Run:
 
     def manifest(self) -> dict:
         "What made these results; nothing in it names the machine."
-        return dict(name=self.name, profile=self.profile.name, parameters=_plain(self.parameters), seed=self.seed,
+        return dict(name=self.name, profile=self.profile.name, parameters=plain(self.parameters), seed=self.seed,
                     code=code_fingerprint(*self.code) if self.code else None, inputs=self.inputs, git=_git(self.final),
                     versions=_versions(), python=platform.python_version(), device=_device(), started=self.started.isoformat(timespec="seconds"),
                     seconds=round(time.perf_counter() - self.clock, 1), figures=self.figures, clips=self.clips,
@@ -463,14 +480,14 @@ class Run:
         save_audio(self.path(name + suffix), wav if target is None else match_loudness(wav, rate, target), rate)
         self.clips[name] = dict(file=name + suffix, seconds=round(len(wav) / rate, 3), rate=int(rate), caption=caption)
 
-# %% ../../nbs/lab/05_runs.ipynb #3676a86c
+# %% ../../nbs/lab/05_runs.ipynb #fe3f223d
 def describe_input(
     x,        # object with a fingerprint, or a plain value
 ) -> dict:    # {"name", "fingerprint"} as far as it has them
     "What to record about an input."
-    if isinstance(x, dict) and "fingerprint" in x: return _plain(x)
+    if isinstance(x, dict) and "fingerprint" in x: return plain(x)
     print_, name = getattr(x, "fingerprint", None), getattr(x, "name", None)
-    if print_ is None: return dict(fingerprint=fingerprint(_plain(x)), **(dict(name=neutral(str(x))) if isinstance(x, (str, Number, Path)) else {}))
+    if print_ is None: return dict(fingerprint=fingerprint(plain(x)), **(dict(name=neutral(str(x))) if isinstance(x, (str, Number, Path)) else {}))
     return dict(**(dict(name=name) if isinstance(name, str) else {}), fingerprint=str(print_))
 
 def swap_in(
@@ -531,12 +548,15 @@ def _device() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {cores} cores"
 
-# %% ../../nbs/lab/05_runs.ipynb #c6baa43d
+# %% ../../nbs/lab/05_runs.ipynb #7092e4ef
 class Picture:
     "A figure of a run: shown by a link relative to the page, so that pages stay light."
     def __init__(self, path, alt="", caption=""): self.path, self.alt, self.caption = Path(path), alt, caption
     def __repr__(self): return f"Picture({self.path.name}: {self.alt})"
-    def _repr_markdown_(self): return f"![{self.caption or self.alt}]({os.path.relpath(self.path)}){{fig-alt=\"{_escape(self.alt)}\"}}"
+    def _repr_markdown_(self):
+        "Quarto reads the attribute in braces; JupyterLab would print it, so a live notebook gets none."
+        staged = self.caption and os.environ.get("AUDIOENGRAM_STAGE")
+        return f"![{self.caption or self.alt}]({os.path.relpath(self.path)})" + (f'{{fig-alt="{_escape(self.alt)}"}}' if staged else "")
 
 class RunResult:
     "The published results of a run."
@@ -595,7 +615,7 @@ def read_run(
         raise RunError("no results", folder, f"Run `audioengram run {folder.name}` first")
     return RunResult(folder)
 
-# %% ../../nbs/lab/05_runs.ipynb #8ee57695
+# %% ../../nbs/lab/05_runs.ipynb #3c2b8609
 def why_stale(
     name: str,           # name of a run, "d00_structure"
     parameters=None,     # parameters wanted now; those not given are not compared
@@ -610,7 +630,7 @@ def why_stale(
     except RunError as e: return [e.what]
     m, page = result.manifest, result.manifest.get("page") or {}
     old, code = page.get("parameters", m["parameters"]), _measuring_code(name)
-    reasons = [f"parameter {k} was {old.get(k)!r}, is {v!r}" for k, v in _plain(parameters or {}).items() if k not in old or old[k] != v]
+    reasons = [f"parameter {k} was {old.get(k)!r}, is {v!r}" for k, v in plain(parameters or {}).items() if k not in old or old[k] != v]
     if profile and get_profile(profile).name != m["profile"]: reasons.append(f"profile was {m['profile']}, is {get_profile(profile).name}")
     if code and m["code"] != code_fingerprint(*code): reasons.append("the measuring code changed")
     for kind, x in (inputs or {}).items():

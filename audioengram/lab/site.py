@@ -96,7 +96,7 @@ def _skipped(path: Path, root) -> bool:
     "Checkpoints, stages and other hidden things are no pages."
     return any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
 
-# %% ../../nbs/lab/25_site.ipynb #a4fdc4c5
+# %% ../../nbs/lab/25_site.ipynb #9385ff72
 def tidy(
     nb: dict,   # JSON of a notebook, changed in place
 ) -> bool:      # whether anything changed
@@ -108,6 +108,7 @@ def tidy(
         if hidden and "remove-cell" not in (tags := cell["metadata"].setdefault("tags", [])): tags.append("remove-cell")
         for data in (out.get("data", {}) for out in cell["outputs"]):
             data.pop("application/vnd.jupyter.widget-view+json", None)
+            if "text/plain" in data and text_of(data.get("text/html", "")).lstrip().startswith("<pre"): del data["text/html"]  # what rich prints
             if "text/html" in data and (table := markdown_table(text_of(data["text/html"]))):
                 del data["text/html"]
                 data["text/markdown"] = table.splitlines(keepends=True)
@@ -145,7 +146,7 @@ def markdown_table(
     lines = [rows[0], ["--:" if n else ":--" for n in number], *rows[1:]]
     return "\n".join("| " + " | ".join(r) + " |" for r in lines) + (f"\n\n{t.outside.strip()}" if t.outside.strip() else "") + "\n"
 
-# %% ../../nbs/lab/25_site.ipynb #83c11192
+# %% ../../nbs/lab/25_site.ipynb #3c9624b5
 PAGE_BYTES = 300_000
 _FAULTS = (
     ("stores sound as base64", r"data:audio|audio/[\w.+-]+;base64", "Write a clip with lab.players and show its row"),
@@ -159,7 +160,7 @@ def page_problems(
 ) -> list:  # in words; empty for a page that may be published
     "What is wrong with a page."
     nb, found, published = read_notebook(path), [], Path(path).name == "page.ipynb"
-    if tidy(nb): found.append("is not tidy: run `audioengram site`, which tidies")
+    if tidy(nb) and "discussions" not in Path(path).parts: found.append("is not tidy: run `audioengram site`, which tidies")
     if Path(path).stat().st_size > PAGE_BYTES: found.append(f"weighs {Path(path).stat().st_size / 1000:.0f} kB, more than {PAGE_BYTES // 1000} kB: show fewer or lighter figures")
     outputs = json.dumps([c.get("outputs") for c in nb["cells"] if c["cell_type"] == "code"], ensure_ascii=False)
     prose = "\n".join(text_of(c["source"]) for c in nb["cells"] if c["cell_type"] != "code")
@@ -360,12 +361,13 @@ def check_site(
             elif not re.match(r"[a-z][a-z+.-]*:|#", r) and (why := missing(css, r)): found.append(f"{css.relative_to(out).as_posix()}: {r} {why}")
     return found
 
-# %% ../../nbs/lab/25_site.ipynb #8a7b5b22
+# %% ../../nbs/lab/25_site.ipynb #0ff6a4d0
 def tidy_pages(
     root,   # the project
 ) -> list:  # paths that were changed, relative to it
-    "Tidy every page of the project."
-    paths = [p for pattern in ("nbs/*.ipynb", "nbs/*/*.ipynb", "figures/*/page.ipynb") for p in sorted(Path(root).glob(pattern)) if not _skipped(p, root)]
+    "Tidy every page that is rendered."
+    paths = [p for pattern in ("nbs/*.ipynb", "nbs/*/*.ipynb", "figures/*/page.ipynb") for p in sorted(Path(root).glob(pattern))
+             if not _skipped(p, root) and p.parent.name != "discussions"]
     changed = []
     for path in paths:
         nb = read_notebook(path)

@@ -6,11 +6,11 @@
 __all__ = ['KEYS', 'STRENGTHS', 'RATIO_BOUND', 'DEGRADATION_BOUND', 'CONTROL_TOLERANCE', 'VERDICTS', 'ArrayWindows',
            'windows_from', 'cluster_moments', 'Table', 'fit_table', 'frame_errors', 'variance_ratio',
            'entropy_reduction', 'likelihood_gain', 'KeySpec', 'context_feature', 'Key', 'fit_key', 'fit_keys',
-           'LinearSums', 'ridge', 'mean_square', 'batches', 'fit_readers', 'reader_errors', 'Side', 'drop_small_cells',
-           'measure_cells', 'confidence_rows', 'cell_rows', 'Phase0', 'step_scale', 'side_of', 'phase0', 'reader_rows',
-           'ratio_of', 'decide', 'beyond_differencing', 'verdict']
+           'LinearSums', 'ridge_path', 'ridge', 'mean_square', 'batches', 'fit_readers', 'reader_errors', 'Side',
+           'drop_small_cells', 'measure_cells', 'confidence_rows', 'cell_rows', 'Phase0', 'step_scale', 'side_of',
+           'phase0', 'reader_rows', 'ratio_of', 'decide', 'beyond_differencing', 'verdict']
 
-# %% ../../nbs/measure/10_structure.ipynb #5aae9416
+# %% ../../nbs/measure/10_structure.ipynb #92d78491
 import itertools
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse
+from scipy import linalg, sparse
 from sklearn.decomposition import PCA
 
 from ..core import ParameterError, ShapeError, check_shape, spawn
@@ -254,7 +254,7 @@ def fit_keys(
         shared[spec.feature, spec.pca], keys[spec.name] = key.pca, key
     return keys
 
-# %% ../../nbs/measure/10_structure.ipynb #faacd166
+# %% ../../nbs/measure/10_structure.ipynb #f8408348
 @dataclass
 class LinearSums:
     "Second moments of features and targets about fixed shifts; they add up over batches and speakers."
@@ -289,17 +289,27 @@ class LinearSums:
         mx, my = self.x / self.n, self.y / self.n
         return self.xx / self.n - np.outer(mx, mx), self.xy / self.n - np.outer(mx, my), self.yy / self.n - my**2
 
+def ridge_path(
+    sums: LinearSums,    # of the training rows
+    strengths,           # penalties, in units of the features' mean variance
+    basis=None,          # features the reader sees, as a matrix [P,p]; all if None
+):                       # yields coefficients [P,D] and intercept [D] for each penalty
+    "Ridge regressions from sums, one a penalty."
+    cxx, cxy, _ = sums.centred()
+    if basis is not None: cxx, cxy = basis.T @ cxx @ basis, basis.T @ cxy
+    unit = np.trace(cxx) / len(cxx)
+    for s in strengths:
+        b = linalg.solve(cxx + (s * unit + 1e-12) * np.eye(len(cxx)), cxy, assume_a="pos")
+        b = b if basis is None else basis @ b
+        yield b, sums.y / sums.n + sums.shift_y - (sums.x / sums.n + sums.shift_x) @ b
+
 def ridge(
     sums: LinearSums,    # of the training rows
     strength: float,     # penalty, in units of the features' mean variance
-    basis=None,          # features the reader sees, as a matrix [P,p]; all if None
+    basis=None,          # as in `ridge_path`
 ):                       # coefficients [P,D], intercept [D]
     "Ridge regression from sums."
-    cxx, cxy, _ = sums.centred()
-    if basis is not None: cxx, cxy = basis.T @ cxx @ basis, basis.T @ cxy
-    b = np.linalg.solve(cxx + (strength * np.trace(cxx) / len(cxx) + 1e-12) * np.eye(len(cxx)), cxy)
-    b = b if basis is None else basis @ b
-    return b, sums.y / sums.n + sums.shift_y - (sums.x / sums.n + sums.shift_x) @ b
+    return next(ridge_path(sums, [strength], basis))
 
 def mean_square(
     sums: LinearSums,  # of the rows in question
@@ -310,8 +320,8 @@ def mean_square(
     bias = sums.y / sums.n + sums.shift_y - (sums.x / sums.n + sums.shift_x) @ b - intercept
     return float(vy.sum() - 2 * (b * cxy).sum() + (b * (cxx @ b)).sum() + (bias**2).sum())
 
-# %% ../../nbs/measure/10_structure.ipynb #6015ab18
-STRENGTHS = tuple(10.**p for p in range(-6, 2))   # ridge penalties tried
+# %% ../../nbs/measure/10_structure.ipynb #ca77c449
+STRENGTHS = tuple(10.**p for p in range(-5, 1))   # ridge penalties tried
 
 def batches(
     windows,            # a store's windows or ArrayWindows
@@ -344,7 +354,7 @@ def fit_readers(
     if not (fit.n and tune.n): fit = tune = fit + tune                  # a single speaker: the weakest penalty will win
     readers = {}
     for name, basis in _bases(c.shape[1], c.shape[2]).items():
-        errors = [mean_square(tune, *ridge(fit, s, basis)) for s in STRENGTHS]
+        errors = [mean_square(tune, *reader) for reader in ridge_path(fit, STRENGTHS, basis)]
         readers[name] = ridge(fit + tune, STRENGTHS[int(np.argmin(errors))], basis)
     return dict(readers, diagonal=_diagonal(fit + tune, c.shape[2]))
 
@@ -399,7 +409,7 @@ def drop_small_cells(
         sides.append(replace(part, cell=new[ok]))
     return *sides, kept
 
-# %% ../../nbs/measure/10_structure.ipynb #b21fb763
+# %% ../../nbs/measure/10_structure.ipynb #2013d191
 def measure_cells(
     train: Side, held: Side,  # both sides of the split, unfiltered
     raw_weight,               # variance of each step dimension, [D]: turns normalised errors back into raw ones
@@ -417,7 +427,8 @@ def measure_cells(
                    **_pair("_raw", frame_errors(table, kept.x, kept.cell, weight=raw_weight)),
                    gain=likelihood_gain(table, kept.x, kept.cell), **_controls(mine, kept, len(cells), repeats, seed))
     trained = _pair("", frame_errors(table, mine.x, mine.cell, left_out=True))
-    rows = pd.concat([_by_speaker(columns, kept.speaker, "held"), _by_speaker(trained, np.zeros(len(mine.x), int), "train")], ignore_index=True)
+    parts = _by_speaker(columns, kept.speaker, "held"), _by_speaker(trained, np.zeros(len(mine.x), int), "train")
+    rows = pd.concat(parts, ignore_index=True)
     shuffled = kept.cell[shuffle_index(len(kept.cell), seed=spawn(seed, "entropy"))]
     share = np.bincount(kept.cell, minlength=len(cells)) / len(kept.cell)
     summary.update(entropy=entropy_reduction(own), entropy_shuffled=entropy_reduction(fit_table(kept.x, shuffled, len(cells))),

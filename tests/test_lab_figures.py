@@ -1,0 +1,82 @@
+"Figures draw the rows they are given, name their nulls, and say which column is missing."
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from audioengram.core import ParameterError
+from audioengram.lab import figures as f
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    f.use_style(); yield; plt.close("all")
+
+
+ROWS = pd.DataFrame([dict(key=k, lag=g, ratio=r, lo=r - 0.02, hi=r + 0.01) for k, r in (("a", 0.9), ("b", 0.95)) for g in (1, 2, 4)])
+
+
+def texts(ax): return [t.get_text().strip() for t in ax.texts]
+
+
+@pytest.mark.parametrize("lag", [int, str])
+def test_interval_plot_draws_every_row(lag):
+    ax = f.interval_plot(ROWS.assign(lag=ROWS.lag.map(lag)), "lag", "ratio", hue="key", null=1, null_label="permuted")
+    lines = {line.get_label(): line for line in ax.lines}
+    for k in "ab": assert list(lines[k].get_ydata()) == list(ROWS[ROWS.key == k].ratio)
+    assert (lines["a"].get_linestyle() == "-") == (lag is int)
+    ends = np.concatenate([[s[:, 1] for s in c.get_segments()] for c in ax.collections])
+    np.testing.assert_allclose(np.sort(ends, 1), ROWS[["lo", "hi"]].to_numpy())
+    assert texts(ax) == ["permuted"]
+
+
+def test_a_value_outside_its_interval_and_a_missing_interval_are_drawn():
+    df = pd.DataFrame(dict(x=["u", "v"], y=[5.0, 1.0], lo=[1.0, np.nan], hi=[2.0, np.nan]))
+    ax = f.interval_plot(df, "x", "y")
+    assert list(ax.lines[-1].get_ydata()) == [5.0, 1.0]
+
+
+def test_the_legend_hides_no_point():
+    ax = f.interval_plot(ROWS, "lag", "ratio", hue="key")
+    ax.figure.canvas.draw()
+    box = ax.get_legend().get_window_extent()
+    points = ax.transData.transform(ROWS[["lag", "hi"]].to_numpy(float))
+    assert not any(box.contains(*p) for p in points)
+
+
+def test_missing_columns_and_too_many_hues():
+    for draw in (lambda: f.interval_plot(ROWS, "lag", "nope"), lambda: f.band_plot(ROWS, "lag", "nope"), lambda: f.distribution(ROWS, "nope")):
+        with pytest.raises(ParameterError, match="no column 'nope'.*It has key, lag, ratio"): draw()
+    with pytest.raises(ParameterError, match="too many"): f.look("abcdefgh")
+
+
+def test_colours_stay_with_names():
+    assert f.look(["x", "y", "x"]) == f.look(["x", "y"]) and len({s["marker"] for s in f.look("abcdefg").values()}) == 7
+
+
+def test_heat_map_numbers_and_centre():
+    ax = f.heat_map(pd.DataFrame([[0.1, -0.4], [np.nan, 0.2]], index=["r", "s"], columns=[1, 2]), centre=0, numbers=".1f", label="gain")
+    assert texts(ax) == ["0.1", "-0.4", "0.2"] and ax.images[0].get_clim() == (-0.4, 0.4)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["r", "s"] and ax.figure.axes[1].get_ylabel() == "gain"
+
+
+def test_cloud_samples_points_with_their_colours():
+    x = np.arange(8000.0); ax = f.cloud(np.stack([x, x], 1), color=x, most=500)
+    drawn = ax.collections[0]
+    assert len(drawn.get_offsets()) == 500 and np.array_equal(drawn.get_offsets()[:, 0], drawn.get_array())
+
+
+def test_distribution_ignores_missing_and_shares_bins():
+    df = pd.DataFrame(dict(v=[*np.linspace(0, 1, 50), np.nan, *np.linspace(2, 3, 20)], g=["a"] * 51 + ["b"] * 20))
+    ax = f.distribution(df, "v", hue="g", density=False, bins=10)
+    outlines = [p.get_data() for p in ax.patches if not p.get_fill()]
+    assert [o.values.sum() for o in outlines] == [50, 20] and np.array_equal(outlines[0].edges, outlines[1].edges)
+
+
+@pytest.mark.parametrize("n, shape", [(1, 1), (4, 4), (7, 7)])
+def test_panels(n, shape):
+    fig, axes = f.panels(n, titles=list("abcdefg"[:n]))
+    assert len(axes) == len(fig.axes) == shape and axes[-1].get_title(loc="left") == "abcdefg"[n - 1]

@@ -1,0 +1,195 @@
+"The runner refuses what would silently give wrong numbers, publishes whole pages, and keeps old ones when a run fails."
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from audioengram.core import ParameterError
+from audioengram.lab import notebooks
+from audioengram.lab.notebooks import (
+    clean_page,
+    inject,
+    list_discussions,
+    moved_claims,
+    parameters_of,
+    read_parameters,
+    reproduce,
+    run_notebook,
+)
+from audioengram.lab.runs import RunError, read_run
+
+PARAMETERS = "profile = 'quick'\nseed = 0\ncodec = 'nano'\nlags = (1, 2)\nrate = .5\nfast = False\nextra = None"
+MEASURE = """from audioengram.lab.runs import Run
+with Run("{name}", dict(seed=seed, codec=codec), profile=profile) as run:
+    run.claim("answer", 40 + seed, exact="count"); run.claim("lags", len(lags), exact="count")
+    run.rows([dict(speaker="a", value=rate)])"""
+
+
+def notebook(*cells, name="d90_toy", tags=("parameters",), parameters=PARAMETERS, prose="# Toy\n> It is {claim:answer}."):
+    new = nbformat.v4
+    nb = new.new_notebook(cells=[new.new_markdown_cell(prose), new.new_code_cell("import sys, os"),
+                                 *(new.new_code_cell(parameters, metadata=dict(tags=[t] if t else [])) for t in tags),
+                                 *(new.new_code_cell(c.replace("{name}", name)) for c in cells)])
+    nb.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
+    return nb
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    "A project of its own, the working directory inside it."
+    root = tmp_path / "project"
+    (root / "nbs" / "discussions").mkdir(parents=True); (root / "settings.ini").touch()
+    for v in ("AUDIOENGRAM_FIGURES", "AUDIOENGRAM_STAGE"): monkeypatch.delenv(v, raising=False)
+    monkeypatch.setenv("AUDIOENGRAM_CACHE", str(tmp_path / "cache")); monkeypatch.chdir(root)
+    def add(name, *cells, **kwargs): nbformat.write(notebook(*cells, name=name, **kwargs), root / "nbs" / "discussions" / f"{name}.ipynb")
+    add.root = root
+    return add
+
+
+# ---- the guard, without a kernel
+
+@pytest.mark.parametrize("tags, says", [(("",), "has 0 cells"), (("parameters", "parameters"), "has 2 cells"), ((), "has 0 cells")])
+def test_the_tag_must_be_there_once(project, tags, says):
+    project("d90_toy", MEASURE, tags=tags)
+    with pytest.raises(ParameterError, match=says): run_notebook("d90_toy", dict(seed=1))
+    assert not (project.root / "figures").exists()
+
+
+def test_a_notebook_whose_tag_was_cleaned_away_is_refused(project):
+    "As nbdev_clean leaves it where settings.ini does not allow the key `tags`."
+    from execnb.nbio import dict2nb, nb2dict
+    from nbdev.clean import clean_nb
+    project("d90_toy", MEASURE)
+    path = project.root / "nbs/discussions/d90_toy.ipynb"
+    assert parameters_of(nbformat.read(path, 4))["seed"] == 0
+    nb = dict2nb(nbformat.read(path, 4)); clean_nb(nb, allowed_cell_metadata_keys=[])
+    nbformat.write(nbformat.from_dict(nb2dict(nb)), path)
+    with pytest.raises(ParameterError, match="allowed_cell_metadata_keys = tags"): run_notebook("d90_toy", dict(seed=1))
+
+
+@pytest.mark.parametrize("given, says", [(dict(sed=1), "did you mean 'seed'.*It has profile, seed"), (dict(zzz=1), "no parameter 'zzz'"),
+                                         (dict(seed="x"), "expected int"), (dict(seed=True), "expected int"), (dict(fast="maybe"), "expected bool"),
+                                         (dict(lags="1,b"), "expected tuple"), (dict(profile="huge"), "smoke, quick, full")])
+def test_unknown_names_and_wrong_types(project, given, says):
+    project("d90_toy", MEASURE)
+    with pytest.raises(ParameterError, match=says):
+        run_notebook("d90_toy", {k: v for k, v in given.items() if k != "profile"}, profile=given.get("profile", "quick"))
+
+
+@pytest.mark.parametrize("text, value", [("3", 3), ("-2", -2)])
+def test_text_from_a_shell_takes_the_type_of_the_default(text, value):
+    known = parameters_of(notebook())
+    got = read_parameters(known, dict(seed=text, lags="4,8", rate="1e-3", fast="true", extra="[1, a]", codec="123"))
+    assert got == dict(seed=value, lags=(4, 8), rate=0.001, fast=True, extra=[1, "a"], codec="123")
+    assert read_parameters(known, dict(lags="[4]", fast="False", rate=2, codec=7)) == dict(lags=(4,), fast=False, rate=2.0, codec="7")
+
+
+@pytest.mark.parametrize("cell", ["seed = 1 + 1", "import os", "a, b = 1, 2", "seed = int(3)"])
+def test_a_parameters_cell_only_assigns_literals(cell):
+    with pytest.raises(ParameterError, match="parameters cell may only|must be a literal"): parameters_of(notebook(parameters=cell))
+
+
+def test_injection_stands_behind_the_parameters_and_is_exact():
+    given = dict(lags=(1,), codec='a"b\\n', rate=0.1)
+    nb = inject(notebook("x = 1"), given)
+    at = [i for i, c in enumerate(nb.cells) if "parameters" in c.metadata.tags][0]
+    scope = {}; exec(nb.cells[at + 1].source, scope)
+    assert {k: scope[k] for k in given} == given
+    with pytest.raises(RunError, match="defaults would win"): inject(notebook("x = 1", tags=("",)), given)
+
+
+def test_outside_a_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path); monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "site-packages" / "x.py"))
+    with pytest.raises(ParameterError, match="Clone audioengram"): run_notebook("d00_structure")
+    (tmp_path / "bad.ipynb").write_text("no notebook")
+    with pytest.raises(RunError, match="not a notebook"): run_notebook(tmp_path / "bad.ipynb")
+
+
+def test_a_discussion_that_is_not_there(project):
+    project("d90_toy", MEASURE)
+    with pytest.raises(ParameterError, match="did you mean 'd90_toy'"): run_notebook("d90_toi")
+
+
+# ---- with a kernel
+
+NOISY = """import os, pathlib
+from tqdm import tqdm
+for _ in tqdm(range(3)): pass
+print("\\rhalf", end=""); print("\\rwhole"); print("\\x1b[31mred\\x1b[0m")
+print(pathlib.Path.home() / "secret")
+print(os.getcwd())
+import warnings; warnings.warn("only for those who watch")
+from IPython.display import Markdown
+Markdown(f"![a]({os.path.relpath(os.environ['AUDIOENGRAM_STAGE'] + '/d90_toy/a.svg')})")"""
+
+
+def test_end_to_end(project):
+    project("d90_toy", MEASURE, NOISY, prose="# Toy\n> It is {claim:answer}, {claim:lags} lags.")
+    page = run_notebook("d90_toy", dict(seed="2", lags="1,2,4"), profile="smoke", progress=False)
+    assert page == project.root / "figures/d90_toy/page.ipynb" and [p.name for p in (project.root / "figures").iterdir()] == ["d90_toy"]
+    r, nb, raw = read_run("d90_toy"), nbformat.read(page, 4), page.read_text()
+    assert nb.cells[0].source == "# Toy\n> It is 42, 3 lags." and r.claims["lags"]["value"] == 3
+    assert r.manifest["profile"] == "smoke" and r.manifest["page"]["parameters"]["lags"] == [1, 2, 4] and r.manifest["page"]["parameters"]["rate"] == 0.5
+    out = "".join(o.text for o in nb.cells[-1].outputs if o.output_type == "stream")
+    assert out.startswith("whole\nred\n~/secret\n") and "it/s" not in raw and "only for those" not in raw and "papermill" not in raw
+    assert nb.cells[-1].outputs[-1].data["text/markdown"] == "![a](a.svg)"
+    for place in (project.root, Path.home(), os.environ["AUDIOENGRAM_CACHE"]): assert not re.search(re.escape(str(place)) + r"\b", raw)
+    assert not re.search(r'"(start_time|end_time|duration|iopub[^"]*)"', raw) and len(raw) < 300_000
+    nbformat.validate(nb)
+
+
+@pytest.mark.parametrize("cells, says", [((MEASURE, "y = 1\nraise ValueError('boom')"), r"failed in cell 5 \(y = 1\): ValueError: boom"),
+                                         (("raise SystemExit(0)", MEASURE), "ended the notebook early"), (("x = 1",), "published nothing"),
+                                         (("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", MEASURE), r"failed in cell 4 .*the kernel died")])
+def test_a_failing_run_leaves_the_published_page(project, cells, says):
+    project("d90_toy", MEASURE)
+    page = run_notebook("d90_toy", progress=False)
+    before = {p.name: p.read_bytes() for p in page.parent.iterdir()}
+    project("d90_toy", *cells)
+    with pytest.raises(RunError, match=says) as e: run_notebook("d90_toy", dict(seed=9), progress=False)
+    assert {p.name: p.read_bytes() for p in page.parent.iterdir()} == before and [p.name for p in page.parent.parent.iterdir()] == ["d90_toy"]
+    if "cell" in says: assert nbformat.read(e.value.file, 4).cells, "the half-executed page is kept"
+
+
+def test_prose_with_an_unknown_claim_is_not_published(project):
+    project("d90_toy", MEASURE, prose="# Toy\n> {claim:anser}")
+    with pytest.raises(ParameterError, match="d90_toy, cell 1: unknown claim 'anser'.*answer"): run_notebook("d90_toy", progress=False)
+    assert not list((project.root / "figures").iterdir())
+
+
+def test_a_heavy_page_is_refused(project):
+    project("d90_toy", MEASURE, "print('x' * 400_000)")
+    with pytest.raises(RunError, match=r"weighs 4\d\d kB.*begins with .print"): run_notebook("d90_toy", progress=False)
+
+
+def test_reproduce_runs_what_is_stale_and_goes_on_after_a_failure(project, capsys):
+    project("d90_good", MEASURE); project("d91_bad", "1 / 0"); project("d92_quotes", MEASURE, prose="# Q\n> As {claim:d90_good/answer}.")
+    project("d20_extra", MEASURE)
+    assert [n for n, _ in reproduce(profile="smoke", progress=False)] == ["d91_bad"]
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError" in said and "d20_extra" not in said and {p.name for p in (project.root / "figures").iterdir()} == {"d90_good", "d92_quotes"}
+    assert nbformat.read(project.root / "figures/d92_quotes/page.ipynb", 4).cells[0].source == "# Q\n> As 40."
+    times = {p: p.stat().st_mtime_ns for p in (project.root / "figures").rglob("*.ipynb")}
+    assert [n for n, _ in reproduce(profile="smoke", progress=False, only=["d90_good", "d92_quotes"])] == []      # nothing to do
+    assert capsys.readouterr().err.count("up to date") == 2 and all(p.stat().st_mtime_ns == t for p, t in times.items())
+    project("d90_good", MEASURE.replace("40 +", "50 +"))
+    assert reproduce(profile="smoke", progress=False, only=["d90_good", "d92_quotes"]) == []
+    said = capsys.readouterr().err
+    assert "1 of 2 earlier claims hold; moved: answer" in said and "the quoted claim d90_good/answer changed" in said
+    table = list_discussions().set_index("name")
+    assert table.verdict["d92_quotes"] == "As 50." and table.stale["d91_bad"] == "no results" and table.stale["d92_quotes"] == ""
+
+
+def test_moved_claims():
+    a, b = dict(value=1.0, lo=0.9, hi=1.1), dict(value=1.5, lo=1.4, hi=1.6)
+    assert moved_claims(dict(x=a, y=a, w=dict(value="fails")), dict(x=a, y=b, w=dict(value="passes"), new=a)) in (["y", "w"], ["w", "y"])
+
+
+def test_pages_lose_widgets_and_keep_links_to_other_results():
+    nb = notebook("1"); new = nbformat.v4.new_output
+    nb.cells[-1].outputs = [new("display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "Bar"}),
+                            new("display_data", {"text/html": '<a href="../../d01_other/a.svg">'})]
+    page = clean_page(nb, dict(answer=dict(value=1)), "d90_toy")
+    assert [o.data["text/html"] for o in page.cells[-1].outputs] == ['<a href="../d01_other/a.svg">']

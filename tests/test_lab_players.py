@@ -1,0 +1,94 @@
+"Rows of clips at one loudness, pictures of any sound, and the explorer on a real latent store."
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from audioengram.core import ParameterError, ShapeError
+from audioengram.data.audio import load_audio, loudness
+from audioengram.lab.players import PICTURE, Clip, Explorer, frame_energy, is_live, picture, read_row, row_loudness, write_row
+from audioengram.lab.runs import RunError, read_run
+
+RATE = 16_000
+
+
+def sound(seed: int, seconds=1.0, gain=.1, crest=0.0) -> np.ndarray:
+    "Coloured noise with an optional click."
+    rng = np.random.default_rng(seed)
+    x = np.convolve(rng.normal(size=int(seconds * RATE)), np.ones(8) / 8, "same") * gain
+    x[len(x) // 2] += crest
+    return x.astype(np.float32)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(st.floats(.001, .9), st.floats(0, 1)), min_size=1, max_size=4))
+def test_no_clip_of_a_row_clips_or_stays_behind(kinds):
+    clips = {f"c{i}": (sound(i, gain=g, crest=c), RATE) for i, (g, c) in enumerate(kinds)}
+    level = row_loudness(clips)
+    assert level <= -23
+    for wav, rate in clips.values():
+        gain = 10 ** ((level - loudness(wav, rate)) / 20)
+        assert np.abs(wav * gain).max() <= .9801
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".mp3", ".ogg"])
+def test_written_rows_play_at_one_loudness(tmp_path, suffix):
+    clips = {"quiet": (sound(0, gain=.003), RATE), "loud": (sound(1, gain=.5), RATE), "other_rate": (sound(2), 24_000)}
+    row = write_row(tmp_path, clips, suffix=suffix)
+    heard = [loudness(*load_audio(c.sound)) for c in row]
+    assert np.ptp(heard) < .3 and [c.title for c in row] == ["quiet", "loud", "other rate"]
+    assert all(c.picture.stat().st_size < 30_000 for c in row)
+
+
+@pytest.mark.parametrize("wav", [np.zeros(RATE), sound(0, seconds=15, gain=1), sound(1, seconds=.05), np.ones(RATE), np.r_[np.zeros(9), 1., np.zeros(9)]],
+                         ids=["silence", "15 s of noise", "50 ms", "constant", "19 samples"])
+@pytest.mark.parametrize("rate", [8_000, 24_000, 48_000])
+def test_any_sound_has_a_small_picture(wav, rate):
+    png = picture(wav, rate)
+    assert len(png) < 30_000
+    assert Image.open(io.BytesIO(png)).size == (PICTURE["width"], PICTURE["wave"] + PICTURE["gap"] + PICTURE["mels"])
+
+
+def test_bad_clips_are_refused_before_anything_is_written(tmp_path):
+    good = (sound(0), RATE)
+    for bad, error in (((np.full(RATE, np.nan), RATE), ShapeError), ((np.zeros((2, RATE)), RATE), ShapeError)):
+        with pytest.raises(error, match="clip 'bad'"): write_row(tmp_path / "row", {"good": good, "bad": bad})
+    with pytest.raises(ParameterError, match="at least one"): write_row(tmp_path / "row", {})
+    assert not (tmp_path / "row").exists()
+    with pytest.raises(RunError, match="no results"): read_row(read_run(tmp_path / "none"))
+
+
+def test_titles_and_captions_are_text_and_never_markup(tmp_path):
+    card = Clip("<b>*a*</b>", tmp_path / "a b.flac", tmp_path / "a b.png", caption='5 < 6 & "x" [y](z) $q$')
+    text = card.html(tmp_path)
+    assert "<b>" not in text and "*" not in text and "$" not in text and "&lt;b&gt;" in text and 'src="a%20b.flac"' in text
+    assert "\n\n" not in text and not any(line.startswith(" ") for line in text.splitlines())     # Markdown would take it apart
+
+
+def test_energy_follows_the_sound():
+    wav = np.concatenate([sound(0, gain=g) for g in (.01, .1, 1.)])
+    assert np.allclose(np.diff(frame_energy(wav, 3)), 20, atol=.5)
+    assert len(frame_energy(wav[:7], 12)) == 12                                                  # more frames than samples
+
+
+def test_explorer_on_a_latent_store_plays_what_its_codec_decodes(tmp_path):
+    import soundfile as sf
+
+    from audioengram.codecs import get_codec
+    from audioengram.data.corpora import get_corpus
+    from audioengram.data.latents import encode_corpus
+    corpus = get_corpus("synthetic").subset(n_utterances=4)
+    store = encode_corpus(corpus, get_codec("nano"), tmp_path / "store", progress=False)
+    explorer = Explorer(store, clusters=lambda z: (z[:, 0] > 0).astype(int))
+    assert not is_live() and sorted(u for ids in explorer.speakers.values() for u in ids) == sorted(store.keys())
+    menus, image, audio = explorer.widget().children
+    first, other = bytes(audio.value), list(explorer.speakers)[-1]
+    menus.children[0].value = other
+    uid = menus.children[1].value
+    wav, rate = sf.read(io.BytesIO(audio.value))
+    assert uid in explorer.speakers[other] and audio.value != first
+    assert rate == store.codec().sample_rate and abs(len(wav) / rate - len(store[uid]) / store.frame_rate) < .1
+    assert Image.open(io.BytesIO(image.value)).size[0] == 640 and len(image.value) < 60_000
