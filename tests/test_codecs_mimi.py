@@ -177,28 +177,26 @@ def test_fingerprints_tell_what_decides_the_output(vae, mimi):
 # ---- what importing them leaves behind ---------------------------------------------------------------------------------------------
 
 IMPORTING = """
-import json, os, sys, torch
+import json, os, torch
 torch.set_num_threads(2)
-before, compiled = dict(os.environ), []
-if sys.argv[1] == "moshi first": import moshi.models.loaders
-torch.compile = lambda f, *a, **k: compiled.append(f) or f
+before = dict(os.environ)
 from audioengram.codecs.mimi import Mimi, vae_config
-if sys.argv[1] == "moshi first": Mimi(weights="random").encode(torch.zeros(1, 1920))
-else:
-    vae_config()
-    try: Mimi(weights="nowhere")
-    except Exception: pass
+vae_config()
+try: Mimi(weights="nowhere")
+except Exception: pass
+import moshi.modules.rope, pocket_tts
 changed = [k for k in before.keys() | os.environ.keys() if before.get(k) != os.environ.get(k)]
-print(json.dumps([torch.get_num_threads(), "NO_TORCH_COMPILE" in changed, len(compiled), "moshi" in sys.modules, "pocket_tts" in sys.modules]))
+print(json.dumps([torch.get_num_threads(), "NO_TORCH_COMPILE" in changed, hasattr(moshi.modules.rope.apply_rope, "__wrapped__")]))
 """
 
 
-@pytest.mark.parametrize("order", ["ours first", "moshi first"])
-def test_importing_leaves_threads_environment_and_compiler_alone(order):
+def test_importing_leaves_threads_environment_and_compiler_alone():
     clean = {k: v for k, v in os.environ.items() if k != "NO_TORCH_COMPILE"}
-    r = subprocess.run([sys.executable, "-c", IMPORTING, order], env=clean, capture_output=True, text=True)
+    r = subprocess.run([sys.executable, "-c", IMPORTING], env=clean, capture_output=True, text=True)
     assert r.returncode == 0, r.stderr[-2000:]
-    assert json.loads(r.stdout.splitlines()[-1]) == [2, False, 0, True, order == "ours first"]
+    threads, left_behind, compiling = json.loads(r.stdout.splitlines()[-1])
+    assert threads == 2, "pocket-tts sets one thread when it is imported"
+    assert not left_behind and not compiling, "moshi wraps functions in torch.compile when it is imported"
 
 
 # ---- the way back ------------------------------------------------------------------------------------------------------------------

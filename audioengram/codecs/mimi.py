@@ -6,10 +6,10 @@
 __all__ = ['MIMI_REPO', 'MIMI_FILE', 'MIMI_REVISION', 'MIMI_SHA256', 'in_windows', 'StagedCodec', 'untrained', 'load_mimi',
            'Mimi', 'vae_config', 'load_vae', 'MimiVAE', 'si_sdr', 'mel_distance', 'round_trip_check', 'is_sound']
 
-# %% ../../nbs/codecs/15_mimi.ipynb #a0a52150
+# %% ../../nbs/codecs/15_mimi.ipynb #ec5baeeb
 import contextlib
 import os
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 
 import librosa
 import pandas as pd
@@ -118,7 +118,7 @@ def load_mimi(
     path, sha256 = weights_file(weights, MIMI_REPO, MIMI_FILE, revision, MIMI_SHA256 if revision == MIMI_REVISION else None)
     return load_weights(build(), read_tensors(path), path), sha256
 
-# %% ../../nbs/codecs/15_mimi.ipynb #5eead477
+# %% ../../nbs/codecs/15_mimi.ipynb #44fadde3
 class Mimi(StagedCodec):
     "Kyutai's Mimi before quantisation: 24 kHz, 12.5 Hz, 512-d (arXiv 2410.00037). Weights: CC BY 4.0, 385 MB."
     name, dim, reach = "mimi", 512, 8 * 250
@@ -140,13 +140,9 @@ class Mimi(StagedCodec):
 
     def _stages(self):
         m = self.model
-        return {"encoder": m.encoder, "attend_in": partial(self._attend, m.encoder_transformer), "down": m._to_framerate,
+        return {"encoder": m.encoder, "attend_in": lambda x: m.encoder_transformer(x)[0], "down": m._to_framerate,
                 "up": lambda z: m._to_encoder_framerate(self._past_quantiser(z, self.bypass)),
-                "attend_out": partial(self._attend, m.decoder_transformer), "decoder": m.decoder}
-
-    def _attend(self, transformer, x):
-        "A transformer's output [B,512,N], never compiled."
-        with need("moshi.utils.compile", "mimi").no_compile(): return transformer(x)[0]
+                "attend_out": lambda x: m.decoder_transformer(x)[0], "decoder": m.decoder}
 
     def _past_quantiser(self, z, bypass):
         "Encoder's output to decoder's input, both [B,512,T]: what infinitely fine codebooks would give, or nothing done."

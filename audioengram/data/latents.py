@@ -169,7 +169,7 @@ def _encode_rows(
             if not isinstance(z, Exception) and not np.isfinite(z).all(): z = CodecError(f"{codec.name} made latents that are not finite")
             yield r, z if isinstance(z, Exception) else (z, frame_energy(w, codec.hop, len(z)))
 
-# %% ../../nbs/data/15_latents.ipynb #a3383716
+# %% ../../nbs/data/15_latents.ipynb #2b3bc1ff
 _FORMAT = "audioengram latents 1"
 _AGAIN = "Encode it again: encode_corpus(..., overwrite=True)"
 
@@ -220,7 +220,8 @@ class _Place:
     @property
     def spent(self) -> bool:
         "Whether what lies here was published, by a writer that was killed before it could tidy up."
-        return (self.work / "spent").exists() and not (self.work / "store").exists()
+        names = {f.name for f in self.work.iterdir()} if self.work.is_dir() else {"store"}
+        return "store" not in names and ("spent" in names or names <= {"lock"})
     def tidy(self):
         "Remove a spent folder, unless somebody is at it or it may not be removed."
         with contextlib.suppress(OSError):
