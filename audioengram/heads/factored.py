@@ -6,7 +6,7 @@
 __all__ = ['STORIES', 'FAMILIES', 'Magnitude', 'bisect_quantile', 'LogNormal', 'LogNormalMixture', 'Gamma', 'Polar',
            'DirectionMagnitude']
 
-# %% ../../nbs/heads/10_factored.ipynb #2bc996a2
+# %% ../../nbs/heads/10_factored.ipynb #d71691a9
 import math
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from ..core import ParameterError, ShapeError, check_shape
-from .bounds import soft_bound
+from .bounds import soft_bound, soft_unbound
 from .vmf import VonMisesFisher, cumulants, take_component
 
 # %% ../../nbs/heads/10_factored.ipynb #dad169c2
@@ -267,14 +267,9 @@ class Polar(Distribution):
         still = self.still and (torch.as_tensor(self.still[0]).expand(batch_shape), self.still[1])
         return Polar(self.direction.expand((*batch_shape, K)), self.magnitude, grow(self.logits, K), grow(self.slope, K, D), grow(self.centre, D), grow(self.log_scale, D), still)
 
-# %% ../../nbs/heads/10_factored.ipynb #9739e7a8
+# %% ../../nbs/heads/10_factored.ipynb #fe3a0068
 STORIES = {"unconditional": (), "features": ("features",), "direction": ("features", "direction"), "side": ("side",), "autoregressive": ("history",)}
 FAMILIES = {"lognormal": 2, "gamma": 2, "mixture": 3}  # numbers that each part of a law of lengths takes
-
-def _unbound(y, low, high):
-    "Inverse of `soft_bound` for starting values, kept a little inside."
-    u = ((2 * y - low - high) / (high - low)).clamp(-.99, .99)
-    return (low + high) / 2 + (high - low) / math.pi * torch.tan(u * math.pi / 2)
 
 class DirectionMagnitude(nn.Module):
     "Head for direction times length: `head(features, side, history)` is a `Polar` over R^D."
@@ -376,13 +371,13 @@ class DirectionMagnitude(nn.Module):
         w = F.one_hot(torch.as_tensor(kind, dtype=torch.long, device=d.device), self.components).to(d)
         fits = VonMisesFisher.fit(d.expand(self.components, -1, -1), w.T, unbiased=True)
         self.start["logits"].copy_(w.mean(0).log()); self.start["loc"].copy_(fits.loc)
-        self.start["log_kappa"].copy_(_unbound(fits.concentration.clamp(min=1e-3).log(), *self.bounds["log_kappa"]))
+        self.start["log_kappa"].copy_(soft_unbound(fits.concentration.clamp(min=1e-3).log(), *self.bounds["log_kappa"]))
         group = w if self.law[0] > 1 else torch.ones_like(w[:, :1])
         mean = (group.T @ l) / group.sum(0)
         std = (((l[:, None] - mean).square() * group).sum(0) / group.sum(0)).sqrt().clamp(min=1e-2)
         shift = torch.linspace(-1, 1, self.law[1], dtype=l.dtype, device=l.device) if self.law[1] > 1 else l.new_zeros(1)
         law = self.start["law"]
-        law[..., 0].copy_(mean[:, None] + shift * std[:, None]); law[..., 1].copy_(_unbound(std.log()[:, None].expand(-1, self.law[1]), *self.bounds["log_spread"]))
+        law[..., 0].copy_(mean[:, None] + shift * std[:, None]); law[..., 1].copy_(soft_unbound(std.log()[:, None].expand(-1, self.law[1]), *self.bounds["log_spread"]))
         return self
 
 def _zero(layer):

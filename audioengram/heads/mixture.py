@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Mixture', 'GaussianMixture', 'Gaussian', 'StudentT', 'LowRankMixture', 'MixtureOf']
 
-# %% ../../nbs/heads/15_mixture.ipynb #25f65934
+# %% ../../nbs/heads/15_mixture.ipynb #571bbbcc
 import math
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, LowRankMultivariateNormal, constraints
 
 from ..core import ParameterError, ShapeError, check_shape
-from .bounds import soft_bound
+from .bounds import soft_bound, soft_unbound
 
 # %% ../../nbs/heads/15_mixture.ipynb #a293ef68
 class Mixture(Distribution):
@@ -109,7 +109,7 @@ class Mixture(Distribution):
         df = self.df if self.df is None or self.df.ndim <= 1 else grow(self.df, 1)
         return Mixture(grow(self.logits, 1), grow(self.loc, 2), grow(self.log_scale, 2), self.factor, self.centre, df)
 
-# %% ../../nbs/heads/15_mixture.ipynb #78c97e78
+# %% ../../nbs/heads/15_mixture.ipynb #2c5cea5b
 class GaussianMixture(nn.Module):
     "Mixture density head with diagonal or semi-tied covariances."
     def __init__(self,
@@ -168,17 +168,12 @@ class GaussianMixture(nn.Module):
         self.logits0.copy_(like(em.weights_, self.logits0).log())
         if self.covariance == "diagonal":
             self.loc0.copy_(like(em.means_, self.loc0))
-            self.log_scale0.copy_(_unbound(-like(em.precisions_cholesky_, self.loc0).log(), *self.bounds))
+            self.log_scale0.copy_(soft_unbound(-like(em.precisions_cholesky_, self.loc0).log(), *self.bounds))
         else:  # scikit-learn's precision factor is upper-triangular: precision = P Pᵀ, so U = Pᵀ
             U = like(em.precisions_cholesky_, self.lower).mT
-            self.centre.copy_(like(em.means_, self.centre)); self.loc0.zero_(); self.log_scale0.copy_(_unbound(torch.zeros_like(self.log_scale0), *self.bounds))
-            self.lower.copy_(U.tril(-1)); self.log_diagonal.copy_(_unbound(U.diagonal(dim1=-2, dim2=-1).log(), -12, 12))
+            self.centre.copy_(like(em.means_, self.centre)); self.loc0.zero_(); self.log_scale0.copy_(soft_unbound(torch.zeros_like(self.log_scale0), *self.bounds))
+            self.lower.copy_(U.tril(-1)); self.log_diagonal.copy_(soft_unbound(U.diagonal(dim1=-2, dim2=-1).log(), -12, 12))
         return self
-
-def _unbound(y, low, high):
-    "Inverse of `soft_bound`, for values kept a little inside."
-    v = ((y - (low + high) / 2) / ((high - low) / 2)).clamp(-.99, .99)  # initial values only: no gradient passes here
-    return (low + high) / 2 + (high - low) / math.pi * torch.tan(v * math.pi / 2)
 
 class Gaussian(GaussianMixture):
     "A single Gaussian: diagonal, or with a full covariance whose factor does not depend on the features (semi-tied)."
