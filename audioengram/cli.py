@@ -133,25 +133,19 @@ def latents_show(
     show(_facts(store.summary()), json_, title=str(path))
     if len(store.failures) and not json_: show(store.failures, title="Recordings that failed")
 
-# %% ../nbs/90_cli.ipynb #fe9589ef
+# %% ../nbs/90_cli.ipynb #4028ab1b
 def parse_parameters(
-    pairs,  # ["codec=nano", "lags=[1, 2]"]
-) -> dict:  # name -> value, YAML scalars and lists; raises ParameterError
-    "Read `-p name=value` options the way papermill does."
-    import yaml
-    out = {}
-    for pair in pairs:
-        name, sep, value = pair.partition("=")
-        if not sep or not name.isidentifier(): raise ParameterError(f"cannot read the parameter {pair!r}", remedy="Write -p name=value")
-        try: out[name] = yaml.safe_load(value)
-        except yaml.YAMLError: out[name] = value
-    return out
+    pairs,  # ["codec=nano", "lags=1,2"]
+) -> dict:  # name -> text; the runner reads each in the type of its default. Raises ParameterError
+    "Take `-p name=value` options apart."
+    if bad := [p for p in pairs if not p.partition("=")[0].isidentifier() or "=" not in p]: raise ParameterError(f"cannot read the parameter {bad[0]!r}", remedy="Write -p name=value")
+    return dict(p.split("=", 1) for p in pairs)
 
 @app.command("list")
 def list_(json_: Json = False):
     "The discussions: what each asks, and whether its published result is stale."
     from audioengram.lab.notebooks import list_discussions
-    show(list_discussions(), json_)
+    show(list_discussions(), json_, title="Discussions")
 
 @app.command()
 def run(

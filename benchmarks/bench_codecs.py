@@ -27,7 +27,7 @@ def codec(request):
 
 def timed(benchmark, codec, f):
     benchmark.group = "codecs: encode and decode, one thread"
-    benchmark.pedantic(f, rounds=5, warmup_rounds=1)
+    benchmark.pedantic(f, rounds=3, warmup_rounds=1)
     benchmark.extra_info |= {"codec": codec.name, "times_real_time": round(SECONDS / benchmark.stats["min"], 1)}
     print(f"\n{codec.name}: {SECONDS / benchmark.stats['min']:.0f}x real time")
 

@@ -19,7 +19,7 @@ def tool(code: str, cwd: Path, **env) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("notebook", LIBRARY, ids=str)
 def test_library_notebook_runs(notebook, tmp_path):
-    r = tool(f"from nbdev.test import test_nb; ok, seconds = test_nb({str(notebook)!r}, do_print=False, showerr=True); raise SystemExit(not ok)",
+    r = tool(f"from pathlib import Path; from nbdev.test import test_nb; ok, seconds = test_nb(Path({str(notebook)!r}), do_print=False, showerr=True); raise SystemExit(not ok)",
              ROOT, MPLBACKEND="agg")
     assert r.returncode == 0, r.stdout[-2000:] + r.stderr[-4000:]
 

@@ -96,7 +96,7 @@ def _skipped(path: Path, root) -> bool:
     "Checkpoints, stages and other hidden things are no pages."
     return any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
 
-# %% ../../nbs/lab/25_site.ipynb #9385ff72
+# %% ../../nbs/lab/25_site.ipynb #9fef5365
 def tidy(
     nb: dict,   # JSON of a notebook, changed in place
 ) -> bool:      # whether anything changed
@@ -106,6 +106,7 @@ def tidy(
     for cell in (c for c in nb["cells"] if c["cell_type"] == "code"):
         hidden = any(re.match(r"#\| *hide\b *:?$", line) for line in _directives(cell))
         if hidden and "remove-cell" not in (tags := cell["metadata"].setdefault("tags", [])): tags.append("remove-cell")
+        cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]   # warnings name paths of the machine that ran them
         for data in (out.get("data", {}) for out in cell["outputs"]):
             data.pop("application/vnd.jupyter.widget-view+json", None)
             if "text/plain" in data and text_of(data.get("text/html", "")).lstrip().startswith("<pre"): del data["text/html"]  # what rich prints
