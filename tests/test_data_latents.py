@@ -240,7 +240,7 @@ def test_a_writer_killed_after_its_last_rename(ragged, tmp_path, codec, monkeypa
     "What it left is neither taken for unfinished work nor left lying."
     for again in ({}, {"overwrite": True}):
         with monkeypatch.context() as m:
-            m.setattr(latents, "_wipe", lambda work: None)
+            m.setattr(latents, "_wipe", lambda work, but=None: None)
             quiet(ragged, codec, path=tmp_path / "s", overwrite=True)
         assert (tmp_path / ".s.partial/shards.json").exists()
         n = len(codec.calls)

@@ -168,7 +168,7 @@ def _nearest(
     i, k = np.unravel_index(off.argmin(), off.shape)
     return share.index[orders[i, :k + 1]]
 
-# %% ../../nbs/data/10_corpora.ipynb #64701cbd
+# %% ../../nbs/data/10_corpora.ipynb #6d632c9c
 def make_subset(
     corpus,               # a Corpus
     n_utterances=None,    # at most so many
@@ -181,21 +181,21 @@ def make_subset(
     most = len(u) if n_utterances is None else int(n_utterances)
     if most < 1 or limit <= 0: raise ParameterError("a subset needs at least one utterance and some audio")
     keep, total = [], 0.0
-    for i in _turns(u, seed, n_speakers):
+    for i in _turns(u, seed, n_speakers, limit):
         if len(keep) < most and total + u.seconds.iat[i] <= limit: keep.append(i); total += u.seconds.iat[i]
     if not keep: raise CorpusError(f"no utterance of {corpus.name!r} is shorter than {limit:g} s", remedy="Ask for more seconds")
     return replace(corpus, utterances=u.iloc[sorted(keep)].reset_index(drop=True), failures=_listing(), excluded=_listing())
 
-def _turns(u, seed, n_speakers) -> list:
-    "Row numbers in the order in which a subset takes them."
-    t = DataFrame({"fold": u.fold, "speaker": u.speaker_id, "row": np.arange(len(u)), "u": [_draw(i, seed) for i in u.utterance_id]})
+def _turns(u, seed, n_speakers, limit) -> list:
+    "Row numbers in the order in which a subset takes them; what would fill over half of it comes last, so that two folds always find room."
+    t = DataFrame({"fold": u.fold, "speaker": u.speaker_id, "row": np.arange(len(u)), "u": [_draw(i, seed) for i in u.utterance_id], "long": u.seconds > limit / 2})
     t["s"], t["f"] = t.speaker.map({s: _draw(s, seed) for s in t.speaker.unique()}), t.fold.map({f: _draw(f, seed) for f in t.fold.unique()})
-    t["nth"] = t.sort_values("u").groupby("speaker").cumcount()                                      # nth utterance of its speaker
-    who = t.drop_duplicates("speaker").sort_values("s")
+    t["nth"] = t.sort_values(["long", "u"]).groupby("speaker").cumcount()                             # nth utterance of its speaker
+    who = t[t.nth == 0].sort_values(["long", "s"])
     who = who.assign(turn=who.groupby("fold").cumcount()).sort_values(["turn", "f"])                  # nth speaker of its fold
     t["turn"] = t.speaker.map(dict(zip(who.speaker, range(len(who)), strict=True)))
     t["late"] = t.turn // n_speakers                                                                  # 0 for the preferred speakers
-    return t.sort_values(["late", "nth", "turn"]).row.to_list()
+    return t.sort_values(["long", "late", "nth", "turn"]).row.to_list()
 
 # %% ../../nbs/data/10_corpora.ipynb #e184c7a1
 def listen(

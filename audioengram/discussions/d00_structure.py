@@ -185,7 +185,7 @@ def reader_table(
             table.append(dict(lag=lag, slice=part, reader=name, r2=e.value, lo=e.lo, hi=e.hi, speakers=e.n))
     return pd.DataFrame(table)
 
-# %% ../../nbs/discussions/d00_structure.ipynb #24cac687
+# %% ../../nbs/discussions/d00_structure.ipynb #831bf176
 def claims_of(
     tables: dict,   # of one case
     about: dict,    # its provenance
@@ -202,13 +202,14 @@ def claims_of(
     deciding, summary = ratios[ratios.key.isin(table.key)], tables["summary"].query("slice == 'all'").set_index(["key", "lag"])
     usable = table[[summary.excluded_held[k, g] < .5 for k, g in zip(table.key, table.lag, strict=True)]]
     best = (usable if len(usable) else table).dropna(subset="ratio").sort_values("ratio").iloc[0]
-    summary = summary.xs(lag, level="lag")
+    checked = deciding.merge(tables["summary"][["key", "lag", "slice", "excluded_held"]]).query("excluded_held < .5")
+    summary, spoke = summary.xs(lag, level="lag"), tables["readers"].query("lag == @lag and slice == 'all'").frames
     one = lambda row: Estimate(row.r2, row.lo, row.hi, int(row.speakers))
     say = dict(case=about["title"], outcome="passes" if table.passes.any() else "fails", verdict=VERDICTS[verdict(table, first, n=n, seed=seed)],
                tried=len(table), minutes=about["minutes"], speakers_train=about["speakers_train"], speakers_held=about["speakers_held"],
                ratio_best=ratio_of(pick(key=best.key, lag=best.lag, slice="all"), n=n, seed=seed), best=f"{best.key} at lag {best.lag:.0f}",
-               degradation_worst=table.degradation.max(), control_low=deciding.shuffled.min(), control_high=deciding.shuffled.max(),
-               rotated_low=deciding.rotated.min(), in_sample_control_low=deciding.in_sample_shuffled.min(),
+               degradation_worst=usable.degradation.max(), control_low=checked.shuffled.min(), control_high=checked.shuffled.max(),
+               in_sample_control_low=checked.in_sample_shuffled.min(), largest_share=spoke.max() / spoke.sum(),
                raw_best=deciding[deciding.key.isin(usable.key)].raw.min(), beyond=beyond_differencing(first, n=n, seed=seed))
     say |= {f"r2_{name}": one(r2.loc[name]) for name in READERS}
     for i, spec in enumerate(keys, 1):
@@ -218,8 +219,9 @@ def claims_of(
         if here.empty: continue
         row = here.iloc[0]
         say |= {f"ratio_key{i}": ratio_of(pick(key=spec.name, lag=lag, slice="all"), n=n, seed=seed), f"in_sample_key{i}": row.in_sample,
-                f"gain_key{i}": Estimate(row.gain, row.gain_lo, row.gain_hi, int(row.speakers)), f"entropy_key{i}": float(summary.entropy[spec.name]),
-                f"entropy_null_key{i}": float(summary.entropy_shuffled[spec.name])}
+                f"gain_key{i}": Estimate(row.gain, row.gain_lo, row.gain_hi, int(row.speakers)), f"gain_median_key{i}": summary.gain_median[spec.name],
+                f"entropy_key{i}": summary.entropy[spec.name], f"entropy_null_key{i}": summary.entropy_shuffled[spec.name],
+                f"control_key{i}": row.shuffled, f"control_expected_key{i}": summary.expected_control[spec.name]}
     return say
 
 def state(

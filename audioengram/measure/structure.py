@@ -409,12 +409,12 @@ def drop_small_cells(
         sides.append(replace(part, cell=new[ok]))
     return *sides, kept
 
-# %% ../../nbs/measure/10_structure.ipynb #2013d191
+# %% ../../nbs/measure/10_structure.ipynb #4e6f540e
 def measure_cells(
     train: Side, held: Side,  # both sides of the split, unfiltered
     raw_weight,               # variance of each step dimension, [D]: turns normalised errors back into raw ones
     min_count: int = 100,     # training frames a cell must have
-    repeats: int = 5,         # repetitions of each control
+    repeats: int = 5,         # repetitions of each control, at least; more where few frames are left
     seed: int = 0,            # seed of the controls
 ):                            # rows by held-out speaker and one for training; summary; what is behind them (None if no cell is left)
     "Score one key on one slice."
@@ -431,8 +431,9 @@ def measure_cells(
     rows = pd.concat(parts, ignore_index=True)
     shuffled = kept.cell[shuffle_index(len(kept.cell), seed=spawn(seed, "entropy"))]
     share = np.bincount(kept.cell, minlength=len(cells)) / len(kept.cell)
+    cost = (share / table.count).sum() * table.all_var.sum() / columns["total"].mean()   # of reading a random cell's mean
     summary.update(entropy=entropy_reduction(own), entropy_shuffled=entropy_reduction(fit_table(kept.x, shuffled, len(cells))),
-                   ratio_train=table.ratio, expected_control=1 + float((share / table.count).sum()))
+                   ratio_train=table.ratio, expected_control=float(1 + cost), gain_median=float(np.median(columns["gain"])))
     return rows, summary, (mine, kept, table, cells)
 
 def _pair(suffix, errors):
@@ -441,6 +442,7 @@ def _pair(suffix, errors):
 
 def _controls(train, held, K, repeats, seed):
     "Errors under shuffled and under rotated labels, means over repetitions; the totals are those of the true labels."
+    repeats = max(repeats, min(50, 100_000 // len(held.x)))      # a few frames need more repetitions, and cost little
     nulls = dict(shuffled=lambda side, r: shuffle_index(len(side.cell), seed=r),
                  rotated=lambda side, r: circular_index(side.utterance, seed=r, margin=5))
     out = {}
