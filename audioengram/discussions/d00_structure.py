@@ -234,23 +234,37 @@ def state(
         if isinstance(x, Estimate): run.claim_estimate(f"{prefix}.{id}", x)
         else: run.claim(f"{prefix}.{id}", x, exact="word" if isinstance(x, str) else "count" if isinstance(x, int) else "one number over all speakers")
 
-# %% ../../nbs/discussions/d00_structure.ipynb #907ca5b2
+# %% ../../nbs/discussions/d00_structure.ipynb #7043fbc6
 def _below(ax, columns=2, **options):
     "The legend under the axes, where it hides nothing."
     ax.legend(loc="upper center", bbox_to_anchor=(.5, -.17), ncol=columns, fontsize=8, columnspacing=1.2, handletextpad=.5, **options)
 
+def _usable(df):
+    "Rows of keys that keep at least half of the held-out frames."
+    return df[df.key.isin(df.key[df.excluded_held < .5])]
+
+def _recolour(ax, keys):
+    "A key keeps its colour and marker where other keys are left out."
+    styles = {str(k): v for k, v in look(keys).items()}
+    bars = [c for c in ax.containers if hasattr(c, "lines")]
+    for bar, line in zip(bars, [line for line in ax.lines if line.get_label() in styles], strict=True):
+        style = styles[line.get_label()]
+        line.set(**style)
+        for part in (*bar.lines[1], *bar.lines[2]): part.set_color(style["color"])
+        for cap in bar.lines[1]: cap.set_markeredgecolor(style["color"])
+
 def draw_ratio(
     cases: list,   # (title, ratio_table) of each case
 ):                 # figure
-    "Ratio by key and lag: against the bar, and close up."
+    "Ratio by key and lag: against the bar, and close up (keys that keep at least half of the frames)."
     fig, axes = panels(2 * len(cases), columns=2, width=4.3, height=3.5)
     for (title, ratios), (whole, close) in zip(cases, zip(axes[::2], axes[1::2], strict=True), strict=True):
         df = ratios[ratios.slice == "all"].assign(lag=lambda d: d.lag.astype(str))
-        for ax in (whole, close):
-            interval_plot(df, "lag", "ratio", "lo", "hi", hue="key", ax=ax, xlabel="lag, frames", ylabel="variance ratio, out of sample", connect=True)
-            _below(ax)
+        for ax, rows in ((whole, df), (close, _usable(df))):
+            interval_plot(rows, "lag", "ratio", "lo", "hi", hue="key", ax=ax, xlabel="lag, frames", ylabel="variance ratio, out of sample", connect=True)
+            _recolour(ax, df.key); _below(ax)
         reference(whole, RATIO_BOUND, "the bar: below it, a lookup passes"); reference(whole, 1, "no structure"); reference(close, 1)
-        whole.set(ylim=(RATIO_BOUND - .06, max(1.1, df.hi.fillna(df.ratio).max() + .05)), title=title); close.set_title("the same, close up")
+        whole.set(ylim=(RATIO_BOUND - .06, 1.12), title=title); close.set_title("close up")
     return fig
 
 def draw_slices(
@@ -259,12 +273,14 @@ def draw_slices(
     "Ratio by slice at the first lag, with the shuffled and the rotated control."
     fig, axes = panels(len(cases), columns=2, width=4.5, height=3.6, titles=[t for t, _ in cases])
     for (_, ratios), ax in zip(cases, axes, strict=True):
-        df = ratios[ratios.lag == ratios.lag.min()].assign(slice=lambda d: d.slice.str.replace("_", " "))
+        whole = ratios[ratios.lag == ratios.lag.min()].assign(slice=lambda d: d.slice.str.replace("_", " "))
+        df = _usable(whole)
         interval_plot(df, "slice", "ratio", "lo", "hi", hue="key", ax=ax, connect=False, ylabel="variance ratio, out of sample", xlabel="", dodge=.17)
         slices, keys = list(dict.fromkeys(df.slice)), list(dict.fromkeys(df.key))
         at = df.slice.map(slices.index) + (df.key.map(keys.index) - (len(keys) - 1) / 2) * .17
+        _recolour(ax, whole.key)
         ax.plot(at, df.shuffled, "_", color="#8A8A8A", markersize=9, label="labels shuffled")
-        ax.plot(at, df.rotated, "x", color="#8A8A8A", markersize=4.5, label="labels rotated within the utterance")
+        ax.plot(at, df.rotated, "x", color="#8A8A8A", markersize=4.5, label="labels rotated")
         _below(ax)
     return fig
 
@@ -311,7 +327,7 @@ def draw_means(
         ax.set_aspect("equal", "datalim"); ax.legend(fontsize=8, loc="best")
     return fig
 
-# %% ../../nbs/discussions/d00_structure.ipynb #a2091012
+# %% ../../nbs/discussions/d00_structure.ipynb #428e890a
 def confidence_table(
     confidence: pd.DataFrame,  # rows of one case
     n: int = 2000,             # bootstrap resamples
@@ -325,14 +341,18 @@ def confidence_table(
     return pd.DataFrame(table)
 
 def draw_confidence(
-    cases: list,   # (title, confidence_table) of each case
+    cases: list,   # (title, confidence_table, ratio_table) of each case
 ):                 # figure
-    "Ratio against how clearly a context belongs to its cell."
-    fig, axes = panels(len(cases), columns=2, width=4.3, height=3.5, titles=[t for t, _ in cases])
-    for (_, table), ax in zip(cases, axes, strict=True):
+    "Ratio against how clearly a context belongs to its cell, for keys that keep at least half of the frames."
+    fig, axes = panels(len(cases), columns=2, width=4.3, height=3.5, titles=[t for t, *_ in cases])
+    for (_, every, ratios), ax in zip(cases, axes, strict=True):
+        table = every[every.key.isin(_usable(ratios[(ratios.slice == "all") & (ratios.lag == ratios.lag.min())]).key)]
         band = {} if table.lo.isna().any() else dict(lo="lo", hi="hi")
         band_plot(table, "decile", "ratio", **band, hue="key", ax=ax, null=1, ylabel="variance ratio, out of sample",
                   xlabel="confidence of the assignment, decile")
+        styles = look(every.key)
+        for line in ax.lines: line.set_color(styles.get(line.get_label(), {}).get("color", line.get_color()))
+        for fill, key in zip(ax.collections, dict.fromkeys(table.key), strict=False): fill.set_color(styles[key]["color"])
         _below(ax)
     return fig
 
@@ -343,11 +363,12 @@ def draw_readers(
     fig, axes = panels(len(cases), columns=2, width=4.3, height=3.6, titles=[t for t, *_ in cases])
     for (_, readers, ratios), ax in zip(cases, axes, strict=True):
         mine = readers[(readers.slice == "all") & (readers.reader != "last")]
-        whole = ratios[(ratios.slice == "all") & ~ratios.key.str.endswith("(reference)")]
+        whole = _usable(ratios[(ratios.slice == "all") & ~ratios.key.str.endswith("(reference)")])
         best = whole.loc[whole.groupby("lag").ratio.idxmin()]
         lookup = pd.DataFrame(dict(lag=best.lag, reader="best lookup", r2=1 - best.ratio, lo=1 - best.hi, hi=1 - best.lo))
         df = pd.concat([mine, lookup], ignore_index=True).assign(lag=lambda d: d.lag.astype(str))
         interval_plot(df, "lag", "r2", "lo", "hi", hue="reader", ax=ax, connect=True, null=0, xlabel="lag, frames", ylabel="R² of the step, new speakers")
+        ax.set_ylim(max(-.25, df.r2.min() - .05), df.r2.max() + .1)     # an interval may reach below
         _below(ax, columns=3)
     return fig
 
@@ -355,14 +376,14 @@ def draw_speakers(
     cases: list,   # (title, rows) of each case
 ):                 # figure
     "Each held-out speaker's own ratio at the first lag, a point a speaker (those with at least 50 frames)."
-    fig, axes = panels(len(cases), columns=2, width=4.5, height=2.6, titles=[t for t, _ in cases])
+    fig, axes = panels(len(cases), columns=2, width=4.5, height=3.0, titles=[t for t, _ in cases])
     for (_, rows), ax in zip(cases, axes, strict=True):
         mine = rows[(rows.split == "held") & (rows.slice == "all") & (rows.lag == rows.lag.min())]
         for i, (key, style) in enumerate(look(mine.key).items()):
             own = mine[(mine.key == key) & (mine.frames >= 50)]
             wobble = np.random.default_rng(i).uniform(-.28, .28, len(own))
             ax.scatter(own.within / own.total, i + wobble, s=10, color=style["color"], alpha=.6, linewidths=0)
-        ax.set(yticks=range(mine.key.nunique()), yticklabels=list(dict.fromkeys(mine.key)), xlabel="variance ratio of a speaker", ylim=(mine.key.nunique() - .4, -.6))
+        ax.set(yticks=range(mine.key.nunique()), yticklabels=[k.replace(" + ", " +\n").replace(" (", "\n(") for k in dict.fromkeys(mine.key)], xlabel="variance ratio of a speaker", ylim=(mine.key.nunique() - .4, -.6))
         reference(ax, 1, axis="x"); ax.grid(False, axis="y"); ax.grid(True, axis="x")
     return fig
 
@@ -436,7 +457,7 @@ def keep_clips(
         for file in (about["file"], f"{name}.png"): shutil.copyfile(folder / file, run.path(file))
         run.clips[name] = about
 
-# %% ../../nbs/discussions/d00_structure.ipynb #da5b82b4
+# %% ../../nbs/discussions/d00_structure.ipynb #3d2d721e
 def gather(
     run,          # open Run
     case: Case,   # corpus and codec
@@ -469,7 +490,8 @@ def figures(
 ):
     "Draw and keep every figure."
     title = lambda a: a["title"] + (f" (published {a['measured']})" if a["kept"] else "")
-    every = [(title(a), t, ratio_table(t["rows"], n, seed), reader_table(t["readers"], n, seed)) for t, a in found]
+    lost = lambda t: t["summary"][["key", "lag", "slice", "excluded_held"]]
+    every = [(title(a), t, ratio_table(t["rows"], n, seed).merge(lost(t)), reader_table(t["readers"], n, seed)) for t, a in found]
     keep = lambda name, fig, alt, caption="": run.figure(name, fig, alt, caption)
     keep("ratio", draw_ratio([(a, r) for a, _, r, _ in every]), "Variance ratio by key and lag with intervals over speakers, against the bar and close up")
     keep("slices", draw_slices([(a, r) for a, _, r, _ in every]), "Variance ratio by slice at the first lag, beside two controls")
@@ -477,7 +499,7 @@ def figures(
     keep("sizes", draw_sizes([(a, t["cells"], t["summary"]) for a, t, *_ in every]), "Training frames in each cell, in order of size")
     keep("spread", draw_spread([(a, t["cells"]) for a, t, *_ in every]), "Variance of the step within each cell against the cell's size")
     keep("means", draw_means([(a, t["cells"]) for a, t, *_ in every]), "Mean steps of the cells on two axes, beside those of a shuffled key")
-    keep("confidence", draw_confidence([(a, confidence_table(t["confidence"], n, seed)) for a, t, *_ in every]), "Variance ratio by decile of assignment confidence")
+    keep("confidence", draw_confidence([(a, confidence_table(t["confidence"], n, seed), r) for a, t, r, _ in every]), "Variance ratio by decile of assignment confidence")
     keep("readers", draw_readers([(a, l, r) for a, _, r, l in every]), "R squared of linear readers by lag, beside the best lookup")
 
 # %% ../../nbs/discussions/d00_structure.ipynb #e489b863

@@ -240,7 +240,7 @@ def run_notebook(
     finally: shutil.rmtree(stage, ignore_errors=True)
     return figures / name / "page.ipynb"
 
-# %% ../../nbs/lab/20_notebooks.ipynb #ed9217c4
+# %% ../../nbs/lab/20_notebooks.ipynb #f6e04dc2
 def _execute(
     nb,            # notebook with its parameters
     folder: Path,  # the kernel's working directory, created
@@ -258,7 +258,7 @@ def _execute(
         done = papermill.execute_notebook(str(page), str(page), kernel_name="python3", cwd=str(folder), progress_bar=dict(desc=name, unit="cell") if progress else False)
     except PapermillExecutionError as e:
         why, at, tail = f"{e.ename}: {e.evalue}", e.cell_index, re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(e.traceback))
-    except DeadKernelError: why, at, tail = "the kernel died, most likely out of memory", _unfinished(read_notebook(page)), ""
+    except DeadKernelError: why, at, tail = "the kernel died, most likely out of memory", _last_begun(read_notebook(page)), ""
     else:
         if (at := _unfinished(done)) is None: return done
         why, tail = "a cell ended the notebook early", ""
@@ -272,6 +272,10 @@ def _unfinished(nb) -> int | None:
     "The first code cell that did not run to its end."
     cells = [c for c in nb.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
     return next((i for i, c in enumerate(cells) if c.cell_type == "code" and c.source.strip() and c.metadata.get("papermill", {}).get("status") != "completed"), None)
+
+def _last_begun(nb) -> int:
+    "The last cell that papermill touched: it marks the one in which a kernel died as completed."
+    return max(i for i, c in enumerate(nb.cells) if c.cell_type == "code" and c.metadata.get("papermill", {}).get("start_time"))
 
 def _first_line(source: str) -> str:
     "The first line of code in a cell."
