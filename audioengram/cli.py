@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'corpus_app', 'latents_app', 'codec_app', 'Json', 'Root', 'Profile', 'show', 'doctor', 'corpus_list',
-           'corpus_fetch', 'corpus_show', 'codec_list', 'latents_encode', 'latents_show', 'parse_parameters', 'list_',
-           'run', 'reproduce', 'site', 'main']
+           'corpus_fetch', 'corpus_show', 'codec_list', 'codec_fit_nano', 'latents_encode', 'latents_show',
+           'parse_parameters', 'list_', 'run', 'reproduce', 'site', 'main']
 
 # %% ../nbs/90_cli.ipynb #6e55df7d
 import json
@@ -49,7 +49,7 @@ def _cell(x):
     if isinstance(x, float): return f"{x:,.2f}" if abs(x) < 1e4 else f"{x:,.0f}"
     return "" if x is None else str(x)
 
-# %% ../nbs/90_cli.ipynb #db4f4601
+# %% ../nbs/90_cli.ipynb #a34ef8ec
 @app.command()
 def doctor(json_: Json = False):
     "Tell what is installed, which corpora and codecs are usable, and what to do about the rest."
@@ -103,6 +103,18 @@ def codec_list(json_: Json = False):
     "Codecs and views, and whether their weights and packages are here."
     from audioengram.codecs import codec_status
     show(codec_status(), json_)
+
+@codec_app.command("fit-nano")
+def codec_fit_nano(
+    corpus: Annotated[str, typer.Argument(help="Corpus whose training speakers are fitted.")] = "debian-speech",
+    out: Annotated[Path, typer.Option(help="File to write; get_codec('nano', weights=FILE) reads it.")] = Path("nano.safetensors"),
+    root: Root = None,
+):
+    "Fit the matrices of the embedded codec on a corpus: minutes, no training loop."
+    from audioengram.codecs.nano import fit_nano_on
+    from audioengram.data.corpora import get_corpus
+    fit_nano_on(get_corpus(corpus, root), out)
+    print(out)
 
 @latents_app.command("encode")
 def latents_encode(

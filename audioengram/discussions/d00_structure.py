@@ -102,18 +102,19 @@ def measure_store(
             found.setdefault(table, []).append(getattr(got, table).assign(lag=lag))
     return {table: pd.concat(dfs, ignore_index=True) for table, dfs in found.items()}
 
-# %% ../../nbs/discussions/d00_structure.ipynb #f3146757
+# %% ../../nbs/discussions/d00_structure.ipynb #879d0765
 _TABLES = ("rows", "summary", "readers", "confidence", "cells")
 _MEASURES = f"audioengram.discussions.{NAME}:measure_store"   # the code that decides a case's rows
 
 def open_case(
     case: Case,    # corpus and codec
     how: dict,     # from `recipe`
+    root=None,     # where the corpus lies
 ):                 # corpus, split, store; raises AudioengramError if the data or the codec are not here
     "Get a case's recordings and latents."
     options = dict(n_speakers=8, n_utterances=6) if case.corpus == "synthetic" else {}
     codec = get_codec(case.codec)
-    corpus = get_corpus(case.corpus, show=False, **options)
+    corpus = get_corpus(case.corpus, root, show=False, **options)
     if how["max_seconds"] and corpus.utterances.seconds.sum() > how["max_seconds"]:
         corpus = corpus.subset(max_seconds=how["max_seconds"], seed=how["seed"], n_speakers=len(corpus.speakers))
     split = corpus.split(how["eval_fraction"], how["seed"])
@@ -122,9 +123,10 @@ def open_case(
 def measure_case(
     case: Case,    # corpus and codec
     how: dict,     # from `recipe`
+    root=None,     # where the corpus lies
 ):                 # tables, provenance, (corpus, split, store)
     "Measure a case, or read back what this machine measured before with the same code and data."
-    corpus, split, store = open_case(case, how)
+    corpus, split, store = open_case(case, how, root)
     measured = functools.cache(lambda: measure_store(store, split, how))
     decides = [store.fingerprint, split.eval_utterances, how]
     tables = {t: cached([*decides, t], lambda t=t: measured()[t], code=_MEASURES) for t in _TABLES}
@@ -457,15 +459,16 @@ def keep_clips(
         for file in (about["file"], f"{name}.png"): shutil.copyfile(folder / file, run.path(file))
         run.clips[name] = about
 
-# %% ../../nbs/discussions/d00_structure.ipynb #3d2d721e
+# %% ../../nbs/discussions/d00_structure.ipynb #97a1a73a
 def gather(
     run,          # open Run
     case: Case,   # corpus and codec
     how: dict,    # from `recipe`
     first: bool,  # the main case: must be measured here, and has clips of cells
+    root=None,    # where its corpus lies
 ):                # tables and provenance, or None where the case is left out
     "A case's rows: measured here, or kept from what was published, or a printed reason."
-    try: tables, about, opened = measure_case(case, how)
+    try: tables, about, opened = measure_case(case, how, root)
     except AudioengramError as e:
         if first: raise
         kept = published_case(case, how)
@@ -502,11 +505,12 @@ def figures(
     keep("confidence", draw_confidence([(a, confidence_table(t["confidence"], n, seed), r) for a, t, r, _ in every]), "Variance ratio by decile of assignment confidence")
     keep("readers", draw_readers([(a, l, r) for a, _, r, l in every]), "R squared of linear readers by lag, beside the best lookup")
 
-# %% ../../nbs/discussions/d00_structure.ipynb #e489b863
+# %% ../../nbs/discussions/d00_structure.ipynb #f7cb277b
 def run(
     profile="quick",            # "smoke", "quick" or "full"
     cases="auto",               # "corpus:codec; corpus:codec"; "auto": the profile's own
     corpus=None, codec=None,    # one case instead
+    corpus_root=None,           # where that corpus lies: a folder of recordings, an unpacked LibriSpeech
     lags=(1, 2, 4),             # frames from the end of the context to the target
     length: int = 8,            # context frames
     eval_fraction: float = .2,  # share of speakers held out
@@ -519,7 +523,7 @@ def run(
     use_style()
     parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), lags=how["lags"], length=length, eval_fraction=eval_fraction, seed=seed)
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = [f for i, c in enumerate(asked) if (f := gather(out, c, how, first=i == 0))]
+        found = [f for i, c in enumerate(asked) if (f := gather(out, c, how, first=i == 0, root=corpus_root))]
         for (tables, about), table in itertools.product(found, _TABLES):
             out.rows(tables[table].assign(case=about["case"]), "results" if table == "rows" else table)
         for i, (tables, about) in enumerate(found):
