@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROFILE ?= quick
 ALL ?=
+SLOW ?=
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
@@ -25,9 +26,9 @@ env: .venv/.ready   ## the environment in .venv (exact versions of constraints.t
 reproduce: env      ## real speech, latents, every stale discussion, figures, site (PROFILE=smoke, quick or full; ALL=1 adds codes and ember)
 	$(BIN)/audioengram reproduce --profile $(PROFILE) $(if $(ALL),--all)
 
-test: env           ## lint, unit tests, every library notebook, every discussion in its smoke profile
+test: env           ## lint, unit tests, every library notebook, every discussion in its smoke profile (SLOW=1: the downloads too)
 	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(if $(SLOW),,-m "not slow") tests
 
 lab: env            ## JupyterLab on this repository
 	$(BIN)/jupyter lab --notebook-dir=.
