@@ -7,11 +7,12 @@ __all__ = ['PAGE_LIMIT', 'EXTRA', 'parameters_of', 'read_parameters', 'inject', 
            'read_notebook', 'notebook_fingerprint', 'run_notebook', 'discussion_paths', 'stale_reasons',
            'list_discussions', 'moved_claims', 'reproduce']
 
-# %% ../../nbs/lab/20_notebooks.ipynb #e755b43e
+# %% ../../nbs/lab/20_notebooks.ipynb #99d73fca
 import ast
 import contextlib
 import copy
 import difflib
+import math
 import os
 import re
 import shutil
@@ -298,7 +299,7 @@ def _write_page(
     about = dict(notebook=notebook_fingerprint(source), parameters=plain(parameters), quotes={id: find_claim(id) for id in sorted(quotes)})
     write_json(folder / "manifest.json", dict(result.manifest, page=about))
 
-# %% ../../nbs/lab/20_notebooks.ipynb #e4099689
+# %% ../../nbs/lab/20_notebooks.ipynb #dc5d9ec9
 EXTRA = ("d2", "d3")   # codes and ember: only under all=True
 
 def discussion_paths(
@@ -338,7 +339,9 @@ def moved_claims(
     new: dict,   # claims after
 ) -> list:       # ids stated in both whose value is outside the other's interval (exact ones: not equal)
     "What a new measurement contradicts."
-    def holds(a, x): return a["lo"] <= x <= a["hi"] if "lo" in a and not isinstance(x, str) else a["value"] == x
+    def holds(a, x):
+        if isinstance(x, str) or isinstance(a["value"], str): return a["value"] == x
+        return a["lo"] <= x <= a["hi"] if "lo" in a else math.isclose(a["value"], x, rel_tol=1e-5)   # rows keep seven digits
     return [k for k in old.keys() & new.keys() if not holds(old[k], new[k]["value"]) and not holds(new[k], old[k]["value"])]
 
 # %% ../../nbs/lab/20_notebooks.ipynb #505b9c41
