@@ -181,9 +181,10 @@ import json, os, torch
 torch.set_num_threads(2)
 before = dict(os.environ)
 from audioengram.codecs.mimi import Mimi, vae_config
+from audioengram.core import CodecError
 vae_config()
 try: Mimi(weights="nowhere")
-except Exception: pass
+except CodecError: pass          # the import is what is looked at
 import moshi.modules.rope, pocket_tts
 changed = [k for k in before.keys() | os.environ.keys() if before.get(k) != os.environ.get(k)]
 print(json.dumps([torch.get_num_threads(), "NO_TORCH_COMPILE" in changed, hasattr(moshi.modules.rope.apply_rope, "__wrapped__")]))
