@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from audioengram.core import CorpusError, ParameterError
+from audioengram.core import CorpusError
+from audioengram.data.cases import Case
 from audioengram.discussions import d00_structure as d00
+from audioengram.lab import cases
 from audioengram.lab.runs import code_fingerprint, read_run
 
 HOW = d00.recipe("smoke")
@@ -25,20 +27,11 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def lost(monkeypatch):
     "The second case's corpus is not on this machine."
-    honest = d00.open_case
-    def open_case(case, how, root=None):
+    honest = cases.open_case
+    def open_case(case, *how):
         if "pca16" in case.codec: raise CorpusError("is not on this machine", "/data/voices", "Fetch it")
-        return honest(case, how, root)
-    monkeypatch.setattr(d00, "open_case", open_case)
-
-
-def test_cases():
-    assert d00.parse_cases(profile="smoke") == [d00.Case("synthetic", "nano")]
-    assert [c.slug for c in d00.parse_cases()] == ["debian-speech-nano", "librispeech-lyra+stack4+pca128"]
-    assert d00.parse_cases(codec="mimi") == [d00.Case("debian-speech", "mimi")]
-    assert d00.parse_cases(" folder:nano ;librispeech:lyra+stack4; ") == [d00.Case("folder", "nano"), d00.Case("librispeech", "lyra+stack4")]
-    for bad in ("nano", "a:b:c", "", "a b:c"):
-        with pytest.raises(ParameterError, match="corpus:codec; corpus:codec"): d00.parse_cases(bad)
+        return honest(case, *how)
+    monkeypatch.setattr(cases, "open_case", open_case)
 
 
 def test_only_the_quick_and_full_profiles_use_the_real_keys():
@@ -53,7 +46,7 @@ def test_training_means_never_see_an_evaluation_utterance(monkeypatch):
     class Store:
         def median_energy(self, ids): assert ids == ("a", "b", "c"); return -30.
         def windows(self, ids, **options): asked.append((ids, options)); return options["slice"]
-    monkeypatch.setattr(d00, "phase0", lambda slices, *args, **options: SimpleNamespace(**{t: pd.DataFrame(dict(one=[1])) for t in d00._TABLES}))
+    monkeypatch.setattr(d00, "phase0", lambda slices, *args, **options: SimpleNamespace(**{t: pd.DataFrame(dict(one=[1])) for t in ("rows", "summary", "readers", "confidence", "cells")}))
     found = d00.measure_store(Store(), split, HOW | dict(lags=[1, 4]))
     assert {ids for ids, _ in asked} == {("a", "b", "c"), ("x",)} and {o["energy_threshold"] for _, o in asked} == {-30.}
     assert sorted({(o["lag"], o["slice"]) for _, o in asked}) == [(k, s) for k in (1, 4) for s in ("all", "high_energy", "medial")]
@@ -91,12 +84,12 @@ def test_tables_for_people(folder):
     text = d00.decision_tables(read_run(folder))
     assert text.count("| PCA 4 + k-means 16 |") == 4 and "(reference)" not in text     # two lags of two cases; the reference decides nothing
     assert "synthetic × nano+pca16" in d00.case_table(read_run(folder))
-    assert d00.as_markdown(pd.DataFrame([dict(a=1.23456, b=True, c=float("nan"), d="x")])).splitlines()[-1] == "| 1.235 | yes | – | x |"
+    assert cases.as_markdown(pd.DataFrame([dict(a=1.23456, b=True, c=float("nan"), d="x")])).splitlines()[-1] == "| 1.235 | yes | – | x |"
 
 
 def test_measuring_again_reads_back(folder, monkeypatch):
-    monkeypatch.setattr(d00, "measure_store", lambda *a: pytest.fail("measured again"))
-    tables, *_ = d00.measure_case(d00.Case("synthetic", "nano"), d00.recipe("smoke", (1, 2)))
+    def measure_store(*_): pytest.fail("measured again")
+    tables, *_ = cases.measure_case(cases.Study(d00.NAME, measure_store, ("rows",)), Case("synthetic", "nano"), d00.recipe("smoke", (1, 2)))
     published = read_run(folder).table().query("case == 'synthetic-nano'")
     assert np.allclose(tables["rows"].query("split == 'held'").within, published.query("split == 'held'").within, rtol=1e-6)
 
@@ -125,7 +118,7 @@ def test_published_rows_are_kept_and_labelled(folder, lost, monkeypatch, tmp_pat
 @pytest.mark.parametrize(("change", "reason"), [("code", "of other measuring code"), ("parameters", "of other parameters"), ("folder", "nothing was published")])
 def test_rows_that_answer_another_question_are_left_out(folder, lost, monkeypatch, tmp_path, capsys, change, reason):
     options = dict(lags=(1,)) if change == "parameters" else {}
-    if change == "code": monkeypatch.setattr(d00, "code_fingerprint", lambda *roots: "another")
+    if change == "code": monkeypatch.setattr(cases, "code_fingerprint", lambda *roots: "another")
     home = tmp_path / "empty" / d00.NAME if change == "folder" else folder
     result = run_where_the_second_is_lost(home, monkeypatch, tmp_path, **options)
     assert reason in capsys.readouterr().out and set(result.table().case) == {"synthetic-nano"}
@@ -141,5 +134,5 @@ def test_published_cases_are_of_the_code_as_it_is(root):
     "Rows that came with the repository must answer for the measuring code in it; else they would be dropped on the next run."
     published = root / "figures" / d00.NAME / "cases.json"
     if not published.is_file(): pytest.skip("d00_structure has not been run: make reproduce")
-    stale = [c["title"] for c in json.loads(published.read_text()) if c["code"] != code_fingerprint(d00._MEASURES)]
+    stale = [c["title"] for c in json.loads(published.read_text()) if c["code"] != code_fingerprint(f"audioengram.discussions.{d00.NAME}:measure_store")]
     assert not stale, f"run d00_structure where the data of {stale} are present"

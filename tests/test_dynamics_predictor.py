@@ -120,3 +120,38 @@ def test_wrong_shapes_and_names():
     with pytest.raises(ValueError, match="expected"): Predictor(3, **SMALL)(torch.zeros(2, 4, 5))
     with pytest.raises(ParameterError, match="transformer"): Predictor(3, encoder="lstm")
     with pytest.raises(ParameterError, match="mixture"): Predictor(3, head="flow")
+
+
+def test_stories_read_history_and_side_values():
+    "Lengths that follow the last length (story D), or a value that only the side channel carries (story C), are learned; the encoder never sees them."
+    g = torch.Generator().manual_seed(0)
+    U, T, D = 20, 200, 4
+    loud = torch.rand(U, T, generator=g)                          # drawn afresh every frame
+    d = torch.nn.functional.normalize(torch.randn(U, T, D, generator=g), dim=-1)
+    step = (3 * loud.roll(1, 1))[..., None].exp() * d            # length of a step depends on the value one frame earlier
+    w = Paths(step.cumsum(1))
+    side = torch.stack([loud[:, 4 + i - 4: T + i - 4] for i in range(4)], 2).reshape(-1, 4, 1)
+    class Told(Paths):
+        def __init__(self): self.__dict__ |= w.__dict__
+        def contexts(self, i=slice(None)): return torch.cat([w.contexts(i), side[i]], -1)
+    kw = dict(window=4, encoder="none", head="direction", target="step", normalise="global", layers=1, hidden=8)
+    fit = lambda m, x: train(m, x, x, epochs=25, batch_size=256, lr=1e-2, progress=False, device="cpu").valid.min()
+    unconditional, told = fit(Predictor(D, **kw, story="unconditional"), w), fit(Predictor(D, **kw, story="side", side=1), Told())
+    assert told < unconditional - .8                             # three nats of spread in log m are known
+    m = Predictor(D, **kw, story="autoregressive")
+    assert fit(m, w) < unconditional + .05 and m.given(w.contexts(slice(5)))["history"].shape == (5, 3)
+    with pytest.raises(ValueError, match="expected"): Predictor(D, **kw, story="side", side=1)(w.contexts(slice(5)))
+
+
+def test_starting_from_another_model_takes_its_density_over():
+    w, v = Paths(ar(.8)), Paths(ar(.8, seed=1))
+    marginal = Predictor(3, **{**SMALL, "components": 2}, encoder="none").set_units(w)
+    m = Predictor(3, **SMALL, encoder="state").start_from(marginal)
+    assert torch.allclose(m.log_prob(v), marginal.log_prob(v), atol=1e-4)
+
+
+def test_an_epoch_may_be_shorter_than_the_data():
+    calls = []
+    m = Predictor(3, **SMALL)
+    train(m, Paths(ar(.8)), Paths(ar(.8, seed=1)), epochs=2, epoch_frames=512, batch_size=256, progress=False, device="cpu", callback=lambda model, e: calls.append(e))
+    assert calls == [1, 2]

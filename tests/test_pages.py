@@ -35,7 +35,7 @@ MAY_IMPORT = dict(
     core=(), data=("core",), codecs=("core", "data.audio"), heads=("core",), measure=("core", "heads"),
     dynamics=("core", "data", "codecs", "heads", "measure"), codes=("core", "data", "codecs", "measure"), ember=("core", "data", "measure"),
     lab=("core", "data"), discussions=tuple(r for r in ALL if r not in ("discussions", "cli")), cli=tuple(r for r in ALL if r != "cli"))
-ALSO = {"data.latents": ("codecs",)}   # the store builds the codec that decodes it
+ALSO = {"data.latents": ("codecs",), "data.cases": ("codecs",)}   # the store builds the codec that decodes it; a case is a corpus under a codec
 
 
 def ids(paths): return [str(p.relative_to(ROOT)) for p in paths]

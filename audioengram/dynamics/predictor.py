@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['ENCODERS', 'HEADS', 'NoContext', 'Residual', 'MLPContext', 'StateContext', 'ConvContext', 'TransformerContext',
-           'Scaled', 'Predictor', 'train']
+           'Scaled', 'Predictor', 'WithSide', 'step_signals', 'train']
 
-# %% ../../nbs/dynamics/05_predictor.ipynb #d6372be5
+# %% ../../nbs/dynamics/05_predictor.ipynb #e024bab9
 import copy
+import itertools
 import math
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
@@ -33,9 +35,11 @@ from audioengram.core import (
     spawn,
     write_json,
 )
+from ..heads.elliptic import FactoredMixture
+from ..heads.factored import DirectionMagnitude
 from ..heads.mixture import Gaussian, GaussianMixture, LowRankMixture, StudentT
 
-# %% ../../nbs/dynamics/05_predictor.ipynb #e7a57a89
+# %% ../../nbs/dynamics/05_predictor.ipynb #8ba5b65f
 class NoContext(nn.Module):
     "No features: the head's density does not depend on the context."
     def __init__(self, dim, window, **_): super().__init__(); self.features = 0
@@ -86,7 +90,7 @@ class TransformerContext(nn.Module):
     def forward(self, c): return torch.cat([self.body(self.inp(c) + self.position[-c.shape[1]:])[:, -1], c[:, -1]], 1)
 
 ENCODERS = dict(none=NoContext, state=StateContext, mlp=MLPContext, conv=ConvContext, transformer=TransformerContext)
-HEADS = dict(gaussian=Gaussian, student=StudentT, mixture=GaussianMixture, lowrank=LowRankMixture)
+HEADS = dict(gaussian=Gaussian, student=StudentT, mixture=GaussianMixture, lowrank=LowRankMixture, factored=FactoredMixture, direction=DirectionMagnitude)
 
 # %% ../../nbs/dynamics/05_predictor.ipynb #1e0d3f28
 class Scaled(Distribution):
@@ -109,7 +113,7 @@ class Scaled(Distribution):
     def sample(self, sample_shape=(), **kw): return self.shift + self.scale * self.base.sample(torch.Size(sample_shape), **kw)
     def responsibilities(self, x): return self.base.responsibilities(self.inner(x))
 
-# %% ../../nbs/dynamics/05_predictor.ipynb #a40ec105
+# %% ../../nbs/dynamics/05_predictor.ipynb #b9788603
 class Predictor(nn.Module):
     "Density of the next latent frame (or step) given a context window: encoder, head and the units of the data."
     def __init__(self,
@@ -123,6 +127,7 @@ class Predictor(nn.Module):
         dropout: float = .1,
         normalise="dimension",  # spread kept per "dimension", or one "global" scale (keeps directions)
         seed: int = 0,         # of the initial weights
+        side: int = 0,         # further numbers a frame that the context carries behind its D dimensions, for a head that takes them
         **head_options,        # passed to the head: components, covariance, …
     ):
         super().__init__()
@@ -130,15 +135,16 @@ class Predictor(nn.Module):
             if name not in known: raise ParameterError(f"unknown {kind} {name!r}", remedy=f"Choose one of {', '.join(known)}")
         if isinstance(head, str) and head not in HEADS: raise ParameterError(f"unknown head {head!r}", remedy=f"Choose one of {', '.join(HEADS)}")
         self.config = dict(dim=dim, window=window, encoder=encoder, head=head if isinstance(head, str) else head.__name__, target=target, hidden=hidden, layers=layers,
-                           dropout=dropout, normalise=normalise, seed=seed, **head_options)
-        self.dim, self.window, self.target, self.normalise = dim, window, target, normalise
+                           dropout=dropout, normalise=normalise, seed=seed, side=side, **head_options)
+        self.dim, self.window, self.target, self.normalise, self.side, self.amp = dim, window, target, normalise, side, torch.float32
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.encoder = ENCODERS[encoder](dim, window, hidden=hidden, layers=layers, dropout=dropout)
             make = HEADS[head] if isinstance(head, str) else head
+            if make is DirectionMagnitude: head_options = dict(side=side * window, history=window - 1) | head_options   # what stories C and D read
             self.head = make(dim, self.encoder.features, **head_options)
-        for name in ("in_mean", "out_mean"): self.register_buffer(name, torch.zeros(dim))
-        for name in ("in_scale", "out_scale"): self.register_buffer(name, torch.ones(dim))
+        for name, size in (("in", dim), ("out", dim), ("side", side)):
+            self.register_buffer(f"{name}_mean", torch.zeros(size)); self.register_buffer(f"{name}_scale", torch.ones(size))
 
     def __repr__(self): return f"Predictor({', '.join(f'{k}={v!r}' for k, v in self.config.items())}; {self.n_parameters:,} parameters)"
     @property
@@ -149,7 +155,7 @@ class Predictor(nn.Module):
         from torch.utils.flop_counter import FlopCounterMode
         device = self.in_mean.device
         with torch.no_grad(), FlopCounterMode(display=False) as count:
-            self(torch.zeros(1, self.window, self.dim, device=device)).log_prob(torch.zeros(1, self.dim, device=device))
+            self(torch.zeros(1, self.window, self.dim + self.side, device=device)).log_prob(torch.ones(1, self.dim, device=device))
         return count.get_total_flops() // 2
 
     def wanted(self, windows, idx=None) -> Tensor:
@@ -164,21 +170,40 @@ class Predictor(nn.Module):
     ):                         # self
         "Learn the units and the head's starting point from training windows."
         idx = torch.randperm(len(windows), generator=generator(spawn(seed, "units")))[:max_frames].to(self.in_mean.device)
-        frames, wanted = windows.contexts(idx)[:, -1].float(), self.wanted(windows, idx).float()
-        check_shape(frames, "N D", "training latents", finite=True, D=self.dim); check_shape(wanted, "N D", "training targets", finite=True, D=self.dim)
-        for name, x in (("in", frames), ("out", wanted)):
-            spread = x.std(0) if self.normalise == "dimension" else x.var(0).mean().sqrt().expand(self.dim)
+        last, wanted = windows.contexts(idx)[:, -1].float(), self.wanted(windows, idx).float()
+        check_shape(last, "N D", "training latents", finite=True, D=self.dim + self.side); check_shape(wanted, "N D", "training targets", finite=True, D=self.dim)
+        for name, x in (("in", last[:, :self.dim]), ("out", wanted), *([("side", last[:, self.dim:])] if self.side else [])):
+            spread = x.var(0).mean().sqrt().expand(self.dim) if self.normalise == "global" and name != "side" else x.std(0)
             if not (spread > 0).all():
-                raise TrainingError(f"{int((spread == 0).sum())} latent dimensions are constant over the training windows", remedy="Drop them with a pca view")
-            getattr(self, f"{name}_mean").copy_(x.mean(0)); getattr(self, f"{name}_scale").copy_(spread)
+                raise TrainingError(f"{int((spread == 0).sum())} {'side' if name == 'side' else 'latent'} dimensions are constant over the training windows", remedy="Drop them with a pca view")
+            centre = 0 if name == "out" and self.target == "step" else x.mean(0)      # a step of zero stays zero
+            getattr(self, f"{name}_mean").copy_(torch.as_tensor(centre)); getattr(self, f"{name}_scale").copy_(spread)
         if hasattr(self.head, "init_from"): self.head.init_from((wanted - self.out_mean) / self.out_scale, seed=spawn(seed, "head"))
         return self
 
+    @torch.no_grad()
+    def start_from(self,
+        other,   # a fitted Predictor of the same latents and target
+    ):           # self
+        "Take over units and whatever else has the same name and shape: an unconditional density is a start, a model of another lag is a better one."
+        mine = self.state_dict()
+        self.load_state_dict(mine | {k: v for k, v in other.state_dict().items() if k in mine and mine[k].shape == v.shape})
+        return self
+
+    def given(self, context: Tensor) -> dict:
+        "What a head reads beside the features: `history`, lengths of the window's steps [B,W-1], and `side` [B,W*S]."
+        wants = getattr(self.head, "given", ())
+        z, extra = context[..., :self.dim], context[..., self.dim:]
+        out = dict(history=((z[:, 1:] - z[:, :-1]) / self.out_scale).norm(dim=-1)) if "history" in wants else {}
+        return out | (dict(side=((extra - self.side_mean) / self.side_scale).flatten(1)) if "side" in wants else {})
+
     def forward(self,
-        context: Tensor,    # [B,W,D], latents in their own units
+        context: Tensor,    # [B,W,D] latents in their own units, [B,W,D+S] with side values
     ) -> Distribution:      # of z_{t+1} (or of the step), batch shape [B], event shape [D]
-        check_shape(context, "B W D", "context", W=self.window, D=self.dim)
-        return Scaled(self.head(self.encoder((context - self.in_mean) / self.in_scale)), self.out_mean, self.out_scale)
+        check_shape(context, "B W D", "context", W=self.window, D=self.dim + self.side)
+        with torch.autocast(context.device.type, self.amp, enabled=self.training and self.amp != torch.float32):
+            features = self.encoder((context[..., :self.dim] - self.in_mean) / self.in_scale)
+        return Scaled(self.head(features.float(), **self.given(context)), self.out_mean, self.out_scale)   # densities stay in float32
 
     @torch.no_grad()
     def log_prob(self,
@@ -219,12 +244,44 @@ class Predictor(nn.Module):
             raise ModelFileError(f"not a predictor this version can read ({str(e).splitlines()[0]})", folder, "Train it again") from None
         return model.to(device).eval()
 
-# %% ../../nbs/dynamics/05_predictor.ipynb #5b23f1ef
+# %% ../../nbs/dynamics/05_predictor.ipynb #43bfc4a9
+class WithSide:
+    "Windows whose contexts carry further values of each frame, [B,W,D+S]."
+    def __init__(self,
+        windows,          # data.latents.Windows
+        values: Tensor,   # one row a frame of the store, [N,S]
+    ):
+        self.windows, self.values = windows, values
+    def __getattr__(self, name): return getattr(self.__dict__["windows"], name)
+    def __len__(self): return len(self.windows)
+    def to(self, device): return WithSide(self.windows.to(device), self.values.to(device))
+    def contexts(self, idx=None):
+        w = self.windows
+        end = w._at(idx) - w.lag
+        rows = end[:, None] - torch.arange(w.length - 1, -1, -1, device=end.device)
+        return torch.cat([w.contexts(idx), self.values[rows]], -1)
+
+def step_signals(
+    store,        # LatentStore
+) -> Tensor:      # [N,2]
+    "Level of each frame (dB), and the mean log length of the steps of its utterance up to it: what loudness and the speaker's pace say of the next length."
+    z, first = store.tensor(), torch.as_tensor(np.asarray(store.offsets[:-1]))
+    log_m = torch.cat([z.new_zeros(1), (z[1:] - z[:-1]).norm(dim=1).clamp(min=1e-6).log()])
+    log_m[first] = 0.                                        # no step leads to the first frame
+    n = torch.arange(len(z)) - torch.repeat_interleave(first, torch.as_tensor(np.diff(store.offsets)))
+    total = log_m.double().cumsum(0)
+    before = torch.repeat_interleave(total[first], torch.as_tensor(np.diff(store.offsets)))
+    pace = ((total - before) / n.clamp(min=1)).float()
+    pace[n == 0] = (total[-1] / (n > 0).sum()).float()       # nothing known yet: the mean
+    return torch.stack([torch.as_tensor(np.asarray(store.energy), dtype=torch.float32), pace], 1)
+
+# %% ../../nbs/dynamics/05_predictor.ipynb #87c5dc1d
 def train(
     model: Predictor,
     windows,                 # training windows
     valid,                   # held-out windows of training speakers, for early stopping
     epochs: int = 30,        # at most
+    epoch_frames=None,       # windows in an epoch; None: all
     batch_size: int = 512,
     lr: float = 1e-3,        # peak learning rate
     weight_decay: float = .01,
@@ -249,9 +306,11 @@ def train(
     rest = [p for n, p in model.named_parameters() if not any(p is q for q in decay)]
     opt = torch.optim.AdamW([dict(params=decay, weight_decay=weight_decay), dict(params=rest, weight_decay=0.)], lr=lr, fused=device.type == "cuda")
     batch_size = min(batch_size, len(windows))
-    total = epochs * (len(windows) // batch_size)
+    per_epoch = min(epoch_frames or len(windows), len(windows)) // batch_size
+    total = epochs * per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(opt, lambda s: min(1., (s + 1) / max(1, total // 20)) * .5 * (1 + math.cos(math.pi * min(1., s / total))))
-    amp = pick_dtype(device)
+    model.amp = pick_dtype(device)
+    spread = torch.cat([model.in_scale, torch.zeros_like(model.side_scale)])
     state = lambda: copy.deepcopy(model.state_dict())
     rows, best, kept, bad, step = [], -model.log_prob(valid).mean().item(), state(), 0, 0
     rows.append(dict(epoch=0, train=float("nan"), valid=best, seconds=0., lr=0.))
@@ -261,12 +320,10 @@ def train(
         order = generator(spawn(seed, "order"))
         for epoch in range(1, epochs + 1):
             model.train(); t0, seen, losses = time.perf_counter(), 0, torch.zeros((), device=device)
-            for idx in windows.batches(batch_size, shuffle=True, generator=order, drop_last=True):
+            for idx in itertools.islice(windows.batches(batch_size, shuffle=True, generator=order, drop_last=True), per_epoch):
                 c = windows.contexts(idx)
-                if noise: c = c + noise * model.in_scale * torch.randn_like(c)
-                with torch.autocast(device.type, amp, enabled=amp != torch.float32): features = model.encoder((c - model.in_mean) / model.in_scale)
-                dist = Scaled(model.head(features.float()), model.out_mean, model.out_scale)   # densities stay in float32
-                loss = -dist.log_prob(model.wanted(windows, idx)).mean()
+                if noise: c = c + noise * spread * torch.randn_like(c)
+                loss = -model(c).log_prob(model.wanted(windows, idx)).mean()
                 opt.zero_grad(set_to_none=True); loss.backward()
                 norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
                 if not bool(torch.isfinite(norm) & torch.isfinite(loss)):

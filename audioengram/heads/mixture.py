@@ -17,7 +17,7 @@ from torch.distributions import Categorical, Distribution, LowRankMultivariateNo
 from ..core import ParameterError, ShapeError, check_shape
 from .bounds import soft_bound, soft_unbound
 
-# %% ../../nbs/heads/15_mixture.ipynb #a293ef68
+# %% ../../nbs/heads/15_mixture.ipynb #06a7336b
 class Mixture(Distribution):
     "Mixture of K location-scale components over R^D, optionally each in its own linear coordinates."
     support = constraints.real_vector
@@ -56,16 +56,31 @@ class Mixture(Distribution):
             x[k == j] = torch.linalg.solve_triangular(self.factor[j], r[k == j].mT, upper=False).mT + (0 if self.centre is None else self.centre[j])
         return x
 
+    def standard_log_prob(self,
+        u: Tensor,  # standardised residuals, [...,K,D]
+    ) -> Tensor:    # [...,K]
+        "Log density of a component in its own standard coordinates: Gaussian or Student-t. A subclass may bring another."
+        if self.df is None: return -.5 * u.square().sum(-1) - u.shape[-1] / 2 * math.log(2 * math.pi)
+        v = self.df
+        const = torch.lgamma((v + 1) / 2) - torch.lgamma(v / 2) - .5 * torch.log(v * math.pi)
+        return u.shape[-1] * const - ((v + 1) / 2) * torch.log1p(u.square() / v.unsqueeze(-1)).sum(-1)
+
+    def standard_draw(self, shape, k, generator=None, temperature: float = 1.):
+        "Draws of component k [...] in its standard coordinates, [*shape,D]."
+        eps = torch.empty((*shape, self.loc.shape[-1]), device=self.loc.device, dtype=self.loc.dtype).normal_(generator=generator)
+        if self.df is not None:
+            v = self.df.expand(*shape, self.n_components).gather(-1, k[..., None]).expand_as(eps)
+            eps = eps * torch.rsqrt(torch._standard_gamma(v / 2, generator=generator) * 2 / v)
+        return math.sqrt(temperature) * eps
+
+    def standard_mean(self):
+        "Mean of the standard coordinates, broadcasting with [...,K,D]."
+        return 0.
+
     def component_log_prob(self,
         x: Tensor,  # [...,D]
     ) -> Tensor:    # log density under each component, without its weight, [...,K]
-        u = (self._whiten(x) - self.loc) * torch.exp(-self.log_scale)
-        D = x.shape[-1]
-        if self.df is None: log_f = -.5 * u.square().sum(-1) - D / 2 * math.log(2 * math.pi)
-        else:
-            v = self.df
-            const = torch.lgamma((v + 1) / 2) - torch.lgamma(v / 2) - .5 * torch.log(v * math.pi)
-            log_f = D * const - ((v + 1) / 2) * torch.log1p(u.square() / v.unsqueeze(-1)).sum(-1)
+        log_f = self.standard_log_prob((self._whiten(x) - self.loc) * torch.exp(-self.log_scale))
         det = 0 if self.factor is None else self.factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
         return log_f - self.log_scale.sum(-1) + det
 
@@ -82,8 +97,9 @@ class Mixture(Distribution):
 
     def component_means(self) -> Tensor:
         "Means in data coordinates, [...,K,D]."
-        if self.factor is None: return self.loc
-        x = torch.linalg.solve_triangular(self.factor, self.loc.unsqueeze(-1), upper=False)[..., 0]
+        loc = self.loc + self.log_scale.exp() * self.standard_mean()
+        if self.factor is None: return loc
+        x = torch.linalg.solve_triangular(self.factor, loc.unsqueeze(-1), upper=False)[..., 0]
         return x if self.centre is None else x + self.centre
 
     @property
@@ -97,11 +113,7 @@ class Mixture(Distribution):
         k = (self.logits + gumbel).argmax(-1)
         pick = k[..., None, None].expand(*shape, 1, self.loc.shape[-1])
         loc, log_scale = (t.expand(*shape, *t.shape[-2:]).gather(-2, pick).squeeze(-2) for t in (self.loc, self.log_scale))
-        eps = torch.empty_like(loc).normal_(generator=generator)
-        if self.df is not None:
-            v = self.df.expand(*shape, self.n_components).gather(-1, k[..., None]).expand_as(eps)
-            eps = eps * torch.rsqrt(torch._standard_gamma(v / 2, generator=generator) * 2 / v)
-        return self._colour(loc + math.sqrt(temperature) * log_scale.exp() * eps, k)
+        return self._colour(loc + log_scale.exp() * self.standard_draw(shape, k, generator, temperature), k)
 
     def expand(self, batch_shape, _instance=None):
         batch_shape = torch.Size(batch_shape)
@@ -109,7 +121,7 @@ class Mixture(Distribution):
         df = self.df if self.df is None or self.df.ndim <= 1 else grow(self.df, 1)
         return Mixture(grow(self.logits, 1), grow(self.loc, 2), grow(self.log_scale, 2), self.factor, self.centre, df)
 
-# %% ../../nbs/heads/15_mixture.ipynb #2c5cea5b
+# %% ../../nbs/heads/15_mixture.ipynb #70ce057c
 class GaussianMixture(nn.Module):
     "Mixture density head with diagonal or semi-tied covariances."
     def __init__(self,
@@ -140,24 +152,30 @@ class GaussianMixture(nn.Module):
         if self.lower is None: return None
         return self.lower.tril(-1) + torch.diag_embed(soft_bound(self.log_diagonal, -12, 12).exp())
 
-    def forward(self,
+    def parameters_of(self,
         h: Tensor,         # features, [B,F]
-    ) -> Mixture:          # batch shape [B], event shape [D]
+    ) -> tuple:            # logits [B,K], loc [B,K,D], log scale [B,K,D]
+        "What the features say of every component."
         B, K, D = len(h), self.components, self.dim
         if self.out is None: logits, loc, raw = self.logits0.expand(B, K), self.loc0.expand(B, K, D), self.log_scale0.expand(B, K, D)
         else:
             logits, loc, raw = self.out(h).split([K, K * D, K * D], -1)
             logits, loc, raw = logits + self.logits0, loc.view(B, K, D) + self.loc0, raw.view(B, K, D) + self.log_scale0
+        return logits, loc, soft_bound(raw, *self.bounds)
+
+    def forward(self,
+        h: Tensor,         # features, [B,F]
+    ) -> Mixture:          # batch shape [B], event shape [D]
         df = None if self.log_df is None else soft_bound(self.log_df, math.log(2.), math.log(200.)).exp()
-        return Mixture(logits, loc, soft_bound(raw, *self.bounds), self.factor, self.centre, df)
+        return Mixture(*self.parameters_of(h), self.factor, self.centre, df)
 
     @torch.no_grad()
     def init_from(self,
         targets: Tensor,        # training targets in the head's units, [N,D]
         seed: int = 0,
-        max_frames: int = 50_000,  # EM sees at most this many
+        max_frames: int = 20_000,  # EM sees at most this many
         floor: float = 1e-3,    # added to EM's variances, relative to the mean variance of a dimension
-        iterations: int = 30,   # EM steps at most; training goes on from there
+        iterations: int = 20,   # EM steps at most; training goes on from there
     ):                          # self
         "Start at the marginal: weights, means and covariances of a mixture fitted by EM (scikit-learn)."
         if len(targets) > max_frames: targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:max_frames]]
