@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ENCODERS', 'HEADS', 'NoContext', 'Residual', 'MLPContext', 'StateContext', 'ConvContext', 'TransformerContext',
-           'Scaled', 'Predictor', 'WithSide', 'step_signals', 'train']
+           'Scaled', 'Predictor', 'WithSide', 'step_signals', 'train', 'fitted']
 
-# %% ../../nbs/dynamics/05_predictor.ipynb #e024bab9
+# %% ../../nbs/dynamics/05_predictor.ipynb #fc47cfa5
 import copy
 import itertools
 import math
@@ -27,7 +27,9 @@ from audioengram.core import (
     ParameterError,
     TrainingError,
     atomic_path,
+    cache_dir,
     check_shape,
+    fingerprint,
     generator,
     pick_device,
     pick_dtype,
@@ -113,7 +115,7 @@ class Scaled(Distribution):
     def sample(self, sample_shape=(), **kw): return self.shift + self.scale * self.base.sample(torch.Size(sample_shape), **kw)
     def responsibilities(self, x): return self.base.responsibilities(self.inner(x))
 
-# %% ../../nbs/dynamics/05_predictor.ipynb #b9788603
+# %% ../../nbs/dynamics/05_predictor.ipynb #dbb0f29b
 class Predictor(nn.Module):
     "Density of the next latent frame (or step) given a context window: encoder, head and the units of the data."
     def __init__(self,
@@ -146,6 +148,8 @@ class Predictor(nn.Module):
         for name, size in (("in", dim), ("out", dim), ("side", side)):
             self.register_buffer(f"{name}_mean", torch.zeros(size)); self.register_buffer(f"{name}_scale", torch.ones(size))
 
+    @property
+    def fingerprint(self) -> str: return fingerprint(self.config, {k: v.cpu().numpy() for k, v in self.state_dict().items()})   # configuration and weights
     def __repr__(self): return f"Predictor({', '.join(f'{k}={v!r}' for k, v in self.config.items())}; {self.n_parameters:,} parameters)"
     @property
     def n_parameters(self) -> int: return sum(p.numel() for p in self.parameters())
@@ -275,7 +279,7 @@ def step_signals(
     pace[n == 0] = (total[-1] / (n > 0).sum()).float()       # nothing known yet: the mean
     return torch.stack([torch.as_tensor(np.asarray(store.energy), dtype=torch.float32), pace], 1)
 
-# %% ../../nbs/dynamics/05_predictor.ipynb #87c5dc1d
+# %% ../../nbs/dynamics/05_predictor.ipynb #29533bda
 def train(
     model: Predictor,
     windows,                 # training windows
@@ -345,6 +349,21 @@ def train(
     model.load_state_dict(kept); model.eval()
     if folder: model.save(folder, history=_plain_rows(rows), finished=True)
     return pd.DataFrame(rows)
+
+def fitted(
+    model: Predictor,
+    sets: dict,       # train and valid: windows
+    key,              # what else decides the result: fingerprints of the latents and of the code
+    start=None,       # a fitted Predictor to start from
+    **options,        # of `train`
+) -> Predictor:
+    "Train a model, or read back what this machine trained under the same key, configuration, data and options."
+    if start is not None: model.start_from(start)
+    names = [getattr(w, "utterances", None) for w in (sets["train"], sets["valid"])]
+    said = {k: v for k, v in options.items() if k not in ("progress", "device")}
+    folder = cache_dir("models") / fingerprint(key, model.config, said, [sorted(n) for n in names if n is not None], getattr(sets["train"], "lag", None), start and start.fingerprint, length=24)
+    train(model, sets["train"], sets["valid"], folder=folder, units=start is None, **options)
+    return model
 
 def _finished(folder, model):
     "History of a finished run of the same configuration in `folder`, its weights put into the model; None if there is none."

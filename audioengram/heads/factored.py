@@ -119,7 +119,7 @@ def _categorical(logits, shape, generator):
     e = torch.empty((*shape, logits.shape[-1]), dtype=logits.dtype, device=logits.device).exponential_(generator=generator)
     return (logits - e.log()).argmax(-1)
 
-# %% ../../nbs/heads/10_factored.ipynb #6f252f1a
+# %% ../../nbs/heads/10_factored.ipynb #f39b0c0f
 class Polar(Distribution):
     "Density over R^D of centre + scale · length · direction: a tied mixture of vMF directions and lengths with the exact Jacobian."
     support, arg_constraints = constraints.real_vector, {}
@@ -177,6 +177,15 @@ class Polar(Distribution):
         value: Tensor,   # [..., D]; raises ShapeError for a step of length zero
     ) -> Tensor:         # nats with respect to Lebesgue measure on R^D, [...]
         return self._joint(value).logsumexp(-1)
+
+    def log_prob_parts(self,
+        value: Tensor,   # [..., D]; without a centre and scales of its own, these are direction and length of the step
+    ) -> tuple:          # log p(d) on the sphere and log p(log m | d), [...] each; standing still apart
+        "The two factors. `log_prob` is their sum less D log m (and the scales): the price of polar coordinates."
+        d, l, _ = self._parts(value)
+        weighted = self.logits + self.direction.log_prob(d[..., None, :])
+        both = weighted + self.magnitude.log_density(l[..., None] - self._gain(d))
+        return weighted.logsumexp(-1), both.logsumexp(-1) - weighted.logsumexp(-1)
 
     def responsibilities(self,
         value: Tensor,   # [..., D]

@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['Mixture', 'GaussianMixture', 'Gaussian', 'StudentT', 'LowRankMixture', 'MixtureOf']
 
-# %% ../../nbs/heads/15_mixture.ipynb #571bbbcc
+# %% ../../nbs/heads/15_mixture.ipynb #d1b9d57a
 import math
+import warnings
 
 import torch
 import torch.nn.functional as F
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as EM
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, LowRankMultivariateNormal, constraints
@@ -121,7 +123,7 @@ class Mixture(Distribution):
         df = self.df if self.df is None or self.df.ndim <= 1 else grow(self.df, 1)
         return Mixture(grow(self.logits, 1), grow(self.loc, 2), grow(self.log_scale, 2), self.factor, self.centre, df)
 
-# %% ../../nbs/heads/15_mixture.ipynb #70ce057c
+# %% ../../nbs/heads/15_mixture.ipynb #65ef861d
 class GaussianMixture(nn.Module):
     "Mixture density head with diagonal or semi-tied covariances."
     def __init__(self,
@@ -181,7 +183,9 @@ class GaussianMixture(nn.Module):
         if len(targets) > max_frames: targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:max_frames]]
         x = targets.detach().cpu().double().numpy()
         kind = "full" if self.covariance == "semi-tied" else "diag"
-        em = EM(self.components, covariance_type=kind, reg_covar=floor * x.var(0).mean(), max_iter=iterations, random_state=seed).fit(x)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)   # a start, not a fit: gradients take over
+            em = EM(self.components, covariance_type=kind, reg_covar=floor * x.var(0).mean(), max_iter=iterations, random_state=seed).fit(x)
         like = lambda a, p: torch.as_tensor(a, dtype=p.dtype, device=p.device)
         self.logits0.copy_(like(em.weights_, self.logits0).log())
         if self.covariance == "diagonal":

@@ -1,0 +1,76 @@
+"Discussion d07: what a smoke run publishes, equal parameters, the independent-frames null, and the clamp."
+import json
+import re
+
+import pytest
+import torch
+
+from audioengram.discussions import d07_factorization as d07
+from audioengram.lab.cases import Study
+from audioengram.lab.runs import code_fingerprint, read_run
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    return d07.run("smoke", folder=tmp_path_factory.mktemp("figures") / d07.NAME)
+
+
+def test_what_a_run_publishes(result):
+    assert result.check() == [] and result.manifest["profile"] == "smoke"
+    assert set(result.table_names) == {"results", "parts", "stories", "curves", "clamps", "pit", "sizes", "heads"}
+    assert set(result.manifest["figures"]) == {"heads", "factors", "stories", "calibration", "curves", "clamps"}
+    assert set(result.table("stories").story) == set("ABCD")
+    assert not re.search(r'"/\w', (result.folder / "manifest.json").read_text())
+    assert "vMF × log-normal" in d07.heads_table(result) and "beyond differencing" in d07.verdict_table(result)
+
+
+def test_heads_have_equal_parameters():
+    how = d07.recipe("quick")
+    budget = d07.model_for(64, how, **d07.HEADS[d07.MDN]).n_parameters
+    for name, options in d07.HEADS.items():
+        n = d07.model_for(64, how, budget, **options).n_parameters
+        assert abs(n / budget - 1) < .03, (name, n, budget)
+
+
+def test_claims_follow_from_the_rows(result):
+    rows = result.table()
+    total = lambda model: rows[rows.model == model][["nll", "frames"]].sum()
+    ahead = (total(d07.MDN).nll - total(d07.BEST).nll) / total(d07.BEST).frames
+    assert result.claims["main.elliptic_ahead"]["value"] == pytest.approx(ahead, rel=1e-5)
+    over, real, free = (result.claims[f"main.length_{k}"]["value"] for k in ("over", "real", "free"))
+    assert over == pytest.approx(real - free, abs=1e-4)
+
+
+def test_a_hard_clamp_has_no_gradient_and_a_smooth_bound_has(result):
+    t = result.table("clamps")
+    hard, smooth = (t[t.bound == b] for b in ("hard clamp", "smooth bound"))
+    assert (hard.grad_kappa == 0).all() and (smooth.grad_kappa > 0).all()
+    assert hard.kappa.iloc[-1] == pytest.approx(torch.tensor(-2.).exp().item(), rel=1e-4)
+    assert smooth.loss.iloc[-1] < smooth.loss.iloc[0]
+
+
+def test_a_constant_concentration_already_beats_the_uniform_direction():
+    "D = 512, cosine .727: the value that science says a constant κ near 790 has, about 193 nats."
+    assert d07._constant_gain(512, 790., .727) == pytest.approx(192.3, abs=.5)
+
+
+def test_independent_targets_are_the_same_frames_in_another_order():
+    class Few:
+        speaker, speakers, utterances, lag = [0] * 6, ["a"], ["u"], 1
+        y, now = torch.arange(12.).view(6, 2), torch.zeros(6, 2)
+        def __len__(self): return 6
+        def targets(self, i): return self.y[i]
+        def current(self, i=slice(None)): return self.now[i]
+    w = d07.Independent(Few(), seed=0)
+    assert torch.equal(w.targets().sort(dim=0).values, Few.y) and not torch.equal(w.targets(), Few.y)
+    assert torch.equal(w.steps(), w.targets() - Few.now)
+
+
+def test_published_rows_are_of_the_code_as_it_is(root):
+    "Rows that came with the repository must answer for the measuring code in it; else they would be dropped on the next run."
+    published = root / "figures" / d07.NAME / "cases.json"
+    if not published.is_file(): pytest.skip("d07_factorization has not been run: make reproduce")
+    now = code_fingerprint(*Study(d07.NAME, d07.measure_store, ()).code)
+    stale = [c["title"] for c in json.loads(published.read_text()) if c["code"] != now]
+    assert not stale, f"run d07_factorization where the data of {stale} are present"
+    assert read_run(published.parent).check() == []
