@@ -73,6 +73,13 @@ def test_finite_at_the_centre_and_far_away():
     assert all(torch.isfinite(p.grad).all() for p in head.parameters() if p.grad is not None)
 
 
+def test_a_component_of_a_single_frame_does_not_spoil_the_start():
+    g = torch.Generator().manual_seed(0)
+    x = torch.cat([torch.randn(500, 4, generator=g), torch.full((1, 4), 1e3)])
+    head = FactoredMixture(4, 0, 3, "diagonal", magnitude="mixture").init_from(x)
+    assert all(torch.isfinite(p).all() for p in head.parameters()) and torch.isfinite(head(torch.zeros(len(x), 0)).log_prob(x)).all()
+
+
 def test_within_one_percent_of_the_entropy_rate_and_parameters_recovered():
     "Truth: direction uniform, log length Gaussian with mean and spread that depend on the context."
     g = torch.Generator().manual_seed(0)

@@ -308,3 +308,15 @@ def test_state_dict_round_trip():
 ])
 def test_bad_input_says_what_to_do(make, error, says):
     with pytest.raises(error, match=says): make()
+
+
+def test_directions_that_cancel_can_still_be_learned():
+    "Over all contexts the directions are uniform, given the context they are not: κ must not start where it has no gradient."
+    g = torch.Generator().manual_seed(0)
+    h = torch.nn.functional.normalize(torch.randn(4000, 32, generator=g), dim=1)
+    x = torch.nn.functional.normalize(h + .8 * 32**-.5 * torch.randn(4000, 32, generator=g), dim=1) * (.2 * torch.randn(4000, 1, generator=g)).exp()
+    head = DirectionMagnitude(32, 32).init_from(x)
+    before = -head(h).log_prob(x).mean().item()
+    opt = torch.optim.Adam(head.parameters(), 2e-2)
+    for _ in range(60): loss = -head(h).log_prob(x).mean(); opt.zero_grad(); loss.backward(); opt.step()
+    assert loss.item() < before - 10 and head(h).direction.concentration.mean() > 20

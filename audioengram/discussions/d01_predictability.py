@@ -38,12 +38,12 @@ from audioengram.measure.prediction import (
 )
 from ..measure.stats import Estimate
 
-# %% ../../nbs/discussions/d01_predictability.ipynb #ddc3c7f2
+# %% ../../nbs/discussions/d01_predictability.ipynb #7a54cd0a
 NAME = "d01_predictability"
 CASES = "debian-speech:nano; debian-speech:nano+pca64+normalise; librispeech:lyra+stack4+pca128; librispeech:lyra+stack4+pca128+normalise"
 NULLS = {"diagonal marginal": dict(head="mixture"), "marginal": dict(head="mixture", covariance="semi-tied")}
 HEADS = {"Gaussian": dict(head="gaussian"), "Student-t": dict(head="student"), "MDN": dict(head="mixture"), "low rank": dict(head="lowrank", rank=2),
-         "semi-tied MDN": dict(head="mixture", covariance="semi-tied"), "factored": dict(head="factored", magnitude="mixture")}
+         "semi-tied MDN": dict(head="mixture", covariance="semi-tied"), "… on all frames": dict(head="mixture", covariance="semi-tied", encoder="mlp"), "factored": dict(head="factored", magnitude="mixture")}
 MAIN = "semi-tied MDN"          # the model of the headline
 CODE = functools.partial(code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor")   # what trained models depend on
 
@@ -60,7 +60,7 @@ def recipe(
     return dict(lags=p.pick([1, 2], [int(k) for k in lags], [int(k) for k in lags]), length=p.pick(4, int(length), int(length)), components=p.pick(2, int(components), int(components)), seed=int(seed),
                 eval_fraction=p.pick(.25, eval_fraction, eval_fraction), max_seconds=p.pick(300., p.max_seconds, None), encoder="state", hidden=p.pick(32, 256, 512), layers=p.pick(1, 2, 2),
                 dropout=.3, epochs=p.pick(2, 5, 40), epoch_frames=p.pick(None, 25_000, None), samples=p.pick(8, 32, 64), scored=p.pick(500, 6000, 20_000),
-                heads=p.pick(["MDN", MAIN, "factored"], [h for h in HEADS if h != "low rank"], list(HEADS)), heads_at=p.pick([1], [1], [int(k) for k in lags]), decoded=p.pick(10., 120., 600.))
+                heads=p.pick(["MDN", MAIN, "… on all frames", "factored"], [h for h in HEADS if h != "low rank"], list(HEADS)), heads_at=p.pick([1], [1], [int(k) for k in lags]), decoded=p.pick(10., 120., 600.))
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #7d91d4f6
 def fit(
@@ -162,7 +162,7 @@ def acoustics(store, facts, how) -> pd.DataFrame:      # row, centroid (Hz), cro
         if seconds > how["decoded"]: break
     return pd.concat(out, ignore_index=True)
 
-# %% ../../nbs/discussions/d01_predictability.ipynb #67a72f9c
+# %% ../../nbs/discussions/d01_predictability.ipynb #32db8c2f
 def sums_of(scores: pd.DataFrame, model: str, lag=None) -> pd.DataFrame:
     "Rows of one model (at one lag)."
     s = scores[scores.model == model]
@@ -209,6 +209,7 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     size = tables["sizes"].query("lag == @first").set_index("model")
     say |= dict(parameters=int(size.parameters[MAIN]), multiply_adds=int(size.multiply_adds[MAIN]), flat=abs(of_sums(at(MAIN), "length_ratio", n=n, seed=seed).value))
     if "factored" in size.index: say["factored_ahead"] = gain(at(MAIN), at("factored"), n=n, seed=seed)
+    if "… on all frames" in size.index: say["all_frames"] = gain(at(MAIN), at("… on all frames"), n=n, seed=seed)
     if "MDN" in size.index: say["lean_gain"] = gain(at("MDN"), at(MAIN), n=n, seed=seed)
     return say
 

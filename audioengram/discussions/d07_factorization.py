@@ -31,7 +31,7 @@ from ..lab.runs import Run, code_fingerprint, read_run
 from ..measure.prediction import gain, of_sums, pit_histogram, score_windows, speaker_sums
 from ..measure.stats import bootstrap_sums
 
-# %% ../../nbs/discussions/d07_factorization.ipynb #cbd1817a
+# %% ../../nbs/discussions/d07_factorization.ipynb #894858cf
 NAME = "d07_factorization"
 CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128+normalise"
 POLAR = dict(head="direction", target="step", normalise="global", still=1e-3)
@@ -58,7 +58,7 @@ def recipe(
     p = get_profile(profile)
     return dict(length=p.pick(4, int(length), int(length)), components=p.pick(2, int(components), int(components)), seed=int(seed), eval_fraction=p.pick(.25, eval_fraction, eval_fraction),
                 max_seconds=p.pick(300., p.max_seconds, None), encoder="state", hidden=p.pick(32, 256, 512), layers=p.pick(1, 2, 2), dropout=.3, epochs=p.pick(2, 5, 40), epoch_frames=p.pick(None, 25_000, None),
-                samples=p.pick(8, 32, 64), scored=p.pick(500, 5000, 20_000), heads=p.pick([SINGLE, MDN, BEST], list(HEADS), list(HEADS)), clamp_steps=p.pick(20, 150, 600))
+                samples=p.pick(8, 32, 64), scored=p.pick(500, 5000, 20_000), heads=list(HEADS), clamp_steps=p.pick(20, 400, 1000))
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #a7b73891
 def model_for(dim: int, how: dict, parameters=None, **options) -> Predictor:
@@ -178,7 +178,7 @@ def curves(store, sets, how, sums) -> pd.DataFrame:
         train(model, sets["train"], sets["valid"], epochs=how["epochs"], epoch_frames=how["epoch_frames"], batch_size=min(512, max(32, len(sets["train"]) // 8)), lr=2e-3, noise=.1, seed=how["seed"], callback=note, patience=how["epochs"])
     return pd.DataFrame(rows)
 
-# %% ../../nbs/discussions/d07_factorization.ipynb #2a968107
+# %% ../../nbs/discussions/d07_factorization.ipynb #9c6b1a17
 class Readout(nn.Module):
     "vMF × log-normal from a linear readout, bounded hard (as the reference did) or smoothly."
     def __init__(self, dim: int, hard: bool):
@@ -201,20 +201,21 @@ def clamps(sets, how) -> pd.DataFrame:
     for hard in (True, False):
         torch.manual_seed(spawn(how["seed"], "clamp"))
         head = Readout(w.targets([0]).shape[1], hard)
-        opt = torch.optim.Adam(head.parameters(), 1e-2)
+        opt = torch.optim.Adam(head.parameters(), 2e-2)
         for t, i in zip(range(how["clamp_steps"]), w.batches(min(256, len(w)), seed=how["seed"]), strict=False):
             step = w.steps(i) / unit
             keep = step.norm(dim=1) > 1e-3
             dist = head(w.contexts(i)[keep, -1])
             loss = -dist.log_prob(step[keep]).mean()
             opt.zero_grad(); loss.backward()
-            grad = head.out.weight.grad
+            grad, log_m = head.out.weight.grad, step[keep].norm(dim=1).log()
+            r2 = 1 - (dist.magnitude.loc[:, 0] - log_m).square().mean() / log_m.var()
             rows.append(dict(bound="hard clamp" if hard else "smooth bound", step=t, loss=loss.item(), kappa=dist.direction.concentration.mean().item(), sigma=dist.magnitude.log_scale.exp().mean().item(),
-                             grad_kappa=grad[-3].norm().item(), grad_sigma=grad[-1].norm().item()))
+                             grad_kappa=grad[-3].norm().item(), grad_sigma=grad[-1].norm().item(), r2=r2.item()))
             opt.step()
     return pd.DataFrame(rows)
 
-# %% ../../nbs/discussions/d07_factorization.ipynb #87d3be1d
+# %% ../../nbs/discussions/d07_factorization.ipynb #fa9f9d40
 def of_model(table: pd.DataFrame, **at) -> pd.DataFrame:
     "Rows with these values."
     return functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], at.items(), table).reset_index(drop=True)
@@ -271,11 +272,15 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
                cover90=of_sums(at(BEST), "cover90", **kw), cover50=of_sums(at(BEST), "cover50", **kw), parameters=int(tables["sizes"].parameters.median()), speakers_held=len(at(MDN)), frames=int(at(MDN).frames.sum()),
                direction_real=factor_gain(parts, "direction", "real", **kw), direction_free=factor_gain(parts, "direction", "independent", **kw), direction_over=direction, length_real=factor_gain(parts, "length", "real", **kw),
                length_free=factor_gain(parts, "length", "independent", **kw), length_over=length, r2_real=length_r2(parts, "real", **kw), r2_free=length_r2(parts, "independent", **kw),
-               clamp_loss=last.loss["hard clamp"] - last.loss["smooth bound"], clamp_grad=float(clamp[clamp.bound == "hard clamp"].grad_kappa.max()), clamp_kappa=last.kappa["hard clamp"], smooth_kappa=last.kappa["smooth bound"],
+               clamp_loss=last.loss["hard clamp"] - last.loss["smooth bound"], clamp_grad=float(clamp[clamp.bound == "hard clamp"].grad_kappa.max()), clamp_r2=_late_r2(clamp, "hard clamp"), smooth_r2=_late_r2(clamp, "smooth bound"), clamp_kappa=last.kappa["hard clamp"], smooth_kappa=last.kappa["smooth bound"],
                kappa790=float(_constant_gain(512, 790., .727)))
-    if LEAN in how["heads"]: say |= dict(lean_ahead=ahead(LEAN, BEST), tied_behind=ahead("8 vMF × log-normal", MDN), centred_ahead=ahead(MDN, "… about a predicted centre"), diagonal_ahead=ahead(MDN, "factored, diagonal"))
+    say |= dict(lean_ahead=ahead(LEAN, BEST), tied_behind=ahead("8 vMF × log-normal", MDN), centred_ahead=ahead(MDN, "… about a predicted centre"), diagonal_ahead=ahead(MDN, "factored, diagonal"))
     for letter in "BCD": say[f"story_{letter}"] = gain(of_model(tables["stories"], story="A"), of_model(tables["stories"], story=letter), **kw)
     return say
+
+def _late_r2(clamp, bound) -> float:
+    "R² of the log length over the last quarter of the steps."
+    return float(clamp[(clamp.bound == bound) & (clamp.step >= .75 * clamp.step.max())].r2.mean())
 
 def _constant_gain(D: int, kappa: float, cosine: float) -> float:
     "Nats over the uniform direction of a vMF with constant κ whose mean direction has this cosine with the truth."
@@ -322,11 +327,11 @@ def draw_curves(cases: list):     # (title, table curves)
 
 def draw_clamps(cases: list):     # (title, table clamps)
     "The hard clamp against the smooth bound."
-    fig, axes = panels(3, columns=3, width=3.3, height=2.8, titles=["loss, nats a frame", "κ", "gradient norm of the log κ output"])
+    fig, axes = panels(4, columns=2, width=4.4, height=2.6, titles=["loss, nats a frame", "κ", "gradient norm of the log κ output", "R² of log length, by batch"])
     df = cases[0][1]
-    for ax, what in zip(axes, ("loss", "kappa", "grad_kappa"), strict=True):
+    for ax, what in zip(axes, ("loss", "kappa", "grad_kappa", "r2"), strict=True):
         for color, (name, g) in zip(PALETTE, df.groupby("bound", sort=False), strict=False): ax.plot(g.step, g[what], color=color, label=name)
-        ax.set(xlabel="step", yscale="linear" if what == "loss" else "symlog" if what == "grad_kappa" else "log"); ax.legend(fontsize=8)
+        ax.set(xlabel="step", yscale=dict(loss="linear", kappa="log").get(what, "symlog")); ax.legend(fontsize=8)
     return fig
 
 def draw_calibration(cases: list):   # (title, table pit)

@@ -63,7 +63,7 @@ def _log_area(D: int) -> float:
     "Log of the area of the unit sphere in R^D."
     return math.log(2) + D / 2 * math.log(math.pi) - math.lgamma(D / 2)
 
-# %% ../../nbs/heads/20_elliptic.ipynb #2d897be7
+# %% ../../nbs/heads/20_elliptic.ipynb #0c6c1f83
 class FactoredMixture(GaussianMixture):
     "Head of direction × length components, diagonal or semi-tied: `head(features)` is an `EllipticMixture`."
     def __init__(self,
@@ -109,10 +109,12 @@ class FactoredMixture(GaussianMixture):
         x = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:max_frames].to(targets.device)].to(self.logits0)
         log_scale = soft_bound(self.log_scale0, *self.bounds)
         at = Mixture(self.logits0, self.loc0, log_scale, self.factor, self.centre)
-        l = torch.cat([torch.linalg.vector_norm((at._whiten(i) - self.loc0) * (-log_scale).exp(), dim=-1).log() for i in x.split(4096)])
+        l = torch.cat([torch.linalg.vector_norm((at._whiten(i) - self.loc0) * (-log_scale).exp(), dim=-1).clamp(min=1e-3).log() for i in x.split(4096)])
         w = torch.cat([at.responsibilities(i) for i in x.split(4096)])
-        mean = (w * l).sum(0) / w.sum(0)
-        spread = ((w * (l - mean).square()).sum(0) / w.sum(0)).sqrt().clamp(min=1e-2)
+        usual, few = (w * l).sum() / w.sum(), 20.                # a component that EM gave a single frame starts as the others do
+        mean = ((w * l).sum(0) + few * usual) / (w.sum(0) + few)
+        around = (w * (l - mean).square()).sum() / w.sum()
+        spread = (((w * (l - mean).square()).sum(0) + few * around) / (w.sum(0) + few)).sqrt().clamp(min=1e-2)
         return self.set_law(mean, spread)
 
     @torch.no_grad()

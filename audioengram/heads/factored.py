@@ -276,7 +276,7 @@ class Polar(Distribution):
         still = self.still and (torch.as_tensor(self.still[0]).expand(batch_shape), self.still[1])
         return Polar(self.direction.expand((*batch_shape, K)), self.magnitude, grow(self.logits, K), grow(self.slope, K, D), grow(self.centre, D), grow(self.log_scale, D), still)
 
-# %% ../../nbs/heads/10_factored.ipynb #fe3a0068
+# %% ../../nbs/heads/10_factored.ipynb #c98ee6ed
 STORIES = {"unconditional": (), "features": ("features",), "direction": ("features", "direction"), "side": ("side",), "autoregressive": ("history",)}
 FAMILIES = {"lognormal": 2, "gamma": 2, "mixture": 3}  # numbers that each part of a law of lengths takes
 
@@ -380,7 +380,9 @@ class DirectionMagnitude(nn.Module):
         w = F.one_hot(torch.as_tensor(kind, dtype=torch.long, device=d.device), self.components).to(d)
         fits = VonMisesFisher.fit(d.expand(self.components, -1, -1), w.T, unbiased=True)
         self.start["logits"].copy_(w.mean(0).log()); self.start["loc"].copy_(fits.loc)
-        self.start["log_kappa"].copy_(soft_unbound(fits.concentration.clamp(min=1e-3).log(), *self.bounds["log_kappa"]))
+        # Directions that cancel say κ = 0, where log κ has no gradient and the features could never be heard: start at a mean resultant length of .1, unless a centre takes the features' part.
+        kappa = fits.concentration.clamp(min=1e-3 if self.centre == "predicted" else .1 * self.dim)
+        self.start["log_kappa"].copy_(soft_unbound(kappa.log(), *self.bounds["log_kappa"]))
         group = w if self.law[0] > 1 else torch.ones_like(w[:, :1])
         mean = (group.T @ l) / group.sum(0)
         std = (((l[:, None] - mean).square() * group).sum(0) / group.sum(0)).sqrt().clamp(min=1e-2)
