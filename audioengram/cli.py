@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'corpus_app', 'latents_app', 'codec_app', 'Json', 'Root', 'Profile', 'show', 'doctor', 'corpus_list',
-           'corpus_fetch', 'corpus_show', 'codec_list', 'codec_fit_nano', 'latents_encode', 'latents_show',
-           'parse_parameters', 'list_', 'run', 'reproduce', 'site', 'main']
+           'corpus_fetch', 'corpus_show', 'codec_list', 'codec_fit_nano', 'codec_train', 'latents_encode',
+           'latents_show', 'parse_parameters', 'list_', 'run', 'reproduce', 'site', 'main']
 
-# %% ../nbs/90_cli.ipynb #6e55df7d
+# %% ../nbs/90_cli.ipynb #1f9360a7
 import json
 import sys
 from pathlib import Path
@@ -17,15 +17,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .cli_codes import app as codes_app
 from .core import AudioengramError, ParameterError
 
-# %% ../nbs/90_cli.ipynb #c6654802
+# %% ../nbs/90_cli.ipynb #094f54ba
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
                   help="The open workbench for continuous audio latents. Start with `audioengram doctor`, then `audioengram reproduce`.")
 corpus_app = typer.Typer(no_args_is_help=True, help="Speech corpora: what can be had, under which licence.")
 latents_app = typer.Typer(no_args_is_help=True, help="Latent stores: encode a corpus, look inside, check every byte.")
 codec_app = typer.Typer(no_args_is_help=True, help="Codecs: what is usable here; fit the embedded default.")
-for name, sub in (("corpus", corpus_app), ("latents", latents_app), ("codec", codec_app)): app.add_typer(sub, name=name)
+for name, sub in (("corpus", corpus_app), ("latents", latents_app), ("codec", codec_app), ("codes", codes_app)): app.add_typer(sub, name=name)
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Root = Annotated[Path | None, typer.Option("--root", help="Where the corpus lies (librispeech, folder).", show_default=False)]
@@ -49,7 +50,7 @@ def _cell(x):
     if isinstance(x, float): return f"{x:,.2f}" if abs(x) < 1e4 else f"{x:,.0f}"
     return "" if x is None else str(x)
 
-# %% ../nbs/90_cli.ipynb #a34ef8ec
+# %% ../nbs/90_cli.ipynb #a2520a2f
 @app.command()
 def doctor(json_: Json = False):
     "Tell what is installed, which corpora and codecs are usable, and what to do about the rest."
@@ -115,6 +116,23 @@ def codec_fit_nano(
     from audioengram.data.corpora import get_corpus
     fit_nano_on(get_corpus(corpus, root), out)
     print(out)
+
+@codec_app.command("train")
+def codec_train(
+    config: Annotated[str, typer.Option(help="smoke, quick (CPU) or full (GPU), or a .toml or .json file with settings.")] = "quick",
+    corpus: Annotated[str, typer.Argument(help="Corpus whose training speakers are learned from; the others validate.")] = "debian-speech",
+    out: Annotated[Path, typer.Option(help="Folder of the run; one that was interrupted goes on. Its nano.safetensors is what get_codec('nano-learned', weights=FILE) reads.")] = Path("nano-run"),
+    root: Root = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so long, at a checkpoint; until the last step if not given.", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+):
+    "Train the learned codec: checkpoints, a curve on held-out speakers, an export after each checkpoint. Interrupt and repeat the command to go on."
+    from audioengram.codecs.nano_train import read_config, train_nano_on
+    from audioengram.core import pick_device
+    from audioengram.data.corpora import get_corpus
+    settings = read_config(config)
+    trainer = train_nano_on(get_corpus(corpus, root), settings, out, pick_device(device), minutes or float("inf"))
+    print(trainer.folder / "nano.safetensors")
 
 @latents_app.command("encode")
 def latents_encode(

@@ -44,6 +44,7 @@ def test_encode_and_show_a_store(tmp_path):
     (("run", "d00_structure", "-p", "no_such=1"), "no_such"),
     (("run", "d00_structure", "--profile", "huge"), "smoke, quick, full"),
     (("latents", "encode", "synthetic", "nanoo"), "nanoo"),
+    (("codec", "train", "--config", "nowhere.toml"), "no such configuration"),
     (("corpus", "show", "no-corpus"), "no-corpus"),
     (("latents", "show", "not/there"), "not/there"),
 ])

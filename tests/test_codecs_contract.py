@@ -37,6 +37,10 @@ def lyra_options():
 CASES = [
     Case("nano", bar=.9),
     Case("nano+stack2+pca48+normalise", bar=.8),
+    Case("nano-linear", bar=.9),
+    Case("nano-learned", bar=.9),
+    Case("mel", bar=.95),
+    Case("mel+stack8+pca64", bar=.9),
     Case("mimi", options=lambda: {"weights": "random"}, seconds=.33),
     Case("mimi-vae", options=lambda: {"weights": "random"}, seconds=.33),
     Case("encodec", options=lambda: {"weights": "random"}, seconds=.33),

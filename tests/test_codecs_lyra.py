@@ -8,8 +8,8 @@ import torch
 
 from audioengram.codecs import get_codec
 from audioengram.codecs.lyra import LYRA_FILES, Lyra, lyra_files, new_interpreter, stream
-from audioengram.codecs.mimi import is_sound, round_trip_check
 from audioengram.core import CodecError
+from audioengram.measure.speech import is_sound, round_trip_check
 
 
 @pytest.fixture(scope="module")

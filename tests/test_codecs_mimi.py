@@ -18,14 +18,11 @@ from audioengram.codecs.mimi import (
     Mimi,
     MimiVAE,
     in_windows,
-    is_sound,
-    mel_distance,
-    round_trip_check,
-    si_sdr,
     vae_config,
 )
 from audioengram.codecs.weights import hub_file, read_tensors, sha256_of
 from audioengram.core import CodecError, ParameterError
+from audioengram.measure.speech import is_sound, mel_distance, round_trip_check, si_sdr
 
 
 def error(a, b): return float((a - b).norm() / b.norm())

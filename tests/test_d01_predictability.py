@@ -61,7 +61,7 @@ class Store:
 def test_independent_frames_have_one_rung_and_a_cosine_of_one_over_root_two(monkeypatch):
     store = Store()
     split = SimpleNamespace(train_utterances=[f"u{i}" for i in range(18)], valid_utterances=["u18", "u19", "u20"], eval_utterances=[f"u{i}" for i in range(21, 30)])
-    monkeypatch.setattr(d01, "components", lambda *a: (pd.DataFrame(dict(component=[0])), pd.DataFrame(dict(component=[0]))))
+    monkeypatch.setattr(d01, "describe_components", lambda *a: (pd.DataFrame(dict(component=[0])), pd.DataFrame(dict(component=[0]))))
     how = d01.recipe("smoke") | dict(lags=[1, 4], scored=400)
     tables = d01.measure_store(store, split, how)
     rungs = d01.ladder_table(tables, 200).set_index("rung").value

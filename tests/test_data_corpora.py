@@ -467,7 +467,7 @@ def test_debian_speech_as_installed():
 
 def test_registry():
     t = list_corpora().set_index("name")
-    assert set(t.index) == {"synthetic", "librispeech", "folder", "debian-speech"}
+    assert set(t.index) == {"synthetic", "librispeech", "folder", "debian-speech", "sonic-pi", "supersonic", "hydrogen-drumkits"}
     assert t[["licence", "source", "fetched", "speakers", "folds", "why"]].map(bool).all().all()
     with pytest.raises(CorpusError, match="Choose one of"): get_corpus("imaginary")
     with pytest.raises(ParameterError, match="no option voice"): get_corpus("synthetic", voice=3)

@@ -30,11 +30,12 @@ PUBLISHED = [ROOT / p.path for p in result_pages(ROOT)]
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts and p.name != "_modidx.py")
 
 # The rooms and what each may import, beside itself; `data.audio` names one module of a room.
-ALL = ("core", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "cli")
+ALL = ("core", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "cli", "cli_codes")
+COMMANDS = ("cli", "cli_codes")
 MAY_IMPORT = dict(
     core=(), data=("core",), codecs=("core", "data.audio"), heads=("core",), measure=("core", "heads"),
     dynamics=("core", "data", "codecs", "heads", "measure"), codes=("core", "data", "codecs", "measure"), ember=("core", "data", "measure"),
-    lab=("core", "data"), discussions=tuple(r for r in ALL if r not in ("discussions", "cli")), cli=tuple(r for r in ALL if r != "cli"))
+    lab=("core", "data"), discussions=tuple(r for r in ALL if r not in ("discussions", *COMMANDS)), cli=tuple(r for r in ALL if r != "cli"), cli_codes=tuple(r for r in ALL if r not in COMMANDS))
 ALSO = {"data.latents": ("codecs",), "data.cases": ("codecs",)}   # the store builds the codec that decodes it; a case is a corpus under a codec
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..core import AudioengramError, CodecError, ParameterError
 
-# %% ../../nbs/codecs/00_codecs.ipynb #212cdad1
+# %% ../../nbs/codecs/00_codecs.ipynb #55b8ffff
 class CodecEntry(NamedTuple):
     "Where a codec or a view is defined."
     target: object   # "module:Class", or the class itself
@@ -22,6 +22,9 @@ class CodecEntry(NamedTuple):
 
 CODECS = {
     "nano": CodecEntry("audioengram.codecs.nano:Nano", "embedded default: 16 kHz, 12.5 Hz, 64-d; no download"),
+    "nano-linear": CodecEntry("audioengram.codecs.nano_learned:LinearNano", "its linear part alone, 1 to 128-d"),
+    "nano-learned": CodecEntry("audioengram.codecs.nano_learned:LearnedNano", "the linear codec and what two small networks add: 16 kHz, 12.5 Hz, 64-d; no download"),
+    "mel": CodecEntry("audioengram.codecs.mel:Mel", "mel spectrum and Griffin-Lim: 16 kHz, 100 Hz, 80-d; the reference without learning"),
     "mimi": CodecEntry("audioengram.codecs.mimi:Mimi", "Kyutai Mimi before quantisation: 24 kHz, 12.5 Hz, 512-d", "mimi"),
     "mimi-vae": CodecEntry("audioengram.codecs.mimi:MimiVAE", "the continuous Mimi of pocket-tts: 24 kHz, 12.5 Hz, 32-d", "mimi"),
     "lyra": CodecEntry("audioengram.codecs.lyra:Lyra", "Lyra v2 SoundStream: 16 kHz, 50 Hz, 64-d; needs weights_dir", "lyra"),

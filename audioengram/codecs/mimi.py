@@ -4,15 +4,13 @@
 
 # %% auto #0
 __all__ = ['MIMI_REPO', 'MIMI_FILE', 'MIMI_REVISION', 'MIMI_SHA256', 'in_windows', 'StagedCodec', 'untrained', 'load_mimi',
-           'Mimi', 'vae_config', 'load_vae', 'MimiVAE', 'si_sdr', 'mel_distance', 'round_trip_check', 'is_sound']
+           'Mimi', 'vae_config', 'load_vae', 'MimiVAE']
 
-# %% ../../nbs/codecs/15_mimi.ipynb #ec5baeeb
+# %% ../../nbs/codecs/15_mimi.ipynb #55ef43bc
 import contextlib
 import os
 from functools import cache, cached_property
 
-import librosa
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -240,53 +238,3 @@ class MimiVAE(StagedCodec):
     def _fresh(self, x):
         "The state of a decoder that has heard nothing, for as many rows as x."
         return _pocket()["modules.stateful_module"].init_states(self.model, len(x), sequence_length=1)
-
-# %% ../../nbs/codecs/15_mimi.ipynb #97ae4633
-def si_sdr(
-    wav: Tensor,   # original, [...,S]
-    back: Tensor,  # reconstruction, [...,S]
-) -> Tensor:       # dB, [...]
-    "Scale-invariant signal-to-distortion ratio (arXiv 1811.02508, eq. 4)."
-    wav, back = wav - wav.mean(-1, keepdim=True), back - back.mean(-1, keepdim=True)
-    target = (wav * back).sum(-1, keepdim=True) / wav.square().sum(-1, keepdim=True).clamp(min=1e-12) * wav
-    return 10 * torch.log10(target.square().sum(-1).clamp(min=1e-12) / (back - target).square().sum(-1).clamp(min=1e-12))
-
-def mel_distance(
-    wav: Tensor,   # original, [S]
-    back: Tensor,  # reconstruction, [S]
-    rate: int,     # Hz
-) -> float:        # dB
-    "Mean absolute difference of log-mel magnitudes."
-    mel = torch.from_numpy(librosa.filters.mel(sr=rate, n_fft=1024, n_mels=80))
-    window = torch.hann_window(1024)
-    level = lambda x: 20 * torch.log10((mel @ torch.stft(x, 1024, 256, window=window, pad_mode="constant", return_complex=True).abs()).clamp(min=1e-4))
-    return float((level(wav) - level(back)).abs().mean())
-
-# %% ../../nbs/codecs/15_mimi.ipynb #796f3b1f
-def round_trip_check(
-    codec,           # any LatentCodec; one with `alternatives()` is compared with them
-    wavs,            # recordings at codec.sample_rate, [S] tensors or arrays
-    names=None,      # what to call them; numbers if None
-) -> pd.DataFrame:   # one row a recording and way back: recording, way, mel (dB), si_sdr (dB), latent_error
-    "Measure every way from a codec's latents to sound."
-    rows = []
-    for name, wav in zip(names or range(len(wavs)), wavs, strict=True):
-        wav = torch.as_tensor(wav, dtype=torch.float32)
-        z = codec.encode(wav[None])
-        ways = {"continuous": codec.decode, **getattr(codec, "alternatives", dict)(), "elsewhere": lambda z, wav=wav: wav.roll(len(wav) // 2)[None]}
-        for way, decode in ways.items():
-            back = decode(z)
-            n = min(len(wav), back.shape[1])
-            again = codec.encode(back)[:, :z.shape[1]]
-            rows.append({"recording": name, "way": way, "mel": mel_distance(wav[:n], back[0, :n].cpu(), codec.sample_rate),
-                         "si_sdr": float(si_sdr(wav[:n], back[0, :n].cpu())), "latent_error": float((again - z).norm() / z.norm())})
-    return pd.DataFrame(rows)
-
-def is_sound(
-    rows: pd.DataFrame,   # of `round_trip_check`
-    slack: float = .05,   # how much worse than the best quantised way it may be
-) -> bool:
-    "Whether continuous decode gives the recording back, and as well as the codec's own rounding where it has one."
-    mel = rows.groupby("way").mel.mean()
-    quantised = mel[mel.index.str.startswith("quantised")]
-    return bool(mel["continuous"] <= mel["elsewhere"] / 2 and (quantised.empty or mel["continuous"] <= (1 + slack) * quantised.min()))

@@ -1,0 +1,91 @@
+"`audioengram codes …`: what it writes, what it refuses, and that a refusal writes nothing."
+import json
+
+import numpy as np
+import pytest
+from codes_toy import folder, model
+from typer.testing import CliRunner
+
+from audioengram.cli_codes import app, apply_edit, parse_region
+from audioengram.codes.grid import CodeGrid, Region
+from audioengram.codes.modelfile import save_model
+from audioengram.core import AudioengramError, ParameterError
+from audioengram.data.audio import audio_info, load_audio, save_audio
+
+
+def call(*args): return CliRunner().invoke(app, [str(a) for a in args])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    "A folder with a model that has a prior, one that has none, a sound and its grid."
+    home = tmp_path_factory.mktemp("cli")
+    save_model(model(prior=True), home / "full.distill"); save_model(model(), home / "bare.distill")
+    save_audio(home / "sound.wav", np.random.default_rng(0).normal(size=16_000) * .1, 16_000)
+    assert call("encode", home / "full.distill", home / "sound.wav", home / "g.json").exit_code == 0
+    return home
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_generate_writes_every_format_and_the_seed_decides(home, tmp_path, suffix):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        r = call("generate", home / "full.distill", tmp_path / f"{name}{suffix}", "--seconds", .5, "--seed", seed, "--channels", 2, "--rate", 48_000, "--top-p", .9)
+        assert r.exit_code == 0, r.output
+    info = audio_info(tmp_path / f"a{suffix}")
+    assert info.channels == 2 and info.rate == 48_000 and info.seconds == pytest.approx(.5, abs=.08)
+    a, b, c = (load_audio(tmp_path / f"{n}{suffix}")[0] for n in "abc")
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+
+
+def test_continue_starts_with_what_it_was_given(home, tmp_path):
+    assert call("generate", home / "full.distill", tmp_path / "long.wav", "--seconds", .5, "--continue", home / "sound.wav").exit_code == 0
+    assert audio_info(tmp_path / "long.wav").seconds == pytest.approx(1.5, abs=.15)
+
+
+def test_edit_and_decode(home, tmp_path):
+    r = call("edit", home / "full.distill", home / "g.json", tmp_path / "h.json", "--do", "set 3,1,0 5", "--do", "swap 0:2 10:12", "--do", "mute :,:,2", "--do", "blend 4:6 12:14 .5", "--do", "infill 7:9,1 3")
+    assert r.exit_code == 0, r.output
+    before, after = (CodeGrid.load(p, model(prior=True)).codes for p in (home / "g.json", tmp_path / "h.json"))
+    assert after[3, 1, 0] == 5 and (after[0:2, :, :2] == before[10:12, :, :2]).all() and (after[14:, :, 2] == -1).all()
+    assert call("decode", home / "full.distill", tmp_path / "h.json", tmp_path / "h.wav", "--bits", 24).exit_code == 0
+    assert audio_info(tmp_path / "h.wav").seconds == pytest.approx(1., abs=.01)
+
+
+def test_health_and_info_speak_json(home):
+    told = json.loads(call("info", home / "full.distill", "--json").output)
+    assert told["prior"]["hidden"] == 16 and len(told["training_files"]) == 4 and told["licences"] == "unknown"
+    told = json.loads(call("health", home / "full.distill", "--json").output)
+    assert len(told["levels"]) == 3 and told["verdict"] and told["action"]
+    assert "utilisation" in json.dumps(json.loads(call("health", home / "bare.distill", "--folder", folder(2), "--json").output))
+
+
+def test_a_collapsed_codebook_has_an_exit_code_of_its_own(home, tmp_path):
+    import copy
+    poor = copy.deepcopy(model())
+    poor.about["health"] = [dict(r, utilisation=.1, dead=7) for r in poor.about["health"]]
+    save_model(poor, tmp_path / "poor.distill")
+    r = call("health", tmp_path / "poor.distill")
+    assert r.exit_code == 2 and "Collapsed" in r.output
+
+
+@pytest.mark.parametrize("args, says", [
+    (("generate", "{home}/bare.distill", "{tmp}/x.wav"), "has no prior"), (("generate", "{home}/full.distill", "{tmp}/x.wav", "--temperature", -1), "temperature is"),
+    (("generate", "{home}/full.distill", "{tmp}/x.xyz", "--seconds", .1), "cannot write the suffix"), (("generate", "{home}/full.distill", "{home}/sound.wav", "--seconds", .1), "is there already"),
+    (("encode", "{home}/full.distill", "{home}/nothing.wav", "{tmp}/x.json"), "file not found"), (("encode", "{home}/full.distill", "{home}/sound.wav", "{home}/g.json"), "is there already"),
+    (("decode", "{home}/full.distill", "{home}/sound.wav", "{tmp}/x.wav"), "not valid JSON"), (("edit", "{home}/full.distill", "{home}/g.json", "{tmp}/x.json", "--do", "paint 3"), "unknown edit 'paint'"),
+    (("info", "{home}/sound.wav"), "is no model file"), (("train", "{tmp}", "{tmp}/x.distill"), "holds no recording"), (("train-prior", "{home}/full.distill", "{tmp}"), "holds no recording")])
+def test_mistakes_are_one_sentence_and_write_nothing(home, tmp_path, args, says):
+    before = {p.name: p.read_bytes() for p in home.iterdir()}
+    r = call(*(a.format(home=home, tmp=tmp_path) if isinstance(a, str) else a for a in args))
+    assert r.exit_code != 0 and isinstance(r.exception, AudioengramError) and says in str(r.exception) and "\n" not in str(r.exception)
+    assert not list(tmp_path.iterdir()) and {p.name: p.read_bytes() for p in home.iterdir()} == before
+
+
+def test_regions_and_edits_are_read():
+    assert parse_region("4:8,1,:") == Region((4, 8), (1, 2), (None, None)) and parse_region("3") == Region((3, 4))
+    for bad in ("a", "1:2:3", "1,2,3,4", ""):
+        with pytest.raises(ParameterError, match="cannot read the region"): parse_region(bad)
+    grid = CodeGrid(model(), np.zeros((4, 4, 3), int))
+    for bad, says in (("set 1,1", "not complete"), ("set 1,1,1 x", "cannot read the edit"), ("blend 0:1 1:2 much", "cannot read the edit"), ("swap 0:1", "not complete")):
+        with pytest.raises(ParameterError, match=says): apply_edit(grid, bad)
+    assert not grid.done
