@@ -34,8 +34,8 @@ def test_heads_have_equal_parameters():
 
 def test_claims_follow_from_the_rows(result):
     rows = result.table()
-    total = lambda model: rows[rows.model == model][["nll", "frames"]].sum()
-    ahead = (total(d07.MDN).nll - total(d07.BEST).nll) / total(d07.BEST).frames
+    total = lambda model: rows[rows.model == model][["nll_above", "above"]].sum()
+    ahead = (total(d07.MDN).nll_above - total(d07.BEST).nll_above) / total(d07.BEST).above
     assert result.claims["main.elliptic_ahead"]["value"] == pytest.approx(ahead, rel=1e-5)
     over, real, free = (result.claims[f"main.length_{k}"]["value"] for k in ("over", "real", "free"))
     assert over == pytest.approx(real - free, abs=1e-4)

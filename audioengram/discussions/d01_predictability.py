@@ -63,7 +63,7 @@ def recipe(
                 dropout=.3, epochs=p.pick(2, 5, 40), epoch_frames=p.pick(None, 25_000, None), samples=p.pick(8, 32, 64), scored=p.pick(500, 6000, 20_000),
                 heads=p.pick(["MDN", MAIN, "… on all frames", "factored"], [h for h in HEADS if h != "low rank"], list(HEADS)), heads_at=p.pick([1], [1], [int(k) for k in lags]), decoded=p.pick(10., 120., 600.))
 
-# %% ../../nbs/discussions/d01_predictability.ipynb #153e319a
+# %% ../../nbs/discussions/d01_predictability.ipynb #e625ff72
 def fit(
     store, sets: dict,   # latents and windows
     how: dict,           # from `recipe`
@@ -87,11 +87,11 @@ def score(
     **sums,                # centre and floor of `speaker_sums`
 ) -> pd.DataFrame:         # sums by speaker
     "Score a forecaster: the likelihood on all windows, the rest on a sample."
-    every = speaker_sums(score_windows(forecast, windows, samples=0))
+    every = speaker_sums(score_windows(forecast, windows, samples=0), **sums)
     if not draws: return every
     some = torch.randperm(len(windows), generator=torch.Generator().manual_seed(how["seed"]))[:how["scored"]].sort().values
     drawn = score_windows(forecast, windows, samples=how["samples"], seed=how["seed"], idx=some)
-    rest = speaker_sums(drawn, **sums).drop(columns=["frames", "nll", "nll_median"])
+    rest = speaker_sums(drawn, **sums).drop(columns=["frames", "nll", "above", "nll_above", "nll_median"])
     return every.merge(rest, on="speaker", how="left").fillna({c: 0 for c in rest.columns if c != "speaker"}), drawn
 
 def measure_store(
@@ -123,7 +123,7 @@ def measure_store(
     fast, slow = shared_windows(split_windows(store, split, how["length"], first)["test"], sets["test"])
     ends = {"step-diagonal": None, "marginal-diagonal": None, **nulls, "slow": models[MAIN, last], "fast": models[MAIN, first]}
     plain = fit_baselines(split_windows(store, split, how["length"], first)["train"], seed=how["seed"])
-    for name, forecast in ends.items(): common.append(score(forecast or plain[name], slow if name == "slow" else fast, how, draws=False).assign(model=name))
+    for name, forecast in ends.items(): common.append(score(forecast or plain[name], slow if name == "slow" else fast, how, draws=False, **sums).assign(model=name))
     parts, found = describe_components(store, models[MAIN, first], split_windows(store, split, how["length"], first)["test"], how)
     sizes = pd.DataFrame([dict(model=name, lag=k, parameters=m.n_parameters, multiply_adds=m.flops) for (name, k), m in models.items()])
     return dict(scores=pd.concat(rows, ignore_index=True), common=pd.concat(common, ignore_index=True), pit=pd.concat(pits, ignore_index=True), components=parts, examples=found, sizes=sizes)
@@ -163,7 +163,7 @@ def acoustics(store, facts, how) -> pd.DataFrame:      # row, centroid (Hz), cro
         if seconds > how["decoded"]: break
     return pd.concat(out, ignore_index=True)
 
-# %% ../../nbs/discussions/d01_predictability.ipynb #32db8c2f
+# %% ../../nbs/discussions/d01_predictability.ipynb #831caca5
 def sums_of(scores: pd.DataFrame, model: str, lag=None) -> pd.DataFrame:
     "Rows of one model (at one lag)."
     s = scores[scores.model == model]
@@ -181,8 +181,9 @@ def gain_table(
         mine, row = sums_of(s, model, lag), dict(model=model, lag=lag)
         for name, null in (("gain", "marginal"), ("gain_diagonal", "diagonal marginal"), ("delta", "step-diagonal")):
             if null in s.model[s.lag == lag].to_numpy():
-                e = gain(sums_of(s, null, lag), mine, n=n, seed=seed)
+                e = gain(sums_of(s, null, lag), mine, above=True, n=n, seed=seed)
                 row |= {name: e.value, f"{name}_lo": e.lo, f"{name}_hi": e.hi}
+        row["gain_all"] = gain(sums_of(s, "marginal", lag), mine, n=n, seed=seed).value
         for what in ("nll", "cosine", "r2", "length_ratio", "cover50", "cover90", "energy"):
             e = of_sums(mine, what, n=n, seed=seed)
             row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
@@ -192,14 +193,14 @@ def gain_table(
 def ladder_table(tables: dict, n: int = 2000, seed: int = 0) -> pd.DataFrame:
     "The ladder on windows that the fast and the slow model share; the marginal's shape against the stronger null."
     s = tables["common"]
-    return ladder(*(sums_of(s, m) for m in ("step-diagonal", "marginal-diagonal", "marginal", "slow", "fast")), n=n, seed=seed)
+    return ladder(*(sums_of(s, m) for m in ("step-diagonal", "marginal-diagonal", "marginal", "slow", "fast")), above=True, n=n, seed=seed)
 
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     seed, rate, first, last = how["seed"], about["frame_rate"], how["lags"][0], how["lags"][-1]
     s, rungs = tables["scores"], ladder_table(tables, n, seed).set_index("rung")
     at = lambda model, lag=first: sums_of(s, model, lag)
-    over = lambda null, model=MAIN, lag=first: gain(at(null, lag), at(model, lag), n=n, seed=seed)
+    over = lambda null, model=MAIN, lag=first: gain(at(null, lag), at(model, lag), above=True, n=n, seed=seed)
     est = lambda rung: _estimate(rungs.loc[rung])
     say = dict(case=about["title"], total=est("total"), differencing=est(LADDER[0]), shape=est(LADDER[1]), slow=est(LADDER[2]), dynamics=est(LADDER[3]), gain=over("marginal"), gain_diagonal=over("diagonal marginal"),
                bits=bits_per_second(over("marginal").value, rate), delta=over("step-diagonal"), shape_lean=over("diagonal marginal", "marginal"), cosine=of_sums(at(MAIN), "cosine", n=n, seed=seed),
@@ -207,11 +208,13 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
                cover50=of_sums(at(MAIN), "cover50", n=n, seed=seed), energy=of_sums(at(MAIN), "energy", n=n, seed=seed), energy_null=of_sums(at("marginal"), "energy", n=n, seed=seed), gain_last=over("marginal", lag=last),
                ridge=over("marginal-full", "ridge-1"), speakers_held=len(at(MAIN)), ladder_speakers=int(rungs.n.iloc[0]), frames=int(at(MAIN).frames.sum()), ladder_frames=int(sums_of(tables["common"], "fast").frames.sum()),
                minutes=about["minutes"], lag_last=last, largest_share=float(at(MAIN).frames.max() / at(MAIN).frames.sum()), stand_still=of_sums(at("copy-last"), "cosine", n=n, seed=seed))
+    middle = lambda model: at(model).nll_median.median()
+    say |= dict(gain_all=gain(at("marginal"), at(MAIN), n=n, seed=seed), gain_median=middle("marginal") - middle(MAIN), below=1 - float(at(MAIN).above.sum() / at(MAIN).frames.sum()))
     size = tables["sizes"].query("lag == @first").set_index("model")
     say |= dict(parameters=int(size.parameters[MAIN]), multiply_adds=int(size.multiply_adds[MAIN]), flat=abs(of_sums(at(MAIN), "length_ratio", n=n, seed=seed).value))
-    if "factored" in size.index: say["factored_ahead"] = gain(at(MAIN), at("factored"), n=n, seed=seed)
-    if "… on all frames" in size.index: say["all_frames"] = gain(at(MAIN), at("… on all frames"), n=n, seed=seed)
-    if "MDN" in size.index: say["lean_gain"] = gain(at("MDN"), at(MAIN), n=n, seed=seed)
+    if "factored" in size.index: say["factored_ahead"] = gain(at(MAIN), at("factored"), above=True, n=n, seed=seed)
+    if "… on all frames" in size.index: say["all_frames"] = gain(at(MAIN), at("… on all frames"), above=True, n=n, seed=seed)
+    if "MDN" in size.index: say["lean_gain"] = gain(at("MDN"), at(MAIN), above=True, n=n, seed=seed)
     return say
 
 def _estimate(row): return Estimate(row.value, row.lo, row.hi, int(row.n))
@@ -293,7 +296,7 @@ def excerpt(corpus, utterance, frame: int, frame_rate: float, rate: int, around:
     fade = np.minimum(1, np.minimum(np.arange(len(cut)), np.arange(len(cut))[::-1]) / (.01 * rate))
     return cut * fade.astype(np.float32)
 
-# %% ../../nbs/discussions/d01_predictability.ipynb #de59cd2f
+# %% ../../nbs/discussions/d01_predictability.ipynb #81ad9209
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -341,5 +344,5 @@ def phase1_table(result) -> str:
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
     return claims_table(result, dict(total="all of it: over N(z_t, ·) with a diagonal covariance", differencing="differencing", shape="shape of the marginal", slow="slow context", dynamics="short-horizon dynamics",
-                                     gain="over the semi-tied marginal", gain_diagonal="over the diagonal mixture marginal", cosine="cosine", cosine_null="cosine of the marginal", r2="R² of log step length",
+                                     gain="over the semi-tied marginal", gain_all="the same over all frames, silence too", gain_diagonal="over the diagonal mixture marginal", cosine="cosine", cosine_null="cosine of the marginal", r2="R² of log step length",
                                      r2_null="the same, marginal", cover90="90 % interval of the length covers", factored_ahead="factored head ahead of the MDN by", lean_gain="leaning components earn"))

@@ -91,7 +91,7 @@ class Independent:
     def steps(self, i=slice(None)): return self.targets(i) - self.current(i)
     def batches(self, *a, **k): return self.windows.batches(*a, **k)
 
-# %% ../../nbs/discussions/d07_factorization.ipynb #ab821510
+# %% ../../nbs/discussions/d07_factorization.ipynb #db21fdcf
 def measure_store(
     store,           # LatentStore
     split,           # SpeakerSplit of its corpus
@@ -114,8 +114,8 @@ def measure_store(
 def judge(model, windows, how, sums) -> tuple:
     "Sums by speaker: the likelihood on all windows, the rest on a sample; and that sample."
     some = torch.randperm(len(windows), generator=torch.Generator().manual_seed(how["seed"]))[:how["scored"]].sort().values
-    every, drawn = speaker_sums(score_windows(model, windows, samples=0)), score_windows(model, windows, samples=how["samples"], seed=how["seed"], idx=some)
-    rest = speaker_sums(drawn, **sums).drop(columns=["frames", "nll", "nll_median"])
+    every, drawn = speaker_sums(score_windows(model, windows, samples=0), **sums), score_windows(model, windows, samples=how["samples"], seed=how["seed"], idx=some)
+    rest = speaker_sums(drawn, **sums).drop(columns=["frames", "nll", "above", "nll_above", "nll_median"])
     return every.merge(rest, on="speaker", how="left").fillna({c: 0 for c in rest if c != "speaker"}), drawn
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #736fe428
@@ -215,7 +215,7 @@ def clamps(sets, how) -> pd.DataFrame:
             opt.step()
     return pd.DataFrame(rows)
 
-# %% ../../nbs/discussions/d07_factorization.ipynb #fa9f9d40
+# %% ../../nbs/discussions/d07_factorization.ipynb #f947430a
 def of_model(table: pd.DataFrame, **at) -> pd.DataFrame:
     "Rows with these values."
     return functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], at.items(), table).reset_index(drop=True)
@@ -243,7 +243,7 @@ def head_table(tables: dict, n=2000, seed=0) -> pd.DataFrame:
     names = list(dict.fromkeys(s.model))
     for name in names:
         mine, row = of_model(s, model=name), dict(model=name)
-        for what, e in (("gain", gain(of_model(s, model=names[0]), mine, n=n, seed=seed)), *((w, of_sums(mine, w, n=n, seed=seed)) for w in ("nll", "cosine", "r2", "cover50", "cover90", "energy"))):
+        for what, e in (("gain", gain(of_model(s, model=names[0]), mine, above=True, n=n, seed=seed)), *((w, of_sums(mine, w, n=n, seed=seed)) for w in ("nll", "cosine", "r2", "cover50", "cover90", "energy"))):
             row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
         rows.append(row)
     return pd.DataFrame(rows).merge(tables["sizes"], on="model")
@@ -253,7 +253,7 @@ def story_table(tables: dict, n=2000, seed=0) -> pd.DataFrame:
     s, rows = tables["stories"], []
     for letter, story in STORIES.items():
         mine, row = of_model(s, story=letter), dict(story=f"{letter}: {dict(unconditional='one law', direction='given the direction', side='given level and pace', autoregressive='given past lengths')[story]}")
-        for what, e in (("gain", gain(of_model(s, story="A"), mine, n=n, seed=seed)), ("r2", of_sums(mine, "r2", n=n, seed=seed)), ("cover90", of_sums(mine, "cover90", n=n, seed=seed))):
+        for what, e in (("gain", gain(of_model(s, story="A"), mine, above=True, n=n, seed=seed)), ("r2", of_sums(mine, "r2", n=n, seed=seed)), ("cover90", of_sums(mine, "cover90", n=n, seed=seed))):
             row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -262,11 +262,11 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, s, parts, clamp = dict(n=n, seed=how["seed"]), tables["scores"], tables["parts"], tables["clamps"]
     at = lambda model: of_model(s, model=model)
-    ahead = lambda a, b: gain(at(a), at(b), **kw)
+    ahead = lambda a, b, **more: gain(at(a), at(b), **dict(above=True) | more, **kw)
     direction, length = factor_excess(parts, "direction", **kw), factor_excess(parts, "length", **kw)
-    both = "both direction and length are predictable beyond differencing"
-    short = both if direction.value > 0 < length.value else "the direction is predictable beyond differencing and the length is not" if direction.value > 0 else "the length is predictable beyond differencing and the direction is not" if length.value > 0 \
-        else "neither factor is predictable beyond differencing"
+    found = [name for name, e in (("direction", direction), ("length", length)) if (e.value if e.lo is None else e.lo) > 0]
+    short = {2: "direction and length are both predictable beyond differencing", 0: "neither direction nor length is predictable beyond differencing by a single von Mises-Fisher × log-normal"}.get(
+        len(found)) or f"the {found[0]} is predictable beyond differencing by a single von Mises-Fisher × log-normal, and the {'length' if found[0] == 'direction' else 'direction'} is not"
     last = clamp[clamp.step == clamp.step.max()].set_index("bound")
     say = dict(case=about["title"], verdict_short=short, elliptic_ahead=ahead(MDN, BEST), single_behind=ahead(SINGLE, MDN), cosine=of_sums(at(SINGLE), "cosine", **kw), r2=of_sums(at(BEST), "r2", **kw), r2_single=of_sums(at(SINGLE), "r2", **kw),
                cover90=of_sums(at(BEST), "cover90", **kw), cover50=of_sums(at(BEST), "cover50", **kw), parameters=int(tables["sizes"].parameters.median()), speakers_held=len(at(MDN)), frames=int(at(MDN).frames.sum()),
@@ -275,7 +275,8 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
                clamp_loss=last.loss["hard clamp"] - last.loss["smooth bound"], clamp_grad=float(clamp[clamp.bound == "hard clamp"].grad_kappa.max()), clamp_r2=_late_r2(clamp, "hard clamp"), smooth_r2=_late_r2(clamp, "smooth bound"), clamp_kappa=last.kappa["hard clamp"], smooth_kappa=last.kappa["smooth bound"],
                kappa790=float(_constant_gain(512, 790., .727)))
     say |= dict(lean_ahead=ahead(LEAN, BEST), tied_behind=ahead("8 vMF × log-normal", MDN), centred_ahead=ahead(MDN, "… about a predicted centre"), diagonal_ahead=ahead(MDN, "factored, diagonal"))
-    for letter in "BCD": say[f"story_{letter}"] = gain(of_model(tables["stories"], story="A"), of_model(tables["stories"], story=letter), **kw)
+    say |= dict(polar_all=ahead(MDN, SINGLE, above=False), below=1 - float(at(MDN).above.sum() / at(MDN).frames.sum()))
+    for letter in "BCD": say[f"story_{letter}"] = gain(of_model(tables["stories"], story="A"), of_model(tables["stories"], story=letter), above=True, **kw)
     return say
 
 def _late_r2(clamp, bound) -> float:

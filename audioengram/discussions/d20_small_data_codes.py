@@ -7,7 +7,7 @@ __all__ = ['NAME', 'METHODS', 'CEILING', 'recipe', 'read_case', 'draw_files', 't
            'measure_models', 'measure_prior', 'measure_copying', 'measure_edits', 'claims_of', 'state',
            'draw_distances', 'draw_health', 'draw_copying', 'listen', 'run', 'table']
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #4bfd3ee8
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #d3a1ae44
 import resource
 import sys
 import time
@@ -31,7 +31,7 @@ from ..core import ParameterError, cache_dir, fingerprint, get_profile, need, sp
 from ..data.corpora import get_corpus
 from ..lab.figures import heat_map, interval_plot, panels, use_style
 from ..lab.players import read_row, write_row
-from ..lab.runs import Run, code_fingerprint, read_run
+from ..lab.runs import Run, cached, code_fingerprint, read_run
 from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #027a4ba6
@@ -95,7 +95,7 @@ def trained(
     if not path.exists(): fit(sounds, path, config=config, sizing=sizing, seed=spawn(how["seed"], "model", seed), batch=how["batch"], frames=how.get("frames", 64), show=False)
     return load_model(path)
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #6e581c37
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #06e3d2e7
 def distances(
     wav, made,       # sound and reconstruction [S]
     config,          # ModelConfig
@@ -143,7 +143,9 @@ def measure_models(
             for method, seed in plans:
                 model = trained(sounds, n, method, seed, how)
                 at = dict(corpus=name, n=n, method=method, seed=seed)
-                files += [dict(at, file=i, **distances(w, model.decode(model.encode(w), len(w)), model.config, judge if i in asked and seed == 0 else None)) for i, w in zip(ids, sounds.side(True), strict=True)]
+                found = cached([sounds.fingerprint, model.fingerprint, sorted(asked) if seed == 0 else []], lambda m=model, s=sounds, judged=asked if seed == 0 else (), ids=ids: [
+                    dict(file=i, **distances(w, m.decode(m.encode(w), len(w)), m.config, judge if i in judged else None)) for i, w in zip(ids, s.side(True), strict=True)], code=f"audioengram.discussions.{NAME}:distances")
+                files += [dict(at, **row) for row in found.to_dict("records")]
                 levels += [dict(at, size=model.config.size, vectors=model.about["vectors"], seconds=model.about["seconds"], bits_per_second=model.config.bits_per_second, cpu_seconds=model.about["cpu_seconds"],
                                 **row) for row in model.about["health"]]
                 if method == "ours" and seed == 0:
@@ -300,7 +302,7 @@ def draw_copying(copying):
         interval_plot(g, "kind", "measure", None, None, ax=ax, xlabel="", ylabel="", connect=False, null=g.limit.iloc[0], null_label="flag")
     return fig
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #6f3da7ec
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #5ebc4ba6
 def listen(
     run, kept: dict, prior, pairs: list,
     how: dict,
@@ -314,7 +316,7 @@ def listen(
     clips["griffin_lim"] = (griffin_lim(wav, model.config), sounds.rate)
     clips["written_by_the_prior"] = (model.decode(generate(prior, round(min(how["ten"], 5.) * model.config.columns_per_second), temperature=.9, seed=2)), sounds.rate)
     if pairs: clips |= {"overfitted_generated": (pairs[0]["generated"], sounds.rate), "overfitted_training": (pairs[0]["training"], sounds.rate)}
-    clips = {k: (np.asarray(w, np.float32) + (0 if np.any(w) else 1e-6), r) for k, (w, r) in clips.items()}
+    clips = {k: (np.pad(np.asarray(w, np.float32), (0, max(0, r // 2 - len(w)))) + (0 if np.any(w) else 1e-6), r) for k, (w, r) in clips.items()}   # loudness wants half a second, and a sound
     return write_row(run, clips, dict(held_out="a file that no model has heard", griffin_lim="its true mel picture, inverted: no codes"), suffix=".ogg")
 
 def run(

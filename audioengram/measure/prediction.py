@@ -142,7 +142,7 @@ def score_points(
     return pd.DataFrame(dict(speaker=np.asarray(windows.speakers)[np.asarray(windows.speaker)], cosine=cosine, mean_ratio=torch.where(moved, guess.norm(dim=1) / size, torch.nan),
                              squared=(guess - step).square().sum(1)))
 
-# %% ../../nbs/measure/15_prediction.ipynb #f94e0500
+# %% ../../nbs/measure/15_prediction.ipynb #5d897b3b
 def log_magnitude_r2(
     scores: pd.DataFrame,   # of `score_windows`
     centre: float,          # mean log magnitude of the training steps: what "no prediction" says
@@ -177,13 +177,15 @@ def pit_histogram(
 def gain(
     null: pd.DataFrame,     # scores of the null: one row a window, or sums by speaker (`speaker_sums`)
     model: pd.DataFrame,    # scores of the model on the same windows
+    above=False,            # only frames whose step is longer than the floor (sums by speaker only)
     **kw,                   # n, level, seed
 ):                          # Estimate of nats a frame gained, paired by speaker
     "NLL(null) - NLL(model), paired, resampled by speaker."
-    frames = [np.asarray(s["frames"] if "frames" in s else np.ones(len(s)), float) for s in (null, model)]
+    nll, count = ("nll_above", "above") if above else ("nll", "frames")
+    frames = [np.asarray(s[count] if count in s else np.ones(len(s)), float) for s in (null, model)]
     if len(null) != len(model) or not (null.speaker.to_numpy() == model.speaker.to_numpy()).all() or not (frames[0] == frames[1]).all():
         raise ParameterError("null and model were scored on different windows", remedy="Score both on the same windows, in the same order")
-    values = np.stack([null.nll.to_numpy() - model.nll.to_numpy(), frames[0]], 1)
+    values = np.stack([null[nll].to_numpy() - model[nll].to_numpy(), frames[0]], 1)
     return bootstrap_sums(values, model.speaker.to_numpy(), lambda s: s[..., 0] / s[..., 1], **kw)
 
 def bits_per_second(
@@ -193,16 +195,17 @@ def bits_per_second(
     "The same gain as an information rate."
     return nats / math.log(2) * frame_rate
 
-# %% ../../nbs/measure/15_prediction.ipynb #84695ab9
+# %% ../../nbs/measure/15_prediction.ipynb #95261ec2
 SUMS = dict(cosine=("cosine", "moved"), energy=("energy", "scored"), cover50=("cover50", "moved"), cover90=("cover90", "moved"), length_ratio=("length", "true_length"))
 
 def speaker_sums(
     scores: pd.DataFrame,   # of `score_windows`, one row a window
     centre: float = 0.,     # mean log length of the training steps, for the R² of log lengths
-    floor: float = 0.,      # steps shorter than this take no part in the statistics of lengths
-) -> pd.DataFrame:          # one row a speaker: frames, nll (sum), nll_median, and with samples the sums behind SUMS and R²
+    floor: float = 0.,      # steps shorter than this take no part in the statistics of lengths, nor in nll_above
+) -> pd.DataFrame:          # one row a speaker: frames, nll (sum), above, nll_above, nll_median, and with samples the sums behind SUMS and R²
     "Sums over each speaker's windows."
-    s = pd.DataFrame(dict(speaker=scores.speaker, frames=1, nll=scores.nll))
+    over = scores.magnitude > floor
+    s = pd.DataFrame(dict(speaker=scores.speaker, frames=1, nll=scores.nll, above=over.astype(int), nll_above=scores.nll.where(over, 0.)))
     if "cosine" in scores:
         moved = (scores.magnitude > max(floor, 0)) & scores.cosine.notna()
         log_m = np.log(scores.magnitude.where(moved, 1.))
