@@ -215,7 +215,7 @@ def clamps(sets, how) -> pd.DataFrame:
             opt.step()
     return pd.DataFrame(rows)
 
-# %% ../../nbs/discussions/d07_factorization.ipynb #f947430a
+# %% ../../nbs/discussions/d07_factorization.ipynb #0156b279
 def of_model(table: pd.DataFrame, **at) -> pd.DataFrame:
     "Rows with these values."
     return functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], at.items(), table).reset_index(drop=True)
@@ -303,7 +303,7 @@ def draw_heads(cases: list):      # (title, head_table)
 
 def draw_factors(cases: list, n=2000, seed=0):   # (title, table parts)
     "What the context earns for each factor, on real and on independent frames."
-    rows = [dict(case=title, of=f"{what}, {data} frames", value=e.value, lo=e.lo, hi=e.hi) for title, parts in cases for what in ("direction", "length") for data in ("real", "independent")
+    rows = [dict(case=title, of=f"{what},\n{data} frames", value=e.value, lo=e.lo, hi=e.hi) for title, parts in cases for what in ("direction", "length") for data in ("real", "independent")
             for e in [factor_gain(parts, what, data, n=n, seed=seed)]]
     fig, (ax,) = panels(1, columns=1, width=7.2, height=3.4)
     interval_plot(pd.DataFrame(rows), "of", "value", "lo", "hi", hue="case", ax=ax, connect=False, xlabel="", ylabel="nats a frame that the context earns")
@@ -321,9 +321,9 @@ def draw_stories(cases: list):    # (title, story_table)
 
 def draw_curves(cases: list):     # (title, table curves)
     "Likelihood, cosine and distance through training."
-    fig, axes = panels(3 * len(cases), columns=3, width=3.3, height=2.8, titles=[f"{t}\n{w}" for t, _ in cases for w in ("NLL, nats a frame", "cosine with the true step", "distance, of the rms step")])
+    fig, axes = panels(3 * len(cases), columns=3, width=3.3, height=2.8, titles=[f"{t.split(' × ')[0]}\n{w}" for t, _ in cases for w in ("NLL, nats a frame", "cosine with the true step", "distance, of the rms step")])
     for i, (_, df) in enumerate(cases):
-        for ax, what in zip(axes[3 * i: 3 * i + 3], ("nll", "cosine", "distance"), strict=True): band_plot(df, "epoch", what, hue="model", ax=ax, xlabel="epoch", ylabel=""); ax.legend().set_visible(i == 0 and what == "cosine")
+        for ax, what in zip(axes[3 * i: 3 * i + 3], ("nll", "cosine", "distance"), strict=True): band_plot(df, "epoch", what, hue="model", ax=ax, xlabel="epoch", ylabel=""); ax.legend(fontsize=7).set_visible(i == 0 and what == "nll"); ax.set_yscale("log" if what == "distance" else "linear")
     return fig
 
 def draw_clamps(cases: list):     # (title, table clamps)
