@@ -27,10 +27,10 @@ from pathlib import Path
 from ..core import AudioengramError, atomic_path, fingerprint, need
 from .runs import format_claims, project_root
 
-# %% ../../nbs/lab/25_site.ipynb #919c3ece
+# %% ../../nbs/lab/25_site.ipynb #9e625eb8
 class SiteError(AudioengramError): "The site cannot be built, or would be broken."
 
-ROOMS = ("core", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "cli")  # in reading order
+ROOMS = ("core", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "cli", "cli_codes")  # in reading order
 
 # %% ../../nbs/lab/25_site.ipynb #62e942ad
 def read_notebook(
@@ -176,8 +176,8 @@ def page_problems(
     if mixed: found.append(f"mixes nbdev's and Quarto's directives in one cell ({', '.join(mixed[0])}), which is no YAML: use a tag (remove-cell, remove-input) for the latter")
     return found
 
-# %% ../../nbs/lab/25_site.ipynb #8e1fdc0b
-_TITLES = dict(core="Core", data="Data", codecs="Codecs", heads="Heads", measure="Measures", dynamics="Dynamics", codes="Codes", ember="Ember", lab="Lab", cli="Command line")
+# %% ../../nbs/lab/25_site.ipynb #86acd0e8
+_TITLES = dict(core="Core", data="Data", codecs="Codecs", heads="Heads", measure="Measures", dynamics="Dynamics", codes="Codes", ember="Ember", lab="Lab", cli="Command line", cli_codes="Command line")
 
 def sidebar(
     root,   # the project
@@ -187,7 +187,7 @@ def sidebar(
     lines = ["# Written by `audioengram site` from the notebooks on disk; not to be edited.", "website:", "  sidebar:", "    style: floating",
              "    search: true", "    contents:", "      - text: Overview", "        href: nbs/index.ipynb"]
     for title, pages in [("Results", result_pages(root))] + [(_TITLES[room], [p for p in library if p.room == room]) for room in ROOMS if room in _TITLES]:
-        single = [p for p in pages if len(p.path.parts) == 2]      # core and cli are rooms of one page
+        single = [p for p in pages if len(p.path.parts) == 2]      # core and the commands are rooms of one page
         lines += [f"      - {p.path.as_posix()}" for p in single]
         if len(pages) > len(single): lines += [f"      - section: {title}", "        contents:", *(f"          - {p.path.as_posix()}" for p in pages if p not in single)]
     return "\n".join(lines) + "\n"
