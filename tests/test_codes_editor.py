@@ -100,10 +100,10 @@ def test_clicks_drags_and_keys_in_a_browser(app):
         T, F = round(box["width"] / 16), round(box["height"] / 22)
         at = lambda t, f: dict(x=(t + .5) * box["width"] / T, y=(F - f - .5) * box["height"] / F)
         def codes():
-            page.wait_for_timeout(150)
             return CodeGrid.load(saved, model(prior=True)).codes
         def until(ok):
             for _ in range(200):
+                page.wait_for_timeout(150)
                 if saved.exists() and ok(codes()): return codes()
             raise AssertionError(f"the grid never came to be so; status: {page.locator('.ae-status').text_content()}")
         first = CodeGrid.encode(model(prior=True), np.load(home / "sound.npy")).codes
