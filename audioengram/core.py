@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PROFILES', 'AudioengramError', 'AudioError', 'CorpusError', 'CodecError', 'StoreError', 'ModelFileError',
            'ParameterError', 'ShapeError', 'TrainingError', 'MissingDependency', 'need', 'seed_everything', 'generator',
-           'spawn', 'pick_device', 'pick_dtype', 'Profile', 'get_profile', 'check_shape', 'cache_dir', 'atomic_path',
-           'write_json', 'read_json', 'fingerprint']
+           'spawn', 'pick_device', 'pick_dtype', 'flush_denormal', 'Profile', 'get_profile', 'check_shape', 'cache_dir',
+           'atomic_path', 'write_json', 'read_json', 'fingerprint']
 
 # %% ../nbs/00_core.ipynb #eec96b4d
 import contextlib
@@ -82,7 +82,7 @@ def spawn(
     "Derive a seed for a named part of a run."
     return int.from_bytes(hashlib.sha256(repr((seed, *names)).encode()).digest()[:4], "big") % 2**31
 
-# %% ../nbs/00_core.ipynb #276a8fc6
+# %% ../nbs/00_core.ipynb #88db336a
 def pick_device(
     name: str = "auto",  # "auto", "cpu", "cuda", "cuda:1", "mps"
 ) -> torch.device:       # raises ParameterError if it is not there
@@ -101,6 +101,14 @@ def pick_dtype(
     "The dtype for matrix products in training; statistics stay in float32 or float64."
     device = torch.device(device)
     return torch.bfloat16 if amp and device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+@contextlib.contextmanager
+def flush_denormal():
+    "Inside, numbers below the smallest normal one are zero on the CPU: responsibilities underflow, and denormals are slow. Outside it is as it was."
+    was = bool(torch.tensor(1e-39) + 0 == 0)          # torch has no getter
+    torch.set_flush_denormal(True)
+    try: yield
+    finally: torch.set_flush_denormal(was)
 
 # %% ../nbs/00_core.ipynb #041cb176
 @dataclass(frozen=True)

@@ -21,13 +21,6 @@ def own_cache(tmp_path_factory):
     os.environ["AUDIOENGRAM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(autouse=True)
-def denormals():
-    "Training flushes denormal numbers in its thread and leaves it so; property tests need IEEE arithmetic."
-    import torch
-    torch.set_flush_denormal(False)
-
-
 def _shared(*parts) -> Path:
     base = Path(os.environ.get("AUDIOENGRAM_SHARED") or ROOT.parent / "shared")
     path = base.joinpath(*parts)

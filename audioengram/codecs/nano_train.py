@@ -6,7 +6,7 @@
 __all__ = ['SIZES', 'PROFILES', 'RESOLUTIONS', 'TrainConfig', 'read_config', 'Speech', 'roughen', 'load_speech', 'third_octaves',
            'envelope_loss', 'stft_loss', 'prediction_loss', 'Losses', 'tell', 'Trainer', 'train_nano_on']
 
-# %% ../../nbs/codecs/13_nano_train.ipynb #dc5eb0af
+# %% ../../nbs/codecs/13_nano_train.ipynb #83e45274
 import json
 import math
 import time
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .nano import BINS, BLOCK, HOP, MARGIN, POWER, RATE, WINDOW, load_nano, overlap_add, spectra
 from .nano import SHIPPED as LINEAR
 from .nano_learned import NanoNet, Sizes, save_learned
-from ..core import ModelFileError, ParameterError, TrainingError, atomic_path, fingerprint, read_json, write_json
+from ..core import ModelFileError, ParameterError, TrainingError, atomic_path, fingerprint, flush_denormal, read_json, write_json
 
 # %% ../../nbs/codecs/13_nano_train.ipynb #8f1c516e
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def _back(X):
     weight = overlap_add(hann.square().expand(1, X.shape[1], WINDOW).contiguous()).clamp(min=.1)
     return (overlap_add(torch.fft.irfft(X, n=WINDOW) * hann) / weight)[:, MARGIN:-MARGIN]
 
-# %% ../../nbs/codecs/13_nano_train.ipynb #851c9144
+# %% ../../nbs/codecs/13_nano_train.ipynb #3ff16a17
 def tell(line): print(line, flush=True)
 
 class Trainer:
@@ -329,6 +329,7 @@ class Trainer:
             rows.append(row); reach = max(reach, float(z.abs().max()))
         return {k: float(np.mean([r[k] for r in rows])) for k in rows[0]} | {"reach": reach}
 
+    @flush_denormal()
     def run(self,
         minutes=math.inf,  # stop after so long, whole
         say=tell,          # called with a line now and then
@@ -386,7 +387,7 @@ class Trainer:
         save_learned(self.average, path, steps=self.step, curve=json.dumps(curve), of_steps=self.config.steps, train_speakers=len(self.train.streams), train_seconds=round(self.train.seconds),
                      recipe=json.dumps({k: v for k, v in asdict(self.config).items() if k != "sizes"}), **getattr(self, "about", {}), **about)
 
-# %% ../../nbs/codecs/13_nano_train.ipynb #639f7479
+# %% ../../nbs/codecs/13_nano_train.ipynb #e587bfdd
 def train_nano_on(
     corpus,              # a Corpus
     config: TrainConfig,
@@ -396,7 +397,6 @@ def train_nano_on(
     say=tell,
 ) -> Trainer:
     "Train on a corpus's training speakers, validate on the others; `audioengram codec train` calls this."
-    torch.set_flush_denormal(True)
     split = corpus.split()
     train = load_speech(corpus, {*split.train_utterances, *split.valid_utterances})
     valid = load_speech(corpus, split.eval_utterances, most=180)

@@ -8,7 +8,7 @@ __all__ = ['NAME', 'CASES', 'NULLS', 'HEADS', 'MAIN', 'CODE', 'recipe', 'fit', '
            'draw_lags', 'draw_heads', 'draw_calibration', 'draw_components', 'listen', 'excerpt', 'run', 'phase1_table',
            'verdict_table']
 
-# %% ../../nbs/discussions/d01_predictability.ipynb #5789569f
+# %% ../../nbs/discussions/d01_predictability.ipynb #c01c75fb
 import functools
 import itertools
 
@@ -32,7 +32,9 @@ from audioengram.measure.prediction import (
     gain,
     ladder,
     of_sums,
+    nominal_coverage,
     pit_histogram,
+    rank_bins,
     score_points,
     score_windows,
     speaker_sums,
@@ -63,7 +65,7 @@ def recipe(
                 dropout=.3, epochs=p.pick(2, 5, 40), epoch_frames=p.pick(None, 25_000, None), samples=p.pick(8, 32, 64), scored=p.pick(500, 6000, 20_000),
                 heads=p.pick(["MDN", MAIN, "… on all frames", "factored"], [h for h in HEADS if h != "low rank"], list(HEADS)), heads_at=p.pick([1], [1], [int(k) for k in lags]), decoded=p.pick(10., 120., 600.))
 
-# %% ../../nbs/discussions/d01_predictability.ipynb #e625ff72
+# %% ../../nbs/discussions/d01_predictability.ipynb #505a5930
 def fit(
     store, sets: dict,   # latents and windows
     how: dict,           # from `recipe`
@@ -117,7 +119,7 @@ def measure_store(
         for name, forecast in {**base, **{name: m for (name, k), m in models.items() if k == lag}}.items():
             got, drawn = score(forecast, sets["test"], how, **sums)
             rows.append(got.assign(model=name, lag=lag))
-            if lag == first: pits += [pit_histogram(drawn, column).assign(model=name, of=column) for column in ("pit_magnitude", "pit_cosine")]
+            if lag == first: pits += [pit_histogram(drawn, column, rank_bins(how["samples"])).assign(model=name, of=column) for column in ("pit_magnitude", "pit_cosine")]
         for name, point in dict(stand_still=StandStill(), copy_last=CopyLast()).items():
             if lag == 1: rows.append(points(score_points(point, sets["test"])).assign(model=name.replace("_", "-"), lag=lag))
     fast, slow = shared_windows(split_windows(store, split, how["length"], first)["test"], sets["test"])
@@ -163,7 +165,7 @@ def acoustics(store, facts, how) -> pd.DataFrame:      # row, centroid (Hz), cro
         if seconds > how["decoded"]: break
     return pd.concat(out, ignore_index=True)
 
-# %% ../../nbs/discussions/d01_predictability.ipynb #831caca5
+# %% ../../nbs/discussions/d01_predictability.ipynb #d494052c
 def sums_of(scores: pd.DataFrame, model: str, lag=None) -> pd.DataFrame:
     "Rows of one model (at one lag)."
     s = scores[scores.model == model]
@@ -208,6 +210,7 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
                cover50=of_sums(at(MAIN), "cover50", n=n, seed=seed), energy=of_sums(at(MAIN), "energy", n=n, seed=seed), energy_null=of_sums(at("marginal"), "energy", n=n, seed=seed), gain_last=over("marginal", lag=last),
                ridge=over("marginal-full", "ridge-1"), speakers_held=len(at(MAIN)), ladder_speakers=int(rungs.n.iloc[0]), frames=int(at(MAIN).frames.sum()), ladder_frames=int(sums_of(tables["common"], "fast").frames.sum()),
                minutes=about["minutes"], lag_last=last, largest_share=float(at(MAIN).frames.max() / at(MAIN).frames.sum()), stand_still=of_sums(at("copy-last"), "cosine", n=n, seed=seed))
+    say |= dict(nominal90=nominal_coverage(how["samples"], .9), nominal50=nominal_coverage(how["samples"], .5))
     middle = lambda model: at(model).nll_median.median()
     say |= dict(gain_all=gain(at("marginal"), at(MAIN), n=n, seed=seed), gain_median=middle("marginal") - middle(MAIN), below=1 - float(at(MAIN).above.sum() / at(MAIN).frames.sum()))
     size = tables["sizes"].query("lag == @first").set_index("model")

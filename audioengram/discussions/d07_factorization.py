@@ -9,7 +9,7 @@ __all__ = ['NAME', 'CASES', 'POLAR', 'HEADS', 'STORIES', 'SINGLE', 'MDN', 'LEAN'
            'draw_factors', 'draw_stories', 'draw_curves', 'draw_clamps', 'draw_calibration', 'listen', 'run',
            'heads_table', 'verdict_table']
 
-# %% ../../nbs/discussions/d07_factorization.ipynb #cd97baae
+# %% ../../nbs/discussions/d07_factorization.ipynb #ddf3f2ef
 import bisect
 import functools
 
@@ -28,7 +28,7 @@ from ..lab.cases import Study, as_markdown, case_title, claims_table, round_trip
 from ..lab.figures import PALETTE, band_plot, interval_plot, panels, reference, use_style
 from ..lab.players import read_row
 from ..lab.runs import Run, code_fingerprint, read_run
-from ..measure.prediction import gain, of_sums, pit_histogram, score_windows, speaker_sums
+from ..measure.prediction import gain, nominal_coverage, of_sums, pit_histogram, rank_bins, score_windows, speaker_sums
 from ..measure.stats import bootstrap_sums
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #894858cf
@@ -91,7 +91,7 @@ class Independent:
     def steps(self, i=slice(None)): return self.targets(i) - self.current(i)
     def batches(self, *a, **k): return self.windows.batches(*a, **k)
 
-# %% ../../nbs/discussions/d07_factorization.ipynb #db21fdcf
+# %% ../../nbs/discussions/d07_factorization.ipynb #77d17dab
 def measure_store(
     store,           # LatentStore
     split,           # SpeakerSplit of its corpus
@@ -106,7 +106,7 @@ def measure_store(
     scores, pits, sizes = [], [], []
     for name, model in models.items():
         got, drawn = judge(model, sets["test"], how, sums)
-        scores.append(got.assign(model=name)); pits += [pit_histogram(drawn, c).assign(model=name, of=c) for c in ("pit_magnitude", "pit_cosine")]
+        scores.append(got.assign(model=name)); pits += [pit_histogram(drawn, c, rank_bins(how["samples"])).assign(model=name, of=c) for c in ("pit_magnitude", "pit_cosine")]
         sizes.append(dict(model=name, hidden=model.config["hidden"], parameters=model.n_parameters, multiply_adds=model.flops))
     return dict(scores=pd.concat(scores, ignore_index=True), pit=pd.concat(pits, ignore_index=True), sizes=pd.DataFrame(sizes), parts=factors(store, sets, how, models[SINGLE], sums["floor"]),
                 stories=stories(store, sets, how, sums), curves=curves(store, sets, how, sums), clamps=clamps(sets, how))
@@ -215,7 +215,7 @@ def clamps(sets, how) -> pd.DataFrame:
             opt.step()
     return pd.DataFrame(rows)
 
-# %% ../../nbs/discussions/d07_factorization.ipynb #0156b279
+# %% ../../nbs/discussions/d07_factorization.ipynb #92e079f2
 def of_model(table: pd.DataFrame, **at) -> pd.DataFrame:
     "Rows with these values."
     return functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], at.items(), table).reset_index(drop=True)
@@ -275,6 +275,7 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
                clamp_loss=last.loss["hard clamp"] - last.loss["smooth bound"], clamp_grad=float(clamp[clamp.bound == "hard clamp"].grad_kappa.max()), clamp_r2=_late_r2(clamp, "hard clamp"), smooth_r2=_late_r2(clamp, "smooth bound"), clamp_kappa=last.kappa["hard clamp"], smooth_kappa=last.kappa["smooth bound"],
                kappa790=float(_constant_gain(512, 790., .727)))
     say |= dict(lean_ahead=ahead(LEAN, BEST), tied_behind=ahead("8 vMF × log-normal", MDN), centred_ahead=ahead(MDN, "… about a predicted centre"), diagonal_ahead=ahead(MDN, "factored, diagonal"))
+    say |= dict(nominal90=nominal_coverage(how["samples"], .9), nominal50=nominal_coverage(how["samples"], .5), cover90_single=of_sums(at(SINGLE), "cover90", **kw))
     say |= dict(polar_all=ahead(MDN, SINGLE, above=False), below=1 - float(at(MDN).above.sum() / at(MDN).frames.sum()))
     for letter in "BCD": say[f"story_{letter}"] = gain(of_model(tables["stories"], story="A"), of_model(tables["stories"], story=letter), above=True, **kw)
     return say

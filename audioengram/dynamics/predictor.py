@@ -6,7 +6,7 @@
 __all__ = ['ENCODERS', 'HEADS', 'NoContext', 'Residual', 'MLPContext', 'StateContext', 'ConvContext', 'TransformerContext',
            'Scaled', 'Predictor', 'WithSide', 'step_signals', 'train', 'fitted']
 
-# %% ../../nbs/dynamics/05_predictor.ipynb #fc47cfa5
+# %% ../../nbs/dynamics/05_predictor.ipynb #9a99a557
 import copy
 import itertools
 import math
@@ -30,6 +30,7 @@ from audioengram.core import (
     cache_dir,
     check_shape,
     fingerprint,
+    flush_denormal,
     generator,
     pick_device,
     pick_dtype,
@@ -279,7 +280,7 @@ def step_signals(
     pace[n == 0] = (total[-1] / (n > 0).sum()).float()       # nothing known yet: the mean
     return torch.stack([torch.as_tensor(np.asarray(store.energy), dtype=torch.float32), pace], 1)
 
-# %% ../../nbs/dynamics/05_predictor.ipynb #29533bda
+# %% ../../nbs/dynamics/05_predictor.ipynb #cb74ff8c
 def train(
     model: Predictor,
     windows,                 # training windows
@@ -303,7 +304,6 @@ def train(
     if folder and (done := _finished(folder, model)) is not None: return done
     if not (len(windows) and len(valid)): raise TrainingError("training needs windows in both the training and the validation set")
     device = pick_device(device)
-    torch.set_flush_denormal(True)
     model.to(device); windows, valid = (w.to(device) if hasattr(w, "to") else w for w in (windows, valid))
     if units: model.set_units(windows, seed=seed)
     decay = [p for n, p in model.named_parameters() if p.ndim > 1 and n.startswith(("encoder", "head.out"))]
@@ -319,7 +319,7 @@ def train(
     rows, best, kept, bad, step = [], -model.log_prob(valid).mean().item(), state(), 0, 0
     rows.append(dict(epoch=0, train=float("nan"), valid=best, seconds=0., lr=0.))
     fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with fork, tqdm(total=total, desc="training", unit="step", disable=not progress, leave=False) as bar:
+    with fork, flush_denormal(), tqdm(total=total, desc="training", unit="step", disable=not progress, leave=False) as bar:
         torch.manual_seed(spawn(seed, "dropout"))
         order = generator(spawn(seed, "order"))
         for epoch in range(1, epochs + 1):
@@ -370,7 +370,7 @@ def _finished(folder, model):
     if not (Path(folder) / "config.json").exists(): return None
     saved = read_json(Path(folder) / "config.json", ModelFileError)
     if saved["config"] != model.config or not saved["notes"].get("finished"): return None
-    model.load_state_dict(Predictor.load(folder, head=type(model.head)).state_dict())
+    model.load_state_dict(type(model).load(folder, head=type(model.head)).state_dict())
     model.eval()
     return pd.DataFrame(saved["notes"]["history"]).astype(float)
 

@@ -195,7 +195,7 @@ def check_stability(
         context, done = torch.cat([context, frames], 1)[:, -context.shape[1]:], done + frames.shape[1]
     return dict(finite=True, steps=done, broke=None, first=rms[0], last=rms[-1], peak=peak, cut=cut / (done * len(context)), seconds=time.perf_counter() - start)
 
-# %% ../../nbs/dynamics/10_rollout.ipynb #09f3cd7d
+# %% ../../nbs/dynamics/10_rollout.ipynb #07d15912
 def draw(
     dist: Distribution,   # batch [N], event [D]
 ) -> tuple:               # x [N,D] with a pathwise gradient; s [N], log weight of the component drawn (averaged over what x says of it), or None
@@ -216,8 +216,7 @@ def draw(
 def _draw_mixture(dist):
     "x of a Mixture, differentiable in the location, scale, law and factor of the component drawn."
     with torch.no_grad(): k = (dist.logits - torch.empty_like(dist.logits).exponential_().log()).argmax(-1)   # Gumbel
-    pick = k[..., None, None].expand(*k.shape, 1, dist.event_shape[0])
-    loc, log_scale = (t.gather(-2, pick).squeeze(-2) for t in (dist.loc, dist.log_scale))
+    loc, log_scale = dist.of_component(k)
     return dist._colour(loc + log_scale.exp() * dist.standard_draw(k.shape, k), k)
 
 def _log_weights(dist):

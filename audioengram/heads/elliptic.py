@@ -18,7 +18,7 @@ from .factored import FAMILIES, Gamma, LogNormal, LogNormalMixture, Magnitude
 from .mixture import GaussianMixture, Mixture
 from .vmf import VonMisesFisher, take_component
 
-# %% ../../nbs/heads/20_elliptic.ipynb #34cc3106
+# %% ../../nbs/heads/20_elliptic.ipynb #9034887e
 class EllipticMixture(Mixture):
     "Mixture whose components have a direction and a length of their own in standardised coordinates."
     def __init__(self,
@@ -29,8 +29,9 @@ class EllipticMixture(Mixture):
         direction=None,             # VonMisesFisher of its direction, batch broadcasting with [...,K]; None: uniform
         factor=None,                # U_k, lower-triangular, [K,D,D]; None: identity
         centre=None,                # c_k, [K,D]; None: zero
+        bounds=None,                # smooth bounds that log_scale has yet to be given
     ):
-        super().__init__(logits, loc, log_scale, factor, centre)
+        super().__init__(logits, loc, log_scale, factor, centre, bounds=bounds)
         self.magnitude, self.direction = magnitude, direction
 
     def standard_log_prob(self, u):
@@ -63,7 +64,7 @@ def _log_area(D: int) -> float:
     "Log of the area of the unit sphere in R^D."
     return math.log(2) + D / 2 * math.log(math.pi) - math.lgamma(D / 2)
 
-# %% ../../nbs/heads/20_elliptic.ipynb #0c6c1f83
+# %% ../../nbs/heads/20_elliptic.ipynb #65b77daf
 class FactoredMixture(GaussianMixture):
     "Head of direction × length components, diagonal or semi-tied: `head(features)` is an `EllipticMixture`."
     def __init__(self,
@@ -93,7 +94,7 @@ class FactoredMixture(GaussianMixture):
         raw = self.law0.expand(len(h), *self.law)
         if self.out_law is not None: raw = raw + self.out_law(h).view(-1, *self.law)
         direction = None if self.towards is None else VonMisesFisher(F.normalize(self.towards, dim=-1), soft_bound(self.log_kappa, *self.log_kappa_bounds).exp(), validate_args=False)
-        return EllipticMixture(logits, loc, log_scale, self._law(raw), direction, self.factor, self.centre)
+        return EllipticMixture(logits, loc, log_scale, self._law(raw), direction, self.factor, self.centre, self.bounds)
 
     def _law(self, raw):
         "Law of lengths from raw numbers [B,K,J,n]."

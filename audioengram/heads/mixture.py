@@ -19,7 +19,7 @@ from torch.distributions import Categorical, Distribution, LowRankMultivariateNo
 from ..core import ParameterError, ShapeError, check_shape
 from .bounds import soft_bound, soft_unbound
 
-# %% ../../nbs/heads/15_mixture.ipynb #06a7336b
+# %% ../../nbs/heads/15_mixture.ipynb #c823c1b6
 class Mixture(Distribution):
     "Mixture of K location-scale components over R^D, optionally each in its own linear coordinates."
     support = constraints.real_vector
@@ -28,20 +28,32 @@ class Mixture(Distribution):
     def __init__(self,
         logits: Tensor,      # unnormalised log weights, [...,K]
         loc: Tensor,         # component means in their own coordinates, [...,K,D]
-        log_scale: Tensor,   # log standard deviations (or t scales) there, [...,K,D]
+        log_scale: Tensor,   # log standard deviations (or t scales) there, [...,K,D]; before their bounds where there are `bounds`
         factor=None,         # U_k, lower-triangular, [K,D,D]; None: identity
         centre=None,         # c_k, [K,D]; None: zero
         df=None,             # degrees of freedom of a Student-t, tensor broadcasting with [...,K]; None: Gaussian
+        bounds=None,         # smooth bounds that log_scale has yet to be given: a draw then bounds one component, not all
         validate_args=None,  # True: refuse non-finite parameters with a ShapeError
     ):
         if validate_args:
             for name, value in dict(logits=logits, loc=loc, log_scale=log_scale).items(): check_shape(value, " ".join("abcdefgh"[:value.ndim]), name, finite=True)
-        self.logits, self.loc, self.log_scale = F.log_softmax(logits, -1), loc, log_scale
+        self.logits, self.loc, self._raw, self._bounds = F.log_softmax(logits, -1), loc, log_scale, bounds
         self.factor, self.centre, self.df = factor, centre, df
         super().__init__(logits.shape[:-1], loc.shape[-1:], validate_args=False)
 
     @property
     def n_components(self): return self.logits.shape[-1]
+    @property
+    def log_scale(self) -> Tensor: return self._bounded(self._raw)   # [...,K,D]
+    def _bounded(self, raw): return raw if self._bounds is None else soft_bound(raw, *self._bounds)
+
+    def of_component(self,
+        k: Tensor,   # number of a component, [...]
+    ) -> tuple:      # its location and log scale, [...,D] each
+        "Parameters of one component each."
+        pick = k[..., None, None].expand(*k.shape, 1, self.loc.shape[-1])
+        loc, raw = (t.expand(*k.shape, *t.shape[-2:]).gather(-2, pick).squeeze(-2) for t in (self.loc, self._raw))
+        return loc, self._bounded(raw)
 
     def _whiten(self, x):
         "x [...,D] in every component's coordinates, [...,K,D] (or [...,1,D] when they are the same)."
@@ -82,9 +94,10 @@ class Mixture(Distribution):
     def component_log_prob(self,
         x: Tensor,  # [...,D]
     ) -> Tensor:    # log density under each component, without its weight, [...,K]
-        log_f = self.standard_log_prob((self._whiten(x) - self.loc) * torch.exp(-self.log_scale))
+        log_scale = self.log_scale
+        log_f = self.standard_log_prob((self._whiten(x) - self.loc) * torch.exp(-log_scale))
         det = 0 if self.factor is None else self.factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-        return log_f - self.log_scale.sum(-1) + det
+        return log_f - log_scale.sum(-1) + det
 
     def log_prob(self,
         x: Tensor,  # [...,D]
@@ -113,17 +126,16 @@ class Mixture(Distribution):
         shape = torch.Size(sample_shape) + self.batch_shape
         gumbel = -torch.empty((*shape, self.n_components), device=self.loc.device, dtype=self.loc.dtype).exponential_(generator=generator).log()
         k = (self.logits + gumbel).argmax(-1)
-        pick = k[..., None, None].expand(*shape, 1, self.loc.shape[-1])
-        loc, log_scale = (t.expand(*shape, *t.shape[-2:]).gather(-2, pick).squeeze(-2) for t in (self.loc, self.log_scale))
+        loc, log_scale = self.of_component(k)
         return self._colour(loc + log_scale.exp() * self.standard_draw(shape, k, generator, temperature), k)
 
     def expand(self, batch_shape, _instance=None):
         batch_shape = torch.Size(batch_shape)
         grow = lambda t, n: t.expand(batch_shape + t.shape[t.ndim - n:])
         df = self.df if self.df is None or self.df.ndim <= 1 else grow(self.df, 1)
-        return Mixture(grow(self.logits, 1), grow(self.loc, 2), grow(self.log_scale, 2), self.factor, self.centre, df)
+        return Mixture(grow(self.logits, 1), grow(self.loc, 2), grow(self._raw, 2), self.factor, self.centre, df, self._bounds)
 
-# %% ../../nbs/heads/15_mixture.ipynb #65ef861d
+# %% ../../nbs/heads/15_mixture.ipynb #1d4a37ee
 class GaussianMixture(nn.Module):
     "Mixture density head with diagonal or semi-tied covariances."
     def __init__(self,
@@ -156,20 +168,20 @@ class GaussianMixture(nn.Module):
 
     def parameters_of(self,
         h: Tensor,         # features, [B,F]
-    ) -> tuple:            # logits [B,K], loc [B,K,D], log scale [B,K,D]
+    ) -> tuple:            # logits [B,K], loc [B,K,D], log scale before its bounds [B,K,D]
         "What the features say of every component."
         B, K, D = len(h), self.components, self.dim
         if self.out is None: logits, loc, raw = self.logits0.expand(B, K), self.loc0.expand(B, K, D), self.log_scale0.expand(B, K, D)
         else:
             logits, loc, raw = self.out(h).split([K, K * D, K * D], -1)
             logits, loc, raw = logits + self.logits0, loc.view(B, K, D) + self.loc0, raw.view(B, K, D) + self.log_scale0
-        return logits, loc, soft_bound(raw, *self.bounds)
+        return logits, loc, raw
 
     def forward(self,
         h: Tensor,         # features, [B,F]
     ) -> Mixture:          # batch shape [B], event shape [D]
         df = None if self.log_df is None else soft_bound(self.log_df, math.log(2.), math.log(200.)).exp()
-        return Mixture(*self.parameters_of(h), self.factor, self.centre, df)
+        return Mixture(*self.parameters_of(h), self.factor, self.centre, df, self.bounds)
 
     @torch.no_grad()
     def init_from(self,

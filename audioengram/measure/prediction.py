@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUMS', 'LADDER', 'GaussianForecast', 'fit_baselines', 'score_windows', 'StandStill', 'CopyLast', 'score_points',
-           'log_magnitude_r2', 'coverage', 'pit_histogram', 'gain', 'bits_per_second', 'speaker_sums', 'of_sums',
-           'ladder']
+           'log_magnitude_r2', 'coverage', 'rank_bins', 'nominal_coverage', 'pit_histogram', 'gain', 'bits_per_second',
+           'speaker_sums', 'of_sums', 'ladder']
 
 # %% ../../nbs/measure/15_prediction.ipynb #0a15ba6e
 import math
@@ -142,7 +142,7 @@ def score_points(
     return pd.DataFrame(dict(speaker=np.asarray(windows.speakers)[np.asarray(windows.speaker)], cosine=cosine, mean_ratio=torch.where(moved, guess.norm(dim=1) / size, torch.nan),
                              squared=(guess - step).square().sum(1)))
 
-# %% ../../nbs/measure/15_prediction.ipynb #5d897b3b
+# %% ../../nbs/measure/15_prediction.ipynb #c70a0faa
 def log_magnitude_r2(
     scores: pd.DataFrame,   # of `score_windows`
     centre: float,          # mean log magnitude of the training steps: what "no prediction" says
@@ -163,10 +163,24 @@ def coverage(
     pit = np.asarray(pit)
     return np.abs(pit - .5) <= level / 2
 
+def rank_bins(
+    draws: int,      # M
+    most: int = 20,  # bins at most
+) -> int:            # 11 for 32 draws
+    "As many bins as hold equally many of the M + 1 ranks."
+    return max(b for b in range(1, most + 1) if (draws + 1) % b == 0)
+
+def nominal_coverage(
+    draws: int,    # M
+    level: float,  # of the central interval
+) -> float:        # .879 for 90 % and 32 draws
+    "Coverage that a calibrated forecast shows when the truth is ranked among M draws."
+    return float(coverage((np.arange(draws + 1) + .5) / (draws + 1), level).mean())
+
 def pit_histogram(
     scores: pd.DataFrame,
     column="pit_magnitude",   # or "pit_cosine"
-    bins: int = 20,
+    bins: int = 20,           # one that divides draws + 1, else some bins hold more ranks than others
 ) -> pd.DataFrame:            # bin, density (1 is calibrated), lo, hi over speakers
     "Histogram of PIT values, speakers weighted by their frames, with a bootstrap interval a bin."
     s = scores[scores[column].notna()]
