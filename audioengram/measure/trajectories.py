@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['RATIOS', 'GAP', 'DISTANCES', 'effective_particles', 'particle_log_score', 'pair_distances', 'energy_score',
-           'rms_step', 'rollout_rows', 'step_curves', 'null_rollouts', 'gap_table', 'frechet', 'frechet_pairs',
-           'log_step_distance', 'spectrum', 'spectral_distance', 'Occupancy', 'perplexity', 'against_floor',
-           'floor_ratios', 'autocovariance', 'autocorrelation_band', 'nearest_distance', 'novelty', 'free_run_report']
+           'rms_step', 'rollout_rows', 'step_curves', 'null_rollouts', 'gap_sums', 'gap_table', 'frechet',
+           'frechet_pairs', 'log_step_distance', 'spectrum', 'spectral_distance', 'Occupancy', 'perplexity',
+           'against_floor', 'floor_ratios', 'autocovariance', 'autocorrelation_band', 'nearest_distance', 'novelty',
+           'free_run_report']
 
 # %% ../../nbs/measure/20_trajectories.ipynb #08a2ebb0
 import math
@@ -139,11 +140,18 @@ def null_rollouts(
     if context.shape[1] > 1: out["inertia"] = last + k * (last - context[:, -2:-1])
     return {name: frames[:, None] for name, frames in out.items()}
 
-# %% ../../nbs/measure/20_trajectories.ipynb #a88730be
+# %% ../../nbs/measure/20_trajectories.ipynb #499a5fd7
 GAP = {"irreducible": ("A", "C"), "compounding": ("C", "R"), "price of the mean": ("R", "R_mean")}
 
+def gap_sums(
+    rows: pd.DataFrame,   # one row a segment and step
+    by=("step",),         # one entry for each speaker and combination
+) -> pd.DataFrame:        # speaker, columns of `by`, segments, and sums of every other number
+    "Sums over each speaker's segments: all that intervals over speakers need, and small enough to publish."
+    return rows.drop(columns="segment").assign(segments=1).groupby(["speaker", *by], sort=False).sum().reset_index()
+
 def gap_table(
-    rows: pd.DataFrame,   # one row a segment and step: speaker, step, and NLLs in nats: A, C, R, R_mean, base
+    rows: pd.DataFrame,   # one row a segment and step: speaker, step, and NLLs in nats: A, C, R, R_mean, base; or their sums over `segments` (see `gap_sums`)
     by=("step",),         # one entry for each combination
     n: int = 2000,        # bootstrap resamples
     seed: int = 0,
@@ -153,7 +161,8 @@ def gap_table(
     out = []
     for key, part in rows.groupby(list(by), sort=True):
         where, who = dict(zip(by, key, strict=True)), part.speaker.to_numpy()
-        mean = lambda v, who=who: _row(bootstrap_by(v.to_numpy(), who, n=n, seed=seed))
+        count = part.segments if "segments" in part else part.base * 0 + 1
+        mean = lambda v, who=who, count=count: _row(bootstrap_sums(np.stack([v, count], 1), who, lambda t: t[..., 0] / t[..., 1], n=n, seed=seed))
         out += [where | dict(quantity=q) | mean(part.base - part[q]) for q in ("A", "C", "R", "R_mean")]
         out += [where | dict(quantity=name) | mean(part[b] - part[a]) for name, (a, b) in GAP.items()]
         parts = np.stack([part.R - part.C, part.base - part.C], 1)
