@@ -96,7 +96,7 @@ def kmeans(
     run.train(np.ascontiguousarray(x.cpu().numpy(), np.float32))
     return torch.from_numpy(run.centroids.copy()).to(x)
 
-# %% ../../nbs/dynamics/25_memory.ipynb #77f5de58
+# %% ../../nbs/dynamics/25_memory.ipynb #e248f4cc
 class Memory(nn.Module):
     "Keys with moments of what followed; everything is kept as buffers and nothing is trained by gradients."
     def __init__(self,
@@ -115,6 +115,7 @@ class Memory(nn.Module):
         values: Tensor,    # what followed, [N,D]
         shrink="auto",     # see cluster_statistics
         frames=False,      # one key a frame instead of clusters
+        centres=None,      # [K,D] to use; k-means of the keys if None
         seed: int = 0,
     ):                     # self
         "Learn keys and moments; τ starts at the mean squared distance to the nearest key."
@@ -122,7 +123,7 @@ class Memory(nn.Module):
             if len(keys) != len(self.keys): raise ParameterError(f"{len(keys)} frames for a memory of {len(self.keys)}")
             new = dict(keys=keys, mean=values, var=1e-2 * values.var(0).expand_as(values), count=torch.ones(len(keys)))
         else:
-            centres = kmeans(keys, len(self.keys), seed=seed)
+            centres = kmeans(keys, len(self.keys), seed=seed) if centres is None else centres
             mean, var, count, _ = cluster_statistics(values, Neighbours(centres, self.kind)(keys, 1)[1][:, 0], len(centres), shrink)
             new = dict(keys=centres, mean=mean, var=var, count=count)
         for name, x in new.items(): getattr(self, name).copy_(x)
@@ -165,7 +166,7 @@ class Memory(nn.Module):
         self.tau.copy_(best[2]); self.var.mul_(best[1])
         return self
 
-# %% ../../nbs/dynamics/25_memory.ipynb #eb8cdfbc
+# %% ../../nbs/dynamics/25_memory.ipynb #705986ea
 FORMS = ("memory", "param", "hybrid", "add", "gated")
 
 class MemoryHead(nn.Module):
@@ -227,12 +228,14 @@ class MemoryPredictor(Predictor):
         windows,              # training windows
         held=None,            # windows of other speakers to choose τ and the spread on
         shrink="auto",
+        frames=False,         # one key a frame; the memory must have been made as large as the training windows
+        centres=None,         # keys to use, in the model's units; k-means if None
         max_frames: int = 200_000,
         seed: int = 0,
     ):                        # self
         "Fill the memory: with steps, or for `add` and `gated` with what the network as it is now gets wrong."
         self.eval()
-        self.memory.fill(*self._pairs(windows, max_frames, seed), shrink, frames=False, seed=seed)
+        self.memory.fill(*self._pairs(windows, max_frames, seed), shrink, frames, centres, seed)
         if held is not None: self.memory.tune(*self._pairs(held, 20_000, seed))
         return self
 
@@ -246,7 +249,7 @@ class MemoryPredictor(Predictor):
             keys.append((c[:, -1] - self.in_mean) / self.in_scale); values.append(y - self.network(c) if self.form in ("add", "gated") else y)
         return torch.cat(keys), torch.cat(values)
 
-# %% ../../nbs/dynamics/25_memory.ipynb #8b1f2c0e
+# %% ../../nbs/dynamics/25_memory.ipynb #6afc58f7
 def fit_forms(
     windows,                   # training windows: contexts, steps, batches
     valid,                     # held-out windows of training speakers
@@ -256,19 +259,22 @@ def fit_forms(
     k: int = 8,
     remember=None,             # windows for residual memories; the training windows if None
     model=None,                # dict of MemoryPredictor options: encoder, hidden, layers, dropout, spread, seed
+    fit=None,                  # fit(model, start) -> trained model, start being the one it was started from or None; `predictor.train` if None
     **options,                 # of `predictor.train`
 ) -> dict:                     # name -> fitted model: memory-hard, memory-soft, param, hybrid, residual-add, residual-gated
-    "Fit every form on the same windows."
+    "Fit every form on the same windows, all memories with the same keys."
+    def plain(model, start): train(model, windows, valid, units=start is None, **options); return model
+    fit, filled = fit or plain, {}
+    def fill(m, held=valid, source=windows):
+        if source is windows: m.remember(source, held, centres=filled.get("keys")); filled.setdefault("keys", m.memory.keys.clone())
+        else: m.remember(source, held)
+        return m
     make = lambda form, k=k: MemoryPredictor(dim, window, form, clusters, k, **{**(model or {}), **(dict(encoder="none") if form == "memory" else {})})
     out = {"memory-hard": make("memory", 1), "memory-soft": make("memory")}
-    for m in out.values(): m.set_units(windows).remember(windows, valid); m.eval()
-    out["param"] = make("param")
-    train(out["param"], windows, valid, **options)
-    out["hybrid"] = make("hybrid").set_units(windows).remember(windows, valid)
-    train(out["hybrid"], windows, valid, units=False, **options)
-    for name, form in (("residual-add", "add"), ("residual-gated", "gated")):
-        out[name] = make(form).start_from(out["param"]).remember(remember or windows, valid)
-        train(out[name], windows, valid, units=False, **options)
+    for m in out.values(): fill(m.set_units(windows)).eval()
+    out["param"] = fit(make("param"), None)
+    out["hybrid"] = fit(fill(make("hybrid").set_units(windows)), None)
+    for name, form in (("residual-add", "add"), ("residual-gated", "gated")): out[name] = fit(fill(make(form).start_from(out["param"]), source=remember or windows), out["param"])
     return out
 
 def matched(
