@@ -8,7 +8,7 @@ __all__ = ['NAME', 'CASES', 'FORMS', 'EVERY', 'EVERY_RESIDUAL', 'FLOPS', 'NUMBER
            'model_table', 'claims_of', 'draw_forced', 'draw_all', 'draw_rolled', 'listen', 'run', 'models_table',
            'verdict_table']
 
-# %% ../../nbs/discussions/d04_memory.ipynb #ec108585
+# %% ../../nbs/discussions/d04_memory.ipynb #a801c3c0
 import copy
 import functools
 
@@ -18,11 +18,11 @@ import torch
 
 from ..core import cache_dir, fingerprint, get_profile, read_json, spawn
 from ..data.cases import parse_cases, split_windows
-from ..dynamics.gap import LEANING, direct_models, ratio_of_sums, sample_stretches
+from ..dynamics.gap import direct_models, floor_of, ratio_of_sums, rollout_sets, sample_stretches
 from ..dynamics.injection import injection_rows, splice
 from ..dynamics.memory import MemoryPredictor, fit_forms, matched
 from ..dynamics.predictor import fitted
-from ..dynamics.rollout import Stretches, Unroll, rollout, train_rollout
+from ..dynamics.rollout import Unroll, rollout, train_rollout
 from ..lab.cases import Study, as_markdown, case_title, claims_table, run_cases
 from ..lab.figures import band_plot, interval_plot, panels, reference, use_style
 from ..lab.players import read_row, write_row
@@ -54,7 +54,7 @@ def recipe(
                 eval_fraction=p.pick(.25, eval_fraction, eval_fraction), max_seconds=p.pick(300., p.max_seconds, None), encoder="state", hidden=p.pick(32, 256, 512), layers=p.pick(1, 2, 2), dropout=.3, epochs=p.pick(2, 5, 40),
                 epoch_frames=p.pick(None, 25_000, None), samples=p.pick(8, 16, 64), particles=p.pick(4, 32, 64), segments=p.pick(24, 256, 2048), rolled_epochs=p.pick(1, 4, 20), rolled_frames=p.pick(200, 6000, None), most=p.pick(2000, 100_000, 1_000_000))
 
-# %% ../../nbs/discussions/d04_memory.ipynb #2ca0ffd9
+# %% ../../nbs/discussions/d04_memory.ipynb #e14b4d82
 def fit(store, split, how: dict) -> dict:
     "Every predictor, trained one step ahead: trained here, or read back."
     sets = split_windows(store, split, how["length"], 1)
@@ -76,12 +76,12 @@ def fit(store, split, how: dict) -> dict:
 
 def fit_rolled(models: dict, store, split, how: dict) -> dict:
     "The reference's rollout training of some of them: mean rollouts of K steps, state loss, likelihood under the own context, truth put in less and less."
-    stretches = {part: Stretches(store.windows(ids, length=how["length"] + how["steps"] - 1, lag=1), how["steps"]) for part, ids in (("train", split.train_utterances), ("valid", split.valid_utterances))}
+    train, valid = rollout_sets(store, split, how["length"], how["steps"], how["segments"], how["seed"])
     plan, out = Unroll(steps=how["steps"], mode="mean", particles=1, teacher=1., rollout=1., state=1., truth_rate=.5, truth_rate_end=0.), {}
     for name in ROLLED:
         model = copy.deepcopy(models[name])
         folder = cache_dir("models") / fingerprint(store.fingerprint, CODE(), MEMORY_CODE(), model.fingerprint, how, name, length=24)
-        train_rollout(model, stretches["train"], stretches["valid"], plan, epochs=how["rolled_epochs"], epoch_frames=how["rolled_frames"], batch_size=min(128, len(stretches["train"]) // 4), folder=folder, seed=how["seed"])
+        train_rollout(model, train, valid, plan, epochs=how["rolled_epochs"], epoch_frames=how["rolled_frames"], batch_size=min(128, len(train) // 4), folder=folder, seed=how["seed"])
         out[f"{name}, rolled"] = model
     return out
 
@@ -95,11 +95,11 @@ def measure_store(
     models |= fit_rolled(models, store, split, how)
     sets = split_windows(store, split, how["length"], 1)
     moves = sets["train"].steps().norm(dim=1)
-    sums = dict(centre=float(moves[moves > 0].log().mean()), floor=.05 * float(moves.median()))
+    sums = dict(centre=float(moves[moves > 0].log().mean()), floor=floor_of(sets["train"]))
     base = fit_baselines(sets["train"], seed=how["seed"])["step-diagonal"]
     judge = lambda forecast: speaker_sums(score_windows(forecast, sets["test"], samples=how["samples"], seed=how["seed"]), **sums)
     scores = pd.concat([judge(base).assign(model="baseline"), *(judge(m).assign(model=name) for name, m in models.items())], ignore_index=True)
-    rolled = pd.concat([roll(m, store, split, how, base).assign(model=name) for name, m in models.items() if name not in (EVERY, EVERY_RESIDUAL)], ignore_index=True)
+    rolled = pd.concat([roll(m, store, split, how, base, sums["floor"]).assign(model=name) for name, m in models.items() if name not in (EVERY, EVERY_RESIDUAL)], ignore_index=True)
     sizes = pd.DataFrame([dict(model=name, hidden=m.config["hidden"], parameters=m.n_parameters, stored=getattr(m, "n_stored", m.n_parameters), multiply_adds=m.flops, gate=gate(m, sets["test"])) for name, m in models.items()])
     return dict(scores=scores, rolled=rolled, sizes=sizes)
 
@@ -110,12 +110,13 @@ def gate(model, windows, n=4096) -> float:
     c = windows.contexts(torch.arange(min(n, len(windows))))
     return torch.sigmoid(model.head.gate(model.encoder((c - model.in_mean) / model.in_scale))).mean().item()
 
-def roll(model, store, split, how, base) -> pd.DataFrame:   # sums: speaker, step, mode, segments, gain, state_error, own_step, true_step
+def roll(model, store, split, how, base, floor) -> pd.DataFrame:   # sums: speaker, step, mode, segments, gain, state_error, own_step, true_step
     "Particles and the mean rollout by step."
     stretches, idx = sample_stretches(store, split.eval_utterances, how, how["segments"])
     unit, parts = rms_step(stretches.frames(idx)), []
     for mode, particles in (("sample", how["particles"]), ("mean", 1)):
         rows = injection_rows(model, stretches, base, modes="D", particles=particles, mode=mode, unit=unit, centre=0., idx=idx, seed=how["seed"])
+        rows = rows[rows.true_step > floor]
         parts.append(gap_sums(rows[["speaker", "segment", "step", "gain", "state_error", "own_step", "true_step"]]).assign(mode=mode))
     return pd.concat(parts, ignore_index=True)
 

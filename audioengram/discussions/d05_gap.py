@@ -8,7 +8,7 @@ __all__ = ['NAME', 'CASES', 'METHODS', 'MAIN', 'LINEAR', 'CODE', 'LINES', 'recip
            'draw_particles', 'draw_spread', 'draw_splices', 'listen', 'run', 'gap_tables', 'free_table',
            'verdict_table']
 
-# %% ../../nbs/discussions/d05_gap.ipynb #884b2356
+# %% ../../nbs/discussions/d05_gap.ipynb #f5c2cf89
 import functools
 
 import numpy as np
@@ -17,12 +17,11 @@ import torch
 
 from ..core import get_profile, read_json
 from ..data.cases import parse_cases, split_windows
-from ..dynamics.gap import LEANING, direct_models, measure_free, measure_gap, measure_particles, one_step, ratio_of_sums, recovered, sample_stretches
+from ..dynamics.gap import LEANING, direct_models, floor_of, measure_free, measure_gap, measure_particles, one_step, ratio_of_sums, recovered, sample_stretches
 from ..dynamics.injection import divergence_horizon, injection_rows, reset_after_injection, splice
-from ..dynamics.predictor import fitted
 from ..dynamics.rollout import check_stability, rollout
 from ..lab.cases import Study, as_markdown, case_title, claims_table, run_cases
-from ..lab.figures import PALETTE, band_plot, interval_plot, panels, reference, use_style
+from ..lab.figures import band_plot, interval_plot, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, code_fingerprint, read_run
 from ..measure.prediction import fit_baselines
@@ -54,14 +53,14 @@ def recipe(
                 epoch_frames=p.pick(None, 25_000, None), segments=p.pick(24, 256, 2048), counts=p.pick([1, 4], [1, 4, 16, 64, 256], [1, 4, 16, 64, 256, 1024]), injected=p.pick(24, 256, 2048), clips=p.pick(8, 96, 400),
                 reference=p.pick(500, 10_000, 50_000), regions=p.pick(8, 64, 64), repeats=p.pick(4, 20, 50), long=p.pick(200, 2000, 100_000), spliced=p.pick(2, 12, 60), bootstrap=p.bootstrap)
 
-# %% ../../nbs/discussions/d05_gap.ipynb #d8170999
+# %% ../../nbs/discussions/d05_gap.ipynb #8dabf843
 def fit(store, split, how: dict):
-    "Baseline, direct models, one-step models of every method, the linear one."
+    "Baseline, floor of step lengths, direct models, one-step models of every method and the linear one."
     sets = split_windows(store, split, how["length"], 1)
     base = fit_baselines(sets["train"], seed=how["seed"])
     direct = direct_models(store, split, how, CODE(), how["lags"])
     models = {name: direct[1] if name == MAIN else one_step(store, sets, how, CODE(), direct[0], noise, **LEANING) for name, noise in METHODS.items()}
-    return base["step-diagonal"], direct, models | {LINEAR: base["ridge-1"]}
+    return base["step-diagonal"], floor_of(sets["train"]), direct, models | {LINEAR: base["ridge-1"]}
 
 def measure_store(
     store,           # LatentStore
@@ -69,9 +68,9 @@ def measure_store(
     how: dict,       # from `recipe`
 ) -> dict:           # table name -> DataFrame
     "The gap by training method, particles, injection, spread, free runs and stability."
-    base, direct, models = fit(store, split, how)
-    gap = pd.concat([measure_gap(m, direct, store, split, how, base).assign(method=name) for name, m in models.items()], ignore_index=True)
-    count = measure_particles(models[MAIN], store, split, how, base, how["counts"], segments=max(8, how["segments"] * how["particles"] // max(how["counts"]) // 2))
+    base, floor, direct, models = fit(store, split, how)
+    gap = pd.concat([measure_gap(m, direct, store, split, how, base, floor).assign(method=name) for name, m in models.items()], ignore_index=True)
+    count = measure_particles(models[MAIN], store, split, how, base, floor, how["counts"], segments=max(8, how["segments"] * how["particles"] // max(how["counts"]) // 2))
     curves, resets, horizon = injection(models[MAIN], direct[0], store, split, how, base)
     free = measure_free({name: (m, {}) for name, m in models.items()} | {"its mean": (models[MAIN], dict(mode="mean")), "independent frames": (direct[0], {})}, store, split, how)
     stretches, idx = sample_stretches(store, split.eval_utterances, how, 16)
@@ -222,12 +221,12 @@ def draw_splices(cases: list):     # (title, table splices, n, seed)
         interval_plot(pd.DataFrame(rows), "steps", "value", hue="method", ax=ax, xlabel="frames in a row that were rolled out", ylabel="mel distance inside them, dB", connect=False); ax.legend(**_BELOW)
     return fig
 
-# %% ../../nbs/discussions/d05_gap.ipynb #900c9c6e
+# %% ../../nbs/discussions/d05_gap.ipynb #e314bfc1
 def listen(run, case, how, tables, opened, first):
     "Truth, teacher forcing, rolled-out segments, free runs of one held-out utterance."
     _, split, store = opened
     codec, name = store.codec(), case.file
-    _, _, models = fit(store, split, how)
+    *_, models = fit(store, split, how)
     uid, z, _ = max(utterances(store, split, how)[:8], key=lambda u: min(len(u[1]), 64))
     z, W = z[:64], how["length"]
     main, say = models[MAIN], {}
