@@ -29,10 +29,10 @@ from ..measure.speech import mel_distance
 from ..measure.stats import Estimate, bootstrap_by
 from ..measure.trajectories import gap_table, null_rollouts, rms_step, rollout_rows, step_curves
 
-# %% ../../nbs/discussions/d05_gap.ipynb #1c639fd2
+# %% ../../nbs/discussions/d05_gap.ipynb #af4338b3
 NAME = "d05_gap"
 CASES = "debian-speech:nano; librispeech:nano; librispeech:lyra+stack4+pca128"
-METHODS = {"true contexts": 0., "noise .1": .1, "noise .3": .3}   # noise on the context in training, in units of its spread
+METHODS = {"true contexts": 0., "noise .1": .1}   # noise on the context in training, in units of its spread
 MAIN, LINEAR = "noise .1", "linear"
 CODE = functools.partial(code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor")   # what trained models depend on
 
@@ -53,7 +53,7 @@ def recipe(
                 epoch_frames=p.pick(None, 25_000, None), segments=p.pick(24, 256, 2048), counts=p.pick([1, 4], [1, 4, 16, 64, 256], [1, 4, 16, 64, 256, 1024]), injected=p.pick(24, 256, 2048), clips=p.pick(8, 96, 400),
                 reference=p.pick(500, 10_000, 50_000), regions=p.pick(8, 64, 64), repeats=p.pick(4, 20, 50), long=p.pick(200, 2000, 100_000), spliced=p.pick(2, 12, 60), bootstrap=p.bootstrap)
 
-# %% ../../nbs/discussions/d05_gap.ipynb #8dabf843
+# %% ../../nbs/discussions/d05_gap.ipynb #d75e164c
 def fit(store, split, how: dict):
     "Baseline, floor of step lengths, direct models, one-step models of every method and the linear one."
     sets = split_windows(store, split, how["length"], 1)
@@ -71,14 +71,14 @@ def measure_store(
     base, floor, direct, models = fit(store, split, how)
     gap = pd.concat([measure_gap(m, direct, store, split, how, base, floor).assign(method=name) for name, m in models.items()], ignore_index=True)
     count = measure_particles(models[MAIN], store, split, how, base, floor, how["counts"], segments=max(8, how["segments"] * how["particles"] // max(how["counts"]) // 2))
-    curves, resets, horizon = injection(models[MAIN], direct[0], store, split, how, base)
+    curves, resets, horizon = injection(models[MAIN], store, split, how, base, floor)
     free = measure_free({name: (m, {}) for name, m in models.items()} | {"its mean": (models[MAIN], dict(mode="mean")), "independent frames": (direct[0], {})}, store, split, how)
     stretches, idx = sample_stretches(store, split.eval_utterances, how, 16)
     hold = pd.DataFrame([dict(method=name, **check_stability(m, stretches.contexts(idx), how["long"], block=min(1000, how["long"]), seed=how["seed"])) for name, m in models.items()]).drop(columns="seconds")
     sizes = pd.DataFrame([dict(method=name, parameters=m.n_parameters, multiply_adds=m.flops) for name, m in models.items() if name != LINEAR])
     return dict(gap=gap, particles=count, curves=curves, resets=resets, horizon=horizon, free=free, stability=hold.astype(dict(broke=float, cut=float)), splices=splices(models, store, split, how), sizes=sizes)
 
-def injection(model, marginal, store, split, how, base) -> tuple:   # curves by step; resets; horizons
+def injection(model, store, split, how, base, floor) -> tuple:   # curves by step; resets; horizons
     "Modes A to D of one model, with the rollouts of what knows nothing."
     stretches, idx = sample_stretches(store, split.eval_utterances, how, how["injected"])
     frames, W, n = stretches.frames(idx), stretches.window, how["bootstrap"]
@@ -88,7 +88,7 @@ def injection(model, marginal, store, split, how, base) -> tuple:   # curves by 
     score = lambda z: rollout_rows(z, frames[:, W:], frames[:, W - 1], unit, stretches.who(idx), centre=centre, energy=False).assign(segment=np.repeat(idx.numpy(), how["steps"]))
     nulls = {name: score(z) for name, z in null_rollouts(frames[:, :W], frames[:, W:], how["seed"]).items() if name in ("still", "marginal")}
     every = {**{mode: part for mode, part in rows.groupby("injection")}, "D, mean": mean, **nulls}
-    curves = pd.concat([step_curves(part, n=n, seed=how["seed"]).assign(injection=name) for name, part in every.items()], ignore_index=True)
+    curves = pd.concat([step_curves(part[part.true_step > floor], n=n, seed=how["seed"]).assign(injection=name) for name, part in every.items()], ignore_index=True)
     lost = {name: divergence_horizon(part, nulls["marginal"], n=n, seed=how["seed"]) for name, part in (("sampled", every["D"]), ("mean", mean))} if how["steps"] > 2 else {}
     return curves, reset_after_injection(rows, n=n, seed=how["seed"]), pd.DataFrame([dict(rollout=k, value=e.value, lo=e.lo, hi=e.hi, n=e.n) for k, e in lost.items()], columns=["rollout", "value", "lo", "hi", "n"])
 
@@ -109,7 +109,7 @@ def splices(models, store, split, how) -> pd.DataFrame:   # method, steps, dista
 def utterances(store, split, how) -> list:   # (id, latents [T,D], speaker)
     "Held-out utterances that hold a context and the longest segment, in turn from every speaker."
     ids = store.index.set_index("utterance_id").speaker_id.reindex(split.eval_utterances).dropna()
-    long = [(u, s) for u, s in ids.items() if len(store[u]) >= how["length"] + 3 * how["steps"]] or [(u, s) for u, s in ids.items() if len(store[u]) >= how["length"] + how["steps"]]
+    long = [(u, s) for u, s in ids.items() if len(store[u]) >= how["length"] + how["steps"]]
     df = pd.DataFrame(long, columns=["uid", "speaker"]).sample(frac=1, random_state=how["seed"])
     df = df.assign(turn=df.groupby("speaker").cumcount()).sort_values("turn", kind="stable").head(how["spliced"])
     return [(r.uid, torch.as_tensor(store[r.uid]), r.speaker) for r in df.itertuples()]

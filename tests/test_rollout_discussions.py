@@ -1,0 +1,90 @@
+"Discussions d04, d05, d06: what is published follows from its rows, the controls are what they say, and the ceiling is one."
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from audioengram.core import read_json
+from audioengram.discussions import d04_memory as d04
+from audioengram.discussions import d05_gap as d05
+from audioengram.discussions import d06_rollout_training as d06
+from audioengram.lab.runs import read_run
+
+FIGURES = Path(__file__).resolve().parent.parent / "figures"
+
+
+def cases(name):
+    result = read_run(FIGURES / name)
+    return [(result, about["case"], {t: result.table(t).query("case == @about['case']") for t in result.table_names}) for about in read_json(result.folder / "cases.json")]
+
+
+def test_published_ceiling_is_a_ceiling():
+    "Free-running particles are nowhere ahead of C beyond noise, and C is ahead of the direct predictor alone."
+    for _, _, t in cases(d05.NAME):
+        q = t["quantities"]
+        lost = q[(q.quantity == "compounding") & (q.method == d05.MAIN)]
+        assert (lost.hi >= -.05).all(), lost
+        sums = t["results"][(t["results"].method == d05.MAIN) & (t["results"].step > 1)].groupby("step")[["direct", "C"]].sum()
+        assert (sums.C <= sums.direct + 1e-6).all()
+
+
+def test_published_gap_follows_from_its_rows():
+    for result, case, t in cases(d05.NAME):
+        rows = t["results"][(t["results"].method == d05.MAIN) & (t["results"].step == 8)]
+        per = lambda a, b, rows=rows: (rows[a].sum() - rows[b].sum()) / rows.segments.sum()
+        claim = lambda id, result=result, case=case: result.claims[f"{case}.{id}"]["value"]
+        assert claim("A8") == pytest.approx(per("base", "A"), rel=1e-6) and claim("compounding") == pytest.approx(per("R", "C"), rel=1e-6, abs=1e-9)
+        assert claim("irreducible") + claim("compounding") + claim("price") == pytest.approx(claim("A8") - claim("mean8"), rel=1e-6)
+        assert claim("recovered") == pytest.approx(per("R_mean", "R") / per("R_mean", "A"), rel=1e-6)
+        assert t["stability"].finite.all()
+
+
+def test_every_model_is_scored_on_the_same_frames():
+    for name, key in ((d05.NAME, "method"), (d06.NAME, "method")):
+        for _, _, t in cases(name):
+            count = t["results"].groupby([key, "step"]).segments.sum().unstack()
+            assert (count.nunique() == 1).all()
+            base = t["results"].groupby([key, "step"]).base.sum().unstack()
+            assert np.allclose(base, base.iloc[0], rtol=1e-5)
+
+
+def test_memory_controls_cost_what_they_should():
+    for _, _, t in cases(d04.NAME):
+        size = t["sizes"].set_index("model")
+        memory = size.loc["residual, added"]
+        assert size.multiply_adds[d04.FLOPS] == pytest.approx(memory.multiply_adds, rel=.05) and size.stored[d04.NUMBERS] == pytest.approx(memory.stored, rel=.05)
+        assert size.gate.dropna().between(0, 1).all() and set(size.index[size.gate.notna()]) >= {"hybrid", "residual, gated"}
+        assert set(t["rolled"]["mode"]) == {"sample", "mean"}
+
+
+def test_plans_of_rollout_training():
+    plans = d06.plans()
+    assert {p.steps for n, p in plans.items() if n.startswith("particles, K")} == {4, 8, 16, 32}
+    assert all(p.mode == "mean" and p.particles == 1 and p.truth_rate > 0 for n, p in plans.items() if n.startswith("mean"))
+    assert plans["energy alone"].teacher == 0 and plans["particles, λ = 0.1"].particle == .1 and plans[d06.ONE].steps == 1
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    return d05.run("smoke", folder=tmp_path_factory.mktemp("figures") / d05.NAME)
+
+
+def test_smoke_run_of_the_gap(smoke):
+    assert smoke.check() == [] and set(smoke.manifest["figures"]) == {"gap", "lost", "injection", "particles", "spread", "splices"}
+    assert "R − R_mean" in d05.gap_tables(smoke) and "frechet" in d05.free_table(smoke) and "compounding" in d05.verdict_table(smoke)
+    heard = list(smoke.manifest["clips"])
+    assert sum("spliced" in c for c in heard) == 3 and any(c.endswith("truth") for c in heard)
+    table = smoke.table("splices")
+    assert (table.distance > 0).all() and np.isfinite(table.distance).all()
+    first = smoke.table("quantities").query("step == 1 and quantity in ['A', 'C', 'R', 'R_mean']").groupby("method").value
+    assert (first.max() - first.min() < 1e-3).all()                           # one step ahead they are the same density
+
+
+def test_clips_are_what_their_captions_say(smoke):
+    "A spliced clip equals the truth until its first rolled-out frame, and the mean's free run ends quiet in change."
+    import soundfile as sf
+    read = lambda name: sf.read(smoke.folder / next(c["file"] for n, c in smoke.manifest["clips"].items() if n.endswith(name)))
+    (truth, rate), (spliced, _), (mean, _) = read("truth"), read("spliced_1"), read("free_mean")
+    context = int(d05.recipe("smoke")["length"] / 12.5 * rate * .5)
+    assert len(truth) == len(spliced) and np.corrcoef(truth[:context], spliced[:context])[0, 1] > .99
+    assert len(mean) == len(truth)
