@@ -20,14 +20,16 @@ from rich.table import Table
 
 from .core import ModelFileError, ParameterError
 
-# %% ../nbs/91_cli_codes.ipynb #6e02a997
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="A sound palette from 5 to 500 files: a discrete vocabulary, a model that writes in it, a grid to edit.")
+# %% ../nbs/91_cli_codes.ipynb #8b8e2b8d
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="A sound palette from 5 to 500 files: a discrete vocabulary, a model that writes in it, a grid to edit. "
+    "Models are mono: stereo recordings are mixed down on the way in.", epilog="In order: train FOLDER v.distill, then health v.distill, train-prior v.distill FOLDER, generate v.distill new.wav. By hand: encode v.distill sound.wav g.json, edit v.distill g.json h.json --do 'swap 0:4 10:14', "
+    "decode v.distill h.json new.wav.")
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Model = Annotated[Path, typer.Argument(help="A .distill file.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")]
-Channels = Annotated[int, typer.Option(min=1, max=2, help="2 writes the sound on both channels.")]
+Channels = Annotated[int, typer.Option(min=1, max=2, help="Channels of the file. The model is mono: 2 writes two equal channels.")]
 Rate = Annotated[int | None, typer.Option(help="Sample rate of the output, Hz; the model's if not given.", show_default=False)]
 Bits = Annotated[int, typer.Option(help="16 or 24 bits a sample (wav and flac).")]
 
@@ -56,10 +58,10 @@ def write_sound(
     save_audio(path, np.stack([wav] * channels, 1) if channels > 1 else wav, to_rate or rate, subtype="PCM_24" if bits == 24 and Path(path).suffix.lower() in (".wav", ".flac") else None)
     return Path(path)
 
-# %% ../nbs/91_cli_codes.ipynb #6c2f74b9
+# %% ../nbs/91_cli_codes.ipynb #90ca528b
 @app.command()
 def train(
-    folder: Annotated[Path, typer.Argument(help="Folder of recordings; any format and rate.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of recordings; any format and rate, stereo is mixed down to mono.")],
     out: Annotated[Path, typer.Argument(help="The .distill file to write.")],
     size: Annotated[int | None, typer.Option(help="Codes a level; chosen from the data if not given.", show_default=False)] = None,
     levels: Annotated[int | None, typer.Option(help="Levels.", show_default=False)] = None,
@@ -108,7 +110,7 @@ def train_prior(
     if json_: print(json.dumps(facts, indent=1)); return
     tell(report.signs, title="Copying"); tell([dict(fact=k, value=v) for k, v in facts.items()])
 
-# %% ../nbs/91_cli_codes.ipynb #99cc90fc
+# %% ../nbs/91_cli_codes.ipynb #805dcdbc
 @app.command()
 def generate(
     model: Model,
@@ -133,7 +135,7 @@ def generate(
 @app.command()
 def encode(
     model: Model,
-    sound: Annotated[Path, typer.Argument(help="A recording.")],
+    sound: Annotated[Path, typer.Argument(help="A recording; stereo is mixed down to mono.")],
     out: Annotated[Path, typer.Argument(help="Grid to write (.json).")],
     overwrite: Overwrite = False,
 ):

@@ -19,6 +19,7 @@ from audioengram.codes.prior import (
     infill,
     table_bits,
     to_stream,
+    write_side_by_side,
 )
 from audioengram.core import ParameterError, TrainingError
 
@@ -69,6 +70,15 @@ def test_a_piece_goes_on_for_any_length_and_under_one_seed_alike():
     assert (generate(p, 5, prompt=a, seed=3)[:40] == a).all()
 
 
+def test_pieces_written_side_by_side_are_what_each_would_be_alone():
+    p, prompts = prior(memory="suffix"), [grid(i, 7) for i in range(3)]
+    together = write_side_by_side(p, 6, prompts, temperature=0)
+    assert together.shape == (3, 13, 2, 2)
+    for made, prompt in zip(together, prompts, strict=True): assert (made == generate(p, 6, prompt=prompt, temperature=0)).all() and (made[:7] == prompt).all()
+    free = write_side_by_side(p, 6, np.zeros((4, 0, 2, 2), int), seed=2)
+    assert len({f.tobytes() for f in free}) == 4 and (free == write_side_by_side(p, 6, np.zeros((4, 0, 2, 2), int), seed=2)).all()
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=8), st.integers(1, 9), st.floats(.01, 1), st.integers(0, 50))
 def test_filters_keep_what_they_promise(logits, k, p, seed):
@@ -104,6 +114,9 @@ def test_infill_chooses_what_the_codes_behind_ask_for():
     mask = np.zeros((20, 1, 1), bool); mask[0] = True
     hits = [infill(p, files[i], mask, seed=i, candidates=24)[0][0, 0, 0] == files[i][0, 0, 0] for i in range(12)]
     assert np.mean(hits) > .7, "a blind guess is right one time in six"
+    mask[0:2] = True
+    fits, blind = np.mean([infill(p, files[i], mask, seed=i, candidates=24, ahead=6)[1:] for i in range(12)], 0)
+    assert fits < .7 * blind, "with what follows in view, the true continuation is likelier than after a blind draw"
 
 
 def test_baselines_against_a_known_source():

@@ -27,9 +27,9 @@ from ..lab.runs import Run, code_fingerprint, read_run
 from ..measure.prediction import fit_baselines
 from ..measure.trajectories import gap_sums, rms_step
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #02714be6
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #e9f9ed32
 NAME = "d06_rollout_training"
-CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128"
+CASES = "debian-speech:nano; librispeech:nano"
 START, ONE, REFERENCE = "start", "one step", "mean, K = 16"
 CODE = functools.partial(code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor")   # what trained models depend on
 ROLL_CODE = functools.partial(code_fingerprint, "audioengram.dynamics.rollout:train_rollout")

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['NAME', 'METHODS', 'CEILING', 'recipe', 'read_case', 'draw_files', 'trained', 'distances', 'visqol', 'griffin_lim',
-           'measure_models', 'measure_prior', 'measure_copying', 'measure_edits', 'claims_of', 'state',
-           'draw_distances', 'draw_health', 'draw_copying', 'listen', 'run', 'table']
+           'measure_models', 'measure_prior', 'measure_holes', 'draw_sets', 'judge_set', 'measure_copying',
+           'measure_edits', 'over_files_and_seeds', 'rate', 'claims_of', 'state', 'draw_distances', 'draw_health',
+           'draw_copying', 'listen', 'run', 'table']
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #d3a1ae44
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #4469f389
 import resource
 import sys
 import time
@@ -18,13 +19,14 @@ import numpy as np
 import pandas as pd
 import soxr
 import torch
+from scipy.stats import binomtest
 
-from ..codes.copying import copy_report
+from ..codes.copying import ALARM, copy_report
 from ..codes.grid import CodeGrid
 from ..codes.health import usage_map
 from ..codes.model import CodeModel, Mel, ModelConfig
 from ..codes.modelfile import load_model
-from ..codes.prior import PriorConfig, bits_per_code, choose_prior, fit_prior, generate, table_bits, to_stream
+from ..codes.prior import PriorConfig, bits_per_code, choose_prior, fit_prior, generate, infill, table_bits, to_stream
 from ..codes.quantizer import choose_size, reference_size
 from ..codes.training import Recordings, count_vectors, fit, read_recordings, spectral_loss
 from ..core import ParameterError, cache_dir, fingerprint, get_profile, need, spawn
@@ -32,9 +34,9 @@ from ..data.corpora import get_corpus
 from ..lab.figures import heat_map, interval_plot, panels, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, cached, code_fingerprint, read_run
-from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums
+from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums, interval, resample_counts
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #027a4ba6
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #54f4cc50
 NAME = "d20_small_data_codes"
 METHODS = ("ours", "reference sizing", "plain VQ")
 CEILING = "Griffin-Lim of the true mel"
@@ -48,8 +50,8 @@ def recipe(
     return dict(
         cases=p.pick(["synthetic:3,12"], ["hydrogen-drumkits:5,50,500", "sonic-pi:5,50", "debian-speech:50"], ["hydrogen-drumkits:5,50,500", "sonic-pi:5,50", "debian-speech:5,50,500"]),
         steps=p.pick({3: 14, 12: 14}, {5: 100, 50: 130, 500: 180}, {5: 600, 50: 1500, 500: 3000}), width=p.pick(16, 64, 64), batch=p.pick(4, 12, 16),
-        seeds=p.pick(1, 2, 5), rival_seeds=p.pick(1, 1, 5), held=p.pick(6, 40, 80), longest=p.pick(1., 3., 10.), visqol=p.pick(1, 6, 30),
-        prior_steps=p.pick(15, 160, 2000), prior_hidden=p.pick(16, 96, 256), sets=p.pick(1, 3, 12), generated=p.pick(2., 8., 20.), ten=p.pick(1., 10., 10.), seed=int(seed))
+        seeds=p.pick(1, 3, 5), other_seeds=p.pick(1, 1, 5), held=p.pick(6, 40, 80), longest=p.pick(1., 3., 10.), visqol=p.pick(1, 6, 30),
+        prior_steps=p.pick(15, 160, 2000), prior_hidden=p.pick(16, 96, 256), sets=p.pick(1, 10, 10), set_files=p.pick((2, 4), (5, 40), (5, 40)), set_hidden=p.pick(16, 64, 64), set_steps=p.pick((20, 4), (150, 60), (400, 200)), unheard=p.pick(4, 25, 40), generated=p.pick(2., 10., 20.), holes=p.pick(2, 12, 60), ten=p.pick(1., 10., 10.), seed=int(seed))
 
 def read_case(
     case: str,   # "corpus:5,50,500"
@@ -95,7 +97,7 @@ def trained(
     if not path.exists(): fit(sounds, path, config=config, sizing=sizing, seed=spawn(how["seed"], "model", seed), batch=how["batch"], frames=how.get("frames", 64), show=False)
     return load_model(path)
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #06e3d2e7
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #f13bbd65
 def distances(
     wav, made,       # sound and reconstruction [S]
     config,          # ModelConfig
@@ -139,7 +141,8 @@ def measure_models(
             sounds = draw_files(name, n, how)
             ids = [i for i in sounds.names if i in sounds.held]
             asked = set([i for i, w in zip(ids, sounds.side(True), strict=True) if len(w) >= .9 * sounds.rate][:how["visqol"]])
-            plans = [("ours", s) for s in range(how["seeds"] if first else 1)] + ([(m, s) for m in METHODS[1:] for s in range(how["rival_seeds"])] if first else [])
+            many = how["seeds"] if n == sizes[min(1, len(sizes) - 1)] else how["other_seeds"]          # the middle size carries the comparison
+            plans = [(m, s) for m in METHODS for s in range(many)] if first else [("ours", 0)]
             for method, seed in plans:
                 model = trained(sounds, n, method, seed, how)
                 at = dict(corpus=name, n=n, method=method, seed=seed)
@@ -181,28 +184,68 @@ def measure_prior(
     same = bool((a == generate(prior, columns, seed=1)).all())
     return prior, rows, dict(seconds_of_sound=how["ten"], cached=cached, decoding=decoding, recomputed=float(np.mean(spent)) * stream.shape[1], identical=same)
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #534a5f3d
-def measure_copying(
-    model: CodeModel, sounds: Recordings,
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #46710d63
+def measure_holes(
+    prior, model: CodeModel, sounds: Recordings,
     how: dict,
-) -> tuple:       # rows a prior and sign; closest pairs of the first overfitted prior
+) -> pd.DataFrame:    # one row a file and manner: bits of the columns that were looked at, bits of those behind, distance to the truth
+    "Infilling with and without what follows."
+    rows, (hole, seen) = [], (3, 4)
+    grids = {i: g for i, g in zip([i for i in sounds.names if i in sounds.held], map(model.encode, sounds.side(True)), strict=True) if len(g) >= 18}
+    for file, g in list(grids.items())[:how["holes"]]:
+        g, at = g[:24], 6
+        mask = np.zeros(g.shape, bool); mask[at:at + hole] = True
+        for manner, n in (("blind", 1), ("by what follows", 8)):
+            new, *_ = infill(prior, g, mask, seed=spawn(how["seed"], file), candidates=n, ahead=seen)
+            with torch.inference_mode(): stream = to_stream(new, model.config.size)[None]; cost = torch.nn.functional.cross_entropy(prior(stream)[0], stream[0] % model.config.size, reduction="none").reshape(len(g), -1).sum(1) / np.log(2)
+            x, y = (model.quantizer.embed(torch.as_tensor(c[at:at + hole])) for c in (new, g))
+            rows.append(dict(file=file, manner=manner, bits_seen=float(cost[at + hole:at + hole + seen].sum()), bits_behind=float(cost[at + hole + seen:at + hole + 2 * seen].sum()), distance=float((x - y).square().mean().sqrt())))
+    return pd.DataFrame(rows)
+
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #16f92f59
+def draw_sets(
+    files,        # ids that neither codec nor calibration has heard
+    how: dict,
+) -> list:        # (kind, ids)
+    "Disjoint sets for the detector."
+    (few, many), n = how["set_files"], how["sets"]
+    if len(files) < n * (few + many): raise ParameterError(f"{len(files)} files do not make {n} sets of {few} and of {many}")
+    order = [sorted(files)[i] for i in np.random.default_rng(spawn(how["seed"], "copying")).permutation(len(files))]
+    return [("by heart", order[i * few:(i + 1) * few]) for i in range(n)] + [("healthy", order[n * few + i * many:n * few + (i + 1) * many]) for i in range(n)]
+
+def judge_set(
+    model: CodeModel,
+    learnt, unheard,     # lists of sounds [S]
+    kind: str, index: int,
+    how: dict,
+) -> tuple:              # CopyReport; the prior
+    "Train one prior and ask the detector."
+    shape = PriorConfig(model.config.size, model.config.levels, model.config.bands, hidden=how["set_hidden"], window=16 * model.config.bands * model.config.levels)
+    grids, steps = [model.encode(w) for w in learnt], how["set_steps"][kind == "healthy"]
+    prior = fit_prior(grids, grids[:1], shape, steps=steps, patience=0, dropout=0. if kind == "by heart" else .1, batch=6, seed=index, show=False, every=10**6)
+    return copy_report(model, learnt, unheard, seconds=how["generated"], seed=index, prior=prior), prior
+
+def measure_copying(
+    model: CodeModel, pool: Recordings,    # codec; recordings with the files of the sets
+    heard,                                 # ids that the codec was trained on
+    how: dict,
+) -> tuple:       # rows a prior and sign; closest pairs, and the whole piece, of the first prior that knows its files by heart
     "Error rates of the copying detector."
-    wavs, held, rows, pairs = [w[:2 * sounds.rate] for w in sounds.side(False)], [w[:2 * sounds.rate] for w in sounds.side(True)], [], []
-    few, many = (2, 5) if len(wavs) < 60 else (5, 50)
-    order = np.random.default_rng(spawn(how["seed"], "copying")).permutation(len(wavs))
-    shape = PriorConfig(model.config.size, model.config.levels, model.config.bands, hidden=how["prior_hidden"], window=16 * model.config.bands * model.config.levels)
-    sets = [("overfitted", order[i * few:(i + 1) * few]) for i in range(how["sets"])]
-    sets += [("healthy", order[few * how["sets"] + i * many:few * how["sets"] + (i + 1) * many]) for i in range(how["sets"])]
-    for i, (kind, which) in enumerate(sets):
-        learnt = [wavs[j] for j in which]
-        grids = [model.encode(w) for w in learnt]
-        stop = max(1, len(grids) // 6)
-        prior = fit_prior(grids, grids[:1], shape, steps=how["prior_steps"], patience=0, dropout=0., batch=6, seed=i, show=False, every=10**6) if kind == "overfitted" else \
-            fit_prior(grids[stop:], grids[:stop], shape, steps=how["prior_steps"] // 2, batch=6, seed=i, show=False, patience=2)
-        report = copy_report(model, learnt, held[:len(held) // 2], seconds=how["generated"], seed=i, prior=prior)
-        rows.append(report.signs.assign(set=i, kind=kind, flagged=report.flagged))
-        if not pairs: pairs = report.pairs
-    return pd.concat(rows, ignore_index=True), pairs
+    wav = {i: w[:2 * pool.rate] for i, w in zip(pool.names, pool.wavs, strict=True)}
+    held, rows = sorted(pool.held), []
+    sets = draw_sets([i for i in pool.names if i not in pool.held and i not in heard], how)
+    def one(i):
+        kind, ids = sets[i]
+        unheard = np.random.default_rng(spawn(how["seed"], "unheard", i)).permutation(len(held))[:how["unheard"]]
+        return judge_set(model, [wav[j] for j in ids], [wav[held[j]] for j in unheard], kind, i, how)
+    def measured(i=0):
+        report, prior = one(i)
+        return report.signs.assign(set=i, kind=sets[i][0], flagged=report.flagged, train_bits=prior.about["train_bits"])
+    decides = {k: how[k] for k in ("seed", "set_files", "set_hidden", "set_steps", "unheard", "generated")}
+    for i in range(len(sets)): rows.append(cached([model.fingerprint, pool.fingerprint, sets[i], i, decides], lambda i=i: measured(i), code=f"audioengram.discussions.{NAME}:judge_set"))
+    report, prior = one(0)
+    size = max(len(wav[j]) for j in sets[0][1]) // model.config.column
+    return pd.concat(rows, ignore_index=True), report.pairs, model.decode(generate(prior, max(size, 12), seed=1))
 
 def measure_edits(
     model: CodeModel, sounds: Recordings,
@@ -221,16 +264,35 @@ def measure_edits(
                          bound=model.decoder.reach / model.config.rate * 1e3, restored=bool((grid.sound() == before).all())))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #496bcad5
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #4240f6f6
+def over_files_and_seeds(
+    rows,            # DataFrame with file, seed and a column of values
+    column: str,
+    n: int = 2000,   # resamples
+) -> Estimate:       # of the mean
+    "Crossed bootstrap: files and seeds are drawn independently."
+    table = rows.pivot(index="file", columns="seed", values=column).to_numpy()
+    F, S = table.shape
+    draws = np.einsum("nf,fs,ns->n", resample_counts(F, n), table, resample_counts(S, n, seed=1)) / (F * S)
+    lo, hi = interval(draws, float(table.mean()), F) if F > 1 else (None, None)
+    return Estimate(float(table.mean()), lo, hi, F, "file")
+
+def rate(
+    wrong, of: int,    # errors; trials
+) -> Estimate:         # share with its Wilson interval
+    "An error rate."
+    lo, hi = binomtest(int(wrong), of).proportion_ci(method="wilson")
+    return Estimate(int(wrong) / of, float(lo), float(hi), of, "set")
+
 def claims_of(
-    files, levels, pay, speed, copying, edits,   # tables
+    files, levels, pay, speed, holes, copying, edits,   # tables
     how: dict,
     n: int = 2000,   # bootstrap resamples
 ) -> dict:           # id -> Estimate, number or word
     "What prose may say."
     name, sizes = read_case(how["cases"][0])
     mine, ours = files[files.corpus == name], levels[(levels.corpus == name) & (levels.method == "ours")]
-    far = lambda df, column: bootstrap_by(df[column].to_numpy(), df.file, n=n, unit="file")
+    far = lambda df, column: over_files_and_seeds(df, column, n)
     say = dict(corpus=name, few=sizes[0], middle=sizes[min(1, len(sizes) - 1)], many=sizes[-1], held=int(mine.file.nunique()), utilisation=float(levels[levels.method == "ours"].utilisation.min()),
                dead=int(levels[levels.method == "ours"].dead.max()), seeds=how["seeds"])
     for tag, k in (("few", sizes[0]), ("middle", say["middle"]), ("many", sizes[-1])):
@@ -244,16 +306,22 @@ def claims_of(
                 if len(got): say[f"{short}_{tag}{suffix}"] = far(got, column)
         for method, suffix in zip(METHODS[1:], ("reference", "plain"), strict=True):
             rival = levels[(levels.corpus == name) & (levels.method == method) & (levels.n == k)]
-            paired = at[(at.method == "ours") & (at.seed == 0)].set_index("file").mel_db - at[(at.method == method) & (at.seed == 0)].set_index("file").mel_db
-            say |= {f"{suffix}_utilisation_{tag}": float(rival.utilisation.min()), f"{suffix}_bits_{tag}": float(rival.bits_per_second.iloc[0]), f"gain_{suffix}_{tag}": bootstrap_by(-paired.to_numpy(), paired.index, n=n, unit="file")}
+            paired = (at[at.method == method].set_index(["file", "seed"]).mel_db - at[at.method == "ours"].set_index(["file", "seed"]).mel_db).rename("gain").reset_index()
+            say |= {f"{suffix}_utilisation_{tag}": float(rival.utilisation.min()), f"{suffix}_bits_{tag}": float(rival.bits_per_second.iloc[0]), f"gain_{suffix}_{tag}": over_files_and_seeds(paired, "gain", n),
+                    f"agree_{suffix}_{tag}": int((paired.groupby("seed").gain.mean() > 0).sum())}
     lim = mine[mine.method == CEILING]
     say |= dict(mel_ceiling=far(lim, "mel_db"), stft_ceiling=far(lim, "stft"), visqol_ceiling=far(lim.dropna(subset="visqol"), "visqol"))
     pivot = pay.pivot(index="file", columns="by", values="bits").assign(codes=pay.groupby("file").codes.first())
     for by, id in (("prior", "prior"), ("single codes", "unigram"), ("pairs", "bigram")): say[f"bits_{id}"] = bootstrap_sums(pivot[[by, "codes"]].to_numpy(), pivot.index, lambda s: s[..., 0] / s[..., 1], n=n, unit="file")
     say["bits_saved"] = bootstrap_sums(np.c_[pivot["pairs"] - pivot["prior"], pivot.codes], pivot.index, lambda s: s[..., 0] / s[..., 1], n=n, unit="file")
-    verdicts = copying.drop_duplicates("set")
-    bad, good = verdicts[verdicts.kind == "overfitted"], verdicts[verdicts.kind == "healthy"]
-    say |= dict(sets=len(bad), missed=int((~bad.flagged).sum()), alarms=int(good.flagged.sum()), faster=speed["recomputed"] / speed["cached"], sampling=speed["cached"], decoding=speed["decoding"],
+    verdicts = copying.drop_duplicates("set").set_index("set")
+    bad, good, seen = verdicts[verdicts.kind == "by heart"], verdicts[verdicts.kind == "healthy"], copying.pivot(index="set", columns="sign", values="seen").astype(bool)
+    say |= dict(sets=len(bad), missed=rate((~bad.flagged).sum(), len(bad)), alarms=rate(good.flagged.sum(), len(good)), alpha=ALARM, set_few=how["set_files"][0], set_many=how["set_files"][1],
+                bits_by_heart=float(bad.train_bits.mean()), bits_healthy=float(good.train_bits.mean()), **{f"{k}_{d}": int(seen.loc[v.index, k].sum()) for k in seen for d, v in (("bad", bad), ("good", good))})
+    wide = holes.pivot(index="file", columns="manner")
+    gain = {c: bootstrap_by((wide[c]["blind"] - wide[c]["by what follows"]).to_numpy(), wide.index, n=n, unit="file") for c in ("bits_seen", "bits_behind", "distance")}
+    say |= dict(hole_seen=gain["bits_seen"], hole_behind=gain["bits_behind"], hole_distance=gain["distance"], hole_blind=float(wide["distance"]["blind"].mean()))
+    say |= dict(faster=speed["recomputed"] / speed["cached"], sampling=speed["cached"], decoding=speed["decoding"],
                 identical="identical" if speed["identical"] else "different", reach=float(max(edits.ahead.max(), edits.behind.max())), bound=float(edits.bound.iloc[0]), restored=int(edits.restored.sum()), edits=len(edits),
                 memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6))
     return say
@@ -263,12 +331,12 @@ def state(
     say: dict,   # from `claims_of`
 ):
     "Write claims into a run."
-    unit = lambda id: "dB" if id.startswith(("mel_", "gain_")) else "bits per code" if id in ("bits_prior", "bits_unigram", "bits_bigram", "bits_saved") else ""
+    unit = lambda id: "dB" if id.startswith(("mel_", "gain_")) else "bits per code" if id in ("bits_prior", "bits_unigram", "bits_bigram", "bits_saved") else "bits" if id in ("hole_seen", "hole_behind") else ""
     for id, x in say.items():
         if isinstance(x, Estimate): run.claim_estimate(f"main.{id}", x, quantity=unit(id))
         else: run.claim(f"main.{id}", x, exact="word" if isinstance(x, str) else "count" if isinstance(x, int) else "one number")
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #c68b0297
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #6e05ded9
 def draw_distances(
     files, corpus: str, n: int = 2000,
 ):
@@ -296,15 +364,18 @@ def draw_health(levels, maps: dict):
     return fig
 
 def draw_copying(copying):
-    "The three signs for overfitted and healthy priors."
-    fig, axes = panels(3, 3, 3.0, 2.6, titles=("gap: bits on training / held out", "runs: excess known runs", "distance: share nearer than new"))
-    for ax, (_, g) in zip(axes, copying.groupby("sign", sort=False), strict=True):
-        interval_plot(g, "kind", "measure", None, None, ax=ax, xlabel="", ylabel="", connect=False, null=g.limit.iloc[0], null_label="flag")
+    "How many pieces lie beyond the limit, relative to how many make a sign."
+    names = dict(gap="gap: knows its files", runs="runs: writes known runs", distance="distance: sounds like a file")
+    fig, axes = panels(3, 3, 3.0, 2.6, titles=list(names.values()))
+    for ax, k in zip(axes, names, strict=True):
+        g = copying[copying.sign == k].assign(share=lambda d: d.beyond / d.of)
+        interval_plot(g, "kind", "share", None, None, ax=ax, xlabel="", ylabel="pieces beyond the limit", connect=False, null=float((g.needed / g.of).median()), null_label="a sign from here")
+        ax.set_ylim(-.05, 1.05)
     return fig
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #5ebc4ba6
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #e5c2e7bd
 def listen(
-    run, kept: dict, prior, pairs: list,
+    run, kept: dict, prior, pairs: list, parrot,   # the last: a piece by a prior that knows five files by heart
     how: dict,
 ):
     "Held-out files through each vocabulary, a piece by the prior, and the closest pair of the overfitted one."
@@ -315,7 +386,8 @@ def listen(
     for n in sizes: clips[f"from_{n}_files"] = (kept[name, n][0].decode(kept[name, n][0].encode(wav), len(wav)), sounds.rate)
     clips["griffin_lim"] = (griffin_lim(wav, model.config), sounds.rate)
     clips["written_by_the_prior"] = (model.decode(generate(prior, round(min(how["ten"], 5.) * model.config.columns_per_second), temperature=.9, seed=2)), sounds.rate)
-    if pairs: clips |= {"overfitted_generated": (pairs[0]["generated"], sounds.rate), "overfitted_training": (pairs[0]["training"], sounds.rate)}
+    clips["by_heart_at_temperature_1"] = (parrot, sounds.rate)
+    if pairs: clips |= {"by_heart_closest_half_second": (pairs[0]["generated"], sounds.rate), "its_neighbour_in_training": (pairs[0]["training"], sounds.rate)}
     clips = {k: (np.pad(np.asarray(w, np.float32), (0, max(0, r // 2 - len(w)))) + (0 if np.any(w) else 1e-6), r) for k, (w, r) in clips.items()}   # loudness wants half a second, and a sound
     return write_row(run, clips, dict(held_out="a file that no model has heard", griffin_lim="its true mel picture, inverted: no codes"), suffix=".ogg")
 
@@ -336,15 +408,17 @@ def run(
         name, sizes = read_case(how["cases"][0])
         model, sounds = kept[name, sizes[-1]]
         prior, pay, speed = measure_prior(model, sounds, how)
-        copying, pairs = measure_copying(model, sounds, how)
+        holes = measure_holes(prior, model, sounds, how)
+        codec, few = kept[name, sizes[min(1, len(sizes) - 1)]]
+        copying, pairs, parrot = measure_copying(codec, sounds, few.names if few is not sounds else (), how)
         edits = measure_edits(model, sounds, seed=seed)
         for (corpus, n), (m, s) in kept.items(): out.input(recordings=dict(name=f"{corpus}, {n} files", fingerprint=s.fingerprint), model=dict(name=f"{corpus}, {n} files", fingerprint=m.fingerprint))
-        out.rows(files); out.rows(levels, "levels"); out.rows(pay, "prior"); out.rows(copying, "copying"); out.rows(edits, "edits"); out.rows(speed, "speed")
-        state(out, claims_of(files, levels, pay, speed, copying, edits, how, p.bootstrap))
+        out.rows(files); out.rows(levels, "levels"); out.rows(pay, "prior"); out.rows(holes, "holes"); out.rows(copying, "copying"); out.rows(edits, "edits"); out.rows(speed, "speed")
+        state(out, claims_of(files, levels, pay, speed, holes, copying, edits, how, p.bootstrap))
         out.figure("distances", draw_distances(files, name, p.bootstrap), "Three distances between held-out files and their reconstructions by number of training files, for three quantizers, with intervals over files")
         out.figure("health", draw_health(levels, maps), "Codes in use by level and size, and maps of which training file uses which code")
-        out.figure("copying", draw_copying(copying), "Three signs of copying for overfitted and healthy priors, with the flag of each")
-        listen(out, kept, prior, pairs, how)
+        out.figure("copying", draw_copying(copying), "Share of pieces beyond the limit of each sign of copying, for priors that know five files by heart and for healthy ones, with the share that makes a sign")
+        listen(out, kept, prior, pairs, parrot, how)
     return read_run(out.final)
 
 def table(

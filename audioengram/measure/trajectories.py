@@ -140,15 +140,16 @@ def null_rollouts(
     if context.shape[1] > 1: out["inertia"] = last + k * (last - context[:, -2:-1])
     return {name: frames[:, None] for name, frames in out.items()}
 
-# %% ../../nbs/measure/20_trajectories.ipynb #499a5fd7
+# %% ../../nbs/measure/20_trajectories.ipynb #c16f41a8
 GAP = {"irreducible": ("A", "C"), "compounding": ("C", "R"), "price of the mean": ("R", "R_mean")}
 
 def gap_sums(
-    rows: pd.DataFrame,   # one row a segment and step
+    rows: pd.DataFrame,   # one row a segment and step; `segments` says which count (all if there is no such column)
     by=("step",),         # one entry for each speaker and combination
 ) -> pd.DataFrame:        # speaker, columns of `by`, segments, and sums of every other number
     "Sums over each speaker's segments: all that intervals over speakers need, and small enough to publish."
-    return rows.drop(columns="segment").assign(segments=1).groupby(["speaker", *by], sort=False).sum().reset_index()
+    rows = rows.drop(columns="segment")
+    return (rows if "segments" in rows else rows.assign(segments=1)).groupby(["speaker", *by], sort=False).sum().reset_index()
 
 def gap_table(
     rows: pd.DataFrame,   # one row a segment and step: speaker, step, and NLLs in nats: A, C, R, R_mean, base; or their sums over `segments` (see `gap_sums`)
