@@ -8,7 +8,7 @@ __all__ = ['NAME', 'CASES', 'FORMS', 'EVERY', 'EVERY_RESIDUAL', 'FLOPS', 'NUMBER
            'model_table', 'claims_of', 'draw_forced', 'draw_all', 'draw_rolled', 'listen', 'run', 'models_table',
            'verdict_table']
 
-# %% ../../nbs/discussions/d04_memory.ipynb #a801c3c0
+# %% ../../nbs/discussions/d04_memory.ipynb #556df7d7
 import copy
 import functools
 
@@ -23,7 +23,7 @@ from ..dynamics.injection import injection_rows, splice
 from ..dynamics.memory import MemoryPredictor, fit_forms, matched
 from ..dynamics.predictor import fitted
 from ..dynamics.rollout import Unroll, rollout, train_rollout
-from ..lab.cases import Study, as_markdown, case_title, claims_table, run_cases
+from ..lab.cases import Study, as_markdown, case_title, claims_table, run_cases, widest
 from ..lab.figures import band_plot, interval_plot, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, code_fingerprint, read_run
@@ -196,7 +196,7 @@ def draw_rolled(cases: list, n=2000, seed=0):      # (title, tables)
     axes[1].legend(**_BELOW | dict(ncol=3))
     return fig
 
-# %% ../../nbs/discussions/d04_memory.ipynb #fc50e7a7
+# %% ../../nbs/discussions/d04_memory.ipynb #1041d8a3
 def listen(run, case, how, tables, opened, first):
     "Teacher-forced, spliced and free runs of the network, the residual memory and both after rollout training."
     _, split, store = opened
@@ -236,12 +236,12 @@ def run(
     parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), clusters=clusters, neighbours=neighbours, horizon=horizon, length=length, eval_fraction=eval_fraction, seed=seed)
     study = Study(NAME, measure_store, ("scores", "rolled", "sizes"), listen, functools.partial(claims_of, n=p.bootstrap))
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root)
+        found = run_cases(out, study, asked, how, corpus_root, lead=widest)
         table = [(case_title(a), model_table(t, how["steps"], p.bootstrap, seed).assign(case=a["case"])) for t, a in found]
         out.rows(pd.concat([t for _, t in table]), "models")
         out.figure("all", draw_all(table), "Gain of every model over the baseline, teacher-forced, beside the marginal null")
         out.figure("forced", draw_forced(table), "Gain over the network alone, teacher-forced")
-        out.figure("rolled", draw_rolled([(case_title(a), t) for t, a in found], p.bootstrap, seed), "Gain of particles and mean rollouts and step norm of mean rollouts by step, before and after rollout training")
+        out.figure("rolled", draw_rolled([(case_title(a), t) for t, a in found[widest(found):]], p.bootstrap, seed), "Gain of particles and mean rollouts and step norm of mean rollouts by step, before and after rollout training")
     return read_run(out.final)
 
 def models_table(result) -> str:

@@ -8,7 +8,7 @@ __all__ = ['NAME', 'CASES', 'METHODS', 'MAIN', 'LINEAR', 'CODE', 'LINES', 'recip
            'draw_particles', 'draw_spread', 'draw_splices', 'listen', 'run', 'gap_tables', 'free_table',
            'verdict_table']
 
-# %% ../../nbs/discussions/d05_gap.ipynb #f5c2cf89
+# %% ../../nbs/discussions/d05_gap.ipynb #460008ad
 import functools
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..data.cases import parse_cases, split_windows
 from ..dynamics.gap import LEANING, direct_models, floor_of, measure_free, measure_gap, measure_particles, one_step, ratio_of_sums, recovered, sample_stretches
 from ..dynamics.injection import divergence_horizon, injection_rows, reset_after_injection, splice
 from ..dynamics.rollout import check_stability, rollout
-from ..lab.cases import Study, as_markdown, case_title, claims_table, run_cases
+from ..lab.cases import Study, as_markdown, case_title, claims_table, run_cases, widest
 from ..lab.figures import band_plot, interval_plot, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, code_fingerprint, read_run
@@ -221,7 +221,7 @@ def draw_splices(cases: list):     # (title, table splices, n, seed)
         interval_plot(pd.DataFrame(rows), "steps", "value", hue="method", ax=ax, xlabel="frames in a row that were rolled out", ylabel="mel distance inside them, dB", connect=False); ax.legend(**_BELOW)
     return fig
 
-# %% ../../nbs/discussions/d05_gap.ipynb #c9c56853
+# %% ../../nbs/discussions/d05_gap.ipynb #48518f1e
 def listen(run, case, how, tables, opened, first):
     "Truth, teacher forcing, rolled-out segments, free runs of one held-out utterance."
     _, split, store = opened
@@ -264,14 +264,14 @@ def run(
     parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), lags=how["lags"], particles=particles, length=length, components=components, eval_fraction=eval_fraction, seed=seed)
     study = Study(NAME, measure_store, ("gap", "particles", "curves", "resets", "horizon", "free", "stability", "splices", "sizes"), listen, functools.partial(claims_of, n=p.bootstrap))
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root)
+        found = run_cases(out, study, asked, how, corpus_root, lead=widest)
         n = p.bootstrap
         table = [(case_title(a), quantities(t, n, seed).assign(case=a["case"])) for t, a in found]
         show = lambda what, *more: [(case_title(a), t[what], *more) for t, a in found]
         out.rows(pd.concat([t for _, t in table]), "quantities")
         out.figure("gap", draw_gap(table), "Gain of teacher forcing, ceiling, particles and mean rollout by step")
         out.figure("lost", draw_lost(table), "Nats lost to compounding error by training method and step")
-        out.figure("injection", draw_injection(show("curves")), "State error, step norm and cosine by step for injection modes A to D and their nulls")
+        out.figure("injection", draw_injection(show("curves")[widest(found):]), "State error, step norm and cosine by step for injection modes A to D and their nulls")
         out.figure("particles", draw_particles(show("particles", n, seed)), "Score of a rollout by number of particles")
         out.figure("spread", draw_spread(show("gap", n, seed)), "Spread of the particles over the error of their mean by step")
         out.figure("splices", draw_splices(show("splices", n, seed)), "Mel distance inside rolled-out segments by their length")

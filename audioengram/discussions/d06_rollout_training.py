@@ -7,7 +7,7 @@ __all__ = ['NAME', 'CASES', 'START', 'ONE', 'REFERENCE', 'CODE', 'ROLL_CODE', 'p
            'explosion', 'of', 'over', 'change', 'method_table', 'claims_of', 'draw_methods', 'draw_pareto',
            'draw_norms', 'draw_explosion', 'listen', 'run', 'methods_table', 'verdict_table']
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #0d67a699
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #18352597
 import copy
 import functools
 
@@ -20,7 +20,7 @@ from ..data.cases import parse_cases, split_windows
 from ..dynamics.gap import LEANING, direct_models, floor_of, measure_free, measure_gap, one_step, ratio_of_sums, rollout_sets, sample_stretches
 from ..dynamics.injection import injection_rows, splice
 from ..dynamics.rollout import Unroll, check_stability, rollout, train_rollout
-from ..lab.cases import Study, as_markdown, case_title, claims_table, run_cases
+from ..lab.cases import Study, as_markdown, case_title, claims_table, run_cases, widest
 from ..lab.figures import PALETTE, band_plot, interval_plot, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, code_fingerprint, read_run
@@ -204,7 +204,7 @@ def draw_explosion(cases: list, n=2000, seed=0):   # (title, table explosion)
     axes[0].legend(**_BELOW | dict(ncol=1))
     return fig
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #515f6f4d
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #853747a9
 def listen(run, case, how, tables, opened, first):
     "Teacher-forced, spliced and free runs after each way of training."
     _, split, store = opened
@@ -244,14 +244,14 @@ def run(
     parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), lags=how["lags"], particles=particles, length=length, components=components, eval_fraction=eval_fraction, seed=seed)
     study = Study(NAME, measure_store, ("gap", "free", "stability", "explosion"), listen, functools.partial(claims_of, n=p.bootstrap))
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root)
+        found = run_cases(out, study, asked, how, corpus_root, lead=widest)
         n, step = p.bootstrap, 8 if 8 in how["lags"] else how["steps"]
         table = [(case_title(a), method_table(t, step, n, seed).assign(case=a["case"])) for t, a in found]
         out.rows(pd.concat([t for _, t in table]), "methods")
         out.figure("methods", draw_methods(table, step), "Change of teacher forcing and of particles from the start by training method")
         out.figure("pareto", draw_pareto(table), "What particles gain against what teacher forcing pays, by training method")
-        out.figure("norms", draw_norms([(case_title(a), t) for t, a in found], n, seed), "Step norms of mean and sampled rollouts and spread of the particles by step and training method")
-        out.figure("explosion", draw_explosion([(case_title(a), t["explosion"]) for t, a in found], n, seed), "Step norm by step when mean, median or samples of three heads are rolled out")
+        out.figure("norms", draw_norms([(case_title(a), t) for t, a in found[widest(found):]], n, seed), "Step norms of mean and sampled rollouts and spread of the particles by step and training method")
+        out.figure("explosion", draw_explosion([(case_title(a), t["explosion"]) for t, a in found[widest(found):]], n, seed), "Step norm by step when mean, median or samples of three heads are rolled out")
     return read_run(out.final)
 
 def methods_table(result) -> str:
