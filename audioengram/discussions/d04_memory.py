@@ -30,9 +30,9 @@ from ..lab.runs import Run, code_fingerprint, read_run
 from ..measure.prediction import fit_baselines, gain, of_sums, score_windows, speaker_sums
 from ..measure.trajectories import gap_sums, rms_step
 
-# %% ../../nbs/discussions/d04_memory.ipynb #f993cb2c
+# %% ../../nbs/discussions/d04_memory.ipynb #9a6a202f
 NAME = "d04_memory"
-CASES = "debian-speech:nano; librispeech:nano; librispeech:lyra+stack4+pca128"
+CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128"
 FORMS = {"memory-hard": "memory, hard", "memory-soft": "memory, soft", "param": "param", "hybrid": "hybrid", "residual-add": "residual, added", "residual-gated": "residual, gated"}
 EVERY, EVERY_RESIDUAL, FLOPS, NUMBERS, MIXTURE, MARGINAL = "every frame", "residual, every frame", "wider, equal multiply-adds", "wider, equal numbers", "leaning mixture", "marginal"
 ROLLED = ("param", "hybrid", "residual, added")      # trained on their own mean rollouts too
