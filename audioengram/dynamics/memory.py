@@ -96,7 +96,7 @@ def kmeans(
     run.train(np.ascontiguousarray(x.cpu().numpy(), np.float32))
     return torch.from_numpy(run.centroids.copy()).to(x)
 
-# %% ../../nbs/dynamics/25_memory.ipynb #e248f4cc
+# %% ../../nbs/dynamics/25_memory.ipynb #70f721b5
 class Memory(nn.Module):
     "Keys with moments of what followed; everything is kept as buffers and nothing is trained by gradients."
     def __init__(self,
@@ -141,8 +141,9 @@ class Memory(nn.Module):
     @torch.no_grad()
     def forward(self,
         query: Tensor,    # [N,D]
+        found=None,       # what the index finds for it, where that is known
     ):                    # mean and variance of what follows, [N,D] each
-        d, i = self.index(query, self.k)
+        d, i = found or self.index(query, self.k)
         if self.k == 1: return self.mean[i[:, 0]], self.var[i[:, 0]]
         w = (-d / self.tau).softmax(1)[:, None]                                           # [N,1,k]
         m, v = self.mean[i], self.var[i]
@@ -156,10 +157,10 @@ class Memory(nn.Module):
         taus=(.03, .1, .3, 1., 3., 10.),   # times the present τ
     ):                       # self
         "The τ, and for every key one factor of the variances, that held-out steps like best (Gaussian likelihood)."
-        start, best = self.tau.clone(), (math.inf, 1., self.tau.clone())
+        start, best, found = self.tau.clone(), (math.inf, 1., self.tau.clone()), self.index(query, self.k)
         for t in taus if self.k > 1 else (1.,):
             self.tau.copy_(start * t)
-            mean, var = self(query)
+            mean, var = self(query, found)
             factor = ((values - mean).square() / var).mean()                              # maximum likelihood for a common factor
             nll = (.5 * ((values - mean).square() / (factor * var) + (factor * var).log())).sum(1).mean().item()
             if nll < best[0]: best = (nll, factor, self.tau.clone())

@@ -19,7 +19,7 @@ from torch.distributions import Categorical, Distribution, LowRankMultivariateNo
 from ..core import ParameterError, ShapeError, check_shape
 from .bounds import soft_bound, soft_unbound
 
-# %% ../../nbs/heads/15_mixture.ipynb #c823c1b6
+# %% ../../nbs/heads/15_mixture.ipynb #7717b651
 class Mixture(Distribution):
     "Mixture of K location-scale components over R^D, optionally each in its own linear coordinates."
     support = constraints.real_vector
@@ -114,7 +114,8 @@ class Mixture(Distribution):
         "Means in data coordinates, [...,K,D]."
         loc = self.loc + self.log_scale.exp() * self.standard_mean()
         if self.factor is None: return loc
-        x = torch.linalg.solve_triangular(self.factor, loc.unsqueeze(-1), upper=False)[..., 0]
+        K, D = self.factor.shape[:2]
+        x = torch.linalg.solve_triangular(self.factor, loc.reshape(-1, K, D).permute(1, 2, 0), upper=False).permute(2, 0, 1).reshape(loc.shape)   # one solve a component, not one a row
         return x if self.centre is None else x + self.centre
 
     @property

@@ -1,0 +1,72 @@
+"Discussion d03: the linear states, the paired difference of gains, the spectrum of a state, and the way back, against what is known."
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from audioengram.discussions import d03_predictable_state as d03
+from audioengram.dynamics.factorizer import Frames
+
+HOW = d03.recipe("smoke") | dict(hidden=16, epochs=15)
+
+
+@pytest.fixture(scope="module")
+def sets():
+    "Two slow sources of small variance among white ones of large variance, seen through a rotation."
+    g = torch.Generator().manual_seed(0)
+    rho, size = torch.tensor([.95, .8, 0., 0., 0., 0.]), torch.tensor([.3, .3, 3., 2., 1., 1.])
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=g))[0]
+    def utterances(n):
+        s = [torch.randn(n, 6, generator=g)]
+        for _ in range(99): s.append(rho * s[-1] + (1 - rho**2).sqrt() * torch.randn(n, 6, generator=g))
+        return Frames.of(list((torch.stack(s, 1) * size) @ turn), speakers=[f"s{i % 5}" for i in range(n)])
+    return {k: utterances(n).windows(length=2) for k, n in dict(train=60, valid=10, test=30).items()}
+
+
+def test_linear_states_are_what_they_are_called(sets):
+    found, z = d03.linear_states(sets["train"], 2, 0), sets["test"].targets()
+    read = {name: (z - m) @ w for name, (m, w) in found.items()}
+    assert read["pca"].var(0).sum() > .7 * z.var(0).sum() > read["slow"].var(0).sum()
+    lag1 = {name: torch.stack([torch.corrcoef(torch.stack([y, b]))[0, 1] for y, b in zip(((sets["test"].current() - m) @ w).T, ((z - m) @ w).T, strict=True)]) for name, (m, w) in found.items()}
+    assert torch.allclose(lag1["slow"], torch.tensor([.95, .8]), atol=.03) and lag1["pca"].abs().max() < .1
+    assert all(torch.linalg.matrix_rank(w) == 2 for _, w in found.values())
+
+
+def test_a_linear_gaussian_state_has_the_gain_and_spectrum_that_theory_says(sets):
+    mean, weight = d03.linear_states(sets["train"], 2, 0)["slow"]
+    frames = {k: Frames.through(w.store, lambda z: (z - mean) @ weight, "slow").windows(length=2) for k, w in sets.items()}
+    null, model = d03.fit_pair(frames["train"].store, frames, HOW)
+    lengths = sets["test"].steps().norm(dim=1).numpy()
+    rows = pd.concat([d03.score_state(f, frames["test"], lengths, 0., HOW).assign(state="slow", d=2, model=name) for name, f in dict(null=null, model=model).items()])
+    e = d03.state_gain(rows, "slow", 2)
+    assert abs(e.value - -.5 * np.log((1 - .95**2) * (1 - .8**2))) < .2 and e.n == 5
+    spectrum = d03.spectrum_rows(model, frames, HOW)
+    assert np.allclose(spectrum.r2, [.95**2, .8**2], atol=.07) and (spectrum.lo <= spectrum.r2).all()
+    cosine = d03.of_sums(rows[rows.model == "null"].reset_index(drop=True), "cosine")
+    assert cosine.value < .5                                    # the null's cosine is 0.707 only where frames are independent
+
+
+def test_differences_of_gains_are_paired():
+    rng = np.random.default_rng(0)
+    nll = {(s, m): rng.normal(size=6) * 10 + 100 for s in ("zdyn", "slow") for m in ("null", "model")}
+    rows = pd.concat([pd.DataFrame(dict(speaker=list("abcdef"), frames=50, above=40, nll=0., nll_above=v, state=s, d=3, model=m)) for (s, m), v in nll.items()])
+    want = (nll["zdyn", "null"] - nll["zdyn", "model"] - nll["slow", "null"] + nll["slow", "model"]).sum() / 240
+    assert d03.gain_difference(rows, "zdyn", "slow", 3, n=200).value == pytest.approx(want)
+    assert d03.gain_difference(rows, "zdyn", "slow", 3, n=200).value == pytest.approx(d03.state_gain(rows, "zdyn", 3).value - d03.state_gain(rows, "slow", 3).value)
+
+
+def test_the_way_back_is_the_best_linear_one_where_all_is_linear(sets):
+    found = d03.linear_states(sets["train"], 2, 0)
+    back = {name: d03.decoder_of(lambda z, m=m, w=w: (z - m) @ w, sets, HOW) for name, (m, w) in found.items()}
+    rows = d03.reconstruction_rows(back, sets["test"]).assign(d=2)
+    z = sets["test"].targets()
+    kept = {name: 1 - float(((z - m) - (z - m) @ w @ torch.linalg.pinv(w)).square().sum() / (z - m).square().sum()) for name, (m, w) in found.items() if name == "pca"}
+    assert d03.r2_of(rows, "pca", 2).value == pytest.approx(kept["pca"], abs=.03)
+    assert d03.r2_of(rows, "slow", 2).value < .1
+
+
+def test_rows_survive_the_file_they_are_published_in(tmp_path):
+    "A machine without the data draws from the published CSV."
+    rows = pd.DataFrame([dict(speaker=s, frames=9, above=9, nll=n, nll_above=n, state="zdyn", d=3, model=m) for s in "ab" for m, n in (("null", 18.), ("model", 9.))])
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    assert d03.state_gain(pd.read_csv(tmp_path / "rows.csv"), "zdyn", 3, n=50).value == pytest.approx(1.)
