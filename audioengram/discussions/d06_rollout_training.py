@@ -28,9 +28,9 @@ from ..measure.prediction import fit_baselines
 from ..measure.stats import bootstrap_sums
 from ..measure.trajectories import gap_sums
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #d9285e4e
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #6ac53949
 NAME = "d06_rollout_training"
-CASES = "debian-speech:nano; librispeech:nano"
+CASES = "debian-speech:nano"
 START, ONE, POLAR = "start", "one step", "vMF × log-normal of the step"
 CODE = functools.partial(code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor")   # what trained models depend on
 ROLL_CODE = functools.partial(code_fingerprint, "audioengram.dynamics.rollout:train_rollout")
