@@ -21,7 +21,7 @@ from ..core import ParameterError, ShapeError, TrainingError, check_shape, gener
 from .layers import Stack, places
 from ..measure.geometry import effective_rank, spectrum
 
-# %% ../../nbs/ember/15_jepa.ipynb #48533f24
+# %% ../../nbs/ember/15_jepa.ipynb #69272268
 def bin_spikes(
     spikes: Tensor,   # [B,C,S]
     samples: int = 8, # a bin
@@ -47,13 +47,17 @@ class Tower(nn.Module):
         self.filters = nn.Conv1d(channels, filters, kernel, kernel // 2, padding=kernel // 4)
         self.out = nn.Linear(filters * (patch // (kernel // 2)), dim)
         self.stack = Stack(dim, layers, heads)
-        self.register_buffer("unit", torch.ones(channels), persistent=True)
+        self.register_buffer("unit", torch.ones(channels)); self.register_buffer("centre", torch.zeros(channels))
+
+    def set_units(self, grids: Tensor):
+        "Bring each channel to zero mean and unit spread over these inputs."
+        self.centre.copy_(grids.mean((0, 2))); self.unit.copy_(1 / (grids.std((0, 2)) + 1e-3))
 
     def tokens(self, grid: Tensor) -> Tensor:
         "Patches, each by itself, with their place in time."
         check_shape(grid, "B C G", "grid", finite=True, C=self.channels)
         if grid.shape[-1] < self.patch: raise ShapeError(f"{grid.shape[-1]} bins are too short for one frame of {self.patch}", remedy="Give a longer recording")
-        parts = (grid * self.unit[:, None])[..., :grid.shape[-1] // self.patch * self.patch].unflatten(-1, (-1, self.patch)).transpose(1, 2)   # [B,T,C,patch]
+        parts = ((grid - self.centre[:, None]) * self.unit[:, None])[..., :grid.shape[-1] // self.patch * self.patch].unflatten(-1, (-1, self.patch)).transpose(1, 2)   # [B,T,C,patch]
         h = F.gelu(self.filters(parts.flatten(0, 1))[..., :self.patch // self.filters.stride[0]])
         return self.out(h.flatten(1)).unflatten(0, parts.shape[:2]) + places(parts.shape[1], self.dim, grid.device)
 
@@ -80,13 +84,13 @@ def hide(
     order = F.max_pool1d(starts[:, None], block, 1, block // 2)[:, 0, :n]               # neighbours share their fate
     return (order + 1e-3 * starts).argsort(1, descending=True).argsort(1) < count
 
-# %% ../../nbs/ember/15_jepa.ipynb #bc075541
+# %% ../../nbs/ember/15_jepa.ipynb #1aafb938
 class Jepa(nn.Module):
     "A tower, its slow copy, and a predictor."
     def __init__(self,
         tower: Tower,
         variance=1.,      # weight of the variance term
-        covariance=.2,    # weight of the covariance term
+        covariance=.04,    # weight of the covariance term
         ema=.99,          # of the target
     ):
         super().__init__()
@@ -128,7 +132,7 @@ def vicreg(
     cov = z.T @ z / max(len(z) - 1, 1)
     return F.relu(1 - (cov.diagonal() + 1e-4).sqrt()).mean(), (cov.square().sum() - cov.diagonal().square().sum()) / len(cov)
 
-# %% ../../nbs/ember/15_jepa.ipynb #44bbf72b
+# %% ../../nbs/ember/15_jepa.ipynb #b30de404
 def health(
     z: Tensor,    # embeddings, [N,T,D] or [N,D]
 ) -> dict:        # effective rank (entropy), its share of D, least and mean standard deviation
@@ -150,7 +154,7 @@ def fit_jepa(
 ) -> list:                # one dict an epoch: parts of the loss, and `health`
     "Train; raises TrainingError if the loss is lost."
     g, history = generator(seed), []
-    model.student.unit.copy_(1 / (grids.std((0, 2)) + 1e-3)); model.teacher.unit.copy_(model.student.unit)
+    for tower in (model.student, model.teacher): tower.set_units(grids)
     updates = epochs * math.ceil(len(grids) / batch)
     optimiser, i = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr, weight_decay=.01), 0
     for _ in range(epochs):

@@ -123,7 +123,7 @@ def vector_strength(
     phase = np.exp(2j * np.pi * hz * np.arange(len(spikes)) / rate)
     return (float(abs((spikes * phase).sum()) / n), int(n)) if n else (0., 0)
 
-# %% ../../nbs/ember/10_spikes.ipynb #7e6d3945
+# %% ../../nbs/ember/10_spikes.ipynb #ca4aea49
 def sparsity_loss(
     spikes: Tensor,      # [B,C,S]
     target: float,       # spikes a second and neuron
@@ -167,7 +167,7 @@ class SpikingEncoder(nn.Module):
             for group in optimiser.param_groups: group["lr"] = lr * (1 - step / steps)
             loss = sparsity_loss(self(cells)[0], target, self.rate)
             optimiser.zero_grad(); loss.backward(); optimiser.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
         self.log_gain.requires_grad_(False)
         return losses
 
