@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'START', 'ONE', 'POLAR', 'CODE', 'ROLL_CODE', 'plans', 'recipe', 'fit', 'measure_store', 'explosion',
-           'typical_ratio', 'of', 'over', 'change', 'method_table', 'claims_of', 'draw_methods', 'draw_pareto',
-           'draw_norms', 'draw_explosion', 'listen', 'run', 'methods_table', 'verdict_table']
+           'roll_out_of_sight', 'typical_ratio', 'of', 'over', 'change', 'method_table', 'claims_of', 'draw_methods',
+           'draw_pareto', 'draw_norms', 'draw_explosion', 'listen', 'run', 'methods_table', 'verdict_table']
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #b8c933d6
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #ef3f1a94
 import copy
 import functools
 
@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import cache_dir, fingerprint, get_profile, read_json
+from ..core import cache_dir, fingerprint, get_profile, read_json, spawn
 from ..data.cases import parse_cases, split_windows
-from ..dynamics.gap import LEANING, direct_models, floor_of, measure_free, measure_gap, one_step, ratio_of_sums, rollout_sets, sample_stretches
+from ..dynamics.gap import direct_models, floor_of, measure_free, measure_gap, one_step, ratio_of_sums, rollout_sets, sample_stretches
 from ..dynamics.injection import splice
 from ..dynamics.rollout import Unroll, check_stability, rollout, train_rollout
 from ..lab.cases import Study, as_markdown, case_title, claims_table, run_cases, widest
@@ -63,7 +63,7 @@ def recipe(
                 epoch_frames=p.pick(None, 25_000, None), segments=p.pick(16, 128, 1024), batch=p.pick(8, 32, 128), epoch_steps=p.pick(2, 25, 500), rounds=p.pick(1, 4, 20), valid=p.pick(16, 128, 1024), clips=p.pick(8, 64, 400),
                 reference=p.pick(500, 5000, 50_000), regions=p.pick(8, 64, 64), repeats=p.pick(4, 10, 50), long=p.pick(100, 1000, 100_000))
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #c2c503d8
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #a135a44d
 def fit(store, split, how: dict):   # baseline, floor, direct models, name -> model
     "The start and a copy of it trained by every plan: trained here, or read back."
     sets = split_windows(store, split, how["length"], 1)
@@ -92,7 +92,7 @@ def measure_store(
     return dict(gap=gap, free=free, stability=hold.astype(dict(broke=float, cut=float)), explosion=explosion(store, split, how, floor))
 
 def explosion(store, split, how, floor) -> pd.DataFrame:   # sums: speaker, step, model, mode, segments, log_ratio, lost
-    "Heads rolled out by mean, median and sample: log ratio of own to true step lengths (silence left out), and how many trajectories left the range of float32."
+    "Heads rolled out by mean, median and sample: log ratio of own to true step lengths (silence left out), and how many trajectories left the data for good."
     sets = split_windows(store, split, how["length"], 1)
     polar = dict(head="direction", target="step", normalise="global", still=1e-3, components=1, story="features")
     heads = {"Gaussian of the state": dict(head="mixture", components=1), "Gaussian of the step": dict(head="mixture", components=1, target="step"), POLAR: polar}
@@ -102,14 +102,27 @@ def explosion(store, split, how, floor) -> pd.DataFrame:   # sums: speaker, step
     for name, head in heads.items():
         model = one_step(store, sets, how, CODE(), **head)
         for mode in ("mean", "median", "sample") if name == POLAR else ("mean", "sample"):
-            run = rollout(model, frames[:, :W], how["steps"], mode=mode, seed=how["seed"]).frames[:, 0]
-            own = torch.cat([frames[:, W - 1:W], run], 1).double().diff(dim=1).norm(dim=-1)
-            lost = ~torch.isfinite(own)
-            ratio = torch.where(true > floor, own.nan_to_num(1e30, 1e30).clamp(1e-12, 1e30).log() - true.log(), 0.)
+            own, lost = roll_out_of_sight(model, frames[:, :W], how, mode)
+            ratio = torch.where(true > floor, own.clamp(min=1e-12).log() - true.log(), 0.)
             columns = dict(segments=(true > floor).int(), log_ratio=ratio, lost=(lost & (true > floor)).int())
             df = pd.DataFrame({k: v.flatten().numpy() for k, v in columns.items()}).assign(speaker=np.repeat(stretches.who(idx), how["steps"]), segment=np.repeat(idx.numpy(), how["steps"]), step=np.tile(np.arange(1, how["steps"] + 1), len(idx)))
             parts.append(gap_sums(df).assign(model=name, mode=mode))
     return pd.concat(parts, ignore_index=True)
+
+def roll_out_of_sight(model, context, how, mode, far=1e6) -> tuple:   # step lengths, and who is lost, [B,S]
+    "A rollout whose trajectories are stopped, at the length of their last step, once they are `far` times farther out than the contexts."
+    limit, (B, W, _) = far * context.square().sum(-1).mean().sqrt(), context.shape
+    length, lost, gone = torch.zeros(B, how["steps"]), torch.zeros(B, how["steps"], dtype=torch.bool), torch.zeros(B, dtype=torch.bool)
+    for s in range(how["steps"]):
+        here = (~gone).nonzero()[:, 0]
+        if len(here):
+            frame = rollout(model, context[here], 1, mode=mode, seed=spawn(how["seed"], mode, s)).frames[:, 0, 0]
+            length[here, s] = (frame - context[here, -1]).norm(dim=-1).nan_to_num(limit, limit).clamp(max=limit)
+            gone[here] = ~(frame.norm(dim=-1) < limit)
+            context = context.roll(-1, 1).index_put((here, torch.tensor(W - 1)), frame)
+        if s: length[:, s] = torch.where(gone & lost[:, s - 1], length[:, s - 1], length[:, s])
+        lost[:, s] = gone
+    return length, lost
 
 def typical_ratio(sums: pd.DataFrame, **kw):
     "Geometric mean of own to true step lengths: an Estimate."

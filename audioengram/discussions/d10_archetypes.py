@@ -236,7 +236,7 @@ def claims_of(
     top = tables["meaning"].sort_values("eta2").iloc[-1] if len(tables["meaning"]) else None
     return say | dict(meant=", ".join(meant) or "none of the descriptors", meant_most=DESCRIPTORS[top.descriptor] if top is not None else "nothing", eta2=float(top.eta2) if top is not None else 0., eta2_random=float(top.random) if top is not None else 0.)
 
-# %% ../../nbs/discussions/d10_archetypes.ipynb #69cc2747
+# %% ../../nbs/discussions/d10_archetypes.ipynb #5e27d62c
 _LINES = {"real": (PALETTE[0], "-"), "mirrored": (PALETTE[4], ":"), "marginal": (PALETTE[1], "-"), "linear": (PALETTE[2], "-"), "linear, own lengths": (PALETTE[2], ":"), "covariance": (PALETTE[3], "-"), "isotropic": (NULL, "-"), "shuffled assignment": (NULL, ":")}
 
 def draw_tightness(cases: list, n=2000, seed=0):
@@ -262,7 +262,7 @@ def draw_excess(cases: list, n=2000, seed=0):
             rows.append(dict(case=title, of="over the strongest null", K=str(r.K), value=r.excess, lo=r.lo, hi=r.hi))
             e = excess(t, r.K, "innovation, covariance", "innovation", n=n, seed=seed); rows.append(dict(case=title, of="innovations, over an ellipse", K=str(r.K), value=e.value, lo=e.lo, hi=e.hi))
     df = pd.DataFrame(rows)
-    fig, axes = panels(2, columns=2, width=4.4, height=3.4, titles=list(dict.fromkeys(df.of)), sharey=True)
+    fig, axes = panels(2, columns=2, width=4.4, height=3.4, titles=list(dict.fromkeys(df.of)))
     for (_, g), ax in zip(df.groupby("of", sort=False), axes, strict=True):
         interval_plot(g, "K", "value", hue="case", ax=ax, connect=True, xlabel="K", ylabel="difference of mean cosines")
         reference(ax, MARGIN, "margin of the rule"); reference(ax, 0)
