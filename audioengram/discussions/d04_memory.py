@@ -8,7 +8,7 @@ __all__ = ['NAME', 'CASES', 'FORMS', 'EVERY', 'EVERY_RESIDUAL', 'FLOPS', 'NUMBER
            'model_table', 'claims_of', 'draw_forced', 'draw_all', 'draw_rolled', 'listen', 'run', 'models_table',
            'verdict_table']
 
-# %% ../../nbs/discussions/d04_memory.ipynb #556df7d7
+# %% ../../nbs/discussions/d04_memory.ipynb #5c5442b4
 import copy
 import functools
 
@@ -24,7 +24,7 @@ from ..dynamics.memory import MemoryPredictor, fit_forms, matched
 from ..dynamics.predictor import fitted
 from ..dynamics.rollout import Unroll, rollout, train_rollout
 from ..lab.cases import Study, as_markdown, case_title, claims_table, run_cases, widest
-from ..lab.figures import band_plot, interval_plot, panels, reference, use_style
+from ..lab.figures import band_plot, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, code_fingerprint, read_run
 from ..measure.prediction import fit_baselines, gain, of_sums, score_windows, speaker_sums
@@ -120,7 +120,7 @@ def roll(model, store, split, how, base, floor) -> pd.DataFrame:   # sums: speak
         parts.append(gap_sums(rows[["speaker", "segment", "step", "gain", "state_error", "own_step", "true_step"]]).assign(mode=mode))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/discussions/d04_memory.ipynb #25753457
+# %% ../../nbs/discussions/d04_memory.ipynb #4e00cb53
 def of(table: pd.DataFrame, **at) -> pd.DataFrame:
     "Rows with these values."
     return functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], at.items(), table).reset_index(drop=True)
@@ -170,10 +170,10 @@ _BELOW = dict(loc="upper center", bbox_to_anchor=(.5, -.2), fontsize=8, ncol=2, 
 def draw_forced(cases: list):     # (title, model_table)
     "Teacher forcing: what each model earns over the network alone."
     df = pd.concat([t.assign(case=title) for title, t in cases])
-    df = df[~df.model.isin([MARGINAL, "param", *(f"{m}, rolled" for m in ROLLED)]) & ~df.model.str.startswith("memory") & (df.model != EVERY)]
+    df = df[~df.model.isin([MARGINAL, MIXTURE, "param", *(f"{m}, rolled" for m in ROLLED)]) & ~df.model.str.startswith("memory") & (df.model != EVERY)]
     fig, (ax,) = panels(1, columns=1, width=7.4, height=3.6)
     interval_plot(df, "model", "over_param", "over_param_lo", "over_param_hi", hue="case", ax=ax, connect=False, xlabel="", ylabel="gain over the network alone, nats a frame")
-    names = list(dict.fromkeys(df.model)); ax.set_xticks(range(len(names)), names, rotation=20, ha="right"); reference(ax, 0); ax.legend(**_BELOW | dict(bbox_to_anchor=(.5, -.36)))
+    names = list(dict.fromkeys(df.model)); ax.set_xticks(range(len(names)), names, rotation=20, ha="right"); reference(ax, 0); legend_below(ax, **_BELOW | dict(bbox_to_anchor=(.5, -.36)))
     return fig
 
 def draw_all(cases: list):        # (title, model_table)
@@ -191,9 +191,9 @@ def draw_rolled(cases: list, n=2000, seed=0):      # (title, tables)
     fig, axes = panels(3, columns=3, width=3.6, height=3.0, titles=["particles: gain, nats", "mean rollout: gain, nats", "mean rollout: step norm / true"])
     for ax, (mode, what, below) in zip(axes, (("sample", "gain", "segments"), ("mean", "gain", "segments"), ("mean", "own_step", "true_step")), strict=True):
         rows = [dict(model=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for m in names for s, part in of(tables["rolled"], model=m, mode=mode).groupby("step") for e in [ratio_of_sums(part, what, below, n=n, seed=seed)]]
-        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="model", ax=ax, xlabel="steps since the last true frame", ylabel=""); ax.get_legend().set_visible(False)
+        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="model", ax=ax, xlabel="steps since the last true frame", ylabel=""); ax.autoscale(axis="y"); ax.get_legend().set_visible(False)
         if mode == "mean" and what == "gain": ax.set_ylim(bottom=min(0, np.percentile([r["value"] for r in rows], 20)) - 20)
-    axes[1].legend(**_BELOW | dict(ncol=3))
+    legend_below(axes[1], **_BELOW | dict(ncol=3))
     return fig
 
 # %% ../../nbs/discussions/d04_memory.ipynb #1041d8a3

@@ -8,7 +8,7 @@ __all__ = ['NAME', 'CASES', 'METHODS', 'MAIN', 'LINEAR', 'CODE', 'LINES', 'recip
            'draw_particles', 'draw_spread', 'draw_splices', 'listen', 'run', 'gap_tables', 'free_table',
            'verdict_table']
 
-# %% ../../nbs/discussions/d05_gap.ipynb #460008ad
+# %% ../../nbs/discussions/d05_gap.ipynb #89313681
 import functools
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..dynamics.gap import LEANING, direct_models, floor_of, measure_free, measu
 from ..dynamics.injection import divergence_horizon, injection_rows, reset_after_injection, splice
 from ..dynamics.rollout import check_stability, rollout
 from ..lab.cases import Study, as_markdown, case_title, claims_table, run_cases, widest
-from ..lab.figures import band_plot, interval_plot, panels, reference, use_style
+from ..lab.figures import band_plot, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, code_fingerprint, read_run
 from ..measure.prediction import fit_baselines
@@ -114,7 +114,7 @@ def utterances(store, split, how) -> list:   # (id, latents [T,D], speaker)
     df = df.assign(turn=df.groupby("speaker").cumcount()).sort_values("turn", kind="stable").head(how["spliced"])
     return [(r.uid, torch.as_tensor(store[r.uid]), r.speaker) for r in df.itertuples()]
 
-# %% ../../nbs/discussions/d05_gap.ipynb #567ca2ff
+# %% ../../nbs/discussions/d05_gap.ipynb #9101932b
 def of(table: pd.DataFrame, **at) -> pd.DataFrame:
     "Rows with these values."
     return functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], at.items(), table).reset_index(drop=True)
@@ -175,7 +175,7 @@ def draw_gap(cases: list):      # (title, quantities)
     for ax, (_, df) in zip(axes, cases, strict=True):
         df = df[(df.method == MAIN) & df.quantity.isin(list(LINES))]
         band_plot(df.assign(what=df.quantity.map(LINES)), "step", "value", "lo", "hi", hue="what", ax=ax, xlabel="steps since the last true frame", ylabel="gain over the baseline, nats a frame")
-        ax.set_xscale("log", base=2); ax.set_xticks(sorted(df.step.unique()), [str(s) for s in sorted(df.step.unique())]); reference(ax, 0); ax.legend(**_BELOW)
+        ax.set_xscale("log", base=2); ax.set_xticks(sorted(df.step.unique()), [str(s) for s in sorted(df.step.unique())]); reference(ax, 0); legend_below(ax, **_BELOW)
     return fig
 
 def draw_lost(cases: list):     # (title, quantities)
@@ -183,7 +183,7 @@ def draw_lost(cases: list):     # (title, quantities)
     fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.2, titles=[t.replace(" (", "\n(") for t, _ in cases])
     for ax, (_, df) in zip(axes, cases, strict=True):
         interval_plot(of(df, quantity="compounding").assign(step=lambda d: d.step.astype(str)), "step", "value", hue="method", ax=ax, xlabel="steps since the last true frame", ylabel="lost to compounding, C − R, nats a frame", connect=False)
-        reference(ax, 0); ax.legend(**_BELOW)
+        reference(ax, 0); legend_below(ax, **_BELOW)
     return fig
 
 def draw_injection(cases: list):   # (title, table curves)
@@ -192,9 +192,9 @@ def draw_injection(cases: list):   # (title, table curves)
     fig, axes = panels(3, columns=3, width=3.6, height=3.0, titles=list(what.values()))
     df = cases[0][1]
     for ax, name in zip(axes, what, strict=True):
-        band_plot(of(df, measure=name), "step", "value", "lo", "hi", hue="injection", ax=ax, xlabel="step", ylabel=""); ax.get_legend().set_visible(False)
+        band_plot(of(df, measure=name), "step", "value", "lo", "hi", hue="injection", ax=ax, xlabel="step", ylabel=""); ax.autoscale(axis="y"); ax.get_legend().set_visible(False)
         if name == "step_ratio": reference(ax, 1)
-    axes[1].legend(**_BELOW | dict(ncol=4))
+    legend_below(axes[1], **_BELOW | dict(ncol=4))
     return fig
 
 def draw_particles(cases: list):   # (title, sums, n, seed)
@@ -202,7 +202,7 @@ def draw_particles(cases: list):   # (title, sums, n, seed)
     fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.0, titles=[t.replace(" (", "\n(") for t, *_ in cases])
     for ax, (_, df, n, seed) in zip(axes, cases, strict=True):
         rows = [dict(step=f"{s} steps", particles=m, value=e.value, lo=e.lo, hi=e.hi) for (s, m), part in df.groupby(["step", "particles"]) if s in (2, 4, 8, 16) for e in [_over(part, "base", "R", n=n, seed=seed)]]
-        band_plot(pd.DataFrame(rows), "particles", "value", "lo", "hi", hue="step", ax=ax, xlabel="particles", ylabel="gain over the baseline, nats a frame"); ax.set_xscale("log", base=4); ax.legend(**_BELOW)
+        band_plot(pd.DataFrame(rows), "particles", "value", "lo", "hi", hue="step", ax=ax, xlabel="particles", ylabel="gain over the baseline, nats a frame"); ax.set_xscale("log", base=4); legend_below(ax, **_BELOW)
     return fig
 
 def draw_spread(cases: list):      # (title, sums, n, seed)
@@ -210,7 +210,7 @@ def draw_spread(cases: list):      # (title, sums, n, seed)
     fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.0, titles=[t.replace(" (", "\n(") for t, *_ in cases])
     for ax, (_, df, n, seed) in zip(axes, cases, strict=True):
         rows = [dict(method=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for (m, s), part in df.groupby(["method", "step"], sort=False) for e in [ratio_of_sums(part, "spread", "miss", .5, n=n, seed=seed)]]
-        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="method", ax=ax, xlabel="step", ylabel="spread of the particles / error of their mean"); ax.set_xscale("log", base=2); reference(ax, 1); ax.legend(**_BELOW)
+        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="method", ax=ax, xlabel="step", ylabel="spread of the particles / error of their mean"); ax.set_xscale("log", base=2); reference(ax, 1); legend_below(ax, **_BELOW)
     return fig
 
 def draw_splices(cases: list):     # (title, table splices, n, seed)
@@ -218,7 +218,7 @@ def draw_splices(cases: list):     # (title, table splices, n, seed)
     fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.0, titles=[t.replace(" (", "\n(") for t, *_ in cases])
     for ax, (_, df, n, seed) in zip(axes, cases, strict=True):
         rows = [dict(method=m, steps=str(s), value=e.value, lo=e.lo, hi=e.hi) for (m, s), part in df.groupby(["method", "steps"], sort=False) for e in [bootstrap_by(part.distance.to_numpy(), part.speaker.to_numpy(), n=n, seed=seed)]]
-        interval_plot(pd.DataFrame(rows), "steps", "value", hue="method", ax=ax, xlabel="frames in a row that were rolled out", ylabel="mel distance inside them, dB", connect=False); ax.legend(**_BELOW)
+        interval_plot(pd.DataFrame(rows), "steps", "value", hue="method", ax=ax, xlabel="frames in a row that were rolled out", ylabel="mel distance inside them, dB", connect=False); legend_below(ax, **_BELOW)
     return fig
 
 # %% ../../nbs/discussions/d05_gap.ipynb #48518f1e

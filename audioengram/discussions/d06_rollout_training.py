@@ -7,7 +7,7 @@ __all__ = ['NAME', 'CASES', 'START', 'ONE', 'POLAR', 'CODE', 'ROLL_CODE', 'plans
            'roll_out_of_sight', 'typical_ratio', 'of', 'over', 'change', 'method_table', 'claims_of', 'draw_methods',
            'draw_pareto', 'draw_norms', 'draw_explosion', 'listen', 'run', 'methods_table', 'verdict_table']
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #ef3f1a94
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #98034720
 import copy
 import functools
 
@@ -21,7 +21,7 @@ from ..dynamics.gap import direct_models, floor_of, measure_free, measure_gap, o
 from ..dynamics.injection import splice
 from ..dynamics.rollout import Unroll, check_stability, rollout, train_rollout
 from ..lab.cases import Study, as_markdown, case_title, claims_table, run_cases, widest
-from ..lab.figures import PALETTE, band_plot, interval_plot, panels, reference, use_style
+from ..lab.figures import PALETTE, band_plot, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, code_fingerprint, read_run
 from ..measure.prediction import fit_baselines
@@ -128,7 +128,7 @@ def typical_ratio(sums: pd.DataFrame, **kw):
     "Geometric mean of own to true step lengths: an Estimate."
     return bootstrap_sums(sums[["log_ratio", "segments"]].to_numpy(float), sums.speaker.to_numpy(), lambda t: np.exp(t[..., 0] / t[..., 1]), **kw)
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #cb5f3643
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #ac6a70d0
 def of(table: pd.DataFrame, **at) -> pd.DataFrame:
     "Rows with these values."
     return functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], at.items(), table).reset_index(drop=True)
@@ -192,7 +192,7 @@ def draw_methods(cases: list, step: int):     # (title, method_table)
     fig, axes = panels(2, columns=2, width=5.2, height=3.6, titles=["teacher forcing", f"particles, {step} steps ahead"])
     for ax, what in zip(axes, ("A", "R"), strict=True):
         interval_plot(df, "method", what, f"{what}_lo", f"{what}_hi", hue="case", ax=ax, connect=False, xlabel="", ylabel="change from the start, nats a frame")
-        names = list(dict.fromkeys(df.method)); ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8); reference(ax, 0); ax.legend(**_BELOW | dict(bbox_to_anchor=(.5, -.5), ncol=1))
+        names = list(dict.fromkeys(df.method)); ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8); reference(ax, 0); legend_below(ax, **_BELOW | dict(bbox_to_anchor=(.5, -.5), ncol=1))
     return fig
 
 def draw_pareto(cases: list):      # (title, method_table)
@@ -213,8 +213,8 @@ def draw_norms(cases: list, n=2000, seed=0):   # (title, tables)
     fig, axes = panels(3, columns=3, width=3.6, height=3.0, titles=["mean rollout: step norm / true", "samples: step norm / true", "spread / error of the particles"])
     for ax, (top, below, power) in zip(axes, (("mean_step", "true_step", 1), ("own_step", "true_step", 1), ("spread", "miss", .5)), strict=True):
         rows = [dict(method=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for m in names for s, part in of(tables["gap"], method=m).groupby("step") for e in [ratio_of_sums(part, top, below, power, n=n, seed=seed)]]
-        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="method", ax=ax, xlabel="step", ylabel=""); ax.get_legend().set_visible(False); reference(ax, 1)
-    axes[1].legend(**_BELOW | dict(ncol=3))
+        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="method", ax=ax, xlabel="step", ylabel=""); ax.autoscale(axis="y"); ax.get_legend().set_visible(False); reference(ax, 1)
+    legend_below(axes[1], **_BELOW | dict(ncol=3))
     return fig
 
 def draw_explosion(cases: list, n=2000, seed=0):   # (title, table explosion)
@@ -224,7 +224,7 @@ def draw_explosion(cases: list, n=2000, seed=0):   # (title, table explosion)
     for ax, mode in zip(axes, ("mean", "median", "sample"), strict=True):
         rows = [dict(model=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for (m, s), part in of(df, mode=mode).groupby(["model", "step"], sort=False) for e in [typical_ratio(part, n=n, seed=seed)]]
         band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="model", ax=ax, xlabel="step", ylabel="step norm / true" if mode == "mean" else ""); ax.get_legend().set_visible(mode == "mean"); ax.set_yscale("log"); reference(ax, 1)
-    axes[0].legend(**_BELOW | dict(ncol=1))
+    legend_below(axes[0], **_BELOW | dict(ncol=1))
     return fig
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #853747a9
