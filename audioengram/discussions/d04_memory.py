@@ -196,7 +196,7 @@ def draw_rolled(cases: list, n=2000, seed=0):      # (title, tables)
     legend_below(axes[1], **_BELOW | dict(ncol=3))
     return fig
 
-# %% ../../nbs/discussions/d04_memory.ipynb #1041d8a3
+# %% ../../nbs/discussions/d04_memory.ipynb #fdbd3d4d
 def listen(run, case, how, tables, opened, first):
     "Teacher-forced, spliced and free runs of the network, the residual memory and both after rollout training."
     _, split, store = opened
@@ -214,7 +214,7 @@ def listen(run, case, how, tables, opened, first):
         steps = min(4, len(z) - W)
         say[f"{slug}_spliced"] = splice(m, z, steps, every=min(24, len(z) - W), window=W, seed=how["seed"])[0], f"{label}, {steps} frames in a row rolled out (sampled)"
         say[f"{slug}_free"] = torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, seed=how["seed"]).frames[0, 0]]), f"{label}, free run (sampled)"
-    write_row(run, {f"{name}_{k}": (codec.decode(v[None])[0].numpy(), codec.sample_rate) for k, (v, _) in say.items()}, {f"{name}_{k}": caption for k, (_, caption) in say.items()})
+    write_row(run, {f"{name}_{k}": (codec.decode(v[None])[0].numpy(), codec.sample_rate) for k, (v, _) in say.items()}, {f"{name}_{k}": caption for k, (_, caption) in say.items()}, suffix=".ogg")
 
 def run(
     profile="quick",              # "smoke", "quick" or "full"

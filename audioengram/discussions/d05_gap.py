@@ -221,7 +221,7 @@ def draw_splices(cases: list):     # (title, table splices, n, seed)
         interval_plot(pd.DataFrame(rows), "steps", "value", hue="method", ax=ax, xlabel="frames in a row that were rolled out", ylabel="mel distance inside them, dB", connect=False); legend_below(ax, **_BELOW)
     return fig
 
-# %% ../../nbs/discussions/d05_gap.ipynb #48518f1e
+# %% ../../nbs/discussions/d05_gap.ipynb #a102c338
 def listen(run, case, how, tables, opened, first):
     "Truth, teacher forcing, rolled-out segments, free runs of one held-out utterance."
     _, split, store = opened
@@ -242,7 +242,7 @@ def listen(run, case, how, tables, opened, first):
     say["free_linear"] = free(models[LINEAR], "sample"), "free run of the linear model, sampled"
     say["free_mean"] = free(main, "mean"), "free run of the mean: it stops"
     clips = {f"{name}_{k}": (codec.decode(v[None])[0].numpy(), codec.sample_rate) for k, (v, _) in say.items()}
-    write_row(run, clips, {f"{name}_{k}": caption for k, (_, caption) in say.items()})
+    write_row(run, clips, {f"{name}_{k}": caption for k, (_, caption) in say.items()}, suffix=".ogg")
 
 def run(
     profile="quick",              # "smoke", "quick" or "full"

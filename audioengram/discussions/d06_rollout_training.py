@@ -128,7 +128,7 @@ def typical_ratio(sums: pd.DataFrame, **kw):
     "Geometric mean of own to true step lengths: an Estimate."
     return bootstrap_sums(sums[["log_ratio", "segments"]].to_numpy(float), sums.speaker.to_numpy(), lambda t: np.exp(t[..., 0] / t[..., 1]), **kw)
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #ac6a70d0
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #7165a496
 def of(table: pd.DataFrame, **at) -> pd.DataFrame:
     "Rows with these values."
     return functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], at.items(), table).reset_index(drop=True)
@@ -209,7 +209,7 @@ def draw_pareto(cases: list):      # (title, method_table)
 def draw_norms(cases: list, n=2000, seed=0):   # (title, tables)
     "Step norm of the mean rollout and of samples, and the spread, by step."
     tables = cases[0][1]
-    names = [m for m in dict.fromkeys(tables["gap"].method) if m in (START, ONE, "likelihood", "energy") or m.startswith("mean")] + [m for m in dict.fromkeys(tables["gap"].method) if m.startswith("particles, K")][1:2]
+    names = [m for m in dict.fromkeys(tables["gap"].method) if m in (START, "likelihood", "energy") or m.startswith("mean")] + [m for m in dict.fromkeys(tables["gap"].method) if m.startswith("particles, K")][1:2]
     fig, axes = panels(3, columns=3, width=3.6, height=3.0, titles=["mean rollout: step norm / true", "samples: step norm / true", "spread / error of the particles"])
     for ax, (top, below, power) in zip(axes, (("mean_step", "true_step", 1), ("own_step", "true_step", 1), ("spread", "miss", .5)), strict=True):
         rows = [dict(method=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for m in names for s, part in of(tables["gap"], method=m).groupby("step") for e in [ratio_of_sums(part, top, below, power, n=n, seed=seed)]]
@@ -227,7 +227,7 @@ def draw_explosion(cases: list, n=2000, seed=0):   # (title, table explosion)
     legend_below(axes[0], **_BELOW | dict(ncol=1))
     return fig
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #853747a9
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #ddf55def
 def listen(run, case, how, tables, opened, first):
     "Teacher-forced, spliced and free runs after each way of training."
     _, split, store = opened
@@ -245,7 +245,7 @@ def listen(run, case, how, tables, opened, first):
             every = max(min(24, len(z) - W), steps)
             if len(z) >= W + steps: say[f"{slug}_{steps}"] = splice(m, z, steps, every=every, window=W, seed=how["seed"])[0], f"{method}: {steps} of every {every} frames rolled out (sampled)"
         for mode in ("sample", "mean"): say[f"{slug}_{mode}"] = torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, mode=mode, seed=how["seed"]).frames[0, 0]]), f"{method}: free run ({mode})"
-    write_row(run, {f"{name}_{k}": (codec.decode(v[None])[0].numpy(), codec.sample_rate) for k, (v, _) in say.items()}, {f"{name}_{k}": caption for k, (_, caption) in say.items()})
+    write_row(run, {f"{name}_{k}": (codec.decode(v[None])[0].numpy(), codec.sample_rate) for k, (v, _) in say.items()}, {f"{name}_{k}": caption for k, (_, caption) in say.items()}, suffix=".ogg")
 
 def run(
     profile="quick",              # "smoke", "quick" or "full"
