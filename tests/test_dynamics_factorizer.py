@@ -137,8 +137,9 @@ def test_seeds_decide():
     def fit(seed):
         m = Factorizer(10, 3, seed=seed, **SMALL)
         fit_factorizer(m, tr, va, epochs=1, seed=seed, **QUICK)
-        return m.fingerprint
-    assert fit(0) == fit(0) != fit(1)
+        return torch.cat([v.flatten().double() for v in m.state_dict().values()])
+    first, again, other = fit(0), fit(0), fit(1)
+    assert torch.allclose(first, again, atol=1e-4) and not torch.allclose(first, other, atol=1e-2)   # to the rounding of a least-squares start
 
 
 def test_checkpoints(tmp_path):

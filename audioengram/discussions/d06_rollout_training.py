@@ -128,7 +128,7 @@ def typical_ratio(sums: pd.DataFrame, **kw):
     "Geometric mean of own to true step lengths: an Estimate."
     return bootstrap_sums(sums[["log_ratio", "segments"]].to_numpy(float), sums.speaker.to_numpy(), lambda t: np.exp(t[..., 0] / t[..., 1]), **kw)
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #7165a496
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #961ad8dd
 def of(table: pd.DataFrame, **at) -> pd.DataFrame:
     "Rows with these values."
     return functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], at.items(), table).reset_index(drop=True)
@@ -199,7 +199,10 @@ def draw_pareto(cases: list):      # (title, method_table)
     "What rollouts gain against what teacher forcing pays."
     fig, axes = panels(len(cases), columns=2, width=4.8, height=3.6, titles=[t for t, _ in cases])
     for ax, (_, t) in zip(axes, cases, strict=True):
-        for i, r in enumerate(t[t.method != START].itertuples()):
+        t = t[t.method != START]
+        kept = t[(t.A.abs() < 1e-9) & (t.R.abs() < 1e-9)]
+        if len(kept): ax.annotate("nothing better found:\n" + "\n".join(kept.method), (0, 0), textcoords="offset points", xytext=(6, -12 - 8 * len(kept)), fontsize=7)
+        for i, r in enumerate(t.drop(kept.index).itertuples()):
             color = PALETTE[dict(mean=1, particles=2, energy=3).get(r.method.split(",")[0].split()[0], 0)]
             ax.errorbar(r.A, r.R, xerr=[[max(r.A - r.A_lo, 0)], [max(r.A_hi - r.A, 0)]], yerr=[[max(r.R - r.R_lo, 0)], [max(r.R_hi - r.R, 0)]], fmt="o", color=color, markersize=4, linewidth=.8)
             ax.annotate(r.method, (r.A, r.R), textcoords="offset points", xytext=(5, 4 + 7 * (i % 2)), fontsize=7)
@@ -223,7 +226,7 @@ def draw_explosion(cases: list, n=2000, seed=0):   # (title, table explosion)
     fig, axes = panels(3, columns=3, width=3.6, height=3.0, titles=["mean", "median", "sample"])
     for ax, mode in zip(axes, ("mean", "median", "sample"), strict=True):
         rows = [dict(model=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for (m, s), part in of(df, mode=mode).groupby(["model", "step"], sort=False) for e in [typical_ratio(part, n=n, seed=seed)]]
-        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="model", ax=ax, xlabel="step", ylabel="step norm / true" if mode == "mean" else ""); ax.get_legend().set_visible(mode == "mean"); ax.set_yscale("log"); reference(ax, 1)
+        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="model", ax=ax, xlabel="step", ylabel="step norm / true" if mode == "mean" else ""); ax.get_legend().set_visible(mode == "mean"); ax.set_yscale("log"); ax.autoscale(axis="y"); reference(ax, 1)
     legend_below(axes[0], **_BELOW | dict(ncol=1))
     return fig
 
