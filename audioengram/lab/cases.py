@@ -150,7 +150,7 @@ def case_title(about: dict) -> str:
     "Title of a case in figures and tables; says when its rows were published if they are kept."
     return about["title"] + (f" (published {about['measured']})" if about["kept"] else "")
 
-# %% ../../nbs/lab/17_cases.ipynb #812e142b
+# %% ../../nbs/lab/17_cases.ipynb #4358ef73
 def round_trip(
     run,            # open Run
     case: Case,
@@ -165,7 +165,7 @@ def round_trip(
     wav, rate = corpus.load(uid, codec.sample_rate)
     back = codec.decode(torch.as_tensor(store[uid])[None])[0].cpu().numpy()
     clips = {f"{name}_original": (wav[:cut], rate), f"{name}_round_trip": (back[:min(cut, len(wav))], rate)}
-    return write_row(run, clips, {f"{name}_original": f"{uid}, held-out speaker", f"{name}_round_trip": f"the same through {case.codec}"})
+    return write_row(run, clips, {f"{name}_original": f"{uid}, held-out speaker", f"{name}_round_trip": f"the same through {case.codec}"}, suffix=".ogg")
 
 # %% ../../nbs/lab/17_cases.ipynb #9768c926
 def as_markdown(
