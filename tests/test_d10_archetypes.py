@@ -3,6 +3,7 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from audioengram.core import get_profile
@@ -19,8 +20,8 @@ def result(tmp_path_factory):
 
 def test_what_a_run_publishes(result):
     assert result.check() == [] and result.manifest["profile"] == "smoke"
-    assert set(result.table_names) == {"results", "near", "mixtures", "transfer", "membership", "state", "order", "codes", "meaning", "heads"}
-    assert set(result.manifest["figures"]) == {"tightness", "excess", "transfer", "meaning"}
+    assert set(result.table_names) == {"results", "near", "mixtures", "transfer", "membership", "state", "order", "codes", "meaning", "heads", "horizon", "free", "stability", "splices"}
+    assert set(result.manifest["figures"]) == {"tightness", "excess", "transfer", "meaning", "heads", "horizon"}
     assert {"real", "mirrored", *NULLS} <= set(result.table("results").source) and set(NULLS[:-1]) <= set(result.table("transfer").source)
     clips = list(result.manifest["clips"])
     assert sum("_real_" in c for c in clips) == sum("_made_" in c for c in clips) >= 2
@@ -39,11 +40,27 @@ def test_the_verdict_follows_the_rule(result):
     assert result.claims["main.helps"]["value"].endswith("does not help") != helps
 
 
-def test_heads_have_equal_parameters():
-    how, sizes = d10.recipe("quick"), {}
-    for name, (head, options) in d10.RIVALS(how["slots"]).items():
-        sizes[name] = d10.head_model(64, how, head, next(iter(sizes.values()), None), **options).n_parameters
-    assert max(sizes.values()) / min(sizes.values()) < 1.05, sizes
+def test_every_head_is_asked_everything(result):
+    names, how = list(d10.RIVALS(1)), d10.recipe("smoke")
+    h = result.table("heads")
+    assert set(h["head"]) == set(names) and set(h.equal) == set(d10.COSTS) and set(h.number) == set(range(how["seeds"]))
+    for equal, column in (("parameters", "parameters"), ("multiply-adds", "multiply_adds")):
+        cost = h[h.equal == equal].groupby("head")[column].first()
+        assert cost.max() / cost.min() < 1.1, cost
+    assert set(result.table("horizon").step) == {1, how["steps"]} and (result.table("horizon").segments <= result.table("horizon").frames).all()
+    assert set(result.table("stability").method) == set(names) and set(result.table("splices")["head"]) == set(names)
+    clips = {c.split("_heads_")[1] for c in result.manifest["clips"] if "_heads_" in c}
+    assert clips == {"truth", *(f"{s}_{kind}" for s in ("plain", "basis", "hard", "directions", "states") for kind in ("spliced", "free"))}
+    assert all(name in d10.head_tables(result) for name in names)
+
+
+def test_gains_of_heads_are_over_all_seeds_and_paired_by_speaker():
+    rows = [dict(head=h, equal="parameters", number=n, speaker=f"s{s}", log_prob=10. * s + (g + n) * (h != d10.BAR) * (5 + s), cosine=0., steps=5 + s) for h, g in ((d10.BAR, 0.), (d10.BASIS, 2.)) for n in (0, 1, 2) for s in range(6)]
+    table = pd.DataFrame(rows)
+    e = d10.head_gain(table, d10.BASIS, n=300)
+    assert e.value == pytest.approx(3) and e.lo == pytest.approx(3) and e.n == 6
+    assert [d10.head_gain(table, d10.BASIS, number=k, n=300).value for k in (0, 1, 2)] == pytest.approx([2, 3, 4])
+    assert d10.head_gain(table, d10.BAR, d10.BASIS, n=300).value == pytest.approx(-3)
 
 
 def test_descriptors_of_a_tone_and_of_noise():

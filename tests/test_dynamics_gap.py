@@ -10,11 +10,14 @@ from torch.distributions import Independent, Normal
 from audioengram.core import ParameterError
 from audioengram.data.cases import open_case, parse_cases, split_windows
 from audioengram.dynamics.gap import (
+    ahead,
+    ahead_of,
     direct_models,
     floor_of,
     measure_free,
     measure_gap,
     measure_particles,
+    measure_stability,
     real_clips,
     recovered,
     rollout_sets,
@@ -95,6 +98,23 @@ def test_independent_frames_are_like_real_ones_but_for_their_order(toy):
     store, split, direct = toy
     report = measure_free({"independent": (direct[0], {})}, store, split, HOW)
     assert set(report.name) == {"independent"} and report.frames.nunique() == 1 and np.isfinite(report.ratio).all()
+
+
+def test_stability_is_of_as_many_runs_as_asked_and_finds_what_breaks(toy):
+    class Explodes:
+        target = "state"
+        def __call__(self, c): return Independent(Normal(3 * c[:, -1], 1.), 1)
+    store, split, direct = toy
+    table = measure_stability({"fitted": direct[1], "explodes": Explodes()}, store, split, HOW | dict(held=5, long=200)).set_index("method")
+    assert table.runs.tolist() == [5, 5] and table.finite["fitted"] and table.steps["fitted"] == 200 and np.isfinite(table.peak["fitted"])
+    assert not table.finite["explodes"] and 60 < table.broke["explodes"] < 100       # 3^81 is the largest power of 3 in float32
+
+
+def test_ahead_is_nats_a_scored_frame():
+    a = pd.DataFrame(dict(speaker=["x", "y"], segments=[2, 6], R=[10., 20.], C=[9., 17.]))
+    b = pd.DataFrame(dict(speaker=["y", "x"], segments=[6, 2], R=[12., 6.]))
+    assert ahead(a, "R", "C").value == pytest.approx(.5)
+    assert ahead_of(a, b, "R").value == pytest.approx((4 + 8) / 8) and ahead_of(b, b, "R").value == 0
 
 
 def test_rollout_sets(toy):

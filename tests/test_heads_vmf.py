@@ -396,6 +396,12 @@ def test_distribution_contract():
     live.log_prob(live.loc).backward(); live.log_prob(live.loc).backward()
 
 
+def test_a_concentration_that_is_no_number_draws_none_and_leaves_its_neighbours_alone():
+    kappa = torch.tensor([3., float("nan"), 40.], dtype=f64)
+    x = VonMisesFisher(torch.eye(5, dtype=f64)[0].expand(3, 5), kappa, validate_args=False).sample()
+    assert torch.isnan(x[1]).all() and torch.allclose(x[[0, 2]].norm(dim=1), torch.ones(2, dtype=f64))
+
+
 @pytest.mark.parametrize(("make", "error", "says"), [
     (lambda: VonMisesFisher(torch.ones(3), 1.), ParameterError, "normalize"),
     (lambda: VonMisesFisher(torch.zeros(3), 1.), ParameterError, "normalize"),

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'NULLS', 'HEADS', 'MAIN', 'CODE', 'recipe', 'fit', 'score', 'measure_store', 'points',
-           'describe_components', 'acoustics', 'sums_of', 'gain_table', 'ladder_table', 'claims_of', 'draw_ladder',
-           'draw_lags', 'draw_heads', 'draw_calibration', 'draw_components', 'listen', 'excerpt', 'run', 'phase1_table',
+           'describe_components', 'acoustics', 'gain_table', 'ladder_table', 'claims_of', 'draw_ladder', 'draw_lags',
+           'draw_heads', 'draw_calibration', 'draw_components', 'listen', 'excerpt', 'run', 'phase1_table',
            'verdict_table']
 
-# %% ../../nbs/discussions/d01_predictability.ipynb #c01c75fb
+# %% ../../nbs/discussions/d01_predictability.ipynb #c84c1be3
 import functools
 import itertools
 
@@ -19,8 +19,8 @@ import torch
 from ..core import get_profile, read_json, spawn
 from ..data.cases import parse_cases, shared_windows, split_windows
 from ..dynamics.predictor import Predictor, fitted
-from ..lab.cases import Study, as_markdown, case_title, claims_table, round_trip, run_cases
-from ..lab.figures import PALETTE, interval_plot, panels, reference, use_style
+from ..lab.cases import Study, as_markdown, case_title, claims_table, estimate_of, pick, round_trip, run_cases
+from ..lab.figures import PALETTE, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, code_fingerprint, read_run
 from audioengram.measure.prediction import (
@@ -39,7 +39,6 @@ from audioengram.measure.prediction import (
     score_windows,
     speaker_sums,
 )
-from ..measure.stats import Estimate
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #7a54cd0a
 NAME = "d01_predictability"
@@ -165,12 +164,7 @@ def acoustics(store, facts, how) -> pd.DataFrame:      # row, centroid (Hz), cro
         if seconds > how["decoded"]: break
     return pd.concat(out, ignore_index=True)
 
-# %% ../../nbs/discussions/d01_predictability.ipynb #d494052c
-def sums_of(scores: pd.DataFrame, model: str, lag=None) -> pd.DataFrame:
-    "Rows of one model (at one lag)."
-    s = scores[scores.model == model]
-    return (s if lag is None else s[s.lag == lag]).reset_index(drop=True)
-
+# %% ../../nbs/discussions/d01_predictability.ipynb #6d68fd8a
 def gain_table(
     tables: dict,     # of one case
     rate: float,      # frames a second
@@ -180,12 +174,12 @@ def gain_table(
     s, out = tables["scores"], []
     for (model, lag) in s[["model", "lag"]].drop_duplicates().itertuples(index=False):
         if model in ("stand-still", "copy-last"): continue
-        mine, row = sums_of(s, model, lag), dict(model=model, lag=lag)
+        mine, row = pick(s, model=model, lag=lag), dict(model=model, lag=lag)
         for name, null in (("gain", "marginal"), ("gain_diagonal", "diagonal marginal"), ("delta", "step-diagonal")):
             if null in s.model[s.lag == lag].to_numpy():
-                e = gain(sums_of(s, null, lag), mine, above=True, n=n, seed=seed)
+                e = gain(pick(s, model=null, lag=lag), mine, above=True, n=n, seed=seed)
                 row |= {name: e.value, f"{name}_lo": e.lo, f"{name}_hi": e.hi}
-        row["gain_all"] = gain(sums_of(s, "marginal", lag), mine, n=n, seed=seed).value
+        row["gain_all"] = gain(pick(s, model="marginal", lag=lag), mine, n=n, seed=seed).value
         for what in ("nll", "cosine", "r2", "length_ratio", "cover50", "cover90", "energy"):
             e = of_sums(mine, what, n=n, seed=seed)
             row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
@@ -195,20 +189,20 @@ def gain_table(
 def ladder_table(tables: dict, n: int = 2000, seed: int = 0) -> pd.DataFrame:
     "The ladder on windows that the fast and the slow model share; the marginal's shape against the stronger null."
     s = tables["common"]
-    return ladder(*(sums_of(s, m) for m in ("step-diagonal", "marginal-diagonal", "marginal", "slow", "fast")), above=True, n=n, seed=seed)
+    return ladder(*(pick(s, model=m) for m in ("step-diagonal", "marginal-diagonal", "marginal", "slow", "fast")), above=True, n=n, seed=seed)
 
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     seed, rate, first, last = how["seed"], about["frame_rate"], how["lags"][0], how["lags"][-1]
     s, rungs = tables["scores"], ladder_table(tables, n, seed).set_index("rung")
-    at = lambda model, lag=first: sums_of(s, model, lag)
+    at = lambda model, lag=first: pick(s, model=model, lag=lag)
     over = lambda null, model=MAIN, lag=first: gain(at(null, lag), at(model, lag), above=True, n=n, seed=seed)
-    est = lambda rung: _estimate(rungs.loc[rung])
+    est = lambda rung: estimate_of(rungs.loc[rung])
     say = dict(case=about["title"], total=est("total"), differencing=est(LADDER[0]), shape=est(LADDER[1]), slow=est(LADDER[2]), dynamics=est(LADDER[3]), gain=over("marginal"), gain_diagonal=over("diagonal marginal"),
                bits=bits_per_second(over("marginal").value, rate), delta=over("step-diagonal"), shape_lean=over("diagonal marginal", "marginal"), cosine=of_sums(at(MAIN), "cosine", n=n, seed=seed),
                cosine_null=of_sums(at("marginal"), "cosine", n=n, seed=seed), r2=of_sums(at(MAIN), "r2", n=n, seed=seed), r2_null=of_sums(at("marginal"), "r2", n=n, seed=seed), cover90=of_sums(at(MAIN), "cover90", n=n, seed=seed),
                cover50=of_sums(at(MAIN), "cover50", n=n, seed=seed), energy=of_sums(at(MAIN), "energy", n=n, seed=seed), energy_null=of_sums(at("marginal"), "energy", n=n, seed=seed), gain_last=over("marginal", lag=last),
-               ridge=over("marginal-full", "ridge-1"), speakers_held=len(at(MAIN)), ladder_speakers=int(rungs.n.iloc[0]), frames=int(at(MAIN).frames.sum()), ladder_frames=int(sums_of(tables["common"], "fast").frames.sum()),
+               ridge=over("marginal-full", "ridge-1"), speakers_held=len(at(MAIN)), ladder_speakers=int(rungs.n.iloc[0]), frames=int(at(MAIN).frames.sum()), ladder_frames=int(pick(tables["common"], model="fast").frames.sum()),
                minutes=about["minutes"], lag_last=last, largest_share=float(at(MAIN).frames.max() / at(MAIN).frames.sum()), stand_still=of_sums(at("copy-last"), "cosine", n=n, seed=seed))
     say |= dict(nominal90=nominal_coverage(how["samples"], .9), nominal50=nominal_coverage(how["samples"], .5))
     middle = lambda model: at(model).nll_median.median()
@@ -220,17 +214,13 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     if "MDN" in size.index: say["lean_gain"] = gain(at("MDN"), at(MAIN), above=True, n=n, seed=seed)
     return say
 
-def _estimate(row): return Estimate(row.value, row.lo, row.hi, int(row.n))
-
-# %% ../../nbs/discussions/d01_predictability.ipynb #eff25ffc
-_BELOW = dict(loc="upper center", bbox_to_anchor=(.5, -.2), fontsize=8, columnspacing=1.2, handletextpad=.5)
-
+# %% ../../nbs/discussions/d01_predictability.ipynb #7221c25c
 def draw_ladder(cases: list):      # (title, ladder_table)
     "The rungs of each case."
     df = pd.concat([t.assign(case=title) for title, t in cases])
     fig, (ax,) = panels(1, columns=1, width=7.2, height=3.4)
     interval_plot(df[df.rung != "total"], "rung", "value", "lo", "hi", hue="case", ax=ax, connect=False, xlabel="", ylabel="nats a frame")
-    reference(ax, 0); ax.legend(ncol=2, **_BELOW)
+    reference(ax, 0); legend_below(ax)
     return fig
 
 def draw_lags(cases: list):        # (title, gain_table)
@@ -243,7 +233,7 @@ def draw_lags(cases: list):        # (title, gain_table)
         null = t[t.model == "marginal"]
         axes[1].plot(null.lag, null.cosine, "--", color=PALETTE[i % len(PALETTE)], linewidth=1, label="marginal (knows no dynamics)" if i == 0 else None)
     reference(axes[0], 0)
-    for ax in axes: ax.set_xscale("log", base=2); ax.set_xticks(sorted(df.lag.unique()), [str(k) for k in sorted(df.lag.unique())]); ax.legend(ncol=1, **_BELOW)
+    for ax in axes: ax.set_xscale("log", base=2); ax.set_xticks(sorted(df.lag.unique()), [str(k) for k in sorted(df.lag.unique())]); legend_below(ax, ncol=1)
     return fig
 
 def draw_heads(cases: list, heads: list):   # (title, gain_table)
@@ -252,7 +242,7 @@ def draw_heads(cases: list, heads: list):   # (title, gain_table)
     df = df.assign(order=df.model.map(list(heads).index)).sort_values("order", kind="stable")
     fig, (ax,) = panels(1, columns=1, width=7.2, height=3.4)
     interval_plot(df, "model", "gain", "gain_lo", "gain_hi", hue="case", ax=ax, connect=False, xlabel="", ylabel="gain over the marginal, nats a frame")
-    reference(ax, 0, "the semi-tied marginal"); ax.legend(ncol=2, **_BELOW)
+    reference(ax, 0, "the semi-tied marginal"); legend_below(ax)
     return fig
 
 def draw_calibration(cases: list, heads: list):   # (title, table pit)
@@ -264,7 +254,7 @@ def draw_calibration(cases: list, heads: list):   # (title, table pit)
             ax.plot(p.bin, p.density, color="#8A8A8A" if name == "marginal" else PALETTE[i % len(PALETTE)], linewidth=1.2, label=name)
             if name == MAIN: ax.fill_between(p.bin, p.lo, p.hi, color=PALETTE[i % len(PALETTE)], alpha=.2, linewidth=0)
         reference(ax, 1); ax.set(xlabel="probability integral transform", ylabel="density", ylim=(0, 3))
-    axes[-1].legend(ncol=3, **_BELOW | dict(bbox_to_anchor=(-.1, -.25)))
+    legend_below(axes[-1], ncol=3, bbox_to_anchor=(-.1, -.25))
     return fig
 
 def draw_components(cases: list):   # (title, table components)

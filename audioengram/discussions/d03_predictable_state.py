@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'STATES', 'LABELS', 'WAYS', 'CODE', 'recipe', 'train_factorizer', 'make_factorizer', 'linear_states',
            'states_of', 'fit_pair', 'score_state', 'state_rows', 'spectrum_rows', 'decoder_of', 'reconstruction_rows',
-           'heard_utterances', 'speech_rows', 'ways_back', 'measure_store', 'pick', 'state_gain', 'gain_difference',
-           'r2_of', 'state_table', 'sound_table', 'ladder_of', 'claims_of', 'draw_gains', 'draw_spectrum',
-           'draw_ladder', 'draw_loss', 'listen', 'run', 'states_table', 'verdict_table']
+           'heard_utterances', 'speech_rows', 'ways_back', 'measure_store', 'state_gain', 'gain_difference', 'r2_of',
+           'state_table', 'sound_table', 'ladder_of', 'claims_of', 'draw_gains', 'draw_spectrum', 'draw_ladder',
+           'draw_loss', 'listen', 'run', 'states_table', 'verdict_table']
 
-# %% ../../nbs/discussions/d03_predictable_state.ipynb #f43971bf
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #ed8c66e5
 import functools
 
 import numpy as np
@@ -22,8 +22,8 @@ from ..data.audio import resample
 from ..data.cases import parse_cases, shared_windows, split_windows
 from ..dynamics.factorizer import Both, Factorizer, Frames, judge, slow_features
 from ..dynamics.predictor import Predictor, fitted
-from ..lab.cases import Study, as_markdown, case_title, claims_table, run_cases
-from ..lab.figures import PALETTE, interval_plot, panels, reference, use_style
+from ..lab.cases import Study, as_markdown, case_title, claims_table, estimate_of, pick, run_cases
+from ..lab.figures import PALETTE, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, code_fingerprint, read_run
 from audioengram.measure.prediction import (
@@ -37,7 +37,7 @@ from audioengram.measure.prediction import (
     speaker_sums,
 )
 from ..measure.speech import speech_scores
-from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums
+from ..measure.stats import bootstrap_by, bootstrap_sums
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #8c83302f
 NAME = "d03_predictable_state"
@@ -86,7 +86,7 @@ def states_of(store, sets: dict, how: dict, d: int) -> tuple:   # name -> map of
     plain = {name: (lambda z, m=m, w=w: (z - m) @ w) for name, (m, w) in linear_states(sets["train"], d, how["seed"]).items() if d == how["main"] or name != "random"}
     return dict(zdyn=model.state_of) | plain, model
 
-# %% ../../nbs/discussions/d03_predictable_state.ipynb #a8985e5a
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #f4941c17
 def fit_pair(frames, sets: dict, how: dict, start=None) -> tuple:   # null, predictor
     "The null of a state and its predictor, trained alike; from `start`, a pair of another lag, only the predictor goes on."
     mixture = dict(head="mixture", covariance="semi-tied", components=how["components"], seed=spawn(how["seed"], "weights"))
@@ -113,7 +113,7 @@ def state_rows(store, sets: dict, how: dict, states: dict, d: int) -> tuple:   #
         here = {k: frames.windows(w.utterances, how["window"]) for k, w in sets.items()}
         null, model = fit_pair(frames, here, how)
         plain = fit_baselines(here["train"], seed=how["seed"])
-        for kind, forecast in {"step": plain["step-diagonal"], "null": null, "model": model}.items(): scores.append(score_state(forecast, here["test"], lengths, floor, how).assign(state=name, d=d, model=kind))
+        for kind, forecast in {"step": plain["step-diagonal"], "marginal": null, "model": model}.items(): scores.append(score_state(forecast, here["test"], lengths, floor, how).assign(state=name, d=d, model=kind))
         if d != how["main"] or name not in ("zdyn", "slow"): continue
         spread.append(spectrum_rows(model, here, how).assign(state=name))
         late = {k: frames.windows(w.utterances, how["window"], how["lag"]) for k, w in sets.items()}
@@ -214,19 +214,14 @@ def measure_store(
     scores += state_rows(store, sets, how, dict(whole=lambda z: z), store.dim)[0]
     return dict(scores=pd.concat(scores, ignore_index=True), ladder=pd.concat(rungs, ignore_index=True), spectrum=pd.concat(spread, ignore_index=True), rebuilt=pd.concat(rebuilt, ignore_index=True), speech=speech, own=pd.DataFrame(own))
 
-# %% ../../nbs/discussions/d03_predictable_state.ipynb #3380861f
-def pick(table: pd.DataFrame, **at) -> pd.DataFrame:
-    "Rows with these values. (Kept rows come from a CSV, where pandas takes the word null for a missing value.)"
-    if "model" in table: table = table.assign(model=table.model.fillna("null"))
-    return functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], at.items(), table).reset_index(drop=True)
-
-def state_gain(scores: pd.DataFrame, state: str, d: int, null="null", above=True, **kw):
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #711c7b35
+def state_gain(scores: pd.DataFrame, state: str, d: int, null="marginal", above=True, **kw):
     "Nats a frame of a state's predictor over its null: an Estimate over speakers."
     return gain(pick(scores, state=state, d=d, model=null), pick(scores, state=state, d=d, model="model"), above=above, **kw)
 
 def gain_difference(scores: pd.DataFrame, a: str, b: str, d: int, **kw):
     "Gain of state a less that of state b, each over its own null, paired by speaker: an Estimate."
-    parts = [pick(scores, state=s, d=d, model=m) for s in (a, b) for m in ("null", "model")]
+    parts = [pick(scores, state=s, d=d, model=m) for s in (a, b) for m in ("marginal", "model")]
     value = parts[0].nll_above - parts[1].nll_above - parts[2].nll_above + parts[3].nll_above
     return bootstrap_sums(np.stack([value, parts[0].above], 1), parts[0].speaker.to_numpy(), lambda s: s[..., 0] / s[..., 1], **kw)
 
@@ -240,7 +235,7 @@ def state_table(tables: dict, n: int = 2000, seed: int = 0) -> pd.DataFrame:
     kw, s, rows = dict(n=n, seed=seed), tables["scores"], []
     for state, d in s[["state", "d"]].drop_duplicates().itertuples(index=False):
         row = dict(state=state, d=d)
-        found = dict(gain=state_gain(s, state, d, **kw), all=state_gain(s, state, d, above=False, **kw), delta=state_gain(s, state, d, "step", **kw), cosine=of_sums(pick(s, state=state, d=d, model="model"), "cosine", **kw), cosine_null=of_sums(pick(s, state=state, d=d, model="null"), "cosine", **kw))
+        found = dict(gain=state_gain(s, state, d, **kw), all=state_gain(s, state, d, above=False, **kw), delta=state_gain(s, state, d, "step", **kw), cosine=of_sums(pick(s, state=state, d=d, model="model"), "cosine", **kw), cosine_null=of_sums(pick(s, state=state, d=d, model="marginal"), "cosine", **kw))
         if state != "whole": found["r2"] = r2_of(tables["rebuilt"], state, d, **kw)
         for what, e in found.items(): row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
         rows.append(row | dict(each=row["gain"] / d, each_lo=row["gain_lo"] / d, each_hi=row["gain_hi"] / d))
@@ -271,17 +266,15 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
         if k < about["dim"]: say[f"gain_zdyn_{k}"] = state_gain(s, "zdyn", k, **kw)
     mine = lambda model: pick(s, state="zdyn", d=d, model=model)
     say |= dict(gain_whole=state_gain(s, "whole", about["dim"], **kw), bits=bits_per_second(say["gain_zdyn"].value, rate), each=say["gain_zdyn"].value / d, delta=state_gain(s, "zdyn", d, "step", **kw), cosine=of_sums(mine("model"), "cosine", **kw),
-                cosine_null=of_sums(mine("null"), "cosine", **kw), r2_prior=r2_of(tables["rebuilt"], "prior", d, **kw), r2_posterior=r2_of(tables["rebuilt"], "posterior", d, **kw))
+                cosine_null=of_sums(mine("marginal"), "cosine", **kw), r2_prior=r2_of(tables["rebuilt"], "prior", d, **kw), r2_posterior=r2_of(tables["rebuilt"], "posterior", d, **kw))
     say["kept"] = say["gain_zdyn"].value / say["gain_whole"].value
-    for row in ladder_of(tables, "zdyn", **kw).itertuples(): say[dict(zip(LADDER, ("differencing", "shape", "slow", "dynamics"), strict=True)).get(row.rung, "total")] = Estimate(row.value, row.lo, row.hi, int(row.n))
+    for row in ladder_of(tables, "zdyn", **kw).itertuples(): say[dict(zip(LADDER, ("differencing", "shape", "slow", "dynamics"), strict=True)).get(row.rung, "total")] = estimate_of(row)
     own = tables["own"].set_index("d").loc[d]
     say |= dict(rank=float(own["rank"]), explained=float(own.explained), explained_start=float(own.start), all_zdyn=state_gain(s, "zdyn", d, above=False, **kw), all_slow=state_gain(s, "slow", d, above=False, **kw), own_gain=float(own.gain), parameters=int(own.parameters), kl=float(own.kl))
     for way, t in tables["speech"].dropna(subset=["stoi"]).groupby("way", sort=False):
         say |= {f"{short}_{way}": bootstrap_by(t[m].to_numpy(), t.speaker.to_numpy(), **kw) for short, m in (("stoi", "stoi"), ("mel", "mel_db"))}
     half = tables["spectrum"].query("state == 'zdyn'").r2
     return say | dict(r2_first=float(half.iloc[0]), r2_middle=float(half.iloc[len(half) // 2]), r2_last=float(half.iloc[-1]))
-
-_BELOW = dict(loc="upper center", bbox_to_anchor=(.5, -.22), fontsize=8, columnspacing=1.2, handletextpad=.5)
 
 def draw_gains(cases: list):      # (title, state_table)
     "Gain of each state by dimension, in all and a dimension."
@@ -313,7 +306,7 @@ def draw_ladder(cases: list):     # (title, state, ladder)
     df = pd.concat([t.assign(case=f"{title}, {LABELS[state]}") for title, state, t in cases])
     fig, (ax,) = panels(1, columns=1, width=7.2, height=3.4)
     interval_plot(df[df.rung != "total"], "rung", "value", "lo", "hi", hue="case", ax=ax, connect=False, xlabel="", ylabel="nats a frame")
-    _no_legend(ax); ax.legend(ncol=2, **_BELOW)
+    legend_below(ax); reference(ax, 0)
     return fig
 
 def draw_loss(cases: list):       # (title, sound_table, state_table)

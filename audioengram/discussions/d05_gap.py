@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'METHODS', 'MAIN', 'LINEAR', 'CODE', 'LINES', 'recipe', 'fit', 'measure_store', 'injection',
-           'splices', 'utterances', 'of', 'quantities', 'claims_of', 'draw_gap', 'draw_lost', 'draw_injection',
+           'splices', 'utterances', 'quantities', 'claims_of', 'draw_gap', 'draw_lost', 'draw_injection',
            'draw_particles', 'draw_spread', 'draw_splices', 'listen', 'run', 'gap_tables', 'free_table',
            'verdict_table']
 
-# %% ../../nbs/discussions/d05_gap.ipynb #89313681
+# %% ../../nbs/discussions/d05_gap.ipynb #fb679de8
 import functools
 
 import numpy as np
@@ -17,19 +17,19 @@ import torch
 
 from ..core import get_profile, read_json
 from ..data.cases import parse_cases, split_windows
-from ..dynamics.gap import LEANING, direct_models, floor_of, measure_free, measure_gap, measure_particles, one_step, ratio_of_sums, recovered, sample_stretches
+from ..dynamics.gap import LEANING, ahead, ahead_of, direct_models, floor_of, measure_free, measure_gap, measure_particles, measure_stability, one_step, ratio_of_sums, recovered, sample_stretches
 from ..dynamics.injection import divergence_horizon, injection_rows, reset_after_injection, splice
-from ..dynamics.rollout import check_stability, rollout
-from ..lab.cases import Study, as_markdown, case_title, claims_table, run_cases, widest
+from ..dynamics.rollout import rollout
+from ..lab.cases import Study, as_markdown, case_title, claims_table, estimate_of, pick, run_cases, widest
 from ..lab.figures import band_plot, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, code_fingerprint, read_run
 from ..measure.prediction import fit_baselines
 from ..measure.speech import mel_distance
-from ..measure.stats import Estimate, bootstrap_by
+from ..measure.stats import bootstrap_by
 from ..measure.trajectories import gap_table, null_rollouts, rms_step, rollout_rows, step_curves
 
-# %% ../../nbs/discussions/d05_gap.ipynb #0f218dcd
+# %% ../../nbs/discussions/d05_gap.ipynb #639e07a4
 NAME = "d05_gap"
 CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128"
 METHODS = {"true contexts": 0., "noise .1": .1}   # noise on the context in training, in units of its spread
@@ -51,9 +51,9 @@ def recipe(
     return dict(lags=lags, steps=lags[-1], particles=p.pick(8, int(particles), int(particles)), length=p.pick(4, int(length), int(length)), components=p.pick(2, int(components), int(components)), seed=int(seed),
                 eval_fraction=p.pick(.25, eval_fraction, eval_fraction), max_seconds=p.pick(300., p.max_seconds, None), encoder="state", hidden=p.pick(32, 256, 512), layers=p.pick(1, 2, 2), dropout=.3, epochs=p.pick(2, 5, 40),
                 epoch_frames=p.pick(None, 25_000, None), segments=p.pick(24, 256, 2048), counts=p.pick([1, 4], [1, 4, 16, 64, 256], [1, 4, 16, 64, 256, 1024]), injected=p.pick(24, 256, 2048), clips=p.pick(8, 96, 400),
-                reference=p.pick(500, 10_000, 50_000), regions=p.pick(8, 64, 64), repeats=p.pick(4, 20, 50), long=p.pick(200, 2000, 100_000), spliced=p.pick(2, 12, 60), bootstrap=p.bootstrap)
+                reference=p.pick(500, 10_000, 50_000), regions=p.pick(8, 64, 64), repeats=p.pick(4, 20, 50), long=p.pick(200, 2000, 100_000), held=p.pick(8, 50, 50), spliced=p.pick(2, 12, 60), bootstrap=p.bootstrap)
 
-# %% ../../nbs/discussions/d05_gap.ipynb #16559369
+# %% ../../nbs/discussions/d05_gap.ipynb #39aae3d3
 def fit(store, split, how: dict):
     "Baseline, floor of step lengths, direct models, one-step models of every method and the linear one."
     sets = split_windows(store, split, how["length"], 1)
@@ -73,10 +73,8 @@ def measure_store(
     count = measure_particles(models[MAIN], store, split, how, base, floor, how["counts"], segments=max(8, how["segments"] * how["particles"] // max(how["counts"]) // 2))
     curves, resets, horizon = injection(models[MAIN], store, split, how, base)
     free = measure_free({name: (m, {}) for name, m in models.items()} | {"its mean": (models[MAIN], dict(mode="mean")), "independent frames": (direct[0], {})}, store, split, how)
-    stretches, idx = sample_stretches(store, split.eval_utterances, how, 16)
-    hold = pd.DataFrame([dict(method=name, **check_stability(m, stretches.contexts(idx), how["long"], block=min(1000, how["long"]), seed=how["seed"])) for name, m in models.items()]).drop(columns="seconds")
     sizes = pd.DataFrame([dict(method=name, parameters=m.n_parameters, multiply_adds=m.flops) for name, m in models.items() if name != LINEAR])
-    return dict(gap=gap, particles=count, curves=curves, resets=resets, horizon=horizon, free=free, stability=hold.astype(dict(broke=float, cut=float)), splices=splices(models, store, split, how), sizes=sizes)
+    return dict(gap=gap, particles=count, curves=curves, resets=resets, horizon=horizon, free=free, stability=measure_stability(models, store, split, how), splices=splices(models, store, split, how), sizes=sizes)
 
 def injection(model, store, split, how, base) -> tuple:   # curves by step; resets; horizons
     "Modes A to D of one model, with the rollouts of what knows nothing."
@@ -114,11 +112,7 @@ def utterances(store, split, how) -> list:   # (id, latents [T,D], speaker)
     df = df.assign(turn=df.groupby("speaker").cumcount()).sort_values("turn", kind="stable").head(how["spliced"])
     return [(r.uid, torch.as_tensor(store[r.uid]), r.speaker) for r in df.itertuples()]
 
-# %% ../../nbs/discussions/d05_gap.ipynb #9101932b
-def of(table: pd.DataFrame, **at) -> pd.DataFrame:
-    "Rows with these values."
-    return functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], at.items(), table).reset_index(drop=True)
-
+# %% ../../nbs/discussions/d05_gap.ipynb #d69199b8
 def quantities(tables: dict, n=2000, seed=0) -> pd.DataFrame:
     "The gap with intervals: method, step, quantity, value, lo, hi, n."
     return gap_table(tables["gap"], ("method", "step"), n, seed)
@@ -128,62 +122,51 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     kw, last = dict(n=n, seed=how["seed"]), how["steps"]
     eight = 8 if 8 in how["lags"] else last
     table = quantities(tables, **kw)
-    at = lambda quantity, step=eight, method=MAIN: _estimate(of(table, method=method, step=step, quantity=quantity).iloc[0])
-    sums = lambda step, method=MAIN: of(tables["gap"], method=method, step=step)
+    at = lambda quantity, step=eight, method=MAIN: estimate_of(pick(table, method=method, step=step, quantity=quantity).iloc[0])
+    sums = lambda step, method=MAIN: pick(tables["gap"], method=method, step=step)
     ratio = lambda top, below, step, power=1., method=MAIN: ratio_of_sums(sums(step, method), top, below, power, **kw)
     worst = max((at("share lost", s).value for s in how["lags"] if s > 1), default=0.)
-    free, free_of = of(tables["free"], name=MAIN), lambda measure, name=MAIN: of(tables["free"], name=name, measure=measure).iloc[0]
+    free, free_of = pick(tables["free"], name=MAIN), lambda measure, name=MAIN: pick(tables["free"], name=name, measure=measure).iloc[0]
     passes = free.passes.dropna().astype(bool)
     short = f"compounding error costs at most {max(worst, 0):.0%} of what can be known" if worst <= .1 else f"compounding error costs up to {worst:.0%} of what can be known"
     say = dict(case=about["title"], verdict_short=short, worst=float(worst), speakers_held=int(sums(1).speaker.nunique()), segments=int(sums(1).segments.sum()), particles=how["particles"], step=eight, last=last,
                A8=at("A"), C8=at("C"), R8=at("R"), mean8=at("R_mean"), irreducible=at("irreducible"), compounding=at("compounding"), price=at("price of the mean"), compounding_last=at("compounding", last), share=at("share lost"),
-               ahead_of_direct=_over(sums(eight), "direct", "R", **kw), weight=float(sums(eight).weight.sum() / sums(eight).segments.sum()), recovered=recovered(sums(eight), **kw), recovered_all=recovered(sums(eight), "_all", **kw), could=ratio_of_sums(sums(eight).assign(c=lambda t: t.R_mean - t.C, a=lambda t: t.R_mean - t.A), "c", "a", **kw), step_ratio=ratio("own_step", "true_step", last), mean_ratio=ratio("mean_step", "true_step", last),
-               spread=ratio("spread", "miss", eight, .5), spread_first=ratio("spread", "miss", 1, .5), effective=ratio("effective", "frames", eight), linear=_over(sums(eight, LINEAR), "base", "R", **kw),
-               linear_behind=_between(sums(eight, LINEAR), sums(eight), "R", **kw), plain_behind=_between(sums(eight, "true contexts"), sums(eight), "R", **kw), more=_more(tables["particles"], eight, **kw),
+               ahead_of_direct=ahead(sums(eight), "direct", "R", **kw), weight=float(sums(eight).weight.sum() / sums(eight).segments.sum()), recovered=recovered(sums(eight), **kw), recovered_all=recovered(sums(eight), "_all", **kw), could=ratio_of_sums(sums(eight).assign(c=lambda t: t.R_mean - t.C, a=lambda t: t.R_mean - t.A), "c", "a", **kw), step_ratio=ratio("own_step", "true_step", last), mean_ratio=ratio("mean_step", "true_step", last),
+               spread=ratio("spread", "miss", eight, .5), spread_first=ratio("spread", "miss", 1, .5), effective=ratio("effective", "frames", eight), linear=ahead(sums(eight, LINEAR), "base", "R", **kw),
+               linear_behind=ahead_of(sums(eight, LINEAR), sums(eight), "R", **kw), plain_behind=ahead_of(sums(eight, "true contexts"), sums(eight), "R", **kw), more=_more(tables["particles"], eight, **kw),
                free_frames=int(free.frames.iloc[0]), free_clips=int(free.clips.iloc[0]), free_frechet=float(free_of("frechet").ratio), free_pairs=float(free_of("frechet pairs").ratio), free_step=float(free_of("mean step norm").ratio),
                free_auto=float(free_of("autocorrelation inside the band").model), free_rms=float(free_of("state rms").ratio), free_passed=int(passes.sum()), free_marks=len(passes), linear_frechet=float(free_of("frechet", LINEAR).ratio),
-               independent_pairs=float(free_of("frechet pairs", "independent frames").ratio), long_steps=int(tables["stability"].steps.max()), stable="all stayed finite" if tables["stability"].finite.all() else "not all stayed finite")
-    state = of(tables["curves"], injection="D", step=last, measure="state_ratio")
-    say |= dict(state_ratio=_estimate(state.iloc[0]), error_sampled=_estimate(of(tables["curves"], injection="D", step=last, measure="state_error").iloc[0]), error_mean=_estimate(of(tables["curves"], injection="D, mean", step=last, measure="state_error").iloc[0]),
-                error_null=_estimate(of(tables["curves"], injection="marginal", step=last, measure="state_error").iloc[0]))
-    if len(tables["resets"]): say["reset"] = _estimate(tables["resets"].iloc[0])
-    for r in tables["horizon"].itertuples(): say[f"horizon_{r.rollout}"] = _estimate(pd.Series(r._asdict()))
-    heard = of(tables["splices"], method=MAIN)
-    for steps in (1, last): say[f"heard_{'one' if steps == 1 else 'last'}"] = bootstrap_by(of(heard, steps=steps).distance.to_numpy(), of(heard, steps=steps).speaker.to_numpy(), **kw)
+               independent_pairs=float(free_of("frechet pairs", "independent frames").ratio), long_steps=int(tables["stability"].steps.max()), long_runs=int(tables["stability"].runs.max()), long_total=int((tables["stability"].steps * tables["stability"].runs).max()), stable="all stayed finite" if tables["stability"].finite.all() else "not all stayed finite")
+    state = pick(tables["curves"], injection="D", step=last, measure="state_ratio")
+    say |= dict(state_ratio=estimate_of(state.iloc[0]), error_sampled=estimate_of(pick(tables["curves"], injection="D", step=last, measure="state_error").iloc[0]), error_mean=estimate_of(pick(tables["curves"], injection="D, mean", step=last, measure="state_error").iloc[0]),
+                error_null=estimate_of(pick(tables["curves"], injection="marginal", step=last, measure="state_error").iloc[0]))
+    if len(tables["resets"]): say["reset"] = estimate_of(tables["resets"].iloc[0])
+    for r in tables["horizon"].itertuples(): say[f"horizon_{r.rollout}"] = estimate_of(pd.Series(r._asdict()))
+    heard = pick(tables["splices"], method=MAIN)
+    for steps in (1, last): say[f"heard_{'one' if steps == 1 else 'last'}"] = bootstrap_by(pick(heard, steps=steps).distance.to_numpy(), pick(heard, steps=steps).speaker.to_numpy(), **kw)
     return say
-
-def _estimate(r) -> Estimate: return Estimate(float(r.value), None if pd.isna(r.lo) else float(r.lo), None if pd.isna(r.hi) else float(r.hi), int(r.n))
-
-def _over(sums, a, b, **kw): return ratio_of_sums(sums.assign(d=sums[a] - sums[b]), "d", "segments", **kw)   # nats a frame by which b is ahead of a
-
-def _between(first, second, column, **kw):
-    "Nats a frame by which the second model is ahead of the first, on the same segments."
-    both = first.set_index("speaker")[[column, "segments"]].join(second.set_index("speaker")[[column]], rsuffix="_2")
-    return ratio_of_sums(both.assign(d=both[column] - both[f"{column}_2"]).reset_index(), "d", "segments", **kw)
 
 def _more(particles, step, **kw):
     "Nats a frame that the last doubling by four of the particles added."
     a, b = sorted(particles.particles.unique())[-2:]
-    return _between(of(particles, step=step, particles=a), of(particles, step=step, particles=b), "R", **kw)
+    return ahead_of(pick(particles, step=step, particles=a), pick(particles, step=step, particles=b), "R", **kw)
 
 LINES = {"A": "teacher forcing A", "C": "ceiling C", "R": "particles R", "R_mean": "mean rollout"}
-_BELOW = dict(loc="upper center", bbox_to_anchor=(.5, -.2), fontsize=8, ncol=2, columnspacing=1.2, handletextpad=.5)
-
 def draw_gap(cases: list):      # (title, quantities)
     "The four curves of the main model, a panel a case."
     fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.2, titles=[t.replace(" (", "\n(") for t, _ in cases])
     for ax, (_, df) in zip(axes, cases, strict=True):
         df = df[(df.method == MAIN) & df.quantity.isin(list(LINES))]
         band_plot(df.assign(what=df.quantity.map(LINES)), "step", "value", "lo", "hi", hue="what", ax=ax, xlabel="steps since the last true frame", ylabel="gain over the baseline, nats a frame")
-        ax.set_xscale("log", base=2); ax.set_xticks(sorted(df.step.unique()), [str(s) for s in sorted(df.step.unique())]); reference(ax, 0); legend_below(ax, **_BELOW)
+        ax.set_xscale("log", base=2); ax.set_xticks(sorted(df.step.unique()), [str(s) for s in sorted(df.step.unique())]); reference(ax, 0); legend_below(ax)
     return fig
 
 def draw_lost(cases: list):     # (title, quantities)
     "Compounding error by training method."
     fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.2, titles=[t.replace(" (", "\n(") for t, _ in cases])
     for ax, (_, df) in zip(axes, cases, strict=True):
-        interval_plot(of(df, quantity="compounding").assign(step=lambda d: d.step.astype(str)), "step", "value", hue="method", ax=ax, xlabel="steps since the last true frame", ylabel="lost to compounding, C − R, nats a frame", connect=False)
-        reference(ax, 0); legend_below(ax, **_BELOW)
+        interval_plot(pick(df, quantity="compounding").assign(step=lambda d: d.step.astype(str)), "step", "value", hue="method", ax=ax, xlabel="steps since the last true frame", ylabel="lost to compounding, C − R, nats a frame", connect=False)
+        reference(ax, 0); legend_below(ax)
     return fig
 
 def draw_injection(cases: list):   # (title, table curves)
@@ -192,17 +175,17 @@ def draw_injection(cases: list):   # (title, table curves)
     fig, axes = panels(3, columns=3, width=3.6, height=3.0, titles=list(what.values()))
     df = cases[0][1]
     for ax, name in zip(axes, what, strict=True):
-        band_plot(of(df, measure=name), "step", "value", "lo", "hi", hue="injection", ax=ax, xlabel="step", ylabel=""); ax.autoscale(axis="y"); ax.get_legend().set_visible(False)
+        band_plot(pick(df, measure=name), "step", "value", "lo", "hi", hue="injection", ax=ax, xlabel="step", ylabel=""); ax.autoscale(axis="y"); ax.get_legend().set_visible(False)
         if name == "step_ratio": reference(ax, 1)
-    legend_below(axes[1], **_BELOW | dict(ncol=4))
+    legend_below(axes[1], ncol=4)
     return fig
 
 def draw_particles(cases: list):   # (title, sums, n, seed)
     "The score by number of particles."
     fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.0, titles=[t.replace(" (", "\n(") for t, *_ in cases])
     for ax, (_, df, n, seed) in zip(axes, cases, strict=True):
-        rows = [dict(step=f"{s} steps", particles=m, value=e.value, lo=e.lo, hi=e.hi) for (s, m), part in df.groupby(["step", "particles"]) if s in (2, 4, 8, 16) for e in [_over(part, "base", "R", n=n, seed=seed)]]
-        band_plot(pd.DataFrame(rows), "particles", "value", "lo", "hi", hue="step", ax=ax, xlabel="particles", ylabel="gain over the baseline, nats a frame"); ax.set_xscale("log", base=4); legend_below(ax, **_BELOW)
+        rows = [dict(step=f"{s} steps", particles=m, value=e.value, lo=e.lo, hi=e.hi) for (s, m), part in df.groupby(["step", "particles"]) if s in (2, 4, 8, 16) for e in [ahead(part, "base", "R", n=n, seed=seed)]]
+        band_plot(pd.DataFrame(rows), "particles", "value", "lo", "hi", hue="step", ax=ax, xlabel="particles", ylabel="gain over the baseline, nats a frame"); ax.set_xscale("log", base=4); legend_below(ax)
     return fig
 
 def draw_spread(cases: list):      # (title, sums, n, seed)
@@ -210,7 +193,7 @@ def draw_spread(cases: list):      # (title, sums, n, seed)
     fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.0, titles=[t.replace(" (", "\n(") for t, *_ in cases])
     for ax, (_, df, n, seed) in zip(axes, cases, strict=True):
         rows = [dict(method=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for (m, s), part in df.groupby(["method", "step"], sort=False) for e in [ratio_of_sums(part, "spread", "miss", .5, n=n, seed=seed)]]
-        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="method", ax=ax, xlabel="step", ylabel="spread of the particles / error of their mean"); ax.set_xscale("log", base=2); reference(ax, 1); legend_below(ax, **_BELOW)
+        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="method", ax=ax, xlabel="step", ylabel="spread of the particles / error of their mean"); ax.set_xscale("log", base=2); reference(ax, 1); legend_below(ax)
     return fig
 
 def draw_splices(cases: list):     # (title, table splices, n, seed)
@@ -218,10 +201,10 @@ def draw_splices(cases: list):     # (title, table splices, n, seed)
     fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.0, titles=[t.replace(" (", "\n(") for t, *_ in cases])
     for ax, (_, df, n, seed) in zip(axes, cases, strict=True):
         rows = [dict(method=m, steps=str(s), value=e.value, lo=e.lo, hi=e.hi) for (m, s), part in df.groupby(["method", "steps"], sort=False) for e in [bootstrap_by(part.distance.to_numpy(), part.speaker.to_numpy(), n=n, seed=seed)]]
-        interval_plot(pd.DataFrame(rows), "steps", "value", hue="method", ax=ax, xlabel="frames in a row that were rolled out", ylabel="mel distance inside them, dB", connect=False); legend_below(ax, **_BELOW)
+        interval_plot(pd.DataFrame(rows), "steps", "value", hue="method", ax=ax, xlabel="frames in a row that were rolled out", ylabel="mel distance inside them, dB", connect=False); legend_below(ax)
     return fig
 
-# %% ../../nbs/discussions/d05_gap.ipynb #a102c338
+# %% ../../nbs/discussions/d05_gap.ipynb #faec8eca
 def listen(run, case, how, tables, opened, first):
     "Truth, teacher forcing, rolled-out segments, free runs of one held-out utterance."
     _, split, store = opened
@@ -283,7 +266,7 @@ def gap_tables(result) -> str:
     for about in read_json(result.folder / "cases.json"):
         df = result.table("quantities").query("case == @about['case']")
         cell = lambda r: f"{r.value:.1f} [{r.lo:.1f}, {r.hi:.1f}]".replace("-", "−")
-        rows = [{"training": method, "step": step, **{label: cell(of(part, quantity=q).iloc[0]) for q, label in (("A", "A"), ("C", "C"), ("R", "R"), ("R_mean", "R_mean"), ("irreducible", "A − C"), ("compounding", "C − R"), ("price of the mean", "R − R_mean"))}}
+        rows = [{"training": method, "step": step, **{label: cell(pick(part, quantity=q).iloc[0]) for q, label in (("A", "A"), ("C", "C"), ("R", "R"), ("R_mean", "R_mean"), ("irreducible", "A − C"), ("compounding", "C − R"), ("price of the mean", "R − R_mean"))}}
                 for (method, step), part in df.groupby(["method", "step"], sort=False)]
         kept = f", rows published on {about['measured']}" if about["kept"] else ""
         parts.append(f"**{about['title']}** ({about['speakers_held']} held-out speakers{kept}); gains in nats a frame\n\n" + as_markdown(pd.DataFrame(rows)))

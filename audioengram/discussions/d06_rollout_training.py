@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'START', 'ONE', 'POLAR', 'CODE', 'ROLL_CODE', 'plans', 'recipe', 'fit', 'measure_store', 'explosion',
-           'roll_out_of_sight', 'typical_ratio', 'of', 'over', 'change', 'method_table', 'claims_of', 'draw_methods',
-           'draw_pareto', 'draw_norms', 'draw_explosion', 'listen', 'run', 'methods_table', 'verdict_table']
+           'roll_out_of_sight', 'typical_ratio', 'change', 'method_table', 'claims_of', 'draw_methods', 'draw_pareto',
+           'draw_norms', 'draw_explosion', 'listen', 'run', 'methods_table', 'verdict_table']
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #98034720
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #7684f6c9
 import copy
 import functools
 
@@ -17,10 +17,10 @@ import torch
 
 from ..core import cache_dir, fingerprint, get_profile, read_json, spawn
 from ..data.cases import parse_cases, split_windows
-from ..dynamics.gap import direct_models, floor_of, measure_free, measure_gap, one_step, ratio_of_sums, rollout_sets, sample_stretches
+from ..dynamics.gap import ahead, ahead_of, direct_models, floor_of, measure_free, measure_gap, measure_stability, one_step, ratio_of_sums, rollout_sets, sample_stretches
 from ..dynamics.injection import splice
-from ..dynamics.rollout import Unroll, check_stability, rollout, train_rollout
-from ..lab.cases import Study, as_markdown, case_title, claims_table, run_cases, widest
+from ..dynamics.rollout import Unroll, rollout, train_rollout
+from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, run_cases, widest
 from ..lab.figures import PALETTE, band_plot, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, code_fingerprint, read_run
@@ -28,9 +28,9 @@ from ..measure.prediction import fit_baselines
 from ..measure.stats import bootstrap_sums
 from ..measure.trajectories import gap_sums
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #6ac53949
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #3b8fcfc5
 NAME = "d06_rollout_training"
-CASES = "debian-speech:nano"
+CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128"
 START, ONE, POLAR = "start", "one step", "vMF × log-normal of the step"
 CODE = functools.partial(code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor")   # what trained models depend on
 ROLL_CODE = functools.partial(code_fingerprint, "audioengram.dynamics.rollout:train_rollout")
@@ -61,9 +61,9 @@ def recipe(
     return dict(lags=lags, steps=lags[-1], particles=p.pick(4, int(particles), 64), length=p.pick(4, int(length), int(length)), components=p.pick(2, int(components), int(components)), seed=int(seed), unrolled=p.pick([2, 4, 2], [8, 32, 4], [8, 32, 16]),
                 eval_fraction=p.pick(.25, eval_fraction, eval_fraction), max_seconds=p.pick(300., p.max_seconds, None), encoder="state", hidden=p.pick(32, 256, 512), layers=p.pick(1, 2, 2), dropout=.3, epochs=p.pick(2, 5, 40),
                 epoch_frames=p.pick(None, 25_000, None), segments=p.pick(16, 128, 1024), batch=p.pick(8, 32, 128), epoch_steps=p.pick(2, 25, 500), rounds=p.pick(1, 4, 20), valid=p.pick(16, 128, 1024), clips=p.pick(8, 64, 400),
-                reference=p.pick(500, 5000, 50_000), regions=p.pick(8, 64, 64), repeats=p.pick(4, 10, 50), long=p.pick(100, 1000, 100_000))
+                reference=p.pick(500, 5000, 50_000), regions=p.pick(8, 64, 64), repeats=p.pick(4, 10, 50), long=p.pick(100, 1000, 100_000), held=p.pick(8, 100, 50))
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #a135a44d
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #6825a6dd
 def fit(store, split, how: dict):   # baseline, floor, direct models, name -> model
     "The start and a copy of it trained by every plan: trained here, or read back."
     sets = split_windows(store, split, how["length"], 1)
@@ -87,9 +87,7 @@ def measure_store(
     base, floor, direct, models = fit(store, split, how)
     gap = pd.concat([measure_gap(m, direct, store, split, how, base, floor).assign(method=name) for name, m in models.items()], ignore_index=True)
     free = measure_free({name: (m, {}) for name, m in models.items()}, store, split, how)
-    stretches, idx = sample_stretches(store, split.eval_utterances, how, 8)
-    hold = pd.DataFrame([dict(method=name, **check_stability(m, stretches.contexts(idx), how["long"], block=min(1000, how["long"]), seed=how["seed"])) for name, m in models.items()]).drop(columns="seconds")
-    return dict(gap=gap, free=free, stability=hold.astype(dict(broke=float, cut=float)), explosion=explosion(store, split, how, floor))
+    return dict(gap=gap, free=free, stability=measure_stability(models, store, split, how), explosion=explosion(store, split, how, floor))
 
 def explosion(store, split, how, floor) -> pd.DataFrame:   # sums: speaker, step, model, mode, segments, log_ratio, lost
     "Heads rolled out by mean, median and sample: log ratio of own to true step lengths (silence left out), and how many trajectories left the data for good."
@@ -128,31 +126,21 @@ def typical_ratio(sums: pd.DataFrame, **kw):
     "Geometric mean of own to true step lengths: an Estimate."
     return bootstrap_sums(sums[["log_ratio", "segments"]].to_numpy(float), sums.speaker.to_numpy(), lambda t: np.exp(t[..., 0] / t[..., 1]), **kw)
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #961ad8dd
-def of(table: pd.DataFrame, **at) -> pd.DataFrame:
-    "Rows with these values."
-    return functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], at.items(), table).reset_index(drop=True)
-
-def over(sums: pd.DataFrame, a: str, b: str, **kw):
-    "Nats a frame by which column b is ahead of column a: an Estimate."
-    return ratio_of_sums(sums.assign(d=sums[a] - sums[b]), "d", "segments", **kw)
-
-def change(gap: pd.DataFrame, method: str, step: int, column: str, **kw):
-    "Nats a frame by which a method is ahead of the start, on the same segments: an Estimate."
-    first, mine = (of(gap, method=m, step=step).set_index("speaker") for m in (START, method))
-    both = mine[["segments"]].assign(d=first[column] - mine[column]).reset_index()
-    return ratio_of_sums(both, "d", "segments", **kw)
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #2c492362
+def change(gap: pd.DataFrame, method: str, step: int, column: str, first=START, **kw):
+    "Nats a frame by which a method is ahead of the start, or of another: an Estimate."
+    return ahead_of(*(pick(gap, method=m, step=step) for m in (first, method)), column, **kw)
 
 def method_table(tables: dict, step: int, n=2000, seed=0) -> pd.DataFrame:
     "One row a method: changes of teacher forcing and rollouts, what is lost, step norms, spread, free runs."
     gap, rows, kw = tables["gap"], [], dict(n=n, seed=seed)
     for method in dict.fromkeys(gap.method):
-        first, mine, row = of(gap, method=method, step=1), of(gap, method=method, step=step), dict(method=method)
-        cells = dict(A=change(gap, method, 1, "A", **kw), R=change(gap, method, step, "R", **kw), R_mean=change(gap, method, step, "R_mean", **kw), lost=over(mine, "R", "C", **kw), share=ratio_of_sums(mine.assign(d=mine.R - mine.C, c=mine.base - mine.C), "d", "c", **kw),
+        first, mine, row = pick(gap, method=method, step=1), pick(gap, method=method, step=step), dict(method=method)
+        cells = dict(A=change(gap, method, 1, "A", **kw), R=change(gap, method, step, "R", **kw), R_mean=change(gap, method, step, "R_mean", **kw), lost=ahead(mine, "R", "C", **kw), share=ratio_of_sums(mine.assign(d=mine.R - mine.C, c=mine.base - mine.C), "d", "c", **kw),
                      step=ratio_of_sums(mine, "own_step", "true_step", **kw), step_mean=ratio_of_sums(mine, "mean_step", "true_step", **kw), spread_first=ratio_of_sums(first, "spread", "miss", .5, **kw), spread=ratio_of_sums(mine, "spread", "miss", .5, **kw))
         for what, e in cells.items(): row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
-        free = of(tables["free"], name=method).set_index("measure")
-        rows.append(row | dict(frechet=free.ratio["frechet"], pairs=free.ratio["frechet pairs"], norm=free.ratio["mean step norm"], inside=free.model["autocorrelation inside the band"], finite=bool(of(tables["stability"], method=method).finite.iloc[0])))
+        free = pick(tables["free"], name=method).set_index("measure")
+        rows.append(row | dict(frechet=free.ratio["frechet"], pairs=free.ratio["frechet pairs"], norm=free.ratio["mean step norm"], inside=free.model["autocorrelation inside the band"], finite=bool(pick(tables["stability"], method=method).finite.iloc[0])))
     return pd.DataFrame(rows)
 
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
@@ -160,30 +148,23 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     kw, step, gap = dict(n=n, seed=how["seed"]), 8 if 8 in how["lags"] else how["steps"], tables["gap"]
     K, most, _ = how["unrolled"]
     reference, best = f"mean, K = {2 * K}", f"particles, K = {K}"
-    ratio = lambda method, top, below, at=step, power=1.: ratio_of_sums(of(gap, method=method, step=at), top, below, power, **kw)
+    ratio = lambda method, top, below, at=step, power=1.: ratio_of_sums(pick(gap, method=method, step=at), top, below, power, **kw)
     one, mine = change(gap, ONE, step, "R", **kw), change(gap, best, step, "R", **kw)
-    beyond = _between(gap, ONE, best, step, "R", **kw)
+    beyond = change(gap, best, step, "R", ONE, **kw)
     short = "training on a proper score of sampled rollouts beats more one-step training" if (beyond.lo or 0) > 0 else "training on sampled rollouts gains nothing over as much one-step training" if (beyond.hi or 0) >= 0 else "training on sampled rollouts is worse than as much one-step training"
-    worst = lambda method: max(ratio_of_sums(p.assign(d=p.R - p.C, c=p.base - p.C), "d", "c", n=50, seed=how["seed"]).value for s, p in of(gap, method=method).groupby("step") if s > 1)
-    free = lambda method, measure, what="ratio": float(of(tables["free"], name=method, measure=measure)[what].iloc[0])
-    far = lambda model, mode: typical_ratio(of(tables["explosion"], model=model, mode=mode, step=how["steps"]), **kw)
-    gone = lambda mode: float(of(tables["explosion"], model=POLAR, mode=mode, step=how["steps"])[["lost", "segments"]].sum().pipe(lambda s: s.lost / s.segments))
-    return dict(case=about["title"], verdict_short=short, K=K, K_short=K // 2, K_long=most, step=step, last=how["steps"], updates=how["rounds"] * how["epoch_steps"], speakers_held=int(of(gap, method=START, step=1).speaker.nunique()), one_R=one, one_A=change(gap, ONE, 1, "A", **kw), best_R=mine, best_A=change(gap, best, 1, "A", **kw),
+    worst = lambda method: max(ratio_of_sums(p.assign(d=p.R - p.C, c=p.base - p.C), "d", "c", n=50, seed=how["seed"]).value for s, p in pick(gap, method=method).groupby("step") if s > 1)
+    free = lambda method, measure, what="ratio": float(pick(tables["free"], name=method, measure=measure)[what].iloc[0])
+    far = lambda model, mode: typical_ratio(pick(tables["explosion"], model=model, mode=mode, step=how["steps"]), **kw)
+    gone = lambda mode: float(pick(tables["explosion"], model=POLAR, mode=mode, step=how["steps"])[["lost", "segments"]].sum().pipe(lambda s: s.lost / s.segments))
+    return dict(case=about["title"], verdict_short=short, K=K, K_short=K // 2, K_long=most, step=step, last=how["steps"], updates=how["rounds"] * how["epoch_steps"], speakers_held=int(pick(gap, method=START, step=1).speaker.nunique()), one_R=one, one_A=change(gap, ONE, 1, "A", **kw), best_R=mine, best_A=change(gap, best, 1, "A", **kw),
                 beyond=beyond, reference_R=change(gap, reference, step, "R", **kw), reference_A=change(gap, reference, 1, "A", **kw), reference_mean=change(gap, reference, step, "R_mean", **kw), reference_step=ratio(reference, "mean_step", "true_step"), start_step=ratio(START, "mean_step", "true_step"),
                 best_step=ratio(best, "own_step", "true_step"), start_sample=ratio(START, "own_step", "true_step"), energy_R=change(gap, "energy", step, "R", **kw), energy_alone_A=change(gap, "energy alone", 1, "A", **kw), likelihood_R=change(gap, "likelihood", step, "R", **kw),
                 likelihood_spread=ratio("likelihood", "spread", "miss", 1, .5), likelihood_step=ratio("likelihood", "own_step", "true_step"), scheduled_R=change(gap, "scheduled sampling", step, "R", **kw), start_spread=ratio(START, "spread", "miss", 1, .5), reference_spread=ratio(reference, "spread", "miss", 1, .5),
                 best_spread=ratio(best, "spread", "miss", 1, .5), short_R=change(gap, f"particles, K = {K // 2}", step, "R", **kw), long_R=change(gap, f"particles, K = {most}", step, "R", **kw), light_R=change(gap, "particles, λ = 0.1", step, "R", **kw), heavy_R=change(gap, "particles, λ = 10", step, "R", **kw),
                 heavy_A=change(gap, "particles, λ = 10", 1, "A", **kw), worst_start=float(worst(START)), worst_best=float(worst(best)), worst_reference=float(worst(reference)), start_frechet=free(START, "frechet"), best_frechet=free(best, "frechet"), reference_frechet=free(reference, "frechet"),
-                start_norm=free(START, "mean step norm"), best_norm=free(best, "mean step norm"), reference_norm=free(reference, "mean step norm"), stable="every model stayed finite" if tables["stability"].finite.all() else "not every model stayed finite", long_steps=int(tables["stability"].steps.max()),
+                start_norm=free(START, "mean step norm"), best_norm=free(best, "mean step norm"), reference_norm=free(reference, "mean step norm"), stable="every model stayed finite" if tables["stability"].finite.all() else "not every model stayed finite", long_steps=int(tables["stability"].steps.max()), long_runs=int(tables["stability"].runs.max()), long_total=int((tables["stability"].steps * tables["stability"].runs).max()),
                 polar_mean=far(POLAR, "mean"), polar_median=far(POLAR, "median"), polar_sample=far(POLAR, "sample"), polar_lost=gone("mean"), polar_lost_median=gone("median"), polar_lost_sample=gone("sample"), gauss_mean=far("Gaussian of the state", "mean"), gauss_step_mean=far("Gaussian of the step", "mean"),
                 gauss_step_sample=far("Gaussian of the step", "sample"))
-
-def _between(gap, first, second, step, column, **kw):
-    "Nats a frame by which the second method is ahead of the first: an Estimate."
-    a, b = (of(gap, method=m, step=step).set_index("speaker") for m in (first, second))
-    return ratio_of_sums(b[["segments"]].assign(d=a[column] - b[column]).reset_index(), "d", "segments", **kw)
-
-_BELOW = dict(loc="upper center", bbox_to_anchor=(.5, -.2), fontsize=8, ncol=2, columnspacing=1.2, handletextpad=.5)
 
 def draw_methods(cases: list, step: int):     # (title, method_table)
     "Change of teacher forcing and of particles by method."
@@ -192,7 +173,7 @@ def draw_methods(cases: list, step: int):     # (title, method_table)
     fig, axes = panels(2, columns=2, width=5.2, height=3.6, titles=["teacher forcing", f"particles, {step} steps ahead"])
     for ax, what in zip(axes, ("A", "R"), strict=True):
         interval_plot(df, "method", what, f"{what}_lo", f"{what}_hi", hue="case", ax=ax, connect=False, xlabel="", ylabel="change from the start, nats a frame")
-        names = list(dict.fromkeys(df.method)); ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8); reference(ax, 0); legend_below(ax, **_BELOW | dict(bbox_to_anchor=(.5, -.5), ncol=1))
+        names = list(dict.fromkeys(df.method)); ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8); reference(ax, 0); legend_below(ax, -.5, ncol=1)
     return fig
 
 def draw_pareto(cases: list):      # (title, method_table)
@@ -215,9 +196,9 @@ def draw_norms(cases: list, n=2000, seed=0):   # (title, tables)
     names = [m for m in dict.fromkeys(tables["gap"].method) if m in (START, "likelihood", "energy") or m.startswith("mean")] + [m for m in dict.fromkeys(tables["gap"].method) if m.startswith("particles, K")][1:2]
     fig, axes = panels(3, columns=3, width=3.6, height=3.0, titles=["mean rollout: step norm / true", "samples: step norm / true", "spread / error of the particles"])
     for ax, (top, below, power) in zip(axes, (("mean_step", "true_step", 1), ("own_step", "true_step", 1), ("spread", "miss", .5)), strict=True):
-        rows = [dict(method=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for m in names for s, part in of(tables["gap"], method=m).groupby("step") for e in [ratio_of_sums(part, top, below, power, n=n, seed=seed)]]
+        rows = [dict(method=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for m in names for s, part in pick(tables["gap"], method=m).groupby("step") for e in [ratio_of_sums(part, top, below, power, n=n, seed=seed)]]
         band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="method", ax=ax, xlabel="step", ylabel=""); ax.autoscale(axis="y"); ax.get_legend().set_visible(False); reference(ax, 1)
-    legend_below(axes[1], **_BELOW | dict(ncol=3))
+    legend_below(axes[1], ncol=3)
     return fig
 
 def draw_explosion(cases: list, n=2000, seed=0):   # (title, table explosion)
@@ -225,9 +206,9 @@ def draw_explosion(cases: list, n=2000, seed=0):   # (title, table explosion)
     df = cases[0][1]
     fig, axes = panels(3, columns=3, width=3.6, height=3.0, titles=["mean", "median", "sample"])
     for ax, mode in zip(axes, ("mean", "median", "sample"), strict=True):
-        rows = [dict(model=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for (m, s), part in of(df, mode=mode).groupby(["model", "step"], sort=False) for e in [typical_ratio(part, n=n, seed=seed)]]
+        rows = [dict(model=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for (m, s), part in pick(df, mode=mode).groupby(["model", "step"], sort=False) for e in [typical_ratio(part, n=n, seed=seed)]]
         band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="model", ax=ax, xlabel="step", ylabel="step norm / true" if mode == "mean" else ""); ax.get_legend().set_visible(mode == "mean"); ax.set_yscale("log"); ax.autoscale(axis="y"); reference(ax, 1)
-    legend_below(axes[0], **_BELOW | dict(ncol=1))
+    legend_below(axes[0], ncol=1)
     return fig
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #ddf55def

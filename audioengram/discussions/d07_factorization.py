@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'POLAR', 'HEADS', 'STORIES', 'SINGLE', 'MDN', 'LEAN', 'BEST', 'CODE', 'recipe', 'model_for', 'fit',
-           'Independent', 'measure_store', 'judge', 'factors', 'stories', 'curves', 'Readout', 'clamps', 'of_model',
-           'factor_gain', 'factor_excess', 'length_r2', 'head_table', 'story_table', 'claims_of', 'draw_heads',
-           'draw_factors', 'draw_stories', 'draw_curves', 'draw_clamps', 'draw_calibration', 'listen', 'run',
-           'heads_table', 'verdict_table']
+           'Independent', 'measure_store', 'judge', 'factors', 'stories', 'curves', 'Readout', 'clamps', 'factor_gain',
+           'factor_excess', 'length_r2', 'head_table', 'story_table', 'claims_of', 'draw_heads', 'draw_factors',
+           'draw_stories', 'draw_curves', 'draw_clamps', 'draw_calibration', 'listen', 'run', 'heads_table',
+           'verdict_table']
 
-# %% ../../nbs/discussions/d07_factorization.ipynb #ddf3f2ef
+# %% ../../nbs/discussions/d07_factorization.ipynb #4880a1d7
 import bisect
 import functools
 
@@ -24,8 +24,8 @@ from ..dynamics.predictor import Predictor, WithSide, fitted, step_signals, trai
 from ..heads.bounds import soft_bound
 from ..heads.factored import LogNormal, Polar
 from ..heads.vmf import VonMisesFisher
-from ..lab.cases import Study, as_markdown, case_title, claims_table, round_trip, run_cases
-from ..lab.figures import PALETTE, band_plot, interval_plot, panels, reference, use_style
+from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, round_trip, run_cases
+from ..lab.figures import PALETTE, band_plot, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row
 from ..lab.runs import Run, code_fingerprint, read_run
 from ..measure.prediction import gain, nominal_coverage, of_sums, pit_histogram, rank_bins, score_windows, speaker_sums
@@ -215,26 +215,22 @@ def clamps(sets, how) -> pd.DataFrame:
             opt.step()
     return pd.DataFrame(rows)
 
-# %% ../../nbs/discussions/d07_factorization.ipynb #92e079f2
-def of_model(table: pd.DataFrame, **at) -> pd.DataFrame:
-    "Rows with these values."
-    return functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], at.items(), table).reset_index(drop=True)
-
+# %% ../../nbs/discussions/d07_factorization.ipynb #19ad8cfa
 def factor_gain(parts: pd.DataFrame, what: str, data: str, **kw):
     "Nats a frame that the context earns for one factor: an Estimate."
-    none, seen = (of_model(parts, data=data, model=m) for m in ("none", "context"))
+    none, seen = (pick(parts, data=data, model=m) for m in ("none", "context"))
     return bootstrap_sums(np.stack([none[what] - seen[what], seen.frames], 1), seen.speaker.to_numpy(), lambda s: s[..., 0] / s[..., 1], **kw)
 
 def factor_excess(parts: pd.DataFrame, what: str, **kw):
     "What the context earns on real frames beyond what it earns on independent ones: an Estimate."
-    r0, r1, i0, i1 = (of_model(parts, data=d, model=m).set_index("speaker") for d in ("real", "independent") for m in ("none", "context"))
+    r0, r1, i0, i1 = (pick(parts, data=d, model=m).set_index("speaker") for d in ("real", "independent") for m in ("none", "context"))
     both = r1.index.intersection(i1.index)
     columns = [(r0[what] - r1[what])[both], r1.frames[both], (i0[what] - i1[what])[both], i1.frames[both]]
     return bootstrap_sums(np.stack(columns, 1), both.to_numpy(), lambda s: s[..., 0] / s[..., 1] - s[..., 2] / s[..., 3], **kw)
 
 def length_r2(parts: pd.DataFrame, data: str, **kw):
     "R² of the log length under the single head: an Estimate."
-    seen = of_model(parts, data=data, model="context")
+    seen = pick(parts, data=data, model="context")
     return bootstrap_sums(seen[["sse", "sst"]].to_numpy(), seen.speaker.to_numpy(), lambda s: 1 - s[..., 0] / s[..., 1], **kw)
 
 def head_table(tables: dict, n=2000, seed=0) -> pd.DataFrame:
@@ -242,8 +238,8 @@ def head_table(tables: dict, n=2000, seed=0) -> pd.DataFrame:
     s, rows = tables["scores"], []
     names = list(dict.fromkeys(s.model))
     for name in names:
-        mine, row = of_model(s, model=name), dict(model=name)
-        for what, e in (("gain", gain(of_model(s, model=names[0]), mine, above=True, n=n, seed=seed)), *((w, of_sums(mine, w, n=n, seed=seed)) for w in ("nll", "cosine", "r2", "cover50", "cover90", "energy"))):
+        mine, row = pick(s, model=name), dict(model=name)
+        for what, e in (("gain", gain(pick(s, model=names[0]), mine, above=True, n=n, seed=seed)), *((w, of_sums(mine, w, n=n, seed=seed)) for w in ("nll", "cosine", "r2", "cover50", "cover90", "energy"))):
             row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
         rows.append(row)
     return pd.DataFrame(rows).merge(tables["sizes"], on="model")
@@ -252,8 +248,8 @@ def story_table(tables: dict, n=2000, seed=0) -> pd.DataFrame:
     "One row a story: gain over A, R² of log length, coverage."
     s, rows = tables["stories"], []
     for letter, story in STORIES.items():
-        mine, row = of_model(s, story=letter), dict(story=f"{letter}: {dict(unconditional='one law', direction='given the direction', side='given level and pace', autoregressive='given past lengths')[story]}")
-        for what, e in (("gain", gain(of_model(s, story="A"), mine, above=True, n=n, seed=seed)), ("r2", of_sums(mine, "r2", n=n, seed=seed)), ("cover90", of_sums(mine, "cover90", n=n, seed=seed))):
+        mine, row = pick(s, story=letter), dict(story=f"{letter}: {dict(unconditional='one law', direction='given the direction', side='given level and pace', autoregressive='given past lengths')[story]}")
+        for what, e in (("gain", gain(pick(s, story="A"), mine, above=True, n=n, seed=seed)), ("r2", of_sums(mine, "r2", n=n, seed=seed)), ("cover90", of_sums(mine, "cover90", n=n, seed=seed))):
             row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -261,7 +257,7 @@ def story_table(tables: dict, n=2000, seed=0) -> pd.DataFrame:
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, s, parts, clamp = dict(n=n, seed=how["seed"]), tables["scores"], tables["parts"], tables["clamps"]
-    at = lambda model: of_model(s, model=model)
+    at = lambda model: pick(s, model=model)
     ahead = lambda a, b, **more: gain(at(a), at(b), **dict(above=True) | more, **kw)
     direction, length = factor_excess(parts, "direction", **kw), factor_excess(parts, "length", **kw)
     found = [name for name, e in (("direction", direction), ("length", length)) if (e.value if e.lo is None else e.lo) > 0]
@@ -277,7 +273,7 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     say |= dict(lean_ahead=ahead(LEAN, BEST), tied_behind=ahead("8 vMF × log-normal", MDN), centred_ahead=ahead(MDN, "… about a predicted centre"), diagonal_ahead=ahead(MDN, "factored, diagonal"))
     say |= dict(nominal90=nominal_coverage(how["samples"], .9), nominal50=nominal_coverage(how["samples"], .5), cover90_single=of_sums(at(SINGLE), "cover90", **kw))
     say |= dict(polar_all=ahead(MDN, SINGLE, above=False), below=1 - float(at(MDN).above.sum() / at(MDN).frames.sum()))
-    for letter in "BCD": say[f"story_{letter}"] = gain(of_model(tables["stories"], story="A"), of_model(tables["stories"], story=letter), above=True, **kw)
+    for letter in "BCD": say[f"story_{letter}"] = gain(pick(tables["stories"], story="A"), pick(tables["stories"], story=letter), above=True, **kw)
     return say
 
 def _late_r2(clamp, bound) -> float:
@@ -290,8 +286,6 @@ def _constant_gain(D: int, kappa: float, cosine: float) -> float:
     north[0], x[0], x[1] = 1., cosine, (1 - cosine**2)**.5
     return float(VonMisesFisher(north, torch.tensor([kappa, 0.], dtype=torch.float64)).log_prob(x) @ torch.tensor([1., -1.], dtype=torch.float64))
 
-_BELOW = dict(loc="upper center", bbox_to_anchor=(.5, -.2), fontsize=8, columnspacing=1.2, handletextpad=.5)
-
 def draw_heads(cases: list):      # (title, head_table)
     "Each head's gain over the first."
     df = pd.concat([t.assign(case=title) for title, t in cases])
@@ -299,7 +293,7 @@ def draw_heads(cases: list):      # (title, head_table)
     fig, (ax,) = panels(1, columns=1, width=7.4, height=3.8)
     interval_plot(df, "model", "gain", "gain_lo", "gain_hi", hue="case", ax=ax, connect=False, xlabel="", ylabel=f"gain over the {names[0]} head, nats a frame")
     ax.set_xticks(range(len(names)), names, rotation=28, ha="right"); reference(ax, 0)
-    ax.legend(ncol=2, **_BELOW | dict(bbox_to_anchor=(.5, -.42)))
+    legend_below(ax, -.42)
     return fig
 
 def draw_factors(cases: list, n=2000, seed=0):   # (title, table parts)
@@ -308,7 +302,7 @@ def draw_factors(cases: list, n=2000, seed=0):   # (title, table parts)
             for e in [factor_gain(parts, what, data, n=n, seed=seed)]]
     fig, (ax,) = panels(1, columns=1, width=7.2, height=3.4)
     interval_plot(pd.DataFrame(rows), "of", "value", "lo", "hi", hue="case", ax=ax, connect=False, xlabel="", ylabel="nats a frame that the context earns")
-    reference(ax, 0); ax.legend(ncol=2, **_BELOW)
+    reference(ax, 0); legend_below(ax)
     return fig
 
 def draw_stories(cases: list):    # (title, story_table)
@@ -317,7 +311,7 @@ def draw_stories(cases: list):    # (title, story_table)
     fig, axes = panels(2, columns=2, width=4.6, height=3.4, titles=["likelihood", "R² of log length"])
     interval_plot(df, "story", "gain", "gain_lo", "gain_hi", hue="case", ax=axes[0], connect=False, xlabel="", ylabel="gain over story A, nats a frame")
     interval_plot(df, "story", "r2", "r2_lo", "r2_hi", hue="case", ax=axes[1], connect=False, xlabel="", ylabel="R²")
-    for ax in axes: reference(ax, 0); ax.set_xticks(range(4), list(dict.fromkeys(df.story)), rotation=20, ha="right", fontsize=8); ax.legend(ncol=1, **_BELOW | dict(bbox_to_anchor=(.5, -.36)))
+    for ax in axes: reference(ax, 0); ax.set_xticks(range(4), list(dict.fromkeys(df.story)), rotation=20, ha="right", fontsize=8); legend_below(ax, -.36, ncol=1)
     return fig
 
 def draw_curves(cases: list):     # (title, table curves)
@@ -344,7 +338,7 @@ def draw_calibration(cases: list):   # (title, table pit)
             p = p.sort_values("bin")
             ax.plot(p.bin, p.density, color=PALETTE[i % len(PALETTE)], linewidth=1.2, label=name)
             if name == BEST: ax.fill_between(p.bin, p.lo, p.hi, color=PALETTE[i % len(PALETTE)], alpha=.2, linewidth=0)
-        reference(ax, 1); ax.set(xlabel="probability integral transform of the length", ylabel="density", ylim=(0, 3)); ax.legend(ncol=2, **_BELOW)
+        reference(ax, 1); legend_below(ax); ax.set(xlabel="probability integral transform of the length", ylabel="density", ylim=(0, 3))
     return fig
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #41515550

@@ -94,7 +94,7 @@ class Whiten(nn.Module):
         "Take the statistics of these frames, [N,d]."
         self.mean.copy_(h.mean(0)); self.cov.copy_(h.T.cov().reshape(h.shape[1], -1))
 
-# %% ../../nbs/dynamics/20_factorizer.ipynb #d66e3f2f
+# %% ../../nbs/dynamics/20_factorizer.ipynb #dbf4aa36
 class Factorizer(nn.Module):
     "Latents split into a predictable state and the rest. Has what `predictor.train` and `predictor.fitted` ask of a model."
     target = "state"
@@ -260,7 +260,7 @@ class Factorizer(nn.Module):
     def _start_rest(self, x, y):
         "Decoder and posterior as principal components of what the state leaves."
         d, R = self.dim_state, self.config["rest"]
-        A = torch.linalg.lstsq(y, x).solution                                          # [d,D]
+        A = torch.linalg.lstsq(y.double(), x.double()).solution.to(x)                                          # [d,D]
         left = x - y @ A
         values, vectors = torch.linalg.eigh(left.T.cov())
         size, axes = values.flip(0)[:R].clamp(min=1e-6).sqrt(), vectors.flip(1)[:, :R]

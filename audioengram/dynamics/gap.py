@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LEANING', 'SCORES', 'one_step', 'direct_models', 'stack_weight', 'stacked', 'floor_of', 'sample_stretches',
-           'measure_gap', 'rollout_sets', 'measure_particles', 'real_clips', 'measure_free', 'recovered',
-           'ratio_of_sums']
+           'measure_gap', 'rollout_sets', 'measure_particles', 'real_clips', 'measure_stability', 'measure_free',
+           'recovered', 'ahead', 'ahead_of', 'ratio_of_sums']
 
-# %% ../../nbs/dynamics/17_gap.ipynb #ac4264df
+# %% ../../nbs/dynamics/17_gap.ipynb #5ce0b75b
 import numpy as np
 import pandas as pd
 import torch
@@ -17,7 +17,7 @@ from ..core import ParameterError, spawn
 from ..data.cases import SomeWindows, split_windows
 from .injection import gap_rows
 from .predictor import Predictor, fitted
-from .rollout import Stretches, rollout
+from .rollout import Stretches, check_stability, rollout
 from ..measure.stats import bootstrap_sums
 from ..measure.trajectories import free_run_report, gap_sums, particle_log_score
 
@@ -137,7 +137,7 @@ def measure_particles(
                                        R=score.flatten().numpy(), base=base.flatten().numpy())))
     return gap_sums(pd.concat([part[moved] for part in parts]), ("step", "particles"))
 
-# %% ../../nbs/dynamics/17_gap.ipynb #8e66cbcb
+# %% ../../nbs/dynamics/17_gap.ipynb #d84a9458
 def real_clips(
     store, ids,                      # held-out utterances
     window: int,                     # W, frames of context before a clip
@@ -156,6 +156,16 @@ def real_clips(
         return both[:, :window], both[:, window:], who
     raise ParameterError(f"fewer than {speakers} held-out speakers have {window + lengths[-1]} frames in one utterance", remedy="Use longer utterances")
 
+def measure_stability(
+    models: dict,        # name -> model
+    store, split,
+    how: dict,           # length, steps, held (free runs, each from a context of its own), long (their steps), seed
+) -> pd.DataFrame:       # of `check_stability`, with method and runs
+    "Free runs without any clipping, far longer than speech."
+    stretches, idx = sample_stretches(store, split.eval_utterances, how, how["held"])
+    hold = [dict(method=name, runs=len(idx), **check_stability(m, stretches.contexts(idx), how["long"], block=min(1000, how["long"]), seed=how["seed"])) for name, m in models.items()]
+    return pd.DataFrame(hold).drop(columns="seconds").astype(dict(broke=float, cut=float))
+
 def measure_free(
     models: dict,        # name -> (model, options of `rollout`)
     store, split,
@@ -173,7 +183,7 @@ def measure_free(
         parts.append(free_run_report(run, real, who, reference, clusters=how["regions"], max_lag=max_lag, repeats=how["repeats"], seed=how["seed"]).assign(name=name, frames=real.shape[1], clips=len(real)))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/dynamics/17_gap.ipynb #ce253692
+# %% ../../nbs/dynamics/17_gap.ipynb #d25b66dd
 def recovered(
     sums: pd.DataFrame,   # of `measure_gap`, one model and step
     of="",                # "_all" for scores over all frames
@@ -182,6 +192,23 @@ def recovered(
     "Share of the distance from the mean rollout to teacher forcing that particles recover."
     s = sums[[f"{c}{of}" for c in ("R_mean", "R", "A")]].to_numpy(float)
     return bootstrap_sums(np.stack([s[:, 0] - s[:, 1], s[:, 0] - s[:, 2]], 1), sums.speaker.to_numpy(), lambda t: t[..., 0] / t[..., 1], **kw)
+
+def ahead(
+    sums: pd.DataFrame,   # of `measure_gap`, one model and step
+    a: str, b: str,       # columns of scores
+    **kw,
+):                        # Estimate
+    "Nats a frame by which score b is ahead of score a."
+    return ratio_of_sums(sums.assign(d=sums[a] - sums[b]), "d", "segments", **kw)
+
+def ahead_of(
+    first: pd.DataFrame, second: pd.DataFrame,   # sums of two models at the same step
+    column: str,                                 # a score
+    **kw,
+):                                               # Estimate
+    "Nats a frame by which the second model is ahead of the first, on the same segments."
+    both = first.set_index("speaker")[[column]].join(second.set_index("speaker")[[column, "segments"]], rsuffix="_2", how="inner")
+    return ahead(both.reset_index(), column, f"{column}_2", **kw)
 
 def ratio_of_sums(
     sums: pd.DataFrame,   # sums by speaker

@@ -179,7 +179,7 @@ def inverse_bessel_ratio(
         free = (k < largest) / a.variance
     return _lift(R, k, free, -a.third * free**3).to(r.dtype)
 
-# %% ../../nbs/heads/05_vmf.ipynb #b1450ef3
+# %% ../../nbs/heads/05_vmf.ipynb #b86b733d
 def sample_gap(
     kappa: Tensor,      # concentration of each draw, any shape, float64 (no gradient flows here)
     dim: int,           # D >= 2
@@ -194,7 +194,7 @@ def sample_gap(
         e = 2 * b * x / (y + b * x)                             # 1 - w
         d = 2 * b / (1 + b)                                     # 1 - w at the envelope's touching point
         log_ratio = k * (d - e) + m * torch.log((d + (1 - d) * e) / (d * (2 - d)))
-        ok = log_ratio >= torch.rand(k.shape, dtype=k.dtype, device=k.device, generator=generator).log()
+        ok = ~(log_ratio < torch.rand(k.shape, dtype=k.dtype, device=k.device, generator=generator).log())   # a κ that is no number draws none, and ends
         out[todo[ok]] = e[ok]
         todo, k = todo[~ok], k[~ok]
     tiny = torch.finfo(out.dtype)

@@ -79,7 +79,7 @@ def reference(
     line(value, color=color, linestyle=(0, (4, 3)), linewidth=1.1, zorder=1)
     if label: ax.text(s=f" {label}", color=color, fontsize=8.5, **text)
 
-# %% ../../nbs/lab/10_figures.ipynb #1b22054a
+# %% ../../nbs/lab/10_figures.ipynb #e618dbb4
 def _columns(df, *names):
     "Check that a table has the columns that are to be drawn."
     if missing := [n for n in names if n and n not in df.columns]:
@@ -100,10 +100,12 @@ def _legend(ax):
 
 def legend_below(
     ax,        # axes that have labelled data
-    **style,   # of matplotlib's legend
+    at: float = -.2,       # its upper edge, in heights of the axes
+    ncol: int = 2,
+    **style,   # more of matplotlib's legend
 ):
-    "Put the legend elsewhere and take back the room that was made for it above the data."
-    ax.autoscale(axis="y"); ax.legend(**style)
+    "Put the legend under the axes and take back the room that was made for it above the data."
+    ax.autoscale(axis="y"); ax.legend(**dict(loc="upper center", bbox_to_anchor=(.5, at), ncol=ncol, fontsize=8, columnspacing=1.2, handletextpad=.5) | style)
 
 def _labels(ax, x, y, title):
     "Axis labels and title, as far as they are given."
