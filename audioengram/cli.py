@@ -163,7 +163,7 @@ def latents_show(
     show(_facts(store.summary()), json_, title=str(path))
     if len(store.failures) and not json_: show(store.failures, title="Recordings that failed")
 
-# %% ../nbs/90_cli.ipynb #4028ab1b
+# %% ../nbs/90_cli.ipynb #975d3ca6
 def parse_parameters(
     pairs,  # ["codec=nano", "lags=1,2"]
 ) -> dict:  # name -> text; the runner reads each in the type of its default. Raises ParameterError
@@ -196,10 +196,11 @@ def reproduce(
     only: Annotated[list[str], typer.Option(help="Only these discussions; repeatable.")] = [],  # noqa: B006
     force: Annotated[bool, typer.Option("--force", help="Run what is up to date as well.")] = False,
     site_: Annotated[bool, typer.Option("--site/--no-site", help="Build the site at the end.")] = True,
+    workers: Annotated[int | None, typer.Option(help="Discussions at a time; a core each if not given. 1 shows a bar over the cells.")] = None,
 ):
-    "Run every stale discussion in order, then build the site. What fails is listed at the end and does not stop the rest."
+    "Run every stale discussion, then build the site. What fails is listed at the end and does not stop the rest."
     from audioengram.lab.notebooks import reproduce as run_stale
-    failures = run_stale(all=all_, profile=profile, only=list(only) or None, force=force)
+    failures = run_stale(all=all_, profile=profile, only=list(only) or None, force=force, workers=workers)
     if site_: site()
     if len(failures): raise typer.Exit(1)
 

@@ -170,19 +170,33 @@ def test_a_heavy_page_is_refused(project):
 def test_reproduce_runs_what_is_stale_and_goes_on_after_a_failure(project, capsys):
     project("d90_good", MEASURE); project("d91_bad", "1 / 0"); project("d92_quotes", MEASURE, prose="# Q\n> As {claim:d90_good/answer}.")
     project("d20_extra", MEASURE)
-    assert [n for n, _ in reproduce(profile="smoke", progress=False)] == ["d91_bad"]
+    assert [n for n, _ in reproduce(profile="smoke", progress=False, workers=1)] == ["d91_bad"]
     said = capsys.readouterr().err
     assert "ZeroDivisionError" in said and "d20_extra" not in said and {p.name for p in (project.root / "figures").iterdir()} == {"d90_good", "d92_quotes"}
     assert nbformat.read(project.root / "figures/d92_quotes/page.ipynb", 4).cells[0].source == "# Q\n> As 40."
     times = {p: p.stat().st_mtime_ns for p in (project.root / "figures").rglob("*.ipynb")}
-    assert [n for n, _ in reproduce(profile="smoke", progress=False, only=["d90_good", "d92_quotes"])] == []      # nothing to do
+    assert [n for n, _ in reproduce(profile="smoke", progress=False, workers=1, only=["d90_good", "d92_quotes"])] == []      # nothing to do
     assert capsys.readouterr().err.count("up to date") == 2 and all(p.stat().st_mtime_ns == t for p, t in times.items())
     project("d90_good", MEASURE.replace("40 +", "50 +"))
-    assert reproduce(profile="smoke", progress=False, only=["d90_good", "d92_quotes"]) == []
+    assert reproduce(profile="smoke", progress=False, workers=1, only=["d90_good", "d92_quotes"]) == []
     said = capsys.readouterr().err
     assert "1 of 2 earlier claims hold; moved: answer" in said and "the quoted claim d90_good/answer changed" in said
     table = list_discussions().set_index("name")
     assert table.verdict["d92_quotes"] == "As 50." and table.stale["d91_bad"] == "no results" and table.stale["d92_quotes"] == ""
+
+
+def test_discussions_run_side_by_side_and_one_that_quotes_comes_after(project, capsys):
+    import time
+    stamp = MEASURE + "\nimport time; run_at = time.time(); time.sleep(3); open(os.environ['STAMPS'] + '/{name}', 'w').write(f'{run_at} {time.time()}')"
+    folder = project.root / "stamps"; folder.mkdir(); os.environ["STAMPS"] = str(folder)
+    project("d90_first", stamp, prose="# First\n> {claim:answer}, as {claim:d93_last/answer}."); project("d91_one", stamp); project("d92_bad", "1 / 0"); project("d93_last", stamp)
+    begun = time.time()
+    assert [n for n, _ in reproduce(profile="smoke", workers=2)] == ["d92_bad"]
+    at = {p.name: [float(x) - begun for x in p.read_text().split()] for p in folder.iterdir()}
+    assert at["d90_first"][0] > at["d93_last"][1] and at["d93_last"][0] > at["d91_one"][1]      # quotes wait; the first to run, runs alone
+    said = capsys.readouterr().err
+    assert said.count("took") == 3 and "ZeroDivisionError" in said
+    assert reproduce(profile="smoke", workers=2, only=["d90_first", "d91_one", "d93_last"]) == [] and capsys.readouterr().err.count("up to date") == 3
 
 
 def test_moved_claims():

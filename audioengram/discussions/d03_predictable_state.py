@@ -321,14 +321,14 @@ def draw_loss(cases: list):       # (title, sound_table, state_table)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2, fontsize=8)
     return fig
 
-# %% ../../nbs/discussions/d03_predictable_state.ipynb #6f74a107
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #319e983e
 @torch.no_grad()
 def listen(run, case, how, tables, opened, first):
     "A held-out utterance: original, the codec, the posterior and the prior reconstruction, and the controls."
     corpus, split, store = opened
     sets = split_windows(store, split, how["window"], 1)
     states, model = states_of(store, sets, how, how["main"])
-    with torch.enable_grad(): back = ways_back({k: states[k] for k in ("zdyn", "slow", "pca")}, model, sets, how)
+    with torch.enable_grad(): back = ways_back({k: states[k] for k in ("slow", "pca")}, model, sets, how)
     codec, uid = store.codec(), heard_utterances(store, split, how)[0]
     cut = int(how["seconds"] * codec.sample_rate)
     sound = lambda z: codec.decode(z[None])[0].cpu().numpy()[:cut]

@@ -8,7 +8,7 @@ __all__ = ['NAME', 'CASES', 'FORMS', 'EVERY', 'EVERY_RESIDUAL', 'FLOPS', 'NUMBER
            'model_table', 'claims_of', 'draw_forced', 'draw_all', 'draw_rolled', 'listen', 'run', 'models_table',
            'verdict_table']
 
-# %% ../../nbs/discussions/d04_memory.ipynb #33b264d8
+# %% ../../nbs/discussions/d04_memory.ipynb #fb8c1d0e
 import copy
 import functools
 
@@ -23,9 +23,9 @@ from ..dynamics.injection import injection_rows, splice
 from ..dynamics.memory import MemoryPredictor, fit_forms, matched
 from ..dynamics.predictor import fitted
 from ..dynamics.rollout import Unroll, rollout, train_rollout
-from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, run_cases, widest
+from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, run_cases, utterance_of, widest, write_decoded
 from ..lab.figures import band_plot, interval_plot, legend_below, panels, reference, use_style
-from ..lab.players import read_row, write_row
+from ..lab.players import read_row
 from ..lab.runs import Run, code_fingerprint, read_run
 from ..measure.prediction import fit_baselines, gain, of_sums, score_windows, speaker_sums
 from ..measure.trajectories import gap_sums, rms_step
@@ -55,9 +55,9 @@ def recipe(
                 eval_fraction=p.pick(.25, eval_fraction, eval_fraction), max_seconds=p.pick(300., p.max_seconds, None), encoder="state", hidden=p.pick(32, 256, 512), layers=p.pick(1, 2, 2), dropout=.3, epochs=p.pick(2, 5, 40),
                 epoch_frames=p.pick(None, 25_000, None), samples=p.pick(8, 16, 64), particles=p.pick(4, 32, 64), segments=p.pick(24, 256, 2048), rolled_epochs=p.pick(1, 4, 20), rolled_frames=p.pick(200, 6000, None), most=p.pick(2000, 100_000, 1_000_000))
 
-# %% ../../nbs/discussions/d04_memory.ipynb #ead28796
-def fit(store, split, how: dict) -> dict:
-    "Every predictor, trained one step ahead: trained here, or read back."
+# %% ../../nbs/discussions/d04_memory.ipynb #521fc1d6
+def fit(store, split, how: dict, controls=True) -> dict:
+    "Every predictor, trained one step ahead: trained here, or read back; without controls, those that are heard."
     sets = split_windows(store, split, how["length"], 1)
     key = [store.fingerprint, CODE(), MEMORY_CODE()]
     size = min(512, max(32, len(sets["train"]) // 8))
@@ -65,6 +65,7 @@ def fit(store, split, how: dict) -> dict:
     options = dict(encoder=how["encoder"], hidden=how["hidden"], layers=how["layers"], dropout=how["dropout"], seed=spawn(how["seed"], "weights"))
     forms = fit_forms(sets["train"], sets["valid"], store.dim, how["length"], how["clusters"], how["neighbours"], model=options, fit=train)
     out = {FORMS[name]: m for name, m in forms.items()}
+    if not controls: return out
     n = min(len(sets["train"]), how["most"])
     for name, form, start in ((EVERY, "memory", None), (EVERY_RESIDUAL, "add", out["param"])):
         m = MemoryPredictor(store.dim, how["length"], form, n, min(64, n), **options | (dict(encoder="none") if form == "memory" else {}))
@@ -191,15 +192,13 @@ def draw_rolled(cases: list, n=2000, seed=0):      # (title, tables)
     legend_below(axes[1], ncol=3)
     return fig
 
-# %% ../../nbs/discussions/d04_memory.ipynb #fdbd3d4d
+# %% ../../nbs/discussions/d04_memory.ipynb #860e7347
 def listen(run, case, how, tables, opened, first):
     "Teacher-forced, spliced and free runs of the network, the residual memory and both after rollout training."
     _, split, store = opened
-    codec, name, models = store.codec(), case.file, fit(store, split, how)
+    models = fit(store, split, how, controls=False)
     models |= fit_rolled(models, store, split, how)
-    length = store.index.set_index("utterance_id").seconds.reindex(split.eval_utterances).dropna()
-    uid, W = (length - 5).abs().idxmin(), how["length"]
-    z = torch.as_tensor(store[uid])[:64]
+    (uid, z), W = utterance_of(store, split.eval_utterances), how["length"]
     say = {"truth": (z, f"{uid}, held-out speaker, through {case.codec}")}
     if len(z) < W + 2: raise ValueError(f"{uid} is too short to roll out")
     for model, label in (("param", "network"), ("residual, added", "network and residual memory"), ("param, rolled", "network after rollout training"), ("residual, added, rolled", "network and memory after rollout training")):
@@ -209,7 +208,7 @@ def listen(run, case, how, tables, opened, first):
         steps = min(4, len(z) - W)
         say[f"{slug}_spliced"] = splice(m, z, steps, every=min(24, len(z) - W), window=W, seed=how["seed"])[0], f"{label}, {steps} frames in a row rolled out (sampled)"
         say[f"{slug}_free"] = torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, seed=how["seed"]).frames[0, 0]]), f"{label}, free run (sampled)"
-    write_row(run, {f"{name}_{k}": (codec.decode(v[None])[0].numpy(), codec.sample_rate) for k, (v, _) in say.items()}, {f"{name}_{k}": caption for k, (_, caption) in say.items()}, suffix=".ogg")
+    write_decoded(run, case, store, say)
 
 def run(
     profile="quick",              # "smoke", "quick" or "full"

@@ -8,7 +8,7 @@ __all__ = ['NAME', 'CASES', 'METHODS', 'MAIN', 'LINEAR', 'CODE', 'LINES', 'recip
            'draw_particles', 'draw_spread', 'draw_splices', 'listen', 'run', 'gap_tables', 'free_table',
            'verdict_table']
 
-# %% ../../nbs/discussions/d05_gap.ipynb #fb679de8
+# %% ../../nbs/discussions/d05_gap.ipynb #d540b265
 import functools
 
 import numpy as np
@@ -20,9 +20,9 @@ from ..data.cases import parse_cases, split_windows
 from ..dynamics.gap import LEANING, ahead, ahead_of, direct_models, floor_of, measure_free, measure_gap, measure_particles, measure_stability, one_step, ratio_of_sums, recovered, sample_stretches
 from ..dynamics.injection import divergence_horizon, injection_rows, reset_after_injection, splice
 from ..dynamics.rollout import rollout
-from ..lab.cases import Study, as_markdown, case_title, claims_table, estimate_of, pick, run_cases, widest
+from ..lab.cases import Study, as_markdown, case_title, claims_table, estimate_of, pick, run_cases, widest, write_decoded
 from ..lab.figures import band_plot, interval_plot, legend_below, panels, reference, use_style
-from ..lab.players import read_row, write_row
+from ..lab.players import read_row
 from ..lab.runs import Run, code_fingerprint, read_run
 from ..measure.prediction import fit_baselines
 from ..measure.speech import mel_distance
@@ -204,11 +204,10 @@ def draw_splices(cases: list):     # (title, table splices, n, seed)
         interval_plot(pd.DataFrame(rows), "steps", "value", hue="method", ax=ax, xlabel="frames in a row that were rolled out", ylabel="mel distance inside them, dB", connect=False); legend_below(ax)
     return fig
 
-# %% ../../nbs/discussions/d05_gap.ipynb #faec8eca
+# %% ../../nbs/discussions/d05_gap.ipynb #de7300af
 def listen(run, case, how, tables, opened, first):
     "Truth, teacher forcing, rolled-out segments, free runs of one held-out utterance."
     _, split, store = opened
-    codec, name = store.codec(), case.file
     *_, models = fit(store, split, how)
     uid, z, _ = max(utterances(store, split, how)[:8], key=lambda u: min(len(u[1]), 64))
     z, W = z[:64], how["length"]
@@ -224,8 +223,7 @@ def listen(run, case, how, tables, opened, first):
     say["free"] = free(main, "sample"), f"free run from {W} true frames, sampled"
     say["free_linear"] = free(models[LINEAR], "sample"), "free run of the linear model, sampled"
     say["free_mean"] = free(main, "mean"), "free run of the mean: it stops"
-    clips = {f"{name}_{k}": (codec.decode(v[None])[0].numpy(), codec.sample_rate) for k, (v, _) in say.items()}
-    write_row(run, clips, {f"{name}_{k}": caption for k, (_, caption) in say.items()}, suffix=".ogg")
+    write_decoded(run, case, store, say)
 
 def run(
     profile="quick",              # "smoke", "quick" or "full"

@@ -7,7 +7,7 @@ __all__ = ['NAME', 'CASES', 'START', 'ONE', 'POLAR', 'CODE', 'ROLL_CODE', 'plans
            'roll_out_of_sight', 'typical_ratio', 'change', 'method_table', 'claims_of', 'draw_methods', 'draw_pareto',
            'draw_norms', 'draw_explosion', 'listen', 'run', 'methods_table', 'verdict_table']
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #7684f6c9
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #8930a2ca
 import copy
 import functools
 
@@ -20,9 +20,9 @@ from ..data.cases import parse_cases, split_windows
 from ..dynamics.gap import ahead, ahead_of, direct_models, floor_of, measure_free, measure_gap, measure_stability, one_step, ratio_of_sums, rollout_sets, sample_stretches
 from ..dynamics.injection import splice
 from ..dynamics.rollout import Unroll, rollout, train_rollout
-from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, run_cases, widest
+from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, run_cases, utterance_of, widest, write_decoded
 from ..lab.figures import PALETTE, band_plot, interval_plot, legend_below, panels, reference, use_style
-from ..lab.players import read_row, write_row
+from ..lab.players import read_row
 from ..lab.runs import Run, code_fingerprint, read_run
 from ..measure.prediction import fit_baselines
 from ..measure.stats import bootstrap_sums
@@ -211,15 +211,12 @@ def draw_explosion(cases: list, n=2000, seed=0):   # (title, table explosion)
     legend_below(axes[0], ncol=1)
     return fig
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #ddf55def
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #040dc61b
 def listen(run, case, how, tables, opened, first):
     "Teacher-forced, spliced and free runs after each way of training."
     _, split, store = opened
     *_, models = fit(store, split, how)
-    codec, name, W = store.codec(), case.file, how["length"]
-    length = store.index.set_index("utterance_id").seconds.reindex(split.eval_utterances).dropna()
-    uid = (length - 5).abs().idxmin()
-    z = torch.as_tensor(store[uid])[:64]
+    (uid, z), W = utterance_of(store, split.eval_utterances), how["length"]
     K, *_ = how["unrolled"]
     say = {"truth": (z, f"{uid}, held-out speaker, through {case.codec}")}
     for method in (START, f"mean, K = {2 * K}", f"particles, K = {K}", "energy"):
@@ -229,7 +226,7 @@ def listen(run, case, how, tables, opened, first):
             every = max(min(24, len(z) - W), steps)
             if len(z) >= W + steps: say[f"{slug}_{steps}"] = splice(m, z, steps, every=every, window=W, seed=how["seed"])[0], f"{method}: {steps} of every {every} frames rolled out (sampled)"
         for mode in ("sample", "mean"): say[f"{slug}_{mode}"] = torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, mode=mode, seed=how["seed"]).frames[0, 0]]), f"{method}: free run ({mode})"
-    write_row(run, {f"{name}_{k}": (codec.decode(v[None])[0].numpy(), codec.sample_rate) for k, (v, _) in say.items()}, {f"{name}_{k}": caption for k, (_, caption) in say.items()}, suffix=".ogg")
+    write_decoded(run, case, store, say)
 
 def run(
     profile="quick",              # "smoke", "quick" or "full"

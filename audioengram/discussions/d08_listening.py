@@ -102,7 +102,7 @@ def measure_store(
             rows.append(dict(mode=mode, reach=reach, utterance=uid, speaker=speaker[uid], **scores))
     return dict(scores=pd.DataFrame(rows))
 
-# %% ../../nbs/discussions/d08_listening.ipynb #d059ef9f
+# %% ../../nbs/discussions/d08_listening.ipynb #a7612a4a
 def measures_of(table) -> list:
     "The column of each measure that was taken."
     return [c for c in FIRST if c in table and table[c].notna().any()]
@@ -150,7 +150,7 @@ def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:
     key = {m: m.lower().replace(" ", "") for m in c}                                                    # a, b25, …, c, creal
     return dict(case=about["title"], verdict_short=", and ".join(words), **{key[m]: e for m, e in c.items()}, **{f"{key[m]}_far": e for m, e in late.items()}, c_over_a=over, c_over_a_far=over_far, far=far, share=c["B 75"].value / c["C real"].value,
                 speakers=int(t.speaker.nunique()), measures=len(measures_of(t)), lowest=Estimate(float(low.value), *((None, None) if pd.isna(low.lo) else (float(low.lo), float(low.hi))), int(low.n)), lowest_pair=f"{FIRST[low.measure]} and {FIRST[low.other]}",
-                late="and still does" if over_far.lo is not None and over_far.lo > 0 else "and is not told apart from it", apart=int((pairs.value < .8).sum()), pairs=len(pairs), agree="The measures agree" if low.value >= .8 else "The measures do not agree", deaf=" and ".join(FIRST[c] for c in deaf) if deaf else "none")
+                late="and still does" if over_far.lo is not None and over_far.lo > 0 else "and is as wrong as none", apart=int((pairs.value < .8).sum()), pairs=len(pairs), agree="The measures agree" if low.value >= .8 else "The measures do not agree", deaf=" and ".join(FIRST[c] for c in deaf) if deaf else "none")
 
 def draw_costs(cases: list, n=2000, seed=0):   # (title, scores)
     "What each mode costs in mel distance, by reach."

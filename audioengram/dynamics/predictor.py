@@ -6,7 +6,7 @@
 __all__ = ['ENCODERS', 'HEADS', 'NoContext', 'Residual', 'MLPContext', 'StateContext', 'ConvContext', 'TransformerContext',
            'Scaled', 'Predictor', 'WithSide', 'step_signals', 'train', 'fitted']
 
-# %% ../../nbs/dynamics/05_predictor.ipynb #9a99a557
+# %% ../../nbs/dynamics/05_predictor.ipynb #90586b4a
 import copy
 import itertools
 import math
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -280,7 +281,7 @@ def step_signals(
     pace[n == 0] = (total[-1] / (n > 0).sum()).float()       # nothing known yet: the mean
     return torch.stack([torch.as_tensor(np.asarray(store.energy), dtype=torch.float32), pace], 1)
 
-# %% ../../nbs/dynamics/05_predictor.ipynb #cb74ff8c
+# %% ../../nbs/dynamics/05_predictor.ipynb #8433e1db
 def train(
     model: Predictor,
     windows,                 # training windows
@@ -362,7 +363,7 @@ def fitted(
     names = [getattr(w, "utterances", None) for w in (sets["train"], sets["valid"])]
     said = {k: v for k, v in options.items() if k not in ("progress", "device")}
     folder = cache_dir("models") / fingerprint(key, model.config, said, [sorted(n) for n in names if n is not None], getattr(sets["train"], "lag", None), start and start.fingerprint, length=24)
-    train(model, sets["train"], sets["valid"], folder=folder, units=start is None, **options)
+    with FileLock(f"{folder}.lock"): train(model, sets["train"], sets["valid"], folder=folder, units=start is None, **options)   # who comes second reads
     return model
 
 def _finished(folder, model):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Study', 'measure_case', 'published_case', 'keep_clips', 'gather', 'run_cases', 'widest', 'state', 'case_title',
-           'round_trip', 'pick', 'estimate_of', 'as_markdown', 'claims_table']
+           'utterance_of', 'write_decoded', 'round_trip', 'pick', 'estimate_of', 'as_markdown', 'claims_table']
 
 # %% ../../nbs/lab/17_cases.ipynb #d638df9b
 import functools
@@ -151,7 +151,25 @@ def case_title(about: dict) -> str:
     "Title of a case in figures and tables; says when its rows were published if they are kept."
     return about["title"] + (f" (published {about['measured']})" if about["kept"] else "")
 
-# %% ../../nbs/lab/17_cases.ipynb #4358ef73
+# %% ../../nbs/lab/17_cases.ipynb #77d3c165
+def utterance_of(
+    store, ids,          # latents and utterances
+    seconds: float = 5.,
+    frames: int = 64,    # at most
+) -> tuple:              # its id, latents [T,D]
+    "The utterance nearest to a length: long enough to hear something, short enough to be heard."
+    length = store.index.set_index("utterance_id").seconds.reindex(ids).dropna()
+    uid = (length - seconds).abs().idxmin()
+    return uid, torch.as_tensor(store[uid])[:frames]
+
+def write_decoded(
+    run, case, store,    # open Run, Case and its LatentStore
+    say: dict,           # name -> (latents [T,D], caption)
+):
+    "Decode latents and publish them as light clips."
+    codec = store.codec()
+    write_row(run, {f"{case.file}_{k}": (codec.decode(z[None])[0].cpu().numpy(), codec.sample_rate) for k, (z, _) in say.items()}, {f"{case.file}_{k}": caption for k, (_, caption) in say.items()}, suffix=".ogg")
+
 def round_trip(
     run,            # open Run
     case: Case,

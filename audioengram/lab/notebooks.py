@@ -7,17 +7,19 @@ __all__ = ['PAGE_LIMIT', 'EXTRA', 'parameters_of', 'read_parameters', 'inject', 
            'read_notebook', 'notebook_fingerprint', 'run_notebook', 'discussion_paths', 'stale_reasons',
            'list_discussions', 'moved_claims', 'reproduce']
 
-# %% ../../nbs/lab/20_notebooks.ipynb #99d73fca
+# %% ../../nbs/lab/20_notebooks.ipynb #de64d763
 import ast
 import contextlib
 import copy
 import difflib
 import math
+import multiprocessing
 import os
 import re
 import shutil
 import tempfile
 import time
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import nbformat
@@ -344,34 +346,69 @@ def moved_claims(
         return a["lo"] <= x <= a["hi"] if "lo" in a else math.isclose(a["value"], x, rel_tol=1e-5)   # rows keep seven digits
     return [k for k in old.keys() & new.keys() if not holds(old[k], new[k]["value"]) and not holds(new[k], old[k]["value"])]
 
-# %% ../../nbs/lab/20_notebooks.ipynb #505b9c41
+# %% ../../nbs/lab/20_notebooks.ipynb #215c65a1
 def reproduce(
     all: bool = False,    # codes and ember discussions too
     profile="quick",      # "smoke", "quick" or "full"
     only=None,            # names; those that are needed and nothing else
     force: bool = False,  # run fresh ones as well
-    progress=True,        # a bar over the cells of each
+    progress=True,        # a bar over the cells of each, where one runs at a time
+    workers=None,         # discussions at a time; a core each if None
 ) -> list:                # of (name, error) that failed
-    "Run every stale discussion in order."
-    paths, profile = discussion_paths(all or bool(only)), get_profile(profile).name
+    "Run every stale discussion: the first alone, since it fetches and encodes what others share, and one that quotes another after it."
+    profile, console, failed, flying, alone = get_profile(profile).name, Console(stderr=True, highlight=False, soft_wrap=True), [], {}, True
     for name in only or (): notebook_path(name)
-    console, failed = Console(stderr=True, highlight=False, soft_wrap=True), []
-    for path in (p for p in paths if not only or p.stem in only):
-        try: _reproduce_one(path, profile, force, progress, console)
+    todo = {p.stem: p for p in discussion_paths(all or bool(only)) if not only or p.stem in only}
+    width = max(1, min(workers or os.cpu_count(), len(todo)))
+    @contextlib.contextmanager
+    def fails(name):
+        try: yield
         except Exception as e:                     # whatever it is, the others still run; it is reported and returned
-            failed.append((path.stem, e)); console.print(f"[red]{path.stem} failed[/red]")
+            failed.append((name, e)); console.print(f"[red]{name} failed[/red]")
+    with _executor(width) as pool:
+        while todo or flying:
+            waits = lambda name: _quoted(todo[name]) & ({*todo, *flying.values()} - {name})
+            ready = [name for name in todo if not waits(name)] or ([] if flying else list(todo)[:1])      # a circle of quotes starts somewhere
+            for name in ready[:(1 if alone else width) - len(flying)]:
+                with fails(name):
+                    if future := _begin(pool, todo.pop(name), profile, force, progress and width == 1, console): flying[future] = name
+            for future in wait(flying, return_when=FIRST_COMPLETED).done if flying else ():
+                alone = False
+                with fails(name := flying.pop(future)): console.print(future.result())
     for name, e in failed: console.print(f"[red]{name}[/red]: {escape(f'{type(e).__name__}: {e}')}")
     return failed
 
-def _reproduce_one(path, profile, force, progress, console):
-    "Bring one discussion up to date."
-    name, start = path.stem, time.perf_counter()
-    reasons = ["asked for"] if force else stale_reasons(path, profile, here=True)
-    if not reasons: console.print(f"[green]{name}[/green] is up to date"); return
+class _Here(Executor):
+    "Runs what it is given at once, in this process."
+    def submit(self, fn, /, *args):
+        future = Future()
+        try: future.set_result(fn(*args))
+        except Exception as e: future.set_exception(e)
+        return future
+
+def _executor(width: int) -> Executor:
+    "Processes that share the cores, or this one."
+    return _Here() if width == 1 else ProcessPoolExecutor(width, multiprocessing.get_context("spawn"), _take_threads, (max(1, os.cpu_count() // width),))
+
+def _take_threads(n: int): os.environ.setdefault("OMP_NUM_THREADS", str(n))   # read by the kernels that this process starts
+
+def _quoted(path) -> set:
+    "Discussions whose claims a page quotes."
+    return {id.partition("/")[0] for c in read_notebook(path).cells if c.cell_type == "markdown" for id, _ in quoted_claims(c.source) if "/" in id}
+
+def _begin(pool, path, profile, force, progress, console):   # Future, or None
+    "Start a discussion unless it is up to date."
+    name, reasons = path.stem, ["asked for"] if force else stale_reasons(path, profile, here=True)
+    if not reasons: console.print(f"[green]{name}[/green] is up to date"); return None
     console.print(f"[bold]{name}[/bold] runs: {escape('; '.join(reasons))}")
+    return pool.submit(_bring_up_to_date, path, profile, progress)
+
+def _bring_up_to_date(path, profile, progress) -> str:   # how it went
+    "Run one discussion and compare its claims with those before."
+    name, start = path.stem, time.perf_counter()
     try: old = read_run(name).claims
     except RunError: old = {}                      # nothing published yet
     run_notebook(path, profile=profile, progress=progress)
     moved, both = (f(old, read_run(name).claims) for f in (moved_claims, lambda a, b: a.keys() & b.keys()))
     told = f", {len(both) - len(moved)} of {len(both)} earlier claims hold" + (f"; moved: {', '.join(sorted(moved))}" if moved else "") if both else ""
-    console.print(f"[green]{name}[/green] took {time.perf_counter() - start:.0f} s{escape(told)}")
+    return f"[green]{name}[/green] took {time.perf_counter() - start:.0f} s{escape(told)}"
