@@ -300,7 +300,7 @@ def draw_speakers(
         reference(ax, 1, axis="x"); ax.grid(False, axis="y"); ax.grid(True, axis="x")
     return fig
 
-# %% ../../nbs/discussions/d00_structure.ipynb #79e6050d
+# %% ../../nbs/discussions/d00_structure.ipynb #f7a641d4
 def cell_clip(
     windows,        # held-out windows
     key,            # fitted Key
@@ -349,7 +349,7 @@ def listen(
     chosen = telling_cells(store, windows[1], key, tables["cells"][tables["cells"].key == spec.name])
     clips = {f"{name}_cell_{k}": (cell_clip(windows[1], key, c, codec, seed=spawn(how["seed"], k)), codec.sample_rate) for k, c in chosen.items()}
     notes = {f"{name}_cell_{k}": f"contexts in cell {c} of {spec.name}, each with the frame that followed" for k, c in chosen.items()}
-    if clips: write_row(run, clips, notes)
+    if clips: write_row(run, clips, notes, suffix=".ogg")
 
 # %% ../../nbs/discussions/d00_structure.ipynb #6e7b9aba
 def figures(

@@ -267,7 +267,7 @@ def draw_components(cases: list):   # (title, table components)
         ax.set(xlabel="mean level of the claimed frames, dB", ylabel="mean length of the step")
     return fig
 
-# %% ../../nbs/discussions/d01_predictability.ipynb #b86a9325
+# %% ../../nbs/discussions/d01_predictability.ipynb #6ae2eb33
 def listen(run, case, how, tables, opened, first):
     "Round trip, and for the main case excerpts around frames claimed by the components in use."
     round_trip(run, case, opened)
@@ -279,7 +279,7 @@ def listen(run, case, how, tables, opened, first):
         cuts = [excerpt(corpus, u, f, store.frame_rate, rate) for u, f in zip(picked.utterance, picked.frame, strict=True)]
         name = f"{case.file}_component_{part}"
         clips[name], notes[name] = (np.concatenate([x for c in cuts for x in (c, np.zeros(rate // 5, np.float32))]), rate), f"recordings around frames of component {part}"
-    write_row(run, clips, notes)
+    write_row(run, clips, notes, suffix=".ogg")
 
 def excerpt(corpus, utterance, frame: int, frame_rate: float, rate: int, around: int = 4) -> np.ndarray:
     "Sound from `around` frames before a frame to as many after it, faded."

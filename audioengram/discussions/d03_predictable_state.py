@@ -9,7 +9,7 @@ __all__ = ['NAME', 'CASES', 'STATES', 'LABELS', 'WAYS', 'CODE', 'recipe', 'train
            'state_table', 'sound_table', 'ladder_of', 'claims_of', 'draw_gains', 'draw_spectrum', 'draw_ladder',
            'draw_loss', 'listen', 'run', 'states_table', 'verdict_table']
 
-# %% ../../nbs/discussions/d03_predictable_state.ipynb #ed8c66e5
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #dce9cfff
 import functools
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..data.audio import resample
 from ..data.cases import parse_cases, shared_windows, split_windows
 from ..dynamics.factorizer import Both, Factorizer, Frames, judge, slow_features
 from ..dynamics.predictor import Predictor, fitted
-from ..lab.cases import Study, as_markdown, case_title, claims_table, estimate_of, pick, run_cases
+from ..lab.cases import Study, as_markdown, case_title, claims_table, estimate_of, pick, run_cases, widest
 from ..lab.figures import PALETTE, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, code_fingerprint, read_run
@@ -321,7 +321,7 @@ def draw_loss(cases: list):       # (title, sound_table, state_table)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2, fontsize=8)
     return fig
 
-# %% ../../nbs/discussions/d03_predictable_state.ipynb #319e983e
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #670c2109
 @torch.no_grad()
 def listen(run, case, how, tables, opened, first):
     "A held-out utterance: original, the codec, the posterior and the prior reconstruction, and the controls."
@@ -337,7 +337,7 @@ def listen(run, case, how, tables, opened, first):
     made = {"original": wav[:cut], "codec": sound(z), **{w: sound(back[w](z)) for w in ("posterior", "prior", "slow", "pca")}}
     notes = dict(original=f"{uid}, held-out speaker", codec=f"the same through {case.codec}", posterior="rebuilt from z_dyn and z_rec", prior=f"from the {how['main']} dimensions of z_dyn alone", slow=f"from {how['main']} slow features", pca=f"from {how['main']} principal components")
     for name, x in made.items(): clips[f"{case.file}_{name}"] = (x[:min(map(len, made.values()))], rate)
-    write_row(run, clips, {f"{case.file}_{k}": v for k, v in notes.items()})
+    write_row(run, clips, {f"{case.file}_{k}": v for k, v in notes.items()}, suffix=".ogg")
 
 def run(
     profile="quick",              # "smoke", "quick" or "full"
@@ -359,7 +359,7 @@ def run(
     study = Study(NAME, measure_store, ("scores", "ladder", "spectrum", "rebuilt", "speech", "own"), listen, functools.partial(claims_of, n=p.bootstrap))
     kw = dict(n=p.bootstrap, seed=seed)
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root)
+        found = run_cases(out, study, asked, how, corpus_root, lead=widest)
         of = lambda f: [(case_title(a), f(t)) for t, a in found]
         states = of(lambda t: state_table(t, **kw))
         for (_, table), (_, about) in zip(states, found, strict=True): out.rows(table.assign(case=about["case"]), "states")

@@ -192,7 +192,7 @@ def draw_rolled(cases: list, n=2000, seed=0):      # (title, tables)
     legend_below(axes[1], ncol=3)
     return fig
 
-# %% ../../nbs/discussions/d04_memory.ipynb #860e7347
+# %% ../../nbs/discussions/d04_memory.ipynb #23c4dd70
 def listen(run, case, how, tables, opened, first):
     "Teacher-forced, spliced and free runs of the network, the residual memory and both after rollout training."
     _, split, store = opened
@@ -201,7 +201,8 @@ def listen(run, case, how, tables, opened, first):
     (uid, z), W = utterance_of(store, split.eval_utterances), how["length"]
     say = {"truth": (z, f"{uid}, held-out speaker, through {case.codec}")}
     if len(z) < W + 2: raise ValueError(f"{uid} is too short to roll out")
-    for model, label in (("param", "network"), ("residual, added", "network and residual memory"), ("param, rolled", "network after rollout training"), ("residual, added, rolled", "network and memory after rollout training")):
+    heard = (("param", "network"), ("residual, added", "network and residual memory"), ("param, rolled", "network after rollout training"), ("residual, added, rolled", "network and memory after rollout training"))
+    for model, label in heard if first else heard[::3]:
         m, slug = models[model], model.replace(", ", "_")
         windows = z.unfold(0, W, 1)[:-1].mT
         say[f"{slug}_forced"] = torch.cat([z[:W], rollout(m, windows, 1, mode="mean").frames[:, 0, 0]]), f"{label}, teacher forcing"

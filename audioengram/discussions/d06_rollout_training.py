@@ -211,7 +211,7 @@ def draw_explosion(cases: list, n=2000, seed=0):   # (title, table explosion)
     legend_below(axes[0], ncol=1)
     return fig
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #040dc61b
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #a72987e9
 def listen(run, case, how, tables, opened, first):
     "Teacher-forced, spliced and free runs after each way of training."
     _, split, store = opened
@@ -219,7 +219,7 @@ def listen(run, case, how, tables, opened, first):
     (uid, z), W = utterance_of(store, split.eval_utterances), how["length"]
     K, *_ = how["unrolled"]
     say = {"truth": (z, f"{uid}, held-out speaker, through {case.codec}")}
-    for method in (START, f"mean, K = {2 * K}", f"particles, K = {K}", "energy"):
+    for method in (START, f"mean, K = {2 * K}", f"particles, K = {K}", "energy") if first else (START, f"particles, K = {K}"):
         m, slug = models[method], method.replace(", ", "_").replace(" = ", "").replace(" ", "_")
         say[f"{slug}_forced"] = torch.cat([z[:W], rollout(m, z.unfold(0, W, 1)[:-1].mT, 1, mode="mean").frames[:, 0, 0]]), f"{method}: teacher forcing"
         for steps in (s for s in how["lags"] if s in (1, 4, 16)):

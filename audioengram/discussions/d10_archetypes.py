@@ -10,7 +10,7 @@ __all__ = ['NAME', 'CASES', 'DESCRIPTORS', 'SHADOWS', 'CODE', 'BAR', 'BASIS', 'H
            'plt_align', 'draw_meaning', 'draw_heads', 'draw_horizon', 'listen', 'listen_heads', 'transitions', 'run',
            'verdict_table', 'head_tables', 'tables_of']
 
-# %% ../../nbs/discussions/d10_archetypes.ipynb #5f6b04d1
+# %% ../../nbs/discussions/d10_archetypes.ipynb #c70965e2
 import functools
 from dataclasses import replace
 
@@ -54,7 +54,7 @@ from ..dynamics.gap import ahead, ahead_of, measure_free, measure_stability, rat
 from ..dynamics.injection import gap_rows, splice
 from ..dynamics.predictor import fitted
 from ..dynamics.rollout import rollout
-from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, round_trip, run_cases
+from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, round_trip, run_cases, widest
 from ..lab.figures import MARKERS, NULL, PALETTE, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, code_fingerprint, read_run
@@ -63,7 +63,7 @@ from ..measure.speech import mel_distance
 from ..measure.stats import bootstrap_by, bootstrap_sums, paired_by, shuffle_index
 from ..measure.trajectories import gap_sums
 
-# %% ../../nbs/discussions/d10_archetypes.ipynb #2e79d413
+# %% ../../nbs/discussions/d10_archetypes.ipynb #48a04c41
 NAME = "d10_archetypes"
 CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128"
 DESCRIPTORS = dict(energy="change of level", flux="spectral flux", voicing="change of voicing", pitch="change of pitch", onset="onset")
@@ -84,7 +84,7 @@ def recipe(
                 mixtures=p.pick([1, 4], [1, 16, 64], [1, 4, 16, 64, 256]), mixture_steps=p.pick(500, 5000, 20_000), em=p.pick(5, 25, 60), epochs=p.pick(2, 8, 20), shifts=p.pick(9, 39, 199), cells=p.pick(4, 64, 256),
                 length=p.pick(4, 8, 8), hidden=p.pick(16, 128, 512), slots=p.pick(4, 64, 256), head_epochs=p.pick(1, 5, 30), head_frames=p.pick(None, 10_000, None),
                 seeds=p.pick(1, 3, 5), steps=p.pick(4, 8, 8), segments=p.pick(16, 192, 1024), particles=p.pick(4, 32, 64), clips=p.pick(6, 64, 400), reference=p.pick(300, 5000, 50_000), regions=p.pick(8, 32, 64), repeats=p.pick(3, 6, 20),
-                long=p.pick(100, 2000, 100_000), held=p.pick(4, 8, 50), spliced=p.pick(2, 8, 40))
+                long=p.pick(100, 1000, 100_000), held=p.pick(4, 8, 50), spliced=p.pick(2, 8, 40))
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #7bdb2140
 def measure_store(
@@ -170,7 +170,7 @@ def meanings(store, split, train, held, steps, centres, how) -> pd.DataFrame:
         rows.append(dict(descriptor=name, eta2=e.value, lo=e.lo, hi=e.hi, n=e.n, **found))
     return pd.DataFrame(rows, columns=["descriptor", "eta2", "lo", "hi", "n", "random", "shifted", "p"])
 
-# %% ../../nbs/discussions/d10_archetypes.ipynb #817d68fb
+# %% ../../nbs/discussions/d10_archetypes.ipynb #247ac497
 def head_sets(store, split, how, lag=1) -> dict:
     "Windows whose step leads from the last frame of the context to the frame `lag` on."
     return {part: FromLast(w) for part, w in split_windows(store, split, how["length"], lag).items()}
@@ -185,14 +185,13 @@ def fit_heads(store, sets, how, equal="parameters", number=0) -> dict:   # name 
 
 def memories(store, split, how, least) -> dict:   # tables heads, horizon, free, stability, splices
     "All that is asked of heads with a memory."
-    sets, parts, known = head_sets(store, split, how), [], {}
+    sets, parts, known, models = head_sets(store, split, how), [], {}, {}
     for equal in COSTS:
-        for number in range(how["seeds"]):
+        for number in range(how["seeds"] if equal == "parameters" else 1):
             for name, model in fit_heads(store, sets, how, equal, number).items():
-                key = model.fingerprint
-                if key not in known: known[key] = head_rows(model, sets["test"], how, least)
+                models.setdefault(name, model)                                # of the first seed, at equal parameters
+                if (key := model.fingerprint) not in known: known[key] = head_rows(model, sets["test"], how, least)
                 parts.append(known[key].assign(head=name, equal=equal, number=number, hidden=model.config["hidden"], parameters=model.n_parameters, multiply_adds=multiply_adds(model)))
-    models = fit_heads(store, sets, how)
     return dict(heads=pd.concat(parts, ignore_index=True), horizon=horizon(models, store, split, sets, how, least), free=free_runs(models, store, split, how),
                 stability=measure_stability(models, store, split, how), splices=splices(models, store, split, how))
 
@@ -313,7 +312,7 @@ def claims_of(
     top = tables["meaning"].sort_values("eta2").iloc[-1] if len(tables["meaning"]) else None
     return say | dict(meant=", ".join(meant) or "none of the descriptors", meant_most=DESCRIPTORS[top.descriptor] if top is not None else "nothing", eta2=float(top.eta2) if top is not None else 0., eta2_random=float(top.random) if top is not None else 0.)
 
-# %% ../../nbs/discussions/d10_archetypes.ipynb #5e27d62c
+# %% ../../nbs/discussions/d10_archetypes.ipynb #66fa2efd
 _LINES = {"real": (PALETTE[0], "-"), "mirrored": (PALETTE[4], ":"), "marginal": (PALETTE[1], "-"), "linear": (PALETTE[2], "-"), "linear, own lengths": (PALETTE[2], ":"), "covariance": (PALETTE[3], "-"), "isotropic": (NULL, "-"), "shuffled assignment": (NULL, ":")}
 
 def draw_tightness(cases: list, n=2000, seed=0):
@@ -343,7 +342,7 @@ def draw_excess(cases: list, n=2000, seed=0):
     for (_, g), ax in zip(df.groupby("of", sort=False), axes, strict=True):
         interval_plot(g, "K", "value", hue="case", ax=ax, connect=True, xlabel="K", ylabel="difference of mean cosines")
         reference(ax, MARGIN, "margin of the rule"); reference(ax, 0)
-        ax.legend(loc="upper center", bbox_to_anchor=(.5, -.2), fontsize=8)
+        legend_below(ax, -.2, 1)
     return fig
 
 def draw_transfer(cases: list, n=2000, seed=0):
@@ -407,7 +406,7 @@ def draw_horizon(cases: list, n=2000, seed=0):   # (title, tables)
         ax.set_ylim(bottom=floor - .05 * abs(floor)); reference(ax, 0); legend_below(ax, -.12, 3)
     return fig
 
-# %% ../../nbs/discussions/d10_archetypes.ipynb #d9a96b57
+# %% ../../nbs/discussions/d10_archetypes.ipynb #4bc3ff6c
 def listen(run, case, how, tables, opened, first):
     "Clips of archetypes: real transitions, and the direction applied to a held frame."
     corpus, split, store = opened
@@ -481,7 +480,7 @@ def run(
     parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), archetypes=archetypes, eval_fraction=eval_fraction, seed=seed)
     study = Study(NAME, measure_store, ("tightness", "near", "mixtures", "transfer", "membership", "state", "order", "codes", "meaning", "heads", "horizon", "free", "stability", "splices"), listen, functools.partial(claims_of, n=p.bootstrap))
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root)
+        found = run_cases(out, study, asked, how, corpus_root, lead=widest)
         of = lambda f: [(case_title(a), f(t)) for t, a in found]
         out.figure("tightness", draw_tightness(of(lambda t: t["tightness"]), p.bootstrap, seed), "Held-out mean cosine with the nearest centre over the number of centres, for real directions and every null")
         out.figure("excess", draw_excess(of(lambda t: t["tightness"]), p.bootstrap, seed), "Difference of mean cosines from the strongest null, and of innovations from an ellipse")

@@ -48,7 +48,7 @@ class OneKappa(VonMisesFisher):
         kappa, cos = self.concentration[..., :1].double(), (self.loc @ value.mT)[..., 0]
         return (cumulants(kappa, self.dim).M - kappa * (1 - cos) - log_sphere_area(self.dim)).to(cos.dtype)
 
-# %% ../../nbs/dynamics/35_basis.ipynb #0ad43154
+# %% ../../nbs/dynamics/35_basis.ipynb #68dd72e7
 class _StepHead(nn.Module):
     "What the heads share: law of lengths, concentration and the component that stands still."
     def __init__(self, dim: int, features: int, slots: int, still: float, log_kappa, log_spread):
@@ -163,7 +163,7 @@ def prepared(
     max_frames: int = 20_000,
 ) -> Predictor:              # the same model
     "Set units and starting points; a head that stores states gets those of training."
-    model.set_units(windows, seed=seed)
+    model.set_units(windows, max_frames, seed)
     if not hasattr(model.head, "remember"): return model
     idx = torch.randperm(len(windows), generator=torch.Generator().manual_seed(spawn(seed, "states")))[:max_frames]
     model.head.remember((windows.contexts(idx)[:, -1] - model.in_mean) / model.out_scale, (model.in_scale / model.out_scale).mean(), seed)
@@ -177,12 +177,12 @@ def RIVALS(
     return {"plain vMF": (PlainHead, {}), "memory as a basis": (BasisHead, memory), "basis, hard lookup": (BasisHead, memory | dict(hard=True)),
             "codebook of directions": (CodebookHead, memory), "codebook of states": (StateBookHead, memory)}
 
-# %% ../../nbs/dynamics/35_basis.ipynb #8170a89d
+# %% ../../nbs/dynamics/35_basis.ipynb #683bbb93
 def multiply_adds(
     model: Predictor,
 ) -> int:               # a frame
     "Multiply-adds of a forward pass and a density, with the comparison of the step with every mean direction."
-    return model.flops + (model.head.slots if isinstance(model.head, CodebookHead) else 1) * model.dim
+    return model.flops + (0 if isinstance(model.head, CodebookHead) else model.dim)   # a book's comparisons are a matrix product and counted there
 
 COSTS = {"parameters": lambda m: m.n_parameters, "multiply-adds": multiply_adds}
 
@@ -210,7 +210,7 @@ def _width(name, hidden, equal, *key) -> int:
     goal = COSTS[equal](_rival(next(iter(RIVALS(1))), hidden, 0, *key))
     return matched(lambda width: _rival(name, width, 0, *key), goal, COSTS[equal], 4).config["hidden"]
 
-# %% ../../nbs/dynamics/35_basis.ipynb #e53d67f3
+# %% ../../nbs/dynamics/35_basis.ipynb #8210e505
 class FromLast:
     "Windows whose step is the way from the last frame of the context, at any lag."
     def __init__(self,
@@ -219,7 +219,7 @@ class FromLast:
     def __getattr__(self, name): return getattr(self.__dict__["windows"], name)
     def __len__(self): return len(self.windows)
     def to(self, device): return FromLast(self.windows.to(device)) if hasattr(self.windows, "to") else self
-    def current(self, idx=slice(None)): return self.windows.contexts(idx)[:, -1]
+    def current(self, idx=slice(None)): return self.windows.current(idx) if getattr(self.windows, "lag", 0) == 1 else self.windows.contexts(idx)[:, -1]
     def steps(self, idx=slice(None)): return self.windows.targets(idx) - self.current(idx)
 
 class Direct:

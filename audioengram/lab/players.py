@@ -35,7 +35,7 @@ def row_loudness(
     reach = [loudness(wav, rate) + 20 * np.log10(HEADROOM / np.abs(wav).max()) for wav, rate in clips.values() if np.any(wav)]
     return float(min([target, *(r for r in reach if np.isfinite(r))]))
 
-# %% ../../nbs/lab/15_players.ipynb #4e782d24
+# %% ../../nbs/lab/15_players.ipynb #7420f88d
 PICTURE = dict(width=480, wave=44, gap=4, mels=96)  # pixels
 INK, RANGE_DB = (61, 90, 128), 70
 
@@ -69,8 +69,8 @@ def picture(
 ) -> bytes:       # PNG
     "Waveform over mel spectrogram."
     check_shape(wav := np.asarray(wav, np.float32), "S", "clip", finite=True)
-    magma = np.uint8(255 * matplotlib.colormaps["magma"](np.linspace(0, 1, 48))[:, :3])
-    mel = np.rint(mel_image(wav, rate) / 255 * 47).astype(np.uint8) + 2
+    magma = np.uint8(255 * matplotlib.colormaps["magma"](np.linspace(0, 1, 24))[:, :3])
+    mel = np.rint(mel_image(wav, rate) / 255 * 23).astype(np.uint8) + 2
     wave = np.uint8(wave_image(wav))
     image = Image.fromarray(np.concatenate([wave, np.zeros((PICTURE["gap"], PICTURE["width"]), np.uint8), mel]), "P")
     image.putpalette(bytes([255, 255, 255, *INK, *magma.reshape(-1)]))
