@@ -38,6 +38,7 @@ def test_the_verdict_follows_the_rule(result):
     assert not exists or over > MARGIN
     helps = result.claims["main.basis"]["lo"] > 0
     assert result.claims["main.helps"]["value"].endswith("does not help") != helps
+    assert result.claims["main.places"]["value"].startswith("nor") == (result.claims["main.states"]["lo"] <= 0)
 
 
 def test_every_head_is_asked_everything(result):

@@ -8,7 +8,7 @@ __all__ = ['NAME', 'CASES', 'NULLS', 'HEADS', 'MAIN', 'CODE', 'recipe', 'fit', '
            'draw_heads', 'draw_calibration', 'draw_components', 'listen', 'excerpt', 'run', 'phase1_table',
            'verdict_table']
 
-# %% ../../nbs/discussions/d01_predictability.ipynb #c84c1be3
+# %% ../../nbs/discussions/d01_predictability.ipynb #56afe0d6
 import functools
 import itertools
 
@@ -19,8 +19,8 @@ import torch
 from ..core import get_profile, read_json, spawn
 from ..data.cases import parse_cases, shared_windows, split_windows
 from ..dynamics.predictor import Predictor, fitted
-from ..lab.cases import Study, as_markdown, case_title, claims_table, estimate_of, pick, round_trip, run_cases
-from ..lab.figures import PALETTE, interval_plot, legend_below, panels, reference, use_style
+from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, round_trip, run_cases
+from ..lab.figures import PALETTE, doublings, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, code_fingerprint, read_run
 from audioengram.measure.prediction import (
@@ -39,6 +39,7 @@ from audioengram.measure.prediction import (
     score_windows,
     speaker_sums,
 )
+from ..measure.stats import estimate_of
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #7a54cd0a
 NAME = "d01_predictability"
@@ -214,7 +215,7 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     if "MDN" in size.index: say["lean_gain"] = gain(at("MDN"), at(MAIN), above=True, n=n, seed=seed)
     return say
 
-# %% ../../nbs/discussions/d01_predictability.ipynb #7221c25c
+# %% ../../nbs/discussions/d01_predictability.ipynb #7d71fd3b
 def draw_ladder(cases: list):      # (title, ladder_table)
     "The rungs of each case."
     df = pd.concat([t.assign(case=title) for title, t in cases])
@@ -233,7 +234,7 @@ def draw_lags(cases: list):        # (title, gain_table)
         null = t[t.model == "marginal"]
         axes[1].plot(null.lag, null.cosine, "--", color=PALETTE[i % len(PALETTE)], linewidth=1, label="marginal (knows no dynamics)" if i == 0 else None)
     reference(axes[0], 0)
-    for ax in axes: ax.set_xscale("log", base=2); ax.set_xticks(sorted(df.lag.unique()), [str(k) for k in sorted(df.lag.unique())]); legend_below(ax, ncol=1)
+    for ax in axes: doublings(ax, df.lag); legend_below(ax, ncol=1)
     return fig
 
 def draw_heads(cases: list, heads: list):   # (title, gain_table)

@@ -9,7 +9,7 @@ __all__ = ['NAME', 'CASES', 'STATES', 'LABELS', 'WAYS', 'CODE', 'recipe', 'train
            'state_table', 'sound_table', 'ladder_of', 'claims_of', 'draw_gains', 'draw_spectrum', 'draw_ladder',
            'draw_loss', 'listen', 'run', 'states_table', 'verdict_table']
 
-# %% ../../nbs/discussions/d03_predictable_state.ipynb #dce9cfff
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #bfd357b8
 import functools
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..data.audio import resample
 from ..data.cases import parse_cases, shared_windows, split_windows
 from ..dynamics.factorizer import Both, Factorizer, Frames, judge, slow_features
 from ..dynamics.predictor import Predictor, fitted
-from ..lab.cases import Study, as_markdown, case_title, claims_table, estimate_of, pick, run_cases, widest
+from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, run_cases, widest
 from ..lab.figures import PALETTE, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, code_fingerprint, read_run
@@ -37,7 +37,7 @@ from audioengram.measure.prediction import (
     speaker_sums,
 )
 from ..measure.speech import speech_scores
-from ..measure.stats import bootstrap_by, bootstrap_sums
+from ..measure.stats import bootstrap_by, bootstrap_sums, estimate_of
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #8c83302f
 NAME = "d03_predictable_state"

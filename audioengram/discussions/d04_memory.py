@@ -8,7 +8,7 @@ __all__ = ['NAME', 'CASES', 'FORMS', 'EVERY', 'EVERY_RESIDUAL', 'FLOPS', 'NUMBER
            'model_table', 'claims_of', 'draw_forced', 'draw_all', 'draw_rolled', 'listen', 'run', 'models_table',
            'verdict_table']
 
-# %% ../../nbs/discussions/d04_memory.ipynb #fb8c1d0e
+# %% ../../nbs/discussions/d04_memory.ipynb #7e4ccaa4
 import copy
 import functools
 
@@ -24,7 +24,7 @@ from ..dynamics.memory import MemoryPredictor, fit_forms, matched
 from ..dynamics.predictor import fitted
 from ..dynamics.rollout import Unroll, rollout, train_rollout
 from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, run_cases, utterance_of, widest, write_decoded
-from ..lab.figures import band_plot, interval_plot, legend_below, panels, reference, use_style
+from ..lab.figures import band_plot, doublings, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row
 from ..lab.runs import Run, code_fingerprint, read_run
 from ..measure.prediction import fit_baselines, gain, of_sums, score_windows, speaker_sums
@@ -122,7 +122,7 @@ def roll(model, store, split, how, base, floor) -> pd.DataFrame:   # sums: speak
         parts.append(gap_sums(rows[["speaker", "segment", "step", "gain", "state_error", "own_step", "true_step"]]).assign(mode=mode))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/discussions/d04_memory.ipynb #22740566
+# %% ../../nbs/discussions/d04_memory.ipynb #76165c82
 def rolled_gain(tables, model, step, mode="sample", over=None, **kw):
     "Gain of a rollout at a step over the baseline, or over another model's: an Estimate."
     mine = pick(tables["rolled"], model=model, step=step, mode=mode)
@@ -187,7 +187,7 @@ def draw_rolled(cases: list, n=2000, seed=0):      # (title, tables)
     fig, axes = panels(3, columns=3, width=3.6, height=3.0, titles=["particles: gain, nats", "mean rollout: gain, nats", "mean rollout: step norm / true"])
     for ax, (mode, what, below) in zip(axes, (("sample", "gain", "segments"), ("mean", "gain", "segments"), ("mean", "own_step", "true_step")), strict=True):
         rows = [dict(model=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for m in names for s, part in pick(tables["rolled"], model=m, mode=mode).groupby("step") for e in [ratio_of_sums(part, what, below, n=n, seed=seed)]]
-        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="model", ax=ax, xlabel="steps since the last true frame", ylabel=""); ax.autoscale(axis="y"); ax.get_legend().set_visible(False)
+        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="model", ax=ax, xlabel="steps since the last true frame", ylabel=""); ax.autoscale(axis="y"); doublings(ax, [r["step"] for r in rows]); ax.get_legend().set_visible(False)
         if mode == "mean" and what == "gain": ax.set_ylim(bottom=min(0, np.percentile([r["value"] for r in rows], 20)) - 20)
     legend_below(axes[1], ncol=3)
     return fig

@@ -8,7 +8,7 @@ __all__ = ['NAME', 'CASES', 'METHODS', 'MAIN', 'LINEAR', 'CODE', 'LINES', 'recip
            'draw_particles', 'draw_spread', 'draw_splices', 'listen', 'run', 'gap_tables', 'free_table',
            'verdict_table']
 
-# %% ../../nbs/discussions/d05_gap.ipynb #d540b265
+# %% ../../nbs/discussions/d05_gap.ipynb #5807b0f6
 import functools
 
 import numpy as np
@@ -20,13 +20,13 @@ from ..data.cases import parse_cases, split_windows
 from ..dynamics.gap import LEANING, ahead, ahead_of, direct_models, floor_of, measure_free, measure_gap, measure_particles, measure_stability, one_step, ratio_of_sums, recovered, sample_stretches
 from ..dynamics.injection import divergence_horizon, injection_rows, reset_after_injection, splice
 from ..dynamics.rollout import rollout
-from ..lab.cases import Study, as_markdown, case_title, claims_table, estimate_of, pick, run_cases, widest, write_decoded
-from ..lab.figures import band_plot, interval_plot, legend_below, panels, reference, use_style
+from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, run_cases, widest, write_decoded
+from ..lab.figures import band_plot, doublings, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row
 from ..lab.runs import Run, code_fingerprint, read_run
 from ..measure.prediction import fit_baselines
 from ..measure.speech import mel_distance
-from ..measure.stats import bootstrap_by
+from ..measure.stats import bootstrap_by, estimate_of
 from ..measure.trajectories import gap_table, null_rollouts, rms_step, rollout_rows, step_curves
 
 # %% ../../nbs/discussions/d05_gap.ipynb #639e07a4
@@ -112,7 +112,7 @@ def utterances(store, split, how) -> list:   # (id, latents [T,D], speaker)
     df = df.assign(turn=df.groupby("speaker").cumcount()).sort_values("turn", kind="stable").head(how["spliced"])
     return [(r.uid, torch.as_tensor(store[r.uid]), r.speaker) for r in df.itertuples()]
 
-# %% ../../nbs/discussions/d05_gap.ipynb #d69199b8
+# %% ../../nbs/discussions/d05_gap.ipynb #1825e78e
 def quantities(tables: dict, n=2000, seed=0) -> pd.DataFrame:
     "The gap with intervals: method, step, quantity, value, lo, hi, n."
     return gap_table(tables["gap"], ("method", "step"), n, seed)
@@ -158,7 +158,7 @@ def draw_gap(cases: list):      # (title, quantities)
     for ax, (_, df) in zip(axes, cases, strict=True):
         df = df[(df.method == MAIN) & df.quantity.isin(list(LINES))]
         band_plot(df.assign(what=df.quantity.map(LINES)), "step", "value", "lo", "hi", hue="what", ax=ax, xlabel="steps since the last true frame", ylabel="gain over the baseline, nats a frame")
-        ax.set_xscale("log", base=2); ax.set_xticks(sorted(df.step.unique()), [str(s) for s in sorted(df.step.unique())]); reference(ax, 0); legend_below(ax)
+        doublings(ax, df.step); reference(ax, 0); legend_below(ax)
     return fig
 
 def draw_lost(cases: list):     # (title, quantities)
@@ -193,7 +193,7 @@ def draw_spread(cases: list):      # (title, sums, n, seed)
     fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.0, titles=[t.replace(" (", "\n(") for t, *_ in cases])
     for ax, (_, df, n, seed) in zip(axes, cases, strict=True):
         rows = [dict(method=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for (m, s), part in df.groupby(["method", "step"], sort=False) for e in [ratio_of_sums(part, "spread", "miss", .5, n=n, seed=seed)]]
-        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="method", ax=ax, xlabel="step", ylabel="spread of the particles / error of their mean"); ax.set_xscale("log", base=2); reference(ax, 1); legend_below(ax)
+        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="method", ax=ax, xlabel="step", ylabel="spread of the particles / error of their mean"); doublings(ax, [r["step"] for r in rows]); reference(ax, 1); legend_below(ax)
     return fig
 
 def draw_splices(cases: list):     # (title, table splices, n, seed)

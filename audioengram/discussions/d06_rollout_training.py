@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'START', 'ONE', 'POLAR', 'CODE', 'ROLL_CODE', 'plans', 'recipe', 'fit', 'measure_store', 'explosion',
-           'roll_out_of_sight', 'typical_ratio', 'change', 'method_table', 'claims_of', 'draw_methods', 'draw_pareto',
-           'draw_norms', 'draw_explosion', 'listen', 'run', 'methods_table', 'verdict_table']
+           'roll_out_of_sight', 'lost_share', 'typical_ratio', 'change', 'method_table', 'claims_of', 'draw_methods',
+           'draw_pareto', 'draw_norms', 'draw_explosion', 'listen', 'run', 'methods_table', 'verdict_table']
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #8930a2ca
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #1f9ccf0a
 import copy
 import functools
 
@@ -21,7 +21,7 @@ from ..dynamics.gap import ahead, ahead_of, direct_models, floor_of, measure_fre
 from ..dynamics.injection import splice
 from ..dynamics.rollout import Unroll, rollout, train_rollout
 from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, run_cases, utterance_of, widest, write_decoded
-from ..lab.figures import PALETTE, band_plot, interval_plot, legend_below, panels, reference, use_style
+from ..lab.figures import PALETTE, band_plot, doublings, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row
 from ..lab.runs import Run, code_fingerprint, read_run
 from ..measure.prediction import fit_baselines
@@ -63,7 +63,7 @@ def recipe(
                 epoch_frames=p.pick(None, 25_000, None), segments=p.pick(16, 128, 1024), batch=p.pick(8, 32, 128), epoch_steps=p.pick(2, 25, 500), rounds=p.pick(1, 4, 20), valid=p.pick(16, 128, 1024), clips=p.pick(8, 64, 400),
                 reference=p.pick(500, 5000, 50_000), regions=p.pick(8, 64, 64), repeats=p.pick(4, 10, 50), long=p.pick(100, 1000, 100_000), held=p.pick(8, 100, 50))
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #6825a6dd
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #adea4391
 def fit(store, split, how: dict):   # baseline, floor, direct models, name -> model
     "The start and a copy of it trained by every plan: trained here, or read back."
     sets = split_windows(store, split, how["length"], 1)
@@ -122,11 +122,16 @@ def roll_out_of_sight(model, context, how, mode, far=1e6) -> tuple:   # step len
         lost[:, s] = gone
     return length, lost
 
+def lost_share(sums: pd.DataFrame, step: int, mode: str) -> float:
+    "Share of the polar head's trajectories that left the data for good."
+    s = pick(sums, model=POLAR, mode=mode, step=step)
+    return float(s.lost.sum() / s.segments.sum())
+
 def typical_ratio(sums: pd.DataFrame, **kw):
     "Geometric mean of own to true step lengths: an Estimate."
     return bootstrap_sums(sums[["log_ratio", "segments"]].to_numpy(float), sums.speaker.to_numpy(), lambda t: np.exp(t[..., 0] / t[..., 1]), **kw)
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #2c492362
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #11744d4a
 def change(gap: pd.DataFrame, method: str, step: int, column: str, first=START, **kw):
     "Nats a frame by which a method is ahead of the start, or of another: an Estimate."
     return ahead_of(*(pick(gap, method=m, step=step) for m in (first, method)), column, **kw)
@@ -155,7 +160,6 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     worst = lambda method: max(ratio_of_sums(p.assign(d=p.R - p.C, c=p.base - p.C), "d", "c", n=50, seed=how["seed"]).value for s, p in pick(gap, method=method).groupby("step") if s > 1)
     free = lambda method, measure, what="ratio": float(pick(tables["free"], name=method, measure=measure)[what].iloc[0])
     far = lambda model, mode: typical_ratio(pick(tables["explosion"], model=model, mode=mode, step=how["steps"]), **kw)
-    gone = lambda mode: float(pick(tables["explosion"], model=POLAR, mode=mode, step=how["steps"])[["lost", "segments"]].sum().pipe(lambda s: s.lost / s.segments))
     return dict(case=about["title"], verdict_short=short, K=K, K_short=K // 2, K_long=most, step=step, last=how["steps"], updates=how["rounds"] * how["epoch_steps"], speakers_held=int(pick(gap, method=START, step=1).speaker.nunique()), one_R=one, one_A=change(gap, ONE, 1, "A", **kw), best_R=mine, best_A=change(gap, best, 1, "A", **kw),
                 beyond=beyond, reference_R=change(gap, reference, step, "R", **kw), reference_A=change(gap, reference, 1, "A", **kw), reference_mean=change(gap, reference, step, "R_mean", **kw), reference_step=ratio(reference, "mean_step", "true_step"), start_step=ratio(START, "mean_step", "true_step"),
                 best_step=ratio(best, "own_step", "true_step"), start_sample=ratio(START, "own_step", "true_step"), energy_R=change(gap, "energy", step, "R", **kw), energy_alone_A=change(gap, "energy alone", 1, "A", **kw), likelihood_R=change(gap, "likelihood", step, "R", **kw),
@@ -163,7 +167,7 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
                 best_spread=ratio(best, "spread", "miss", 1, .5), short_R=change(gap, f"particles, K = {K // 2}", step, "R", **kw), long_R=change(gap, f"particles, K = {most}", step, "R", **kw), light_R=change(gap, "particles, λ = 0.1", step, "R", **kw), heavy_R=change(gap, "particles, λ = 10", step, "R", **kw),
                 heavy_A=change(gap, "particles, λ = 10", 1, "A", **kw), worst_start=float(worst(START)), worst_best=float(worst(best)), worst_reference=float(worst(reference)), start_frechet=free(START, "frechet"), best_frechet=free(best, "frechet"), reference_frechet=free(reference, "frechet"),
                 start_norm=free(START, "mean step norm"), best_norm=free(best, "mean step norm"), reference_norm=free(reference, "mean step norm"), stable="every model stayed finite" if tables["stability"].finite.all() else "not every model stayed finite", long_steps=int(tables["stability"].steps.max()), long_runs=int(tables["stability"].runs.max()), long_total=int((tables["stability"].steps * tables["stability"].runs).max()),
-                polar_mean=far(POLAR, "mean"), polar_median=far(POLAR, "median"), polar_sample=far(POLAR, "sample"), polar_lost=gone("mean"), polar_lost_median=gone("median"), polar_lost_sample=gone("sample"), gauss_mean=far("Gaussian of the state", "mean"), gauss_step_mean=far("Gaussian of the step", "mean"),
+                polar_mean=far(POLAR, "mean"), polar_median=far(POLAR, "median"), polar_sample=far(POLAR, "sample"), gauss_mean=far("Gaussian of the state", "mean"), gauss_step_mean=far("Gaussian of the step", "mean"),
                 gauss_step_sample=far("Gaussian of the step", "sample"))
 
 def draw_methods(cases: list, step: int):     # (title, method_table)
@@ -197,7 +201,7 @@ def draw_norms(cases: list, n=2000, seed=0):   # (title, tables)
     fig, axes = panels(3, columns=3, width=3.6, height=3.0, titles=["mean rollout: step norm / true", "samples: step norm / true", "spread / error of the particles"])
     for ax, (top, below, power) in zip(axes, (("mean_step", "true_step", 1), ("own_step", "true_step", 1), ("spread", "miss", .5)), strict=True):
         rows = [dict(method=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for m in names for s, part in pick(tables["gap"], method=m).groupby("step") for e in [ratio_of_sums(part, top, below, power, n=n, seed=seed)]]
-        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="method", ax=ax, xlabel="step", ylabel=""); ax.autoscale(axis="y"); ax.get_legend().set_visible(False); reference(ax, 1)
+        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="method", ax=ax, xlabel="step", ylabel=""); ax.autoscale(axis="y"); doublings(ax, [r["step"] for r in rows]); ax.get_legend().set_visible(False); reference(ax, 1)
     legend_below(axes[1], ncol=3)
     return fig
 
@@ -211,7 +215,7 @@ def draw_explosion(cases: list, n=2000, seed=0):   # (title, table explosion)
     legend_below(axes[0], ncol=1)
     return fig
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #a72987e9
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #5a4b7691
 def listen(run, case, how, tables, opened, first):
     "Teacher-forced, spliced and free runs after each way of training."
     _, split, store = opened
@@ -222,10 +226,10 @@ def listen(run, case, how, tables, opened, first):
     for method in (START, f"mean, K = {2 * K}", f"particles, K = {K}", "energy") if first else (START, f"particles, K = {K}"):
         m, slug = models[method], method.replace(", ", "_").replace(" = ", "").replace(" ", "_")
         say[f"{slug}_forced"] = torch.cat([z[:W], rollout(m, z.unfold(0, W, 1)[:-1].mT, 1, mode="mean").frames[:, 0, 0]]), f"{method}: teacher forcing"
-        for steps in (s for s in how["lags"] if s in (1, 4, 16)):
+        for steps in (s for s in how["lags"] if s in ((1, 4, 16) if first else (16,))):
             every = max(min(24, len(z) - W), steps)
             if len(z) >= W + steps: say[f"{slug}_{steps}"] = splice(m, z, steps, every=every, window=W, seed=how["seed"])[0], f"{method}: {steps} of every {every} frames rolled out (sampled)"
-        for mode in ("sample", "mean"): say[f"{slug}_{mode}"] = torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, mode=mode, seed=how["seed"]).frames[0, 0]]), f"{method}: free run ({mode})"
+        for mode in ("sample", "mean") if first else ("sample",): say[f"{slug}_{mode}"] = torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, mode=mode, seed=how["seed"]).frames[0, 0]]), f"{method}: free run ({mode})"
     write_decoded(run, case, store, say)
 
 def run(
@@ -252,6 +256,7 @@ def run(
         n, step = p.bootstrap, 8 if 8 in how["lags"] else how["steps"]
         table = [(case_title(a), method_table(t, step, n, seed).assign(case=a["case"])) for t, a in found]
         out.rows(pd.concat([t for _, t in table]), "methods")
+        for mode in ("mean", "median", "sample"): out.claim(f"main.gone_{mode}", "; ".join(f"{lost_share(t['explosion'], how['steps'], mode):.1%} on {case_title(a)}" for t, a in found), exact="word")
         out.figure("methods", draw_methods(table, step), "Change of teacher forcing and of particles from the start by training method")
         out.figure("pareto", draw_pareto(table), "What particles gain against what teacher forcing pays, by training method")
         out.figure("norms", draw_norms([(case_title(a), t) for t, a in found[widest(found):]], n, seed), "Step norms of mean and sampled rollouts and spread of the particles by step and training method")

@@ -409,7 +409,7 @@ def draw_geometry(
     ax.legend(loc="upper center", bbox_to_anchor=(.45, -.9 / len(points) - .03), ncol=3, fontsize=8)
     return fig
 
-# %% ../../nbs/discussions/d09_representations.ipynb #5438efe7
+# %% ../../nbs/discussions/d09_representations.ipynb #0e7a01fa
 def listen(
     run, case: Case, how: dict, tables: dict,
     opened,         # corpus, split, store
@@ -419,10 +419,10 @@ def listen(
     store, split = opened[2], opened[1]
     ids = chosen_utterances(store, split, how["scored"], how["seconds"], how["seed"])
     original, back = there_and_back(store, store.codec(), ids[0], how["seconds"])
-    if f"{case.corpus}_original" not in run.clips: write_row(run, {f"{case.corpus}_original": (original, 16_000)}, {f"{case.corpus}_original": f"{ids[0]}, held-out speaker"}, target=-26.)
+    if f"{case.corpus}_original" not in run.clips: write_row(run, {f"{case.corpus}_original": (original, 16_000)}, {f"{case.corpus}_original": f"{ids[0]}, held-out speaker"}, target=-26., suffix=".ogg")
     row = tables["speech"].set_index("utterance").loc[ids[0]]
     scores = ", ".join(f"{MEASURES[m].label} {row[c]:.2f}" for m, c in (("stoi", "stoi"), ("pesq", "pesq_wb")) if c in row)
-    write_row(run, {case.file: (back, 16_000)}, {case.file: f"{store.dim} numbers at {store.frame_rate:g} Hz; this clip: {scores}"}, target=-26.)
+    write_row(run, {case.file: (back, 16_000)}, {case.file: f"{store.dim} numbers at {store.frame_rate:g} Hz; this clip: {scores}"}, target=-26., suffix=".ogg")
 
 # %% ../../nbs/discussions/d09_representations.ipynb #8ee54bd8
 TABLES = ("gains", "memory", "points", "axes", "phase0", "speech", "sound")

@@ -249,7 +249,7 @@ def splices(models, store, split, how) -> pd.DataFrame:   # head, steps, speaker
                 rows.append(dict(head=name, steps=steps, speaker=speaker, utterance=uid, distance=mel_distance(truth[inside], codec.decode(other[None])[0].numpy()[inside], codec.sample_rate)))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/discussions/d10_archetypes.ipynb #42f67820
+# %% ../../nbs/discussions/d10_archetypes.ipynb #8c2bd151
 def source_mean(table, source, column, **kw):
     "Mean a step of a summed column: an Estimate over speakers."
     t = table[table.source == source]
@@ -281,8 +281,9 @@ def memory_claims(tables: dict, how: dict, **kw) -> dict:
     for name, id in {BAR: "plain", **IDS}.items():
         say |= {f"{id}_direct": ahead(at(name), "R", "C", **kw), f"{id}_price": ahead(at(name), "R_mean", "R", **kw), f"{id}_step": ratio_of_sums(at(name), "own_step", "true_step", **kw)}
         for steps, word in ((1, "one"), (last, "many")): say[f"{id}_heard_{word}"] = bootstrap_by(*(pick(heard, head=name, steps=steps)[c].to_numpy() for c in ("distance", "speaker")), **kw)
-    b = say["basis"]
-    return say | dict(helps="a memory of directions helps" if b.lo is not None and b.lo > 0 else "a memory of directions does not help")
+    for name, id in {BAR: "plain", **IDS}.items(): say[f"{id}_frechet"] = x if np.isfinite(x := free_value(tables["free"], name, "frechet")) else "no"
+    b, places = say["basis"], say["states"]
+    return say | dict(places="one of as many states does" if places.lo is not None and places.lo > 0 else "nor, beyond doubt, does one of as many states", helps="a memory of directions helps" if b.lo is not None and b.lo > 0 else "a memory of directions does not help")
 
 def claims_of(
     tables: dict,

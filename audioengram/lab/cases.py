@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Study', 'measure_case', 'published_case', 'keep_clips', 'gather', 'run_cases', 'widest', 'state', 'case_title',
-           'utterance_of', 'write_decoded', 'round_trip', 'pick', 'estimate_of', 'as_markdown', 'claims_table']
+           'utterance_of', 'write_decoded', 'round_trip', 'pick', 'as_markdown', 'claims_table']
 
-# %% ../../nbs/lab/17_cases.ipynb #d638df9b
+# %% ../../nbs/lab/17_cases.ipynb #bb938c13
 import functools
 import itertools
 import shutil
@@ -22,7 +22,6 @@ from ..core import AudioengramError, fingerprint, read_json, write_json
 from ..data.cases import Case, open_case
 from .players import write_row
 from .runs import Run, cached, code_fingerprint, figures_dir, format_claim, neutral, read_run
-from ..measure.stats import Estimate
 
 # %% ../../nbs/lab/17_cases.ipynb #7f5fe3eb
 @dataclass(frozen=True)
@@ -186,20 +185,13 @@ def round_trip(
     clips = {f"{name}_original": (wav[:cut], rate), f"{name}_round_trip": (back[:min(cut, len(wav))], rate)}
     return write_row(run, clips, {f"{name}_original": f"{uid}, held-out speaker", f"{name}_round_trip": f"the same through {case.codec}"}, suffix=".ogg")
 
-# %% ../../nbs/lab/17_cases.ipynb #a11ab77c
+# %% ../../nbs/lab/17_cases.ipynb #10b666b9
 def pick(
     table: pd.DataFrame,
     **values,            # column = value
 ) -> pd.DataFrame:
     "Rows with these values."
     return functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], values.items(), table).reset_index(drop=True)
-
-def estimate_of(
-    row,            # with value, lo, hi and n
-) -> Estimate:
-    "An estimate from a row of a table."
-    bound = lambda x: None if pd.isna(x) else float(x)
-    return Estimate(float(row.value), bound(row.lo), bound(row.hi), int(row.n))
 
 def as_markdown(
     df: pd.DataFrame,   # a small table
