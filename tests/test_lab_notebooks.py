@@ -197,6 +197,8 @@ def test_discussions_run_side_by_side_and_one_that_quotes_comes_after(project, c
     said = capsys.readouterr().err
     assert said.count("took") == 3 and "ZeroDivisionError" in said
     assert reproduce(profile="smoke", workers=2, only=["d90_first", "d91_one", "d93_last"]) == [] and capsys.readouterr().err.count("up to date") == 3
+    (project.root / "nbs/discussions/d91_one.ipynb").write_text("{")                             # a page that cannot be read stops no other
+    assert [n for n, _ in reproduce(profile="smoke", workers=1, only=["d90_first", "d91_one"])] == ["d91_one"]
 
 
 def test_moved_claims():

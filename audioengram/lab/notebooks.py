@@ -346,7 +346,7 @@ def moved_claims(
         return a["lo"] <= x <= a["hi"] if "lo" in a else math.isclose(a["value"], x, rel_tol=1e-5)   # rows keep seven digits
     return [k for k in old.keys() & new.keys() if not holds(old[k], new[k]["value"]) and not holds(new[k], old[k]["value"])]
 
-# %% ../../nbs/lab/20_notebooks.ipynb #215c65a1
+# %% ../../nbs/lab/20_notebooks.ipynb #7a0ec7cb
 def reproduce(
     all: bool = False,    # codes and ember discussions too
     profile="quick",      # "smoke", "quick" or "full"
@@ -355,8 +355,8 @@ def reproduce(
     progress=True,        # a bar over the cells of each, where one runs at a time
     workers=None,         # discussions at a time; a core each if None
 ) -> list:                # of (name, error) that failed
-    "Run every stale discussion: the first alone, since it fetches and encodes what others share, and one that quotes another after it."
-    profile, console, failed, flying, alone = get_profile(profile).name, Console(stderr=True, highlight=False, soft_wrap=True), [], {}, True
+    "Run every stale discussion: the first alone where nothing is encoded yet, since it makes what others share, and one that quotes another after it."
+    profile, console, failed, flying, alone = get_profile(profile).name, Console(stderr=True, highlight=False, soft_wrap=True), [], {}, not any(cache_dir("latents").glob("*"))
     for name in only or (): notebook_path(name)
     todo = {p.stem: p for p in discussion_paths(all or bool(only)) if not only or p.stem in only}
     width = max(1, min(workers or os.cpu_count(), len(todo)))
@@ -365,10 +365,13 @@ def reproduce(
         try: yield
         except Exception as e:                     # whatever it is, the others still run; it is reported and returned
             failed.append((name, e)); console.print(f"[red]{name} failed[/red]")
+    quotes = {}
+    for name, path in todo.items():
+        with fails(name): quotes[name] = _quoted(path) - {name}
+    todo = {name: todo[name] for name in quotes}
     with _executor(width) as pool:
         while todo or flying:
-            waits = lambda name: _quoted(todo[name]) & ({*todo, *flying.values()} - {name})
-            ready = [name for name in todo if not waits(name)] or ([] if flying else list(todo)[:1])      # a circle of quotes starts somewhere
+            ready = [name for name in todo if not quotes[name] & {*todo, *flying.values()}] or ([] if flying else list(todo)[:1])      # a circle of quotes starts somewhere
             for name in ready[:(1 if alone else width) - len(flying)]:
                 with fails(name):
                     if future := _begin(pool, todo.pop(name), profile, force, progress and width == 1, console): flying[future] = name
