@@ -182,7 +182,7 @@ def draw_agreement(cases: list, n=2000, seed=0):   # (title, scores)
         heat_map(table.to_numpy(), label, label, ax, "", centre=0., numbers=".2f", vmin=-1, vmax=1); ax.tick_params(axis="x", rotation=30)
     return fig
 
-# %% ../../nbs/discussions/d08_listening.ipynb #de66ebc5
+# %% ../../nbs/discussions/d08_listening.ipynb #2b7da753
 def listen(run, case, how, tables, opened, first):
     "Every mode of one utterance at a reach of 1, and three at the longest."
     _, split, store = opened
@@ -226,8 +226,9 @@ def score_tables(result) -> str:
     parts = []
     for about in read_json(result.folder / "cases.json"):
         t = result.table("results").query("case == @about['case']")
-        t = t[t.reach.isin([0, 1, t.reach.max()])].rename(columns=FIRST)
-        wide = t.groupby(["reach", "mode"], sort=False)[[FIRST[c] for c in FIRST if FIRST[c] in t and t[FIRST[c]].notna().any()]].mean().reset_index().sort_values("reach", kind="stable")
+        t = t[t.reach.isin([0, 1, t.reach.max()])]
+        label = {next(iter(m.columns)): m.label for m in MEASURES.values()}                 # with units
+        wide = t.groupby(["reach", "mode"], sort=False)[measures_of(t)].mean().rename(columns=label).reset_index().sort_values("reach", kind="stable")
         parts.append(f"**{about['title']}**: means of {t.utterance.nunique()} utterances\n\n" + as_markdown(wide, 2))
     return "\n\n".join(parts)
 
