@@ -37,20 +37,20 @@ def test_a_linear_gaussian_state_has_the_gain_and_spectrum_that_theory_says(sets
     frames = {k: Frames.through(w.store, lambda z: (z - mean) @ weight, "slow").windows(length=2) for k, w in sets.items()}
     null, model = d03.fit_pair(frames["train"].store, frames, HOW)
     lengths = sets["test"].steps().norm(dim=1).numpy()
-    rows = pd.concat([d03.score_state(f, frames["test"], lengths, 0., HOW).assign(state="slow", d=2, model=name) for name, f in dict(null=null, model=model).items()])
+    rows = pd.concat([d03.score_state(f, frames["test"], lengths, 0., HOW).assign(state="slow", d=2, model=name) for name, f in dict(marginal=null, model=model).items()])
     e = d03.state_gain(rows, "slow", 2)
     assert abs(e.value - -.5 * np.log((1 - .95**2) * (1 - .8**2))) < .2 and e.n == 5
     spectrum = d03.spectrum_rows(model, frames, HOW)
     assert np.allclose(spectrum.r2, [.95**2, .8**2], atol=.07) and (spectrum.lo <= spectrum.r2).all()
-    cosine = d03.of_sums(rows[rows.model == "null"].reset_index(drop=True), "cosine")
+    cosine = d03.of_sums(rows[rows.model == "marginal"].reset_index(drop=True), "cosine")
     assert cosine.value < .5                                    # the null's cosine is 0.707 only where frames are independent
 
 
 def test_differences_of_gains_are_paired():
     rng = np.random.default_rng(0)
-    nll = {(s, m): rng.normal(size=6) * 10 + 100 for s in ("zdyn", "slow") for m in ("null", "model")}
+    nll = {(s, m): rng.normal(size=6) * 10 + 100 for s in ("zdyn", "slow") for m in ("marginal", "model")}
     rows = pd.concat([pd.DataFrame(dict(speaker=list("abcdef"), frames=50, above=40, nll=0., nll_above=v, state=s, d=3, model=m)) for (s, m), v in nll.items()])
-    want = (nll["zdyn", "null"] - nll["zdyn", "model"] - nll["slow", "null"] + nll["slow", "model"]).sum() / 240
+    want = (nll["zdyn", "marginal"] - nll["zdyn", "model"] - nll["slow", "marginal"] + nll["slow", "model"]).sum() / 240
     assert d03.gain_difference(rows, "zdyn", "slow", 3, n=200).value == pytest.approx(want)
     assert d03.gain_difference(rows, "zdyn", "slow", 3, n=200).value == pytest.approx(d03.state_gain(rows, "zdyn", 3).value - d03.state_gain(rows, "slow", 3).value)
 
@@ -67,6 +67,6 @@ def test_the_way_back_is_the_best_linear_one_where_all_is_linear(sets):
 
 def test_rows_survive_the_file_they_are_published_in(tmp_path):
     "A machine without the data draws from the published CSV."
-    rows = pd.DataFrame([dict(speaker=s, frames=9, above=9, nll=n, nll_above=n, state="zdyn", d=3, model=m) for s in "ab" for m, n in (("null", 18.), ("model", 9.))])
+    rows = pd.DataFrame([dict(speaker=s, frames=9, above=9, nll=n, nll_above=n, state="zdyn", d=3, model=m) for s in "ab" for m, n in (("marginal", 18.), ("model", 9.))])
     rows.to_csv(tmp_path / "rows.csv", index=False)
     assert d03.state_gain(pd.read_csv(tmp_path / "rows.csv"), "zdyn", 3, n=50).value == pytest.approx(1.)
