@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RATE', 'HOP', 'WINDOW', 'BINS', 'BANDS', 'BLOCK', 'POWER', 'WIDEST', 'PIECE', 'MARGIN', 'KEEP', 'SHIPPED', 'SHAPES',
            'spectra', 'overlap_add', 'mel_filters', 'spread_bands', 'lapped_basis', 'lap', 'unlap', 'griffin_lim',
-           'Nano', 'mel_loudness', 'fit_nano', 'save_nano', 'load_nano', 'fit_nano_on']
+           'Nano', 'mel_loudness', 'fit_nano', 'fit_axes', 'save_nano', 'load_nano', 'fit_nano_on']
 
 # %% ../../nbs/codecs/10_nano.ipynb #7ef98088
 import math
@@ -72,37 +72,40 @@ def spread_bands(
     for _ in range(n_iter): x = x * target / (x @ gram + 1e-9)
     return x
 
-# %% ../../nbs/codecs/10_nano.ipynb #612d7a8b
-def lapped_basis() -> Tensor:  # [16,8], columns orthonormal within a block and against the neighbours
+# %% ../../nbs/codecs/10_nano.ipynb #1b7e366b
+def lapped_basis(
+    block: int = BLOCK,  # frames from one window to the next, even
+) -> Tensor:             # [2 block, block], columns orthonormal within a block and against the neighbours
     "MDCT basis under a sine window."
-    n, k = torch.arange(2 * BLOCK) + .5, torch.arange(BLOCK) + .5
-    return torch.sin(math.pi * n / (2 * BLOCK))[:, None] * math.sqrt(2 / BLOCK) * torch.cos(math.pi / BLOCK * (n[:, None] + BLOCK / 2) * k)
+    n, k = torch.arange(2 * block) + .5, torch.arange(block) + .5
+    return torch.sin(math.pi * n / (2 * block))[:, None] * math.sqrt(2 / block) * torch.cos(math.pi / block * (n[:, None] + block / 2) * k)
 
 def lap(
-    x: Tensor,  # [B, 8 T, 80], zero beyond each row's end
-) -> Tensor:    # [B, T, 640]
+    x: Tensor,           # [B, block T, 80], zero beyond each row's end
+    block: int = BLOCK,  # mel frames in a latent frame
+) -> Tensor:             # [B, T, 80 block]
     "Lapped orthogonal transform along time."
-    windows = F.pad(x, (0, 0, BLOCK // 2, BLOCK // 2)).unfold(1, 2 * BLOCK, BLOCK)  # [B,T,80,16]
-    return (windows @ lapped_basis().to(x.device)).flatten(2)
+    windows = F.pad(x, (0, 0, block // 2, block // 2)).unfold(1, 2 * block, block)  # [B,T,80,16]
+    return (windows @ lapped_basis(block).to(x.device)).flatten(2)
 
 def unlap(
-    y: Tensor,      # [B, T, 640]
+    y: Tensor,      # [B, T, 80 block]
     lengths: list,  # valid blocks of each row
-) -> Tensor:        # [B, 8 T, 80], zero beyond each row's end
+) -> Tensor:        # [B, block T, 80], zero beyond each row's end
     "Inverse of `lap`."
-    B, T, _ = y.shape
-    y = zero_beyond(y, lengths).view(B, T, BANDS, BLOCK) @ lapped_basis().to(y.device).mT
-    square = lapped_basis().to(y.device).square().sum(1)                            # the squared window
-    valid = zero_beyond(y.new_ones(B, T, 1, 1).expand(B, T, 1, 2 * BLOCK).reshape(B, T, -1), lengths).view(B, T, 1, -1)
-    x = _join(y) / _join(valid * square).clamp(min=.4)
-    return zero_beyond(x, [n * BLOCK for n in lengths])
+    B, T, block = *y.shape[:2], y.shape[2] // BANDS
+    basis = lapped_basis(block).to(y.device)
+    y = zero_beyond(y, lengths).view(B, T, BANDS, block) @ basis.mT
+    valid = zero_beyond(y.new_ones(B, T, 1, 1).expand(B, T, 1, 2 * block).reshape(B, T, -1), lengths).view(B, T, 1, -1)
+    x = _join(y) / _join(valid * basis.square().sum(1)).clamp(min=.4)              # the squared window
+    return zero_beyond(x, [n * block for n in lengths])
 
 def _join(windows):
-    "Overlap-add windows [B,T,C,16] at hop 8 and cut the overhang."
-    B, T, C, _ = windows.shape
-    out, windows = windows.new_zeros(B, T + 1, BLOCK, C), windows.mT
-    out[:, :-1] += windows[:, :, :BLOCK]; out[:, 1:] += windows[:, :, BLOCK:]
-    return out.reshape(B, -1, C)[:, BLOCK // 2:-BLOCK // 2]
+    "Overlap-add windows [B, T, C, 2 block] at hop block and cut the overhang."
+    B, T, C, block = *windows.shape[:3], windows.shape[3] // 2
+    out, windows = windows.new_zeros(B, T + 1, block, C), windows.mT
+    out[:, :-1] += windows[:, :, :block]; out[:, 1:] += windows[:, :, block:]
+    return out.reshape(B, -1, C)[:, block // 2:-block // 2]
 
 # %% ../../nbs/codecs/10_nano.ipynb #facd6d44
 KEEP = 50  # mel frames of a finished piece that the next one holds fixed; as many again are decoded twice
@@ -151,7 +154,7 @@ def _continue(known, y, fade):
     middle = known[:, n:] * (1 - ramp) + y[:, n:n + fade] * ramp
     return torch.cat([known[:, :n], middle, y[:, n + fade:]], 1)
 
-# %% ../../nbs/codecs/10_nano.ipynb #0eccf765
+# %% ../../nbs/codecs/10_nano.ipynb #f2ecdd45
 class Nano(LatentCodec):
     "The embedded linear codec: 16 kHz, 12.5 Hz, 32, 64 or 128-d."
     name, sample_rate, frame_rate = "nano", RATE, RATE / (HOP * BLOCK)
@@ -191,31 +194,36 @@ class Nano(LatentCodec):
 def mel_loudness(
     wav: Tensor,      # [B,S], zero beyond each row's end
     filters: Tensor,  # [241,80]
-    lengths: list,    # blocks of each row
-) -> Tensor:          # mel magnitude^0.3, [B, 8 T, 80], T = max(lengths)
+    lengths: list,    # latent frames of each row
+    block: int = BLOCK,  # mel frames in a latent frame
+) -> Tensor:          # mel magnitude^0.3, [B, block T, 80], T = max(lengths)
     "Loudness in mel bands, every 10 ms."
-    n = max(lengths) * BLOCK
+    n = max(lengths) * block
     wav = F.pad(wav, (MARGIN, MARGIN + n * HOP - wav.shape[1]))
     parts = [spectra(wav[:, a * HOP:min(a + PIECE, n) * HOP + 2 * MARGIN]).abs() @ filters for a in range(0, n, PIECE)]
-    return zero_beyond(torch.cat(parts, 1)**POWER, [m * BLOCK for m in lengths])
+    return zero_beyond(torch.cat(parts, 1)**POWER, [m * block for m in lengths])
 
-# %% ../../nbs/codecs/10_nano.ipynb #3d00cc47
+# %% ../../nbs/codecs/10_nano.ipynb #edb76ac8
 def fit_nano(
     wavs,               # iterable of recordings at 16 kHz, arrays or tensors [S]
     dim: int = WIDEST,  # axes kept
 ) -> dict:              # filters [241,80], mean [640], axes [640,dim], scale [dim], kept [dim]: share of variance with so many axes
     "Fit the matrices of `Nano` on training speech."
-    filters = mel_filters()
-    def blocks():
-        for wav in wavs:
-            wav = torch.as_tensor(wav, dtype=torch.float32)[None]
-            yield lap(mel_loudness(wav, filters, [-(-wav.shape[1] // (HOP * BLOCK))]))[0]
-    n, mean, cov = moments(blocks(), BANDS * BLOCK)
+    filters, wavs = mel_filters(), (torch.as_tensor(wav, dtype=torch.float32)[None] for wav in wavs)
+    return {"filters": filters, **fit_axes((mel_loudness(wav, filters, [-(-wav.shape[1] // (HOP * BLOCK))]) for wav in wavs), dim)}
+
+def fit_axes(
+    pictures,            # iterable of mel loudness [B, block T, 80]
+    dim: int = WIDEST,   # axes kept
+    block: int = BLOCK,  # mel frames in a latent frame
+) -> dict:               # mean, axes, scale, kept of `fit_nano`
+    "Principal axes of lapped pictures."
+    n, mean, cov = moments((lap(x, block).flatten(0, 1) for x in pictures), BANDS * block)
     if n <= dim: raise CodecError(f"{n} frames are too few for {dim} dimensions", remedy="Fit on minutes of speech, best on hours")
     axes, values, _ = principal_axes(cov, dim)
     scale = np.sqrt(np.maximum(values, 1e-12 * values[0]))
     found = {"mean": mean, "axes": axes, "scale": scale, "kept": values.cumsum() / np.trace(cov)}
-    return {"filters": filters, **{k: torch.tensor(v, dtype=torch.float32) for k, v in found.items()}}
+    return {k: torch.tensor(v, dtype=torch.float32) for k, v in found.items()}
 
 # %% ../../nbs/codecs/10_nano.ipynb #cd0c8fab
 SHIPPED = resources.files("audioengram") / "assets" / "nano.safetensors"

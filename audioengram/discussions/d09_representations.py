@@ -40,7 +40,7 @@ from ..measure.speech import MEASURES, is_sound, pick_measures, round_trip_check
 from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums
 from ..measure.structure import KEYS, KeySpec, phase0, ratio_of
 
-# %% ../../nbs/discussions/d09_representations.ipynb #3f2f61a2
+# %% ../../nbs/discussions/d09_representations.ipynb #5a4b22b8
 NAME = "d09_representations"
 
 def nano_32(
@@ -51,10 +51,10 @@ def nano_32(
 
 register_codec("nano-32", f"audioengram.discussions.{NAME}:nano_32", "nano in 32 dimensions")
 
-EMBEDDED = ("nano", "nano-32", "nano+pca32", "mel+stack8+pca64", "mel+stack8+pca32")                  # 12.5 Hz, nothing to download
+EMBEDDED = ("nano", "nano-learned", "nano-32", "nano+pca32", "mel+stack8+pca64", "mel+stack8+pca32")                  # 12.5 Hz, nothing to download
 RATES = ("mel+stack4+pca32", "mel+stack2+pca16")                                                      # 800 numbers a second like nano, at 25 and 50 Hz
 WEIGHTS = ("lyra+stack4+pca64", "lyra+stack4+pca32", "lyra+stack2+pca32", "lyra+pca16", "mimi", "mimi+pca64", "mimi-vae", "encodec")   # where they are present
-CASES = "; ".join([*(f"debian-speech:{c}" for c in ("nano", "nano-32", "mel+stack8+pca64")), *(f"librispeech:{c}" for c in (*EMBEDDED, *RATES, *WEIGHTS))])
+CASES = "; ".join([*(f"debian-speech:{c}" for c in ("nano", "nano-learned", "nano-32", "mel+stack8+pca64")), *(f"librispeech:{c}" for c in (*EMBEDDED, *RATES, *WEIGHTS))])
 SMOKE = "synthetic:nano; synthetic:mel+stack8+pca16"
 
 # %% ../../nbs/discussions/d09_representations.ipynb #fd0a3071
