@@ -246,7 +246,7 @@ def published(
     found = [t[t.corpus == corpus] for t in (result.table(), result.table("dims"))]
     return tuple(found) if len(found[0]) else None
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #95fb997e
+# %% ../../nbs/discussions/d90_codec_card.ipynb #4e4eb5a2
 def score_table(
     scores: pd.DataFrame,   # of measure_corpus
     n: int = 2000,          # bootstrap resamples
@@ -312,7 +312,7 @@ def draw_scores(table: pd.DataFrame):
     fig, axes = panels(len(measures), columns=3, width=3.2, height=3.)
     for m, ax in zip(measures, axes, strict=True):
         interval_plot(df[df.measure == m], "system", "value", "lo", "hi", hue="corpus", ax=ax, xlabel="", ylabel=m.replace("_", " "))
-        ax.tick_params(axis="x", rotation=35)
+        ax.set_xticks(ax.get_xticks(), ax.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
         if m == "stoi": reference(ax, BARS["stoi"])
         if m == "pesq_wb": reference(ax, BARS["pesq"])
     return fig
