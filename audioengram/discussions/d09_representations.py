@@ -6,8 +6,8 @@
 __all__ = ['NAME', 'EMBEDDED', 'RATES', 'WEIGHTS', 'CASES', 'SMOKE', 'HORIZON', 'FAMILIES', 'TABLES', 'nano_32', 'GatedRidge',
            'fit_mixture', 'mixing_weight', 'recipe', 'window_length', 'gain_rows', 'geometry_rows', 'phase0_rows',
            'chosen_utterances', 'there_and_back', 'speech_rows', 'sound_rows', 'measure_store', 'nearest_lag',
-           'gain_of', 'claims_of', 'intrinsic_dimension_of', 'main_claims', 'family', 'short', 'draw_tradeoff',
-           'draw_gains', 'draw_geometry', 'listen', 'run', 'publish', 'comparison', 'sound_table']
+           'gain_of', 'claims_of', 'intrinsic_dimension_of', 'main_claims', 'family', 'short', 'label_points',
+           'draw_tradeoff', 'draw_gains', 'draw_geometry', 'listen', 'run', 'publish', 'comparison', 'sound_table']
 
 # %% ../../nbs/discussions/d09_representations.ipynb #cc2e0dd3
 import functools
@@ -335,7 +335,7 @@ def main_claims(
         out |= dict(rank_correlation=float(rho), rank_word="rise together" if rho > .5 else "oppose each other" if rho < -.5 else "have little to do with each other")
     return out
 
-# %% ../../nbs/discussions/d09_representations.ipynb #529732b5
+# %% ../../nbs/discussions/d09_representations.ipynb #1436e1ca
 FAMILIES = ("nano", "mel", "lyra", "mimi", "mimi-vae", "encodec")
 
 def family(codec: str) -> str:
@@ -344,6 +344,22 @@ def family(codec: str) -> str:
     return base if base in FAMILIES else next((f for f in FAMILIES if base.startswith(f)), "nano")
 
 def short(codec: str) -> str: return codec.replace("+", "\n", 1).replace("+", " ")
+
+def label_points(
+    ax,
+    points: list,   # (x, y, text)
+    size=6.8,       # of the font, points
+):
+    "A text beside each point, moved up and tied to it by a line where it would lie on another."
+    ax.autoscale_view()
+    taken, scale = [], 72 / ax.figure.dpi
+    for x, y, text in sorted(points, key=lambda p: p[1]):
+        left, at = ax.transData.transform((x, y)) * scale + 5
+        right, up = left + .56 * size * len(text), 0
+        while any(l < right and left < r and abs(at + up - t) < 1.25 * size for l, r, t in taken): up += 1
+        taken.append((left, right, at + up))
+        tie = dict(arrowstyle="-", lw=.5, color="#999999", shrinkA=0, shrinkB=2) if up else None
+        ax.annotate(text, (x, y), xytext=(5, 5 + up), textcoords="offset points", fontsize=size, color="#333333", arrowprops=tie)
 
 def draw_tradeoff(
     points: list,   # (codec, claims) of each case of a corpus
@@ -361,10 +377,10 @@ def draw_tradeoff(
             bars = [None if b is None else np.maximum(b, 0) for b in bars]
             ax.errorbar(x.value, y.value, xerr=bars[0], yerr=bars[1], color=style["color"], elinewidth=.9, alpha=.55, zorder=2)
             ax.scatter(x.value, y.value, s=12 + s["numbers"] / 18, color=style["color"], marker=style["marker"], zorder=3, edgecolors="white", linewidths=.6)
-            ax.annotate(f"{codec} ({s['dim']} × {s['frame_rate'].removesuffix(' Hz')})", (x.value, y.value), xytext=(5, 5), textcoords="offset points", fontsize=6.8, color="#333333")
         for f, style in styles.items(): ax.scatter([], [], color=style["color"], marker=style["marker"], label=f)
         reference(ax, 0, axis="x")
         ax.set(xlabel=f"predictable beyond the marginal, bits a second\n(horizon {HORIZON} ms, 95 % over speakers)", ylabel=label[column])
+        label_points(ax, [(s["gain"].value, s[column].value, f"{codec} ({s['dim']} × {s['frame_rate'].removesuffix(' Hz')})") for codec, s in points])
     axes[0].set_title(title)
     axes[0].legend(loc="upper center", bbox_to_anchor=(.5, -.2), ncol=len(styles), fontsize=8)
     return fig
