@@ -165,6 +165,15 @@ def test_orthogonal_is_near_the_polar_factor(shape):
     torch.testing.assert_close(U.mT @ y @ Vh.mT, torch.diag(values), atol=1e-9, rtol=0)      # singular vectors stay
 
 
+def test_three_iterations_are_enough_for_most_directions():
+    "Singular values from a fiftieth of the norm to nearly all of it."
+    values = torch.logspace(-1.65, -.1, 40, dtype=torch.float64)
+    for s in values:
+        x = torch.diag(torch.stack([s, (1 - s**2).sqrt()]))
+        found = torch.linalg.svdvals(orthogonal(x))
+        assert .68 < found.min() and found.max() < 1.21
+
+
 def test_muon_moves_by_its_rate_whatever_the_gradient():
     "Root mean square of a step: 0.2 of the rate, as Adam's; weights decay; momentum is kept."
     w = torch.nn.Parameter(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))
