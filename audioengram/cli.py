@@ -7,9 +7,10 @@ __all__ = ['app', 'corpus_app', 'latents_app', 'codec_app', 'Json', 'Root', 'Pro
            'corpus_fetch', 'corpus_show', 'codec_list', 'codec_fit_nano', 'codec_train', 'latents_encode',
            'latents_show', 'parse_parameters', 'list_', 'run', 'reproduce', 'site', 'main']
 
-# %% ../nbs/90_cli.ipynb #1f9360a7
+# %% ../nbs/90_cli.ipynb #3ce0cee0
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +51,7 @@ def _cell(x):
     if isinstance(x, float): return f"{x:,.2f}" if abs(x) < 1e4 else f"{x:,.0f}"
     return "" if x is None else str(x)
 
-# %% ../nbs/90_cli.ipynb #a2520a2f
+# %% ../nbs/90_cli.ipynb #bf45db93
 @app.command()
 def doctor(json_: Json = False):
     "Tell what is installed, which corpora and codecs are usable, and what to do about the rest."
@@ -119,8 +120,9 @@ def codec_fit_nano(
 
 @codec_app.command("train")
 def codec_train(
-    config: Annotated[str, typer.Option(help="smoke, quick (CPU) or full (GPU), or a .toml or .json file with settings.")] = "quick",
-    corpus: Annotated[str, typer.Argument(help="Corpus whose training speakers are learned from; the others validate.")] = "debian-speech",
+    config: Annotated[str, typer.Option(help="smoke, quick (CPU), again (CPU, from the weights of `--start`) or full (GPU), or a .toml or .json file with settings.")] = "quick",
+    corpora: Annotated[list[str] | None, typer.Argument(help="Corpora whose training speakers are learned from; the others validate. debian-speech if not given.", show_default=False)] = None,
+    start: Annotated[Path | None, typer.Option(help="Weights to begin with: the nano.safetensors of an earlier run.", show_default=False)] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run; one that was interrupted goes on. Its nano.safetensors is what get_codec('nano-learned', weights=FILE) reads.")] = Path("nano-run"),
     root: Root = None,
     minutes: Annotated[float | None, typer.Option(help="Stop after so long, at a checkpoint; until the last step if not given.", show_default=False)] = None,
@@ -130,8 +132,8 @@ def codec_train(
     from audioengram.codecs.nano_train import read_config, train_nano_on
     from audioengram.core import pick_device
     from audioengram.data.corpora import get_corpus
-    settings = read_config(config)
-    trainer = train_nano_on(get_corpus(corpus, root), settings, out, pick_device(device), minutes or float("inf"))
+    settings = replace(read_config(config), **({"start": str(start)} if start else {}))
+    trainer = train_nano_on([get_corpus(c, root) for c in corpora or ["debian-speech"]], settings, out, pick_device(device), minutes or float("inf"))
     print(trainer.folder / "nano.safetensors")
 
 @latents_app.command("encode")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from audioengram.codecs import get_codec
 from audioengram.codecs.nano import BLOCK, HOP, fit_axes, mel_filters, mel_loudness
 from audioengram.codecs.nano import SHIPPED as LINEAR
-from audioengram.codecs.nano_learned import EXACT, FORMAT, SHIPPED, Block, LearnedNano, NanoNet, Sizes, load_learned, save_learned
+from audioengram.codecs.nano_learned import EXACT, FORMAT, SHIPPED, Block, LearnedNano, NanoNet, Sizes, load_learned, save_learned, sharpen
 from audioengram.core import CodecError, ModelFileError, ParameterError
 from audioengram.data.audio import load_audio
 
@@ -57,7 +57,8 @@ def test_what_is_shipped(shipped):
     assert sum(p.numel() for p in shipped.net.parameters()) <= 12_000_000
     assert (shipped.sample_rate, shipped.frame_rate, shipped.dim, shipped.hop) == (16_000, 12.5, 64, 1280)
     assert {"corpus", "corpus_fingerprint", "licence", "source", "split_seed", "recipe", "steps"} <= shipped.about.keys()
-    assert shipped.about["corpus"] == "debian-speech" and max(shipped.look_ahead) <= .3
+    assert shipped.about["corpus"] == "debian-speech, librispeech" and max(shipped.look_ahead) <= .3
+    assert len(shipped.heard) == int(shipped.about["train_speakers"]) and {h.split("/")[0] for h in shipped.heard} == {"debian-speech", "librispeech"}
 
 
 @pytest.mark.parametrize("gain", [1e-3, .5, 1., 30.])
@@ -184,6 +185,28 @@ def test_bad_sounds(shipped, name, wav):
     assert torch.isfinite(back).all() and back.abs().max() <= 1 and back.shape[1] == 1280 * shipped.frames(wav.shape[1])
 
 
+def test_sharpening_raises_peaks_and_keeps_energy_and_level():
+    g = torch.Generator().manual_seed(0)
+    mel = torch.rand(3, 9, 80, generator=g)
+    m = mel**(1 / .3)
+    torch.testing.assert_close(sharpen(mel, 0., 0.), m)
+    by_hand = m**1.2 * (m.square().sum(-1, keepdim=True) / (m**2.4).sum(-1, keepdim=True)).sqrt()
+    torch.testing.assert_close(sharpen(mel, 0., .2), by_hand, atol=1e-6, rtol=1e-4)
+    bump = torch.zeros(1, 1, 80); bump[..., 40] = 1.
+    torch.testing.assert_close(sharpen(bump + 1., .5, 0.)[0, 0, 38:43]**.3, torch.tensor([.9, .9, 2.4, .9, .9]), atol=1e-5, rtol=1e-5)   # the mean of five is 1.2
+    for level in (1e-3, 1e2): torch.testing.assert_close(sharpen(level * mel), sharpen(mel) * level**(1 / .3), atol=0, rtol=2e-3)
+    tiny = torch.full((1, 2, 80), 1e-6, requires_grad=True)
+    sharpen(tiny).sum().backward()
+    assert torch.isfinite(tiny.grad).all() and not sharpen(torch.zeros(1, 2, 80)).any() and torch.isfinite(sharpen(torch.full((1, 2, 80), 1e3))).all()
+
+
+def test_sharpening_can_be_left_out(shipped):
+    plain = LearnedNano(sharp=False)
+    z = shipped.encode(.3 * noise(16_000))
+    assert plain.options == {"sharp": False} and plain.fingerprint == shipped.fingerprint and torch.equal(z, plain.encode(.3 * noise(16_000)))
+    assert torch.equal(plain.loudness(z), shipped.loudness(z)) and not torch.allclose(plain.decode(z), shipped.decode(z), atol=1e-4)
+
+
 def test_silence_is_one_vector_and_stays_quiet(shipped):
     z = shipped.encode(torch.zeros(1, 64_000))
     inner = z[:, 16:-16]
@@ -210,9 +233,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.fixture(scope="module")
-def speech(librispeech_root):
-    "Eight unseen speakers, six seconds each."
-    files = sorted((librispeech_root / "train-clean-100").glob("*/*/*.flac"))[::31]
+def speech(librispeech_root, shipped):
+    "Eight speakers who were not trained on, six seconds each."
+    files = [f for f in sorted((librispeech_root / "train-clean-100").glob("*/*/*.flac")) if f"librispeech/{f.parts[-3]}" not in shipped.heard][::5]
     return torch.tensor(np.stack([x[:96_000] for x in (load_audio(f, 16_000)[0] for f in files) if len(x) >= 96_000][:8]))
 
 

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from audioengram.codecs.nano_learned import LearnedNano
+from audioengram.codecs.nano_learned import LearnedNano, load_learned
 from audioengram.codecs.nano_train import (
     PROFILES,
+    Losses,
     Muon,
     Pool,
     Speech,
     TrainConfig,
     Trainer,
+    begin,
     envelope_loss,
+    load_speech,
     orthogonal,
     prediction_loss,
     read_config,
@@ -80,12 +83,66 @@ def test_training_lowers_the_loss(tmp_path, speech):
     assert after["loud"] < .97 * before["loud"] and after["envelope"] < before["envelope"]
 
 
-def test_noise_enters_with_the_spread(tmp_path, speech):
-    trainer = Trainer(SMOKE, *speech, tmp_path)
-    row = trainer.validate()
+class Scaled:
+    "A code that is the picture, `size` times as large."
+    def __init__(self, size): self.size = size
+
+    def encode(self, mel): return self.size * mel, torch.full_like(mel, -60.)
+
+    def decode(self, z): return z / self.size
+
+
+def test_noise_is_a_share_of_the_spread_and_cannot_be_outgrown():
+    "Latents that are larger bear as much of it, and its loss has no slope in their size."
+    g = torch.Generator().manual_seed(0)
+    mel = torch.rand(4, 32, 80, generator=g)
+    noise, losses = torch.randn(mel.shape, generator=g), Losses(replace(SMOKE, w_envelope=0., w_kl=0.))
+    loss = lambda size, level: losses(Scaled(size), mel, noise, mel.new_full((4, 1, 1), level))[0]
+    assert loss(1., 0.) < 1e-6 < .05 < loss(1., .3)
+    torch.testing.assert_close(loss(5., .3), loss(1., .3), atol=0, rtol=1e-3)
+    size = torch.tensor(2., requires_grad=True)
+    loss(size, .3).backward()
+    assert abs(size.grad) < 1e-4
+
+
+def test_noise_costs(tmp_path, speech):
+    row = Trainer(SMOKE, *speech, tmp_path).validate()
     assert row["noisy loud"] > row["loud"]
-    trainer.average.spread.mul_(4)
-    assert trainer.validate()["noisy loud"] > row["noisy loud"]
+
+
+def test_a_run_may_begin_with_weights_and_more_blocks(tmp_path, speech):
+    "Added blocks change nothing at first; the file says what came before, and who was heard."
+    Trainer(replace(SMOKE, steps=4), *speech, tmp_path / "a").run(say=silent)
+    start = str(tmp_path / "a" / "nano.safetensors")
+    deeper = replace(SMOKE, steps=2, start=start, sizes=replace(SMOKE.sizes, encoder_blocks=3, decoder_blocks=2))
+    old, (new, before) = load_learned(start)[0], begin(deeper, speech[0])
+    mel = torch.rand(2, 64, 80, generator=torch.Generator().manual_seed(0))
+    for f in (lambda n: n.encode(mel)[0], lambda n: n.decode(old.encode(mel)[0])): torch.testing.assert_close(f(new), f(old), atol=1e-6, rtol=1e-5)
+    assert torch.equal(new.spread, old.spread) and before["steps"] == "4" and before["seconds"] > 0
+    others = Speech({"t": [tones(50, 10), tones(51, 10)]})
+    run = Trainer(deeper, others, speech[1], tmp_path / "b").run(say=silent)
+    assert run.net.encoder[2].narrow.weight.abs().sum() > 0                        # and they learn
+    again = LearnedNano(tmp_path / "b" / "nano.safetensors")
+    assert again.heard == {"s0", "s1", "s2", "t"} and start not in str(again.about)
+    third = Trainer(replace(deeper, start=str(tmp_path / "b" / "nano.safetensors")), speech[1], speech[0], tmp_path / "c")
+    third.export(tmp_path / "c.safetensors")
+    assert LearnedNano(tmp_path / "c.safetensors").heard == {"s0", "s1", "s2", "t", "v"}
+
+
+@pytest.mark.parametrize("sizes", [{"encoder_blocks": 0}, {"width": 48}, {"dim": 32}, {"stride": 4}])
+def test_weights_of_other_sizes_are_refused(tmp_path, speech, sizes):
+    Trainer(SMOKE, *speech, tmp_path).export(tmp_path / "w.safetensors")
+    with pytest.raises(ParameterError, match="only blocks may be added"): begin(replace(SMOKE, start=str(tmp_path / "w.safetensors"), sizes=replace(SMOKE.sizes, **sizes)), speech[0])
+    with pytest.raises(ModelFileError, match="no such file"): begin(replace(SMOKE, start=str(tmp_path / "x.safetensors")), speech[0])
+
+
+def test_speakers_of_two_corpora_keep_apart():
+    from audioengram.data.corpora import get_corpus
+    a, b = (get_corpus("synthetic", n_speakers=2, n_utterances=2, seconds=3, seed=s, show=False) for s in (0, 1))
+    b = replace(b, name="other")
+    both = load_speech([(a, list(a.utterances.utterance_id)), (b, list(b.utterances.utterance_id)[:2])])
+    assert {s.split("/")[0] for s in both.streams} == {"synthetic", "other"} and len(both.streams) == 3
+    assert load_speech([(a, list(a.utterances.utterance_id))], most=.5).seconds < both.seconds
 
 
 def test_minutes_stop_a_run_whole(tmp_path, speech):

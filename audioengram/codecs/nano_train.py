@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'PROFILES', 'STRETCH', 'QUINTIC', 'TrainConfig', 'read_config', 'Speech', 'Pool', 'roughen', 'load_speech',
-           'third_octaves', 'envelope_loss', 'prediction_loss', 'Losses', 'orthogonal', 'Muon', 'tell', 'Trainer',
-           'train_nano_on']
+           'third_octaves', 'envelope_loss', 'prediction_loss', 'Losses', 'orthogonal', 'Muon', 'tell', 'begin',
+           'Trainer', 'train_nano_on']
 
-# %% ../../nbs/codecs/13_nano_train.ipynb #1e5c92c3
+# %% ../../nbs/codecs/13_nano_train.ipynb #f8064160
+import copy
 import json
 import math
 import time
@@ -23,10 +24,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .nano import BANDS, BINS, HOP, POWER, RATE, WINDOW, fit_axes, mel_filters, mel_loudness
-from .nano_learned import NanoNet, Sizes, save_learned
+from .nano_learned import EXACT, NanoNet, Sizes, load_learned, save_learned
 from ..core import ModelFileError, ParameterError, TrainingError, atomic_path, fingerprint, flush_denormal, read_json, write_json
 
-# %% ../../nbs/codecs/13_nano_train.ipynb #e0e5e7af
+# %% ../../nbs/codecs/13_nano_train.ipynb #b1cbed4e
 @dataclass(frozen=True)
 class TrainConfig:
     "A training run; equal configurations on equal corpora give equal weights on one kind of machine."
@@ -56,6 +57,7 @@ class TrainConfig:
     bf16: bool = False          # autocast to bfloat16 (GPU)
     save_every: int = 200       # steps between checkpoints
     validate_every: int = 200   # steps between validations
+    start: str = ""             # weights to begin with, a file of an earlier run; "": none
     seed: int = 0
 
     def __post_init__(self):
@@ -66,13 +68,14 @@ class TrainConfig:
     @property
     def samples(self) -> int: return round(self.seconds * RATE)
 
-SIZES = {"smoke": Sizes(width=32, encoder_blocks=1, decoder_blocks=1), "full": Sizes(width=512, encoder_blocks=4, decoder_blocks=4)}
+SIZES = {"smoke": Sizes(width=32, encoder_blocks=1, decoder_blocks=1), "again": Sizes(encoder_blocks=5, decoder_blocks=4), "full": Sizes(width=512, encoder_blocks=4, decoder_blocks=4)}
 PROFILES = {"smoke": TrainConfig(SIZES["smoke"], steps=8, batch=2, seconds=.64, warmup=2, pool=2, renew=4, save_every=4, validate_every=4),
             "quick": TrainConfig(),
+            "again": TrainConfig(SIZES["again"], steps=4200, matrix_rate=2e-3, noise_after=0., w_envelope=.3, w_kl=1e-3),
             "full": TrainConfig(SIZES["full"], steps=100_000, batch=256, warmup=500, average=.9995, bf16=True, renew=2000, save_every=2000, validate_every=2000)}
 
 def read_config(
-    source,  # "smoke", "quick" or "full", or a .toml or .json file: `profile`, then any field of TrainConfig, and a table `sizes`
+    source,  # "smoke", "quick", "again" or "full", or a .toml or .json file: `profile`, then any field of TrainConfig, and a table `sizes`
 ) -> TrainConfig:  # raises ParameterError
     "A configuration by profile or from a file."
     if str(source) in PROFILES: return PROFILES[str(source)]
@@ -94,7 +97,7 @@ def _with(config, given, path=None):
         else: raise ParameterError(f"{k} must be {type(known[k]).__name__}, not {v!r}", path)
     return replace(config, **new)
 
-# %% ../../nbs/codecs/13_nano_train.ipynb #bae789da
+# %% ../../nbs/codecs/13_nano_train.ipynb #ae7ddbb4
 STRETCH = 15 * RATE   # samples
 
 class Speech:
@@ -172,20 +175,21 @@ def roughen(
     return (x / max(1, np.abs(x).max())).astype(np.float32)
 
 def load_speech(
-    corpus,          # a Corpus
-    utterances,      # ids
+    parts: list,     # (Corpus, ids of utterances)
     most=math.inf,   # seconds a speaker
 ) -> Speech:
-    "Read a corpus's recordings into memory."
-    speakers, wavs, have = corpus.utterances.set_index("utterance_id").speaker_id, {}, {}
-    for u in sorted(utterances):
-        s = str(speakers[u])
-        if have.get(s, 0) >= most: continue
-        x = corpus.load(u, RATE)[0]
-        wavs.setdefault(s, []).append(x); have[s] = have.get(s, 0) + len(x) / RATE
+    "Read recordings of some corpora into memory."
+    wavs, have = {}, {}
+    for corpus, utterances in parts:
+        speakers = corpus.utterances.set_index("utterance_id").speaker_id
+        for u in sorted(utterances):
+            s = f"{corpus.name}/{speakers[u]}"
+            if have.get(s, 0) >= most: continue
+            x = corpus.load(u, RATE)[0]
+            wavs.setdefault(s, []).append(x); have[s] = have.get(s, 0) + len(x) / RATE
     return Speech(wavs)
 
-# %% ../../nbs/codecs/13_nano_train.ipynb #1b68722d
+# %% ../../nbs/codecs/13_nano_train.ipynb #ae0f5c42
 def third_octaves() -> Tensor:  # [241,15], 0 or 1
     "Bins of the third-octave bands of STOI, 150 Hz to 4.3 kHz."
     f, centre = torch.arange(BINS) * RATE / WINDOW, 150 * 2**(torch.arange(15) / 3)
@@ -234,7 +238,8 @@ class Losses(nn.Module):
         "Weighted sum and its parts."
         c = self.config
         mean, logvar = net.encode(mel)
-        sigma = (logvar.exp() + (level * net.spread).square()).sqrt()
+        spread = (mean.flatten(0, 1).var(0) + 1e-6).sqrt()       # with its gradient: latents that grow do not outgrow the noise
+        sigma = (logvar.exp() + (level * spread).square()).sqrt()
         back = net.decode(mean + sigma * noise)
         variance = (mel - mel.mean((1, 2), keepdim=True)).square().mean((1, 2))
         magnitude = lambda x: x.clamp(min=1e-3)**(1 / POWER) / self.width
@@ -272,8 +277,27 @@ class Muon:
             m.lerp_(p.grad, 1 - self.keep)
             p.mul_(1 - self.rate * self.decay).add_(orthogonal(p.grad.lerp(m, self.keep)), alpha=-.2 * self.rate * max(p.shape)**.5)
 
-# %% ../../nbs/codecs/13_nano_train.ipynb #97615082
+# %% ../../nbs/codecs/13_nano_train.ipynb #d5704f19
 def tell(line): print(line, flush=True)
+
+def begin(
+    config: TrainConfig,
+    train: Speech,   # fits the linear part where no weights are given
+) -> tuple:          # NanoNet; provenance of the weights it begins with, {} if there are none; raises ParameterError, ModelFileError
+    "A network to train: a new one, or an earlier one, which may get deeper: added blocks start as identities."
+    if not config.start:
+        linear = fit_axes((x.float()[None] for _, x in train.pictures(0, config)), BANDS * config.sizes.stride, config.sizes.stride)
+        return NanoNet(config.sizes, {"filters": mel_filters(), **linear}), {}
+    old, about = load_learned(config.start)
+    fits = replace(config.sizes, encoder_blocks=old.sizes.encoder_blocks, decoder_blocks=old.sizes.decoder_blocks)
+    if fits != old.sizes or config.sizes.encoder_blocks < old.sizes.encoder_blocks or config.sizes.decoder_blocks < old.sizes.decoder_blocks:
+        raise ParameterError(f"its sizes are {asdict(old.sizes)}", config.start, "Configure the same; only blocks may be added")
+    state = old.state_dict()
+    net = NanoNet(config.sizes, {k: state[k] for k in EXACT})
+    net.load_state_dict(state, strict=False)
+    for k, p in net.named_parameters():
+        if k not in state and ".narrow." in k: nn.init.zeros_(p)
+    return net, {k: about[k] for k in ("corpus", "steps", "train_speakers", "train_seconds", "speakers", "recipe", "before") if k in about} | {"seconds": (json.loads(about.get("curve", "[]")) or [{}])[-1].get("seconds", 0.)}
 
 class Trainer:
     "Network, average, optimiser and curve of one run."
@@ -286,9 +310,8 @@ class Trainer:
     ):
         self.config, self.train, self.valid, self.folder, self.device = config, train, valid, Path(folder), torch.device(device)
         torch.manual_seed(config.seed)
-        linear = {"filters": mel_filters(), **fit_axes((x.float()[None] for _, x in train.pictures(0, config)), BANDS * config.sizes.stride, config.sizes.stride)}
-        self.net, self.average = (NanoNet(config.sizes, linear).to(device) for _ in range(2))
-        self.average.load_state_dict(self.net.state_dict())
+        self.net, self.before = begin(config, train)
+        self.net, self.average = self.net.to(device), copy.deepcopy(self.net).to(device)
         self.losses, self.pool = Losses(config).to(device), Pool(train, config)
         matrices, rest = ([p for p in self.net.parameters() if (p.ndim == 2) == two] for two in (True, False))
         self.muon, self.adam = Muon(matrices, config.decay), torch.optim.AdamW(rest, lr=config.rate, betas=(.9, .98), weight_decay=0., fused=True)
@@ -406,23 +429,24 @@ class Trainer:
     def export(self, path, **about):
         "Averaged weights as half precision, with their provenance."
         curve = [{k: float(f"{v:.4g}") for k, v in row.items()} for row in self.curve]
-        save_learned(self.average, path, steps=self.step, curve=json.dumps(curve), of_steps=self.config.steps, train_speakers=len(self.train.streams), train_seconds=round(self.train.seconds),
-                     recipe=json.dumps({k: v for k, v in asdict(self.config).items() if k != "sizes"}), **getattr(self, "about", {}), **about)
+        save_learned(self.average, path, steps=self.step, curve=json.dumps(curve), of_steps=self.config.steps, train_speakers=len(self.train.streams), speakers=json.dumps(list(self.train.streams)), train_seconds=round(self.train.seconds),
+                     recipe=json.dumps({k: v for k, v in asdict(self.config).items() if k not in ("sizes", "start")}), before=json.dumps(self.before), **getattr(self, "about", {}), **about)
 
-# %% ../../nbs/codecs/13_nano_train.ipynb #e587bfdd
+# %% ../../nbs/codecs/13_nano_train.ipynb #06999a3a
 def train_nano_on(
-    corpus,              # a Corpus
+    corpora: list,       # of Corpus
     config: TrainConfig,
     folder,              # of the run
     device="cpu",
     minutes=math.inf,    # stop after so long; the next call goes on
     say=tell,
 ) -> Trainer:
-    "Train on a corpus's training speakers, validate on the others; `audioengram codec train` calls this."
-    split = corpus.split()
-    train = load_speech(corpus, {*split.train_utterances, *split.valid_utterances})
-    valid = load_speech(corpus, split.eval_utterances, most=180)
+    "Train on the training speakers of some corpora, validate on the others; `audioengram codec train` calls this."
+    splits = [(c, c.split()) for c in corpora]
+    train = load_speech([(c, {*s.train_utterances, *s.valid_utterances}) for c, s in splits])
+    valid = load_speech([(c, s.eval_utterances) for c, s in splits], most=180)
     trainer = Trainer(config, train, valid, folder, device)
-    trainer.about = {"corpus": corpus.name, "corpus_fingerprint": corpus.fingerprint, "licence": corpus.licence, "source": corpus.source, "split_seed": split.seed}
+    trainer.about = {"corpus": ", ".join(c.name for c in corpora), "corpus_fingerprint": ", ".join(c.fingerprint for c in corpora), "licence": "; ".join(dict.fromkeys(c.licence for c in corpora)),
+                     "source": "; ".join(c.source for c in corpora), "split_seed": splits[0][1].seed}
     say(f"{train.seconds / 60:.0f} min of {len(train.streams)} speakers, validated on {len(valid.streams)} others; {sum(p.numel() for p in trainer.net.parameters()) / 1e6:.1f} M parameters; from step {trainer.step}")
     return trainer.run(minutes, say)
