@@ -253,7 +253,7 @@ def published(
     found = [t[t.corpus == corpus] for t in (result.table(), result.table("dims"))]
     return tuple(found) if len(found[0]) else None
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #c6d78d63
+# %% ../../nbs/discussions/d90_codec_card.ipynb #9fa58842
 def score_table(
     scores: pd.DataFrame,   # of measure_corpus
     n: int = 2000,          # bootstrap resamples
@@ -294,6 +294,7 @@ def claims_of(
                stoi_linear=mean(LINEAR, "stoi"), pesq_linear=mean(LINEAR, "pesq_wb"), stoi_mel=mean("true mel", "stoi"), pesq_mel=mean("true mel", "pesq_wb"), pesq_bass=mean("true below 750 Hz", "pesq_wb"), stoi_bass=mean("true below 750 Hz", "stoi"),
                stoi_spectrum=mean("true spectrum", "stoi"), pesq_spectrum=mean("true spectrum", "pesq_wb"))
     say |= dict(stoi_blurred=mean(BLURRED, "stoi"), pesq_blurred=mean(BLURRED, "pesq_wb"), stoi_sharpened=mean(SHARPENED, "stoi"), pesq_sharpened=mean(SHARPENED, "pesq_wb"),
+                sharp_mel=gain(scores, "mel_db", 0., n, seed, LEARNED, BLURRED),
                 sharp_pesq=gain(scores, "pesq_wb", 0., n, seed, LEARNED, BLURRED), sharp_stoi=gain(scores, "stoi", 0., n, seed, LEARNED, BLURRED),
                 learned_pesq=gain(scores, "pesq_wb", 0., n, seed, LEARNED, SHARPENED), learned_stoi=gain(scores, "stoi", 0., n, seed, LEARNED, SHARPENED))
     say |= dict(stoi_worst_linear=float(scores[(scores.system == LINEAR) & (scores.noise == 0)].stoi.min()), gain_stoi=gain(scores, "stoi", 0., n, seed), gain_pesq=gain(scores, "pesq_wb", 0., n, seed),
