@@ -51,7 +51,7 @@ def _cell(x):
     if isinstance(x, float): return f"{x:,.2f}" if abs(x) < 1e4 else f"{x:,.0f}"
     return "" if x is None else str(x)
 
-# %% ../nbs/90_cli.ipynb #bf45db93
+# %% ../nbs/90_cli.ipynb #6b257899
 @app.command()
 def doctor(json_: Json = False):
     "Tell what is installed, which corpora and codecs are usable, and what to do about the rest."
@@ -109,7 +109,7 @@ def codec_list(json_: Json = False):
 @codec_app.command("fit-nano")
 def codec_fit_nano(
     corpus: Annotated[str, typer.Argument(help="Corpus whose training speakers are fitted.")] = "debian-speech",
-    out: Annotated[Path, typer.Option(help="File to write; get_codec('nano', weights=FILE) reads it.")] = Path("nano.safetensors"),
+    out: Annotated[Path, typer.Option(help="File to write; get_codec('nano-linear', weights=FILE) reads it.")] = Path("nano-linear.safetensors"),
     root: Root = None,
 ):
     "Fit the matrices of the embedded codec on a corpus: minutes, no training loop."
@@ -120,10 +120,10 @@ def codec_fit_nano(
 
 @codec_app.command("train")
 def codec_train(
-    config: Annotated[str, typer.Option(help="smoke, quick (CPU), again (CPU, from the weights of `--start`) or full (GPU), or a .toml or .json file with settings.")] = "quick",
+    config: Annotated[str, typer.Option(help="smoke, quick (CPU), again and finish (CPU, from the weights of `--start`), full (GPU), small (minutes, for experiments; small-32, small-pred and others change one thing), or a .toml or .json file with settings.")] = "quick",
     corpora: Annotated[list[str] | None, typer.Argument(help="Corpora whose training speakers are learned from; the others validate. debian-speech if not given.", show_default=False)] = None,
     start: Annotated[Path | None, typer.Option(help="Weights to begin with: the nano.safetensors of an earlier run.", show_default=False)] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the run; one that was interrupted goes on. Its nano.safetensors is what get_codec('nano-learned', weights=FILE) reads.")] = Path("nano-run"),
+    out: Annotated[Path, typer.Option(help="Folder of the run; one that was interrupted goes on. Its nano.safetensors is what get_codec('nano', weights=FILE) reads.")] = Path("nano-run"),
     root: Root = None,
     minutes: Annotated[float | None, typer.Option(help="Stop after so long, at a checkpoint; until the last step if not given.", show_default=False)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
@@ -132,8 +132,10 @@ def codec_train(
     from audioengram.codecs.nano_train import read_config, train_nano_on
     from audioengram.core import pick_device
     from audioengram.data.corpora import get_corpus
+    corpora = corpora or ["debian-speech"]
+    if root and len(corpora) > 1: raise ParameterError(f"--root is where one corpus lies, and {len(corpora)} are named", remedy="Set AUDIOENGRAM_LIBRISPEECH instead, or train on one")
     settings = replace(read_config(config), **({"start": str(start)} if start else {}))
-    trainer = train_nano_on([get_corpus(c, root) for c in corpora or ["debian-speech"]], settings, out, pick_device(device), minutes or float("inf"))
+    trainer = train_nano_on([get_corpus(c, root) for c in corpora], settings, out, pick_device(device), minutes or float("inf"))
     print(trainer.folder / "nano.safetensors")
 
 @latents_app.command("encode")

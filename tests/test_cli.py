@@ -45,6 +45,7 @@ def test_encode_and_show_a_store(tmp_path):
     (("run", "d00_structure", "--profile", "huge"), "smoke, quick, full"),
     (("latents", "encode", "synthetic", "nanoo"), "nanoo"),
     (("codec", "train", "--config", "nowhere.toml"), "no such configuration"),
+    (("codec", "train", "debian-speech", "librispeech", "--root", "somewhere"), "2 are named"),
     (("corpus", "show", "no-corpus"), "no-corpus"),
     (("latents", "show", "not/there"), "not/there"),
 ])

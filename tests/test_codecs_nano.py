@@ -9,7 +9,19 @@ import torch
 from safetensors.torch import save_file
 
 from audioengram.codecs import get_codec
-from audioengram.codecs.nano import MARGIN, SHIPPED, Nano, fit_nano, fit_nano_on, griffin_lim, lap, load_nano, save_nano, spectra, unlap
+from audioengram.codecs.nano import (
+    MARGIN,
+    SHIPPED,
+    LinearNano,
+    fit_nano,
+    fit_nano_on,
+    griffin_lim,
+    lap,
+    load_nano,
+    save_nano,
+    spectra,
+    unlap,
+)
 from audioengram.core import CodecError, ModelFileError
 from audioengram.data.audio import load_audio
 
@@ -18,7 +30,7 @@ def padded(y): return torch.nn.functional.pad(y, (MARGIN, MARGIN))
 
 
 @pytest.fixture(scope="module")
-def nano(): return get_codec("nano")
+def nano(): return get_codec("nano-linear")
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +52,16 @@ def test_what_is_shipped(nano):
 @pytest.mark.parametrize("dim, least_stoi, least_pesq", [(32, .82, 1.5), (64, .88, 1.9), (128, .92, 2.4)])
 def test_unseen_speakers_are_intelligible(speech, dim, least_stoi, least_pesq):
     stoi, pesq = pytest.importorskip("pystoi").stoi, pytest.importorskip("pesq").pesq
-    codec = get_codec("nano", dim=dim)
+    codec = get_codec("nano-linear", dim=dim)
     back = codec.decode(codec.encode(speech))
     scores = np.array([(stoi(a, b, 16_000), pesq(16_000, a, b, "wb")) for a, b in zip(speech.numpy(), back.numpy(), strict=True)])
     assert scores.mean(0)[0] >= least_stoi and scores.mean(0)[1] >= least_pesq
 
 
 def test_smaller_codecs_are_the_leading_part_of_larger_ones(speech):
-    z = get_codec("nano", dim=128).encode(speech[:2])
-    for dim in (1, 32, 64): torch.testing.assert_close(get_codec("nano", dim=dim).encode(speech[:2]), z[..., :dim], atol=1e-4, rtol=1e-4)
-    with pytest.raises(CodecError, match="Choose 1 to 128"): Nano(dim=129)
+    z = get_codec("nano-linear", dim=128).encode(speech[:2])
+    for dim in (1, 32, 64): torch.testing.assert_close(get_codec("nano-linear", dim=dim).encode(speech[:2]), z[..., :dim], atol=1e-4, rtol=1e-4)
+    with pytest.raises(CodecError, match="Choose 1 to 128"): LinearNano(dim=129)
 
 
 def test_latents_of_unseen_speech_are_of_unit_size(nano, speech):
@@ -123,7 +135,7 @@ def test_ten_minutes_need_little_memory():
     code = """
 import functools, resource, torch
 from audioengram.codecs import get_codec, nano
-codec = get_codec("nano"); codec.decode(codec.encode(torch.rand(1, 16_000)))
+codec = get_codec("nano-linear"); codec.decode(codec.encode(torch.rand(1, 16_000)))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 wav = torch.rand(1, 600 * 16_000, generator=torch.Generator().manual_seed(0)) * 2 - 1
 z = codec.encode(wav)
@@ -153,9 +165,9 @@ def test_fitting_on_a_corpus_keeps_provenance_and_repeats(tmp_path):
     assert about["speakers"] == 1
     same = fit_nano(Corpus().load(u, 16_000)[0] for u in "abc")["mean"]
     torch.testing.assert_close(again["mean"], same)
-    codec = Nano(dim=40, weights=tmp_path / "n.safetensors")
+    codec = LinearNano(dim=40, weights=tmp_path / "n.safetensors")
     assert codec.options == {"dim": 40, "weights": str(tmp_path / "n.safetensors")}
-    assert codec.fingerprint == Nano(dim=40, weights=arrays).fingerprint != get_codec("nano", dim=40).fingerprint
+    assert codec.fingerprint == LinearNano(dim=40, weights=arrays).fingerprint != get_codec("nano-linear", dim=40).fingerprint
 
 
 @pytest.mark.parametrize("damage", ["absent", "cut", "text", "other tensors", "other format", "wrong shape"])
@@ -167,4 +179,4 @@ def test_damaged_files_are_named(tmp_path, damage):
     if damage == "other tensors": save_file({"x": torch.ones(3)}, path, {"format": "audioengram-nano-1"})
     if damage == "other format": save_file(arrays, path)
     if damage == "wrong shape": save_nano(arrays | {"mean": torch.zeros(3)}, path)
-    with pytest.raises(ModelFileError, match="w.safetensors"): Nano(weights=path)
+    with pytest.raises(ModelFileError, match="w.safetensors"): LinearNano(weights=path)

@@ -23,7 +23,7 @@ SMALL = Sizes(width=32, encoder_blocks=2, decoder_blocks=2)
 def linear():
     "The matrices that are shipped."
     net = load_learned(SHIPPED)[0]
-    return {k: getattr(net, k) for k in EXACT if k != "spread"}
+    return {k: getattr(net, k) for k in EXACT}
 
 
 @pytest.fixture(scope="module")

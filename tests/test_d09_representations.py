@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from audioengram.codecs.nano_train import SMALL
 from audioengram.core import ParameterError
 from audioengram.data.cases import parse_cases
 from audioengram.discussions import d09_representations as d09
@@ -95,9 +96,9 @@ def test_the_null_is_the_mixture_that_held_out_frames_prefer():
 def test_what_a_run_publishes(folder):
     result = read_run(folder)
     assert result.check() == [] and set(result.table_names) == {"results", *d09.TABLES[1:]}
-    assert set(result.table().case) == {"synthetic-nano", "synthetic-mel+stack8+pca16"}       # EnCodec's weights are not here
-    assert set(result.manifest["figures"]) == {"tradeoff", "gains", "geometry"} and set(result.manifest["clips"]) == {"synthetic_original", "synthetic-nano", "synthetic-mel_stack8_pca16"}
-    assert result.table().groupby("case").speaker.nunique().tolist() == [2, 2] and set(result.table().lag) == {1, 2}
+    assert set(result.table().case) == {"synthetic-nano", "synthetic-nano-linear", "synthetic-mel+stack8+pca16"}       # EnCodec's weights are not here
+    assert set(result.manifest["figures"]) == {"tradeoff", "gains", "geometry"} and set(result.manifest["clips"]) == {"synthetic_original", "synthetic-nano", "synthetic-nano-linear", "synthetic-mel_stack8_pca16"}
+    assert result.table().groupby("case").speaker.nunique().tolist() == [2, 2, 2] and set(result.table().lag) == {1, 2}
     assert not re.search(r'"/\w', (folder / "manifest.json").read_text() + (folder / "cases.json").read_text())
     text = (folder / "tradeoff.svg").read_text()
     assert "nano (64 × 12.5)" in text and "mel+stack8+pca16 (16 × 12.5)" in text
@@ -117,7 +118,10 @@ def test_claims_follow_from_the_rows(folder):
     assert claims["synthetic-nano.linear"]["value"] == pytest.approx((at.full - at.ridge).sum() / at.frames.sum() / np.log(2) * 12.5, rel=1e-5)
     speech = result.table("speech").query("case == 'synthetic-nano'")
     assert claims["synthetic-nano.stoi"]["value"] == pytest.approx(speech.stoi.mean(), rel=1e-5) and claims["synthetic-nano.stoi"]["n"] == 2
-    assert claims["main.most"]["value"] == "nano" and claims["main.n"]["value"] == 2
+    assert claims["main.most"]["value"] == "nano" and claims["main.n"]["value"] == 3
+    both = result.table("speech").pivot(index="utterance", columns="case", values="stoi")
+    assert claims["default.stoi"]["value"] == pytest.approx((both["synthetic-nano"] - both["synthetic-nano-linear"]).mean(), rel=1e-4)
+    assert re.match(r"`nano` against `nano-linear`, paired by speaker: STOI [+-][\d.]+ \[.*\], predictable bits a second [+-]", claims["main.verdict_default"]["value"])
     assert 1 <= claims["synthetic-nano.mle"]["value"] < claims["synthetic-nano.mle_gaussian"]["value"] <= 64 and claims["synthetic-nano.dim"]["value"] == 64
     assert 1 < claims["synthetic-nano.rank"]["value"] <= 64 and -1 <= claims["synthetic-nano.rho"]["value"] <= 1
     assert d09.sound_table(result).startswith("None of the codecs") and "synthetic × nano | 64" in d09.comparison(result, dict(dim="D", gain="gain"))
@@ -128,6 +132,27 @@ def test_the_page_quotes_only_claims_that_a_run_states(folder, root):
     cells = json.loads((root / "nbs/discussions/d09_representations.ipynb").read_text())["cells"]
     for c in cells:
         if c["cell_type"] == "markdown": assert "{claim:" not in format_claims("".join(c["source"]), claims)
+
+
+def test_changes_to_the_small_codec_are_paired_by_speaker(folder):
+    "The same rows under two names differ by nothing; fewer nats and a lower score differ by what was taken away."
+    result = read_run(folder)
+    about = json.loads((folder / "cases.json").read_text())[0]
+    base = {t: df[df.case == "synthetic-nano"] for t in d09.TABLES if len(df := result.table("results" if t == "gains" else t))}
+    worse = base | {"gains": base["gains"].assign(gated=base["gains"].gated + base["gains"].frames), "speech": base["speech"].assign(stoi=base["speech"].stoi - .1)}
+    claims = d09.paired_claims({"small": (about, base), "small-32": (about, base), "small-kl": (about, worse)}, "small", 200)
+    assert claims["small-32.gain"].value == claims["small-32.stoi"].value == 0
+    assert claims["small-kl.gain"].value == pytest.approx(-12.5 / np.log(2), rel=1e-6) and claims["small-kl.stoi"].value == pytest.approx(-.1)
+    assert claims["small-kl.stoi"].hi - claims["small-kl.stoi"].lo < 1e-9 and d09.paired_claims({"small": (about, base)}, "nano", 200) == {}
+
+
+def test_small_codecs_have_panels_and_a_table_of_their_own(folder):
+    result = read_run(folder)
+    assert d09.family("nano-small-32") == d09.family("nano-small") == "nano-small" and d09.family("nano-linear-32") == d09.family("nano+pca32") == "nano" and d09.family("mimi-vae") == "mimi-vae"
+    say = dict(gain=Estimate(3., 2., 4., 5), stoi=Estimate(.9, .8, .95, 5), numbers=800, dim=64, frame_rate="12.5 Hz")
+    fig = d09.draw_tradeoff([("nano", say), ("nano-small", say), ("nano-small-32", say)])
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["", "one small network, one thing changed"] and len(fig.axes[1].texts) == 2
+    assert d09.small_table(result).startswith("None of the small codecs was measured") and set(d09.CHANGES) == set(SMALL)
 
 
 def test_random_weights_are_found_unsound():

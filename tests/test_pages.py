@@ -36,7 +36,7 @@ MAY_IMPORT = dict(
     core=(), data=("core",), codecs=("core", "data.audio"), heads=("core",), measure=("core", "heads"),
     dynamics=("core", "data", "codecs", "heads", "measure"), codes=("core", "data", "codecs", "measure"), ember=("core", "data", "measure"),
     lab=("core", "data"), discussions=tuple(r for r in ALL if r not in ("discussions", *COMMANDS)), cli=tuple(r for r in ALL if r != "cli"), cli_codes=tuple(r for r in ALL if r not in COMMANDS))
-ALSO = {"data.latents": ("codecs",), "data.cases": ("codecs",)}   # the store builds the codec that decodes it; a case is a corpus under a codec
+ALSO = {f"data.{m}": ("codecs",) for m in ("latents", "cases", "small_codecs")}   # the store builds the codec that decodes it; a case is a corpus under a codec; a small codec is trained on a corpus
 
 
 def ids(paths): return [str(p.relative_to(ROOT)) for p in paths]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..core import AudioengramError, CodecError, ParameterError
 
-# %% ../../nbs/codecs/00_codecs.ipynb #55b8ffff
+# %% ../../nbs/codecs/00_codecs.ipynb #7333f7d5
 class CodecEntry(NamedTuple):
     "Where a codec or a view is defined."
     target: object   # "module:Class", or the class itself
@@ -21,9 +21,8 @@ class CodecEntry(NamedTuple):
     extra: str = ""  # the extra of pyproject.toml that it needs, "mimi"
 
 CODECS = {
-    "nano": CodecEntry("audioengram.codecs.nano:Nano", "embedded default: 16 kHz, 12.5 Hz, 64-d; no download"),
-    "nano-linear": CodecEntry("audioengram.codecs.nano_learned:LinearNano", "its linear part alone, 1 to 128-d"),
-    "nano-learned": CodecEntry("audioengram.codecs.nano_learned:LearnedNano", "the linear codec and what two small networks add: 16 kHz, 12.5 Hz, 64-d; no download"),
+    "nano": CodecEntry("audioengram.codecs.nano_learned:LearnedNano", "embedded default, trained: 16 kHz, 12.5 Hz, 64-d; no download"),
+    "nano-linear": CodecEntry("audioengram.codecs.nano:LinearNano", "a linear transform, fitted: 16 kHz, 12.5 Hz, 1 to 128-d; no download"),
     "mel": CodecEntry("audioengram.codecs.mel:Mel", "mel spectrum and Griffin-Lim: 16 kHz, 100 Hz, 80-d; the reference without learning"),
     "mimi": CodecEntry("audioengram.codecs.mimi:Mimi", "Kyutai Mimi before quantisation: 24 kHz, 12.5 Hz, 512-d", "mimi"),
     "mimi-vae": CodecEntry("audioengram.codecs.mimi:MimiVAE", "the continuous Mimi of pocket-tts: 24 kHz, 12.5 Hz, 32-d", "mimi"),

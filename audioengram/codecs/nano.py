@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RATE', 'HOP', 'WINDOW', 'BINS', 'BANDS', 'BLOCK', 'POWER', 'WIDEST', 'PIECE', 'MARGIN', 'KEEP', 'SHIPPED', 'SHAPES',
            'spectra', 'overlap_add', 'mel_filters', 'spread_bands', 'lapped_basis', 'lap', 'unlap', 'griffin_lim',
-           'Nano', 'mel_loudness', 'fit_nano', 'fit_axes', 'save_nano', 'load_nano', 'fit_nano_on']
+           'LinearNano', 'mel_loudness', 'fit_nano', 'fit_axes', 'save_nano', 'load_nano', 'fit_nano_on']
 
 # %% ../../nbs/codecs/10_nano.ipynb #7ef98088
 import math
@@ -154,10 +154,10 @@ def _continue(known, y, fade):
     middle = known[:, n:] * (1 - ramp) + y[:, n:n + fade] * ramp
     return torch.cat([known[:, :n], middle, y[:, n + fade:]], 1)
 
-# %% ../../nbs/codecs/10_nano.ipynb #f2ecdd45
-class Nano(LatentCodec):
-    "The embedded linear codec: 16 kHz, 12.5 Hz, 32, 64 or 128-d."
-    name, sample_rate, frame_rate = "nano", RATE, RATE / (HOP * BLOCK)
+# %% ../../nbs/codecs/10_nano.ipynb #312ce9f5
+class LinearNano(LatentCodec):
+    "The linear codec: 16 kHz, 12.5 Hz, 32, 64 or 128-d."
+    name, sample_rate, frame_rate = "nano-linear", RATE, RATE / (HOP * BLOCK)
     def __init__(self,
         dim: int = 64,   # latent dimensions, at most what the file holds; smaller ones are the leading part of larger ones
         weights=None,    # a file of `save_nano`, or arrays of `fit_nano`; None: what is shipped
@@ -166,7 +166,7 @@ class Nano(LatentCodec):
         super().__init__()
         arrays = weights if isinstance(weights, dict) else load_nano(weights or SHIPPED)[0]
         most = len(arrays["scale"])
-        if not 1 <= dim <= most: raise CodecError(f"nano cannot have {dim} dimensions", remedy=f"Choose 1 to {most}; 32, 64 and 128 are the ones we report")
+        if not 1 <= dim <= most: raise CodecError(f"nano-linear cannot have {dim} dimensions", remedy=f"Choose 1 to {most}; 32, 64 and 128 are the ones we report")
         self.dim, self.options = dim, ({} if dim == 64 else {"dim": dim}) | ({"weights": str(weights)} if isinstance(weights, (str, Path)) else {})
         for name, x in (("filters", arrays["filters"]), ("mean", arrays["mean"]), ("axes", arrays["axes"][:, :dim]), ("scale", arrays["scale"][:dim])):
             self.register_buffer(name, torch.as_tensor(x, dtype=torch.float32).contiguous())
@@ -203,12 +203,12 @@ def mel_loudness(
     parts = [spectra(wav[:, a * HOP:min(a + PIECE, n) * HOP + 2 * MARGIN]).abs() @ filters for a in range(0, n, PIECE)]
     return zero_beyond(torch.cat(parts, 1)**POWER, [m * block for m in lengths])
 
-# %% ../../nbs/codecs/10_nano.ipynb #edb76ac8
+# %% ../../nbs/codecs/10_nano.ipynb #e46b2b64
 def fit_nano(
     wavs,               # iterable of recordings at 16 kHz, arrays or tensors [S]
     dim: int = WIDEST,  # axes kept
 ) -> dict:              # filters [241,80], mean [640], axes [640,dim], scale [dim], kept [dim]: share of variance with so many axes
-    "Fit the matrices of `Nano` on training speech."
+    "Fit the matrices of `LinearNano` on training speech."
     filters, wavs = mel_filters(), (torch.as_tensor(wav, dtype=torch.float32)[None] for wav in wavs)
     return {"filters": filters, **fit_axes((mel_loudness(wav, filters, [-(-wav.shape[1] // (HOP * BLOCK))]) for wav in wavs), dim)}
 
@@ -225,8 +225,8 @@ def fit_axes(
     found = {"mean": mean, "axes": axes, "scale": scale, "kept": values.cumsum() / np.trace(cov)}
     return {k: torch.tensor(v, dtype=torch.float32) for k, v in found.items()}
 
-# %% ../../nbs/codecs/10_nano.ipynb #cd0c8fab
-SHIPPED = resources.files("audioengram") / "assets" / "nano.safetensors"
+# %% ../../nbs/codecs/10_nano.ipynb #c671d9c2
+SHIPPED = resources.files("audioengram") / "assets" / "nano-linear.safetensors"
 SHAPES = {"filters": (BINS, BANDS), "mean": (BANDS * BLOCK,), "axes": (BANDS * BLOCK, None), "scale": (None,), "kept": (None,)}
 
 def save_nano(
@@ -247,7 +247,7 @@ def load_nano(
     except FileNotFoundError: raise ModelFileError("no such file", path, "Fit one with `audioengram codec fit-nano`, or install the package again") from None
     except (SafetensorError, OSError) as e: raise ModelFileError(f"is damaged ({e})", path, "Fit it again with `audioengram codec fit-nano`") from None
     fits = arrays.keys() == SHAPES.keys() and all(len(SHAPES[k]) == v.ndim and all(m in (None, n) for m, n in zip(SHAPES[k], v.shape, strict=True)) for k, v in arrays.items())
-    if about.get("format") != "audioengram-nano-1" or not fits: raise ModelFileError("does not hold the matrices of nano", path, "Fit one with `audioengram codec fit-nano`")
+    if about.get("format") != "audioengram-nano-1" or not fits: raise ModelFileError("does not hold the matrices of nano-linear", path, "Fit one with `audioengram codec fit-nano`")
     return arrays, about
 
 # %% ../../nbs/codecs/10_nano.ipynb #473d70d0

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KERNEL', 'SHIPPED', 'FORMAT', 'EXACT', 'EDGE', 'CONTRAST', 'RANGE', 'Block', 'Sizes', 'NanoNet', 'save_learned',
-           'load_learned', 'sharpen', 'LearnedNano', 'LinearNano']
+           'load_learned', 'sharpen', 'LearnedNano']
 
-# %% ../../nbs/codecs/11_nano_learned.ipynb #2dfe4876
+# %% ../../nbs/codecs/11_nano_learned.ipynb #31561251
 import json
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .base import LatentCodec, zero_beyond
-from .nano import BANDS, BINS, HOP, MARGIN, PIECE, POWER, RATE, WINDOW, Nano, griffin_lim, lap, mel_loudness, spread_bands, unlap
+from .nano import BANDS, BINS, HOP, MARGIN, PIECE, POWER, RATE, WINDOW, griffin_lim, lap, mel_loudness, spread_bands, unlap
 from ..core import CodecError, ModelFileError, ParameterError, atomic_path, generator
 
 # %% ../../nbs/codecs/11_nano_learned.ipynb #b2ed0757
@@ -62,7 +62,7 @@ class Sizes:
 
 KERNEL = 5   # latent frames a convolution sees
 
-# %% ../../nbs/codecs/11_nano_learned.ipynb #46232632
+# %% ../../nbs/codecs/11_nano_learned.ipynb #beffa6ee
 class NanoNet(nn.Module):
     "Mel loudness to bounded latents and back; no phase, no files."
     def __init__(self,
@@ -73,7 +73,6 @@ class NanoNet(nn.Module):
         s, self.sizes, n = sizes, sizes, BANDS * sizes.stride
         if linear["axes"].shape != (n, n): raise CodecError(f"axes of shape {tuple(linear['axes'].shape)} do not fit {s.stride} mel frames", remedy=f"Fit {n} axes with block={s.stride}")
         for name in ("filters", "mean", "axes", "scale"): self.register_buffer(name, torch.as_tensor(linear[name], dtype=torch.float32).clone(memory_format=torch.contiguous_format))
-        self.register_buffer("spread", torch.ones(s.dim))
         scale = self.scale.double().clamp(min=1e-4 * float(self.scale[0]))
         turn = torch.linalg.qr(torch.randn(s.dim, s.dim, generator=generator(0), dtype=torch.double))[0]
         first = scale[:s.dim]**s.whiten * (scale[:s.dim]**(2 - 2 * s.whiten)).mean().sqrt()         # latents have a mean square of 1
@@ -113,10 +112,10 @@ def _mask(x, lengths, stride):
     T = x.shape[1] // stride
     return None if lengths is None or min(lengths) == T else zero_beyond(x.new_ones(len(x), T), lengths)[..., None]
 
-# %% ../../nbs/codecs/11_nano_learned.ipynb #211cce5b
-SHIPPED = resources.files("audioengram") / "assets" / "nano-learned.safetensors"
-FORMAT = "audioengram-nano-learned-2"
-EXACT = ("filters", "mean", "axes", "scale", "spread")   # buffers, kept in single precision
+# %% ../../nbs/codecs/11_nano_learned.ipynb #fe0ff4dc
+SHIPPED = resources.files("audioengram") / "assets" / "nano.safetensors"
+FORMAT = "audioengram-nano-3"
+EXACT = ("filters", "mean", "axes", "scale")   # buffers, kept in single precision
 
 def save_learned(
     net: NanoNet,
@@ -137,14 +136,14 @@ def load_learned(
         with safe_open(path, "pt") as f: state, about = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except FileNotFoundError: raise ModelFileError("no such file", path, remedy) from None
     except (SafetensorError, OSError) as e: raise ModelFileError(f"is damaged ({e})", path, remedy) from None
-    if about.get("format") != FORMAT: raise ModelFileError("does not hold a learned nano", path, remedy)
+    if about.get("format") != FORMAT: raise ModelFileError("does not hold a trained nano", path, remedy)
     try:
         net = NanoNet(Sizes(**json.loads(about["sizes"])), {k: state[k] for k in EXACT})
         net.load_state_dict({k: v.float() for k, v in state.items()})
     except (KeyError, TypeError, ValueError, RuntimeError, CodecError) as e: raise ModelFileError(f"does not fit its own sizes ({e})", path, remedy) from None
     return net.eval().requires_grad_(False), about
 
-# %% ../../nbs/codecs/11_nano_learned.ipynb #41bd42cd
+# %% ../../nbs/codecs/11_nano_learned.ipynb #be70b3b7
 EDGE, CONTRAST = .2, .05   # scored on training speakers: with more contrast PESQ goes on rising, up to 0.15, and STOI falls
 
 def sharpen(
@@ -164,7 +163,7 @@ RANGE = 8.      # latents beyond +-RANGE are decoded as if they were there: noth
 
 class LearnedNano(LatentCodec):
     "The embedded learned codec: 16 kHz, 12.5 Hz, 64-d; another file may have other dimensions and another rate."
-    name, sample_rate = "nano-learned", RATE
+    name, sample_rate = "nano", RATE
     def __init__(self,
         weights=None,      # a file of `save_learned`; None: what is shipped
         iterations: int = 60,  # of Griffin-Lim
@@ -184,14 +183,19 @@ class LearnedNano(LatentCodec):
         self.register_buffer("phase", 2 * torch.pi * torch.rand(PIECE, BINS, generator=generator(0)), persistent=False)
         self.to(device)
 
-    def identity(self): return ["nano-learned 2", {k: v for k, v in self.net.state_dict().items()}]
+    def identity(self): return ["nano 3", {k: v for k, v in self.net.state_dict().items()}]
+
+    @property
+    def runs(self) -> list:  # of dict
+        "Provenance of every run that made the weights, the first one first."
+        about, found = self.about, []
+        while about: found.insert(0, about); about = json.loads(about.get("before") or "{}")
+        return found
 
     @property
     def heard(self) -> set:  # "corpus/speaker"
         "Who the weights were trained on."
-        about, found = self.about, set()
-        while about: found |= set(json.loads(about.get("speakers", "[]"))); about = json.loads(about.get("before") or "{}")
-        return found
+        return {s for run in self.runs for s in json.loads(run.get("speakers", "[]"))}
 
     @property
     def look_ahead(self) -> tuple:  # s
@@ -230,7 +234,3 @@ class LearnedNano(LatentCodec):
             a, b = max(first - self.context, 0), min(last + self.context, n)
             parts.append(f(a, b, [min(max(k - a, 0), b - a) for k in lengths])[:, (first - a) * factor:(last - a) * factor])
         return torch.cat(parts, 1)
-
-class LinearNano(Nano):
-    "The linear codec under a name of its own."
-    name = "nano-linear"

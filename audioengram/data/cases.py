@@ -43,7 +43,7 @@ def parse_cases(
     if not found or None in found: raise ParameterError(f"cases={cases!r} cannot be read", remedy='Write "corpus:codec; corpus:codec"')
     return [Case(*m.groups()) for m in found]
 
-# %% ../../nbs/data/20_cases.ipynb #c0a9a8d6
+# %% ../../nbs/data/20_cases.ipynb #9db8f3cb
 def open_case(
     case: Case,
     max_seconds=None,    # use at most this much speech, all speakers kept; None: everything
@@ -53,8 +53,8 @@ def open_case(
 ):                       # corpus, split, store; raises AudioengramError if the data or the codec are not here
     "Get a case's recordings and latents."
     options = dict(n_speakers=8, n_utterances=6) if case.corpus == "synthetic" else {}
-    codec = get_codec(case.codec)
     corpus = get_corpus(case.corpus, root, show=False, **options)
+    codec = get_codec(case.codec)
     if max_seconds and corpus.utterances.seconds.sum() > max_seconds:
         corpus = corpus.subset(max_seconds=max_seconds, seed=seed, n_speakers=len(corpus.speakers))
     split = corpus.split(eval_fraction, seed)

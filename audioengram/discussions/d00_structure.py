@@ -197,7 +197,7 @@ def draw_slices(
         _below(ax)
     return fig
 
-# %% ../../nbs/discussions/d00_structure.ipynb #0ced5378
+# %% ../../nbs/discussions/d00_structure.ipynb #0bf18be9
 def draw_sizes(
     cases: list,   # (title, cells, summary) of each case
 ):                 # figure
@@ -236,7 +236,7 @@ def draw_means(
     for ((_, cells), key), ax in zip(itertools.product(cases, keys), axes, strict=True):
         mine = cells[cells.key == key]
         cloud(mine[["pc1", "pc2"]], size=16, ax=ax, xlabel="first axis of the cell means", ylabel="second axis")
-        ax.scatter(mine.null_pc1, mine.null_pc2, s=9, color="#8A8A8A", linewidths=0, label="shuffled key")
+        ax.scatter(mine.null_pc1, mine.null_pc2, s=9, color="#8A8A8A", linewidths=0, label="shuffled key", rasterized=True)
         ax.set_aspect("equal", "datalim"); ax.legend(fontsize=8, loc="best")
     return fig
 

@@ -29,9 +29,9 @@ from ..lab.runs import Run, read_run
 from ..measure.speech import MEASURES, pick_measures, speech_scores
 from ..measure.stats import Estimate, group_sums, interval, paired_by, resample_counts
 
-# %% ../../nbs/discussions/d08_listening.ipynb #13cebe52
+# %% ../../nbs/discussions/d08_listening.ipynb #b7269cbd
 NAME = "d08_listening"
-CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128; librispeech:nano; librispeech:nano-learned; librispeech:mimi; librispeech:mimi-vae; librispeech:encodec"
+CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128; librispeech:nano; librispeech:mimi; librispeech:mimi-vae; librispeech:encodec"
 MODES = {"A": 0., "B 25": .25, "B 50": .5, "B 75": .75, "C": "any", "C real": "real", "GT": 1.}   # share of the true step, or which wrong direction
 FIRST = {next(iter(m.columns)): m.label.split(",")[0] for m in MEASURES.values()}                             # the column that stands for each measure
 LOWER = {c for m in MEASURES.values() for c, better in m.columns.items() if better == "lower"}

@@ -9,8 +9,7 @@ __all__ = ['NAME', 'LEARNED', 'LINEAR', 'LYRA', 'BLURRED', 'SHARPENED', 'BARS', 
            'score_table', 'gain', 'claims_of', 'verdicts', 'draw_scores', 'draw_noise', 'draw_latents', 'draw_curve',
            'run', 'listen']
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #a2b50e5c
-import json
+# %% ../../nbs/discussions/d90_codec_card.ipynb #a47389e9
 import time
 
 import numpy as np
@@ -19,8 +18,8 @@ import torch
 import torch.nn.functional as F
 
 from ..codecs import get_codec
-from ..codecs.nano import HOP, MARGIN, griffin_lim, mel_loudness, spectra
-from ..codecs.nano_learned import LearnedNano, LinearNano
+from ..codecs.nano import HOP, MARGIN, LinearNano, griffin_lim, mel_loudness, spectra
+from ..codecs.nano_learned import LearnedNano
 from ..core import AudioengramError, generator, get_profile, read_json, write_json
 from ..data.corpora import get_corpus
 from ..lab.cases import as_markdown, state
@@ -30,10 +29,10 @@ from ..lab.runs import Run, cached, code_fingerprint, figures_dir, neutral, read
 from ..measure.speech import pick_measures, speech_scores
 from ..measure.stats import bootstrap_by, paired_by
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #4d715a6a
+# %% ../../nbs/discussions/d90_codec_card.ipynb #4ed90f96
 NAME = "d90_codec_card"
-LEARNED, LINEAR, LYRA = "nano-learned", "nano-linear", "lyra+stack4+pca64"
-BLURRED, SHARPENED = "nano-learned, not sharpened", "nano-linear, sharpened"
+LEARNED, LINEAR, LYRA = "nano", "nano-linear", "lyra+stack4+pca64"
+BLURRED, SHARPENED = "nano, not sharpened", "nano-linear, sharpened"
 BARS = {"stoi": .94, "stoi_worst": .88, "pesq": 3., "stoi_noise1": .93, "stoi_noise3": .90, "encode": 60., "decode": 20.}
 LEVELS = (.1, .3)    # latent noise, share of each dimension's spread
 PLAIN = ("stoi", "pesq", "mel")
@@ -351,7 +350,7 @@ def draw_curve(curve: pd.DataFrame):
         ax.set(xlabel="step", ylabel=names[-1].replace("noisy ", "").replace("loud", "loudness error").replace("envelope", "envelope error").replace("kl", "KL, nats a dimension")); ax.legend(fontsize=7)
     return fig
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #62b2a9b2
+# %% ../../nbs/discussions/d90_codec_card.ipynb #c5d44d43
 def run(
     profile="quick",   # "smoke", "quick" or "full"
     corpora="auto",    # names, separated by commas; speakers who were trained on are left out; the last is the one prose is about
@@ -389,11 +388,12 @@ def run(
 def _training() -> dict:
     "What the weights say about how they were made."
     codec = LearnedNano()
-    before = json.loads(codec.about["before"])
+    seconds = max(r["seconds"] for r in codec.curve) + sum(run["seconds"] for run in codec.runs[:-1])
+    runs = "; ".join(f"{int(run['steps']):,} steps on {run['corpus']} ({run['train_speakers']} speakers)" for run in codec.runs)
     about, ahead, best = codec.about, codec.look_ahead, min(codec.curve, key=lambda r: r["loud"])
     return dict(held_least=best["loud"], held_least_step=int(best["step"]), held_last=codec.curve[-1]["loud"], train_last=codec.curve[-1]["train loud"], noisy_then=best["noisy loud"], noisy_last=codec.curve[-1]["noisy loud"],
                 trained_on=about["corpus"], licence=about["licence"], train_minutes=round(int(about["train_seconds"]) / 60), train_speakers=int(about["train_speakers"]), steps=int(about["steps"]),
-                first_steps=int(before["steps"]), first_corpus=before["corpus"], first_speakers=int(before["train_speakers"]), iterations=codec.iterations, parameters=round(sum(x.numel() for x in codec.net.parameters()) / 1e6, 1), ahead_encode=ahead[0], ahead_decode=ahead[1], hours=round((before["seconds"] + max(r["seconds"] for r in codec.curve)) / 3600, 2))
+                runs=runs, n_runs=len(codec.runs), iterations=codec.iterations, parameters=round(sum(x.numel() for x in codec.net.parameters()) / 1e6, 1), ahead_encode=ahead[0], ahead_decode=ahead[1], hours=round(seconds / 3600, 2))
 
 def listen(run, corpus, how, backs):
     "A held-out speaker through everything, and the odd sounds that can be heard."
@@ -401,7 +401,7 @@ def listen(run, corpus, how, backs):
     wav, seed = read_wavs(corpus, df.iloc[[len(df) // 2]], how)[0], how["seed"]
     codecs = {"learned": LearnedNano(), "linear": get_codec(LINEAR)}
     clips = {"original": wav} | {name: with_noise(c, [wav], 0., seed)[0] for name, c in codecs.items()} | {f"{name}_noise_0.3": with_noise(c, [wav], .3, seed)[0] for name, c in codecs.items()}
-    notes = {"original": f"{df.utterance_id.iloc[len(df) // 2]}, held-out speaker", "learned": "through nano-learned", "linear": "through nano-linear", "learned_noise_0.3": "noise of 0.3 on its latents", "linear_noise_0.3": "noise of 0.3 on its latents"}
+    notes = {"original": f"{df.utterance_id.iloc[len(df) // 2]}, held-out speaker", "learned": "through nano", "linear": "through nano-linear", "learned_noise_0.3": "noise of 0.3 on its latents", "linear_noise_0.3": "noise of 0.3 on its latents"}
     write_row(run, {k: (v, 16_000) for k, v in clips.items()}, notes)
     heard = {k.replace(" ", "_").replace(",", ""): v for k, v in backs.items() if k in ("music", "voice raised by 8 semitones", "noisy speech, 5 dB")}
     write_row(run, {f"{k}_{i}": (w, 16_000) for k, pair in heard.items() for i, w in zip(("in", "out"), pair, strict=True)})
