@@ -459,7 +459,7 @@ def listen(
     scores = ", ".join(f"{MEASURES[m].label} {row[c]:.2f}" for m, c in (("stoi", "stoi"), ("pesq", "pesq_wb")) if c in row)
     write_row(run, {case.file: (back, 16_000)}, {case.file: f"{store.dim} numbers at {store.frame_rate:g} Hz; this clip: {scores}"}, target=-26., suffix=".ogg")
 
-# %% ../../nbs/discussions/d09_representations.ipynb #cfcdc4d2
+# %% ../../nbs/discussions/d09_representations.ipynb #be99042b
 TABLES = ("gains", "memory", "points", "axes", "phase0", "speech", "sound")
 
 def run(
@@ -508,7 +508,7 @@ def publish(
     changed = paired_claims(small, "small", n, seed)
     effect = lambda name: f"{CHANGES[name]}: predictable bits a second {signed(changed[f'{name}.gain'])}, STOI {signed(changed[f'{name}.stoi'])}"
     state(run, "small", changed)
-    state(run, "main", {"verdict_training": "; ".join(effect(k) for k in small if k != "small" and f"{k}.gain" in changed)})
+    state(run, "main", {"verdict_training": "; ".join(effect(k) for k in ("small-pred", "small-smooth", "small-exact", "small-128") if f"{k}.gain" in changed)})
     rivals = {c.codec: (a, t) for c, a, t, _ in says if c.corpus == best and c.codec in ("nano", "nano-linear")}
     apart = {k.removeprefix("nano."): e for k, e in paired_claims(rivals, "nano-linear", n, seed).items()}
     told = ", ".join(f"{what} {signed(e)}" for k, what in dict(stoi="STOI", pesq_wb="PESQ", gain="predictable bits a second").items() if (e := apart.get(k)))
