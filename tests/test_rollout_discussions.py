@@ -84,8 +84,13 @@ def test_smoke_run_of_the_gap(smoke):
 def test_clips_are_what_their_captions_say(smoke):
     "A spliced clip equals the truth until its first rolled-out frame, and the mean's free run ends quiet in change."
     import soundfile as sf
+
+    from audioengram.measure.speech import mel_distance
     read = lambda name: sf.read(smoke.folder / next(c["file"] for n, c in smoke.manifest["clips"].items() if n.endswith(name)))
     (truth, rate), (spliced, _), (mean, _) = read("truth"), read("spliced_1"), read("free_mean")
     context = int(d05.recipe("smoke")["length"] / 12.5 * rate * .5)
-    assert len(truth) == len(spliced) and np.corrcoef(truth[:context], spliced[:context])[0, 1] > .99
+    assert len(truth) == len(spliced)
+    apart = lambda a, b: mel_distance(a, b, rate)          # phases are found for the whole clip, so samples differ where magnitudes do not
+    before, after = apart(truth[:context], spliced[:context]), apart(truth[context:], spliced[context:])
+    assert before < 1.5 and before < .6 * after
     assert len(mean) == len(truth)
