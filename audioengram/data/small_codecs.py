@@ -15,7 +15,7 @@ from ..codecs.nano_train import PROFILES, SMALL, train_nano_on
 from ..core import cache_dir, fingerprint
 from .corpora import get_corpus
 
-# %% ../../nbs/data/12_small_codecs.ipynb #4df03d1e
+# %% ../../nbs/data/12_small_codecs.ipynb #40aef8ef
 def small_nano(
     profile: str,  # a name of PROFILES, best one of SMALL
     device="cpu",
@@ -23,7 +23,7 @@ def small_nano(
 ) -> LearnedNano:  # raises what the corpus raises, and TrainingError
     "A codec of a training profile; the first call trains it, later ones find it in the cache."
     config = PROFILES[profile]
-    folder = cache_dir("codecs") / f"{profile}-{fingerprint(asdict(config))}"
+    folder = cache_dir("codecs", corpus) / f"{profile}-{fingerprint(asdict(config))}"
     file = folder / "nano.safetensors"
     if not file.exists() or int(load_learned(file)[1]["steps"]) < config.steps:
         print(f"nano-{profile} is trained first: {config.steps} steps, minutes for a small one; it can be interrupted")
