@@ -10,6 +10,7 @@ __all__ = ['NAME', 'LEARNED', 'LINEAR', 'LYRA', 'BLURRED', 'SHARPENED', 'BARS', 
            'run', 'listen']
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #a47389e9
+import json
 import time
 
 import numpy as np
