@@ -9,8 +9,7 @@ __all__ = ['NAME', 'LEARNED', 'LINEAR', 'LYRA', 'BLURRED', 'SHARPENED', 'BARS', 
            'score_table', 'gain', 'claims_of', 'verdicts', 'draw_scores', 'draw_noise', 'draw_latents', 'draw_curve',
            'run', 'listen']
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #a47389e9
-import json
+# %% ../../nbs/discussions/d90_codec_card.ipynb #9dd6ff55
 import time
 
 import numpy as np
