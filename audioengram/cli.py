@@ -51,7 +51,7 @@ def _cell(x):
     if isinstance(x, float): return f"{x:,.2f}" if abs(x) < 1e4 else f"{x:,.0f}"
     return "" if x is None else str(x)
 
-# %% ../nbs/90_cli.ipynb #6b257899
+# %% ../nbs/90_cli.ipynb #15da0f5c
 @app.command()
 def doctor(json_: Json = False):
     "Tell what is installed, which corpora and codecs are usable, and what to do about the rest."
@@ -120,7 +120,7 @@ def codec_fit_nano(
 
 @codec_app.command("train")
 def codec_train(
-    config: Annotated[str, typer.Option(help="smoke, quick (CPU), again and finish (CPU, from the weights of `--start`), full (GPU), small (minutes, for experiments; small-32, small-pred and others change one thing), or a .toml or .json file with settings.")] = "quick",
+    config: Annotated[str, typer.Option(help="smoke, quick (CPU), again, finish and polish (CPU, from the weights of `--start`), full (GPU), small (minutes, for experiments; small-32, small-pred and others change one thing), or a .toml or .json file with settings.")] = "quick",
     corpora: Annotated[list[str] | None, typer.Argument(help="Corpora whose training speakers are learned from; the others validate. debian-speech if not given.", show_default=False)] = None,
     start: Annotated[Path | None, typer.Option(help="Weights to begin with: the nano.safetensors of an earlier run.", show_default=False)] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run; one that was interrupted goes on. Its nano.safetensors is what get_codec('nano', weights=FILE) reads.")] = Path("nano-run"),

@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 
 from audioengram.codecs import get_codec
 from audioengram.codecs.nano import (
+    BINS,
     MARGIN,
+    RATE,
     SHIPPED,
     LinearNano,
     fit_nano,
@@ -18,6 +20,7 @@ from audioengram.codecs.nano import (
     griffin_lim,
     lap,
     load_nano,
+    peak_phase,
     save_nano,
     spectra,
     unlap,
@@ -38,6 +41,33 @@ def speech(librispeech_root):
     "Twelve unseen speakers, ten seconds each."
     files = sorted((librispeech_root / "train-clean-100").glob("*/*/*.flac"))[::21]
     return torch.tensor(np.stack([load_audio(f, 16_000)[0][:160_000] for f in files if len(load_audio(f, 16_000)[0]) >= 160_000]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("hertz", [410., 1234.5, 3990., 7310.])
+def test_phase_of_a_peak_turns_with_its_frequency(hertz, dtype):
+    "A minute of one sinusoid: phases advance as those of its true spectrum do, in every bin of the peak, and its neighbours alternate in sign."
+    t = torch.arange(60 * RATE, dtype=torch.float64) / RATE
+    X = spectra(padded(torch.sin(2 * np.pi * hertz * t)[None]))[:, 3:-3]
+    found = peak_phase(X.abs().to(dtype), torch.zeros(X.shape[1], BINS, dtype=dtype))
+    assert found.dtype == dtype
+    bins = slice(int(hertz / RATE * 480) - 1, int(hertz / RATE * 480) + 3)
+    apart = torch.polar(torch.ones_like(found, dtype=torch.float64), found.double() - X.angle())[0, :, bins]
+    assert (apart[:, :1] * apart.conj()).angle().abs().max() < .02                                          # neighbours keep their true relation
+    turn = (apart[1:] * apart[:-1].conj()).angle()
+    assert turn.abs().max() < .05                                                                           # radians a frame: a parabola is not a Hann window's lobe
+
+
+def test_phase_where_there_are_no_peaks():
+    "Silence, a flat spectrum and rounding errors on it have the table's phases; a frame alone and in a batch the same ones; extreme levels stay finite."
+    table = torch.rand(40, BINS, generator=torch.Generator().manual_seed(0))
+    flat = torch.ones(1, 30, BINS)
+    flat = torch.cat([0 * flat, flat, flat + 1e-5 * torch.rand(1, 30, BINS, generator=torch.Generator().manual_seed(1))])
+    assert torch.equal(peak_phase(flat, table), table[:30].expand(3, -1, -1))
+    some = torch.rand(4, 30, BINS, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(peak_phase(some, table)[2:3], peak_phase(some[2:3], table))
+    for level in (1e-30, 1e-6, 1e6, 1e30): assert torch.isfinite(peak_phase(level * some, table)).all()
+
 
 
 def test_what_is_shipped(nano):

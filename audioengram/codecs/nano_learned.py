@@ -143,7 +143,7 @@ def load_learned(
     except (KeyError, TypeError, ValueError, RuntimeError, CodecError) as e: raise ModelFileError(f"does not fit its own sizes ({e})", path, remedy) from None
     return net.eval().requires_grad_(False), about
 
-# %% ../../nbs/codecs/11_nano_learned.ipynb #be70b3b7
+# %% ../../nbs/codecs/11_nano_learned.ipynb #70085af0
 EDGE, CONTRAST = .2, .05   # scored on training speakers: with more contrast PESQ goes on rising, up to 0.15, and STOI falls
 
 def sharpen(
@@ -166,8 +166,9 @@ class LearnedNano(LatentCodec):
     name, sample_rate = "nano", RATE
     def __init__(self,
         weights=None,      # a file of `save_learned`; None: what is shipped
-        iterations: int = 60,  # of Griffin-Lim
+        iterations: int = 32,  # of Griffin-Lim
         sharp: bool = True,    # sharpen pictures before they are sounded
+        peaks: bool = True,    # start Griffin-Lim from spectral peaks, not at random
         device="cpu",
     ):
         super().__init__()
@@ -176,14 +177,14 @@ class LearnedNano(LatentCodec):
         self.dim, self.stride, self.frame_rate = s.dim, s.stride, RATE / (HOP * s.stride)
         self.context = (KERNEL - 1) * max(s.encoder_blocks, s.decoder_blocks) + 2     # latent frames on either side of a piece: more than convolutions and laps reach
         self.iterations, self.curve = iterations, json.loads(self.about.get("curve", "[]"))   # rows of the training curve
-        self.options = ({"weights": str(weights)} if weights else {}) | ({"iterations": iterations} if iterations != 60 else {}) | ({} if sharp else {"sharp": False})
-        self.sharp = {} if sharp else {"edge": 0., "contrast": 0.}
+        self.options = ({"weights": str(weights)} if weights else {}) | ({"iterations": iterations} if iterations != 32 else {}) | ({} if sharp else {"sharp": False}) | ({} if peaks else {"peaks": False})
+        self.peaks, self.sharp = peaks, {} if sharp else {"edge": 0., "contrast": 0.}
         self.register_buffer("inverse", torch.linalg.pinv(filters.double()).float(), persistent=False)
         self.register_buffer("loudest", (torch.hann_window(WINDOW).sum() * filters.sum(0))**POWER, persistent=False)
         self.register_buffer("phase", 2 * torch.pi * torch.rand(PIECE, BINS, generator=generator(0)), persistent=False)
         self.to(device)
 
-    def identity(self): return ["nano 3", {k: v for k, v in self.net.state_dict().items()}]
+    def identity(self): return ["nano 4", {k: v for k, v in self.net.state_dict().items()}]
 
     @property
     def runs(self) -> list:  # of dict
@@ -222,7 +223,7 @@ class LearnedNano(LatentCodec):
     ) -> Tensor:        # [B, 160 F]
         "What a mel picture sounds like."
         mel = sharpen(mel, **self.sharp)
-        return griffin_lim(lambda a, b: spread_bands(mel[:, a:b], self.net.filters, self.inverse), lengths, self.phase, n_iter=self.iterations)
+        return griffin_lim(lambda a, b: spread_bands(mel[:, a:b], self.net.filters, self.inverse), lengths, self.phase, n_iter=self.iterations, peaks=self.peaks)
 
     def _decode(self, z, lengths): return self.sound(self.loudness(z, lengths), [n * self.stride for n in lengths])
 

@@ -27,7 +27,7 @@ from .nano import BANDS, BINS, HOP, POWER, RATE, WINDOW, fit_axes, mel_filters, 
 from .nano_learned import EXACT, NanoNet, Sizes, load_learned, save_learned
 from ..core import ModelFileError, ParameterError, TrainingError, atomic_path, fingerprint, flush_denormal, read_json, write_json
 
-# %% ../../nbs/codecs/13_nano_train.ipynb #53c83879
+# %% ../../nbs/codecs/13_nano_train.ipynb #afcd5d9e
 @dataclass(frozen=True)
 class TrainConfig:
     "A training run; equal configurations on equal corpora give equal weights on one kind of machine."
@@ -68,7 +68,7 @@ class TrainConfig:
     @property
     def samples(self) -> int: return round(self.seconds * RATE)
 
-SIZES = {"smoke": Sizes(width=32, encoder_blocks=1, decoder_blocks=1), "small": Sizes(width=192, encoder_blocks=2, decoder_blocks=2), "again": Sizes(encoder_blocks=5, decoder_blocks=4), "finish": Sizes(encoder_blocks=6, decoder_blocks=6), "full": Sizes(width=512, encoder_blocks=4, decoder_blocks=4)}
+SIZES = {"smoke": Sizes(width=32, encoder_blocks=1, decoder_blocks=1), "small": Sizes(width=192, encoder_blocks=2, decoder_blocks=2), "again": Sizes(encoder_blocks=5, decoder_blocks=4), "finish": Sizes(encoder_blocks=6, decoder_blocks=6), "polish": Sizes(encoder_blocks=7, decoder_blocks=7), "full": Sizes(width=512, encoder_blocks=4, decoder_blocks=4)}
 _small = TrainConfig(SIZES["small"], steps=500, matrix_rate=4e-3, noise_after=0., w_envelope=.3, w_kl=1e-3, pool=2, renew=1000, save_every=250, validate_every=250)
 SMALL = {"small": _small,                                                    # trained in minutes, for experiments: one thing is changed at a time
          "small-32": replace(_small, sizes=replace(_small.sizes, dim=32)),
@@ -82,6 +82,7 @@ PROFILES = {"smoke": TrainConfig(SIZES["smoke"], steps=8, batch=2, seconds=.64, 
             "quick": TrainConfig(),
             "again": TrainConfig(SIZES["again"], steps=4200, matrix_rate=2e-3, noise_after=0., w_envelope=.3, w_kl=1e-3),
             "finish": TrainConfig(SIZES["finish"], steps=1800, rate=1.5e-3, matrix_rate=1.5e-3, noise=.2, noise_after=0., w_envelope=.4, w_kl=5e-4, save_every=250, validate_every=250),
+            "polish": TrainConfig(SIZES["polish"], steps=1400, rate=1.2e-3, matrix_rate=1.2e-3, noise=.2, noise_after=0., w_envelope=.5, w_kl=5e-4, save_every=200, validate_every=200),
             **SMALL,
             "full": TrainConfig(SIZES["full"], steps=100_000, batch=256, warmup=500, average=.9995, bf16=True, renew=2000, save_every=2000, validate_every=2000)}
 
