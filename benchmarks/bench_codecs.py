@@ -1,5 +1,6 @@
 """How many times faster than real time each codec encodes and decodes on one core: ten seconds of sound a round, one thread, processor time,
-so that whatever else the machine does is not counted."""
+so that whatever else the machine does is not counted; and phases from peaks against a loop over frames and bins."""
+import math
 import os
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from audioengram.codecs import get_codec
+from audioengram.codecs.nano import BINS, FAINT, HOP, WINDOW, peak_phase
 from audioengram.core import AudioengramError
 
 pytestmark = pytest.mark.benchmark(timer=time.process_time)
@@ -42,3 +44,30 @@ def test_encode(benchmark, codec, wav): timed(benchmark, codec, lambda: codec.en
 def test_decode(benchmark, codec, wav):
     z = codec.encode(wav)
     timed(benchmark, codec, lambda: codec.decode(z))
+
+
+def naive_phase(mag, table):
+    "Peak phases of [F,241], one bin of one frame after the other."
+    run, out = [0.] * BINS, table[:len(mag)].clone()
+    for t, frame in enumerate((mag + FAINT * mag.amax(-1, keepdim=True) + 1e-6).log().tolist()):
+        peaks = [k for k in range(1, BINS - 1) if frame[k] > max(frame[k - 1], frame[k + 1]) + 1e-3]
+        if not peaks: continue
+        for k in range(BINS):
+            p = min(peaks, key=lambda p: (abs(p - k), p))
+            a, b, c = frame[p - 1:p + 2]
+            run[k] += 2 * math.pi * HOP / WINDOW * (p + min(.5, max(-.5, .5 * (a - c) / (a - 2 * b + c))))
+        for k in range(BINS): out[t, k] = (run[min(peaks, key=lambda p: (abs(p - k), p))] - math.pi * k) % (2 * math.pi)
+    return out
+
+
+def test_phase_from_peaks(benchmark):
+    benchmark.group = "phase from peaks, one second"
+    g = torch.Generator().manual_seed(0)
+    mag, table = torch.rand(100, BINS, generator=g).square(), torch.rand(100, BINS, generator=g)
+    began = time.process_time()
+    expected = naive_phase(mag, table)
+    slow = time.process_time() - began
+    found = benchmark.pedantic(lambda: peak_phase(mag[None], table)[0], rounds=10, warmup_rounds=1)
+    assert (torch.polar(torch.ones_like(found), found) - torch.polar(torch.ones_like(expected), expected)).abs().max() < 1e-2
+    benchmark.extra_info["times_naive"] = round(slow / benchmark.stats["min"], 1)
+    print(f"\n{slow / benchmark.stats['min']:.0f} times faster than a loop over frames and bins")
