@@ -7,7 +7,7 @@ SLOW ?=
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test lab site bench clean
+.PHONY: help env reproduce test canaries lab site bench clean
 
 help:       ## this list
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */  make \1|/' | column -t -s '|'
@@ -29,6 +29,9 @@ reproduce: env      ## real speech, latents, every stale discussion, figures, si
 test: env           ## lint, unit tests, every library notebook, every discussion in its smoke profile (SLOW=1: the downloads too)
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(if $(SLOW),,-m "not slow") tests
+
+canaries: env       ## digests of the smoke runs anew, after a stage was given another version
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --canaries tests/test_discussions.py
 
 lab: env            ## JupyterLab on this repository
 	$(BIN)/jupyter lab --notebook-dir=.

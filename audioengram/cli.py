@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'corpus_app', 'latents_app', 'codec_app', 'Json', 'Root', 'Profile', 'show', 'doctor', 'corpus_list',
            'corpus_fetch', 'corpus_show', 'codec_list', 'codec_fit_nano', 'codec_train', 'latents_encode',
-           'latents_show', 'parse_parameters', 'list_', 'run', 'reproduce', 'site', 'main']
+           'latents_show', 'parse_parameters', 'list_', 'run', 'redraw', 'reproduce', 'site', 'main']
 
 # %% ../nbs/90_cli.ipynb #3ce0cee0
 import json
@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .cli_codes import app as codes_app
@@ -40,9 +41,9 @@ def show(
 ):
     "A table for people, or JSON for programs."
     if as_json: print(rows.to_json(orient="records", indent=1, default_handler=str)); return
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=title and escape(title), title_justify="left", header_style="bold")
     for c in rows.columns: table.add_column(str(c).replace("_", " "), overflow="fold", justify="right" if rows[c].dtype.kind in "iuf" else "left")
-    for row in rows.itertuples(index=False): table.add_row(*map(_cell, row))
+    for row in rows.itertuples(index=False): table.add_row(*(escape(_cell(x)) for x in row))
     Console().print(table)
 
 def _cell(x):
@@ -178,20 +179,31 @@ def parse_parameters(
 @app.command("list")
 def list_(json_: Json = False):
     "The discussions: what each asks, and whether its published result is stale."
-    from audioengram.lab.notebooks import list_discussions
+    from audioengram.lab.reproduce import list_discussions
     show(list_discussions(), json_, title="Discussions")
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Argument(help="A discussion: d00_structure, …")],
+    name: Annotated[str, typer.Argument(help="A discussion: d00_structure, or d00.")],
     parameter: Annotated[list[str], typer.Option("--parameter", "-p", help="name=value for the notebook's parameters cell; repeatable.")] = [],  # noqa: B006
     profile: Profile = "quick",
-    figures: Annotated[Path | None, typer.Option(help="Where results go; the project's figures/ if not given.", show_default=False)] = None,
+    publish: Annotated[bool, typer.Option("--publish", help="Write figures/: from a clean commit, with the page's own parameters.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "--figures", help="Where results go instead of runs/.", show_default=False)] = None,
 ):
-    "Run one discussion by papermill. Unknown parameters are refused, and the page replaces the old one only when all of it ran."
+    "Run one discussion by papermill, as a draft in runs/ unless --publish. Unknown parameters are refused, and a page replaces the old one only when all of it ran."
     from audioengram.lab.notebooks import run_notebook
-    page = run_notebook(name, parse_parameters(parameter), profile=profile, figures=figures)
+    page = run_notebook(name, parse_parameters(parameter), profile=profile, figures=out, publish=publish)
     print(page)
+
+@app.command()
+def redraw(
+    names: Annotated[list[str] | None, typer.Argument(help="Discussions; every one whose text changed if not given.", show_default=False)] = None,
+):
+    "Write pages again from the results that stand, after a change of prose: nothing is measured."
+    from audioengram.lab.notebooks import notebook_path, redraw_page
+    from audioengram.lab.reproduce import discussion_paths, redraw_reasons
+    paths = [notebook_path(n) for n in names] if names else [p for p in discussion_paths() if redraw_reasons(p)]
+    for path in paths: print(redraw_page(path))
 
 @app.command()
 def reproduce(
@@ -199,14 +211,16 @@ def reproduce(
     all_: Annotated[bool, typer.Option("--all", help="Codes and ember discussions too.")] = False,
     only: Annotated[list[str], typer.Option(help="Only these discussions; repeatable.")] = [],  # noqa: B006
     force: Annotated[bool, typer.Option("--force", help="Run what is up to date as well.")] = False,
-    site_: Annotated[bool, typer.Option("--site/--no-site", help="Build the site at the end.")] = True,
+    site_: Annotated[bool, typer.Option("--site/--no-site", help="Build the site: first from what is published, again at the end.")] = True,
     workers: Annotated[int | None, typer.Option(help="Discussions at a time; a core each if not given. 1 shows a bar over the cells.")] = None,
 ):
-    "Run every stale discussion, then build the site. What fails is listed at the end and does not stop the rest."
-    from audioengram.lab.notebooks import reproduce as run_stale
-    failures = run_stale(all=all_, profile=profile, only=list(only) or None, force=force, workers=workers)
+    "Measure every stale discussion and say which verdicts hold. The site is built first, from what is published. What fails is listed at the end and stops nothing else."
+    from audioengram.lab.reproduce import reproduce as run_stale
     if site_: site()
-    if len(failures): raise typer.Exit(1)
+    try: failures = run_stale(all=all_, profile=profile, only=list(only) or None, force=force, workers=workers)
+    finally:
+        if site_: site()
+    if failures: raise typer.Exit(1)
 
 @app.command()
 def site(
@@ -224,5 +238,5 @@ def main():
     try: app()
     except AudioengramError as e:
         if debug: raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]{type(e).__name__}[/red] {e}", markup=True)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]{type(e).__name__}[/red] {escape(str(e))}")
         sys.exit(1)

@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
+from worlds import common, smoke_run
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")    # a test that reaches for the hub fails at once
@@ -15,10 +16,23 @@ def root() -> Path:
     return ROOT
 
 
+def pytest_addoption(parser):
+    parser.addoption("--canaries", action="store_true", help="write tests/canaries anew instead of comparing with them")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
-    "Tests never read or write the user's cache."
-    os.environ["AUDIOENGRAM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    "Tests never read or write the user's cache or results; workers share what they make."
+    for name in ("cache", "runs"):
+        place = common(tmp_path_factory) / name
+        place.mkdir(exist_ok=True)
+        os.environ[f"AUDIOENGRAM_{name.upper()}"] = str(place)
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    "smoke(name): the smoke run of a discussion as a RunResult, one for all tests."
+    return lambda name: smoke_run(name, common(tmp_path_factory) / "smoke")
 
 
 def _shared(*parts) -> Path:

@@ -10,13 +10,11 @@ import torch
 
 from audioengram.data.latents import Windows
 from audioengram.discussions import d01_predictability as d01
-from audioengram.lab.cases import Study
-from audioengram.lab.runs import code_fingerprint, read_run
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    return d01.run("smoke", folder=tmp_path_factory.mktemp("figures") / d01.NAME)
+def result(smoke):
+    return smoke(d01.NAME)
 
 
 def test_what_a_run_publishes(result):
@@ -74,14 +72,3 @@ def test_independent_frames_have_one_rung_and_a_cosine_of_one_over_root_two(monk
     assert table.cosine["marginal"] == pytest.approx(table.cosine[d01.MAIN], abs=.03)          # knowing the context adds no direction
     plane = torch.randn(4000, 2, 400, generator=torch.Generator().manual_seed(1))
     assert torch.cosine_similarity(-plane[:, 0], plane[:, 1] - plane[:, 0], dim=1).mean() == pytest.approx(2**-.5, abs=.002)
-
-
-def test_published_rows_are_of_the_code_as_it_is(root):
-    "Rows that came with the repository must answer for the measuring code in it; else they would be dropped on the next run."
-    import json
-    published = root / "figures" / d01.NAME / "cases.json"
-    if not published.is_file(): pytest.skip("d01_predictability has not been run: make reproduce")
-    now = code_fingerprint(*Study(d01.NAME, d01.measure_store, ()).code)
-    stale = [c["title"] for c in json.loads(published.read_text()) if c["code"] != now]
-    assert not stale, f"run d01_predictability where the data of {stale} are present"
-    assert read_run(published.parent).check() == []

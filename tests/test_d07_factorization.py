@@ -1,18 +1,15 @@
 "Discussion d07: what a smoke run publishes, equal parameters, the independent-frames null, and the clamp."
-import json
 import re
 
 import pytest
 import torch
 
 from audioengram.discussions import d07_factorization as d07
-from audioengram.lab.cases import Study
-from audioengram.lab.runs import code_fingerprint, read_run
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    return d07.run("smoke", folder=tmp_path_factory.mktemp("figures") / d07.NAME)
+def result(smoke):
+    return smoke(d07.NAME)
 
 
 def test_what_a_run_publishes(result):
@@ -64,13 +61,3 @@ def test_independent_targets_are_the_same_frames_in_another_order():
     w = d07.Independent(Few(), seed=0)
     assert torch.equal(w.targets().sort(dim=0).values, Few.y) and not torch.equal(w.targets(), Few.y)
     assert torch.equal(w.steps(), w.targets() - Few.now)
-
-
-def test_published_rows_are_of_the_code_as_it_is(root):
-    "Rows that came with the repository must answer for the measuring code in it; else they would be dropped on the next run."
-    published = root / "figures" / d07.NAME / "cases.json"
-    if not published.is_file(): pytest.skip("d07_factorization has not been run: make reproduce")
-    now = code_fingerprint(*Study(d07.NAME, d07.measure_store, ()).code)
-    stale = [c["title"] for c in json.loads(published.read_text()) if c["code"] != now]
-    assert not stale, f"run d07_factorization where the data of {stale} are present"
-    assert read_run(published.parent).check() == []

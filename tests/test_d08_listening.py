@@ -1,5 +1,4 @@
 "Discussion d08: steps are altered as the modes say, the verdict follows its rules, measures that agree are found to, and the blind test hears the page's clips."
-import json
 import re
 
 import numpy as np
@@ -8,14 +7,12 @@ import pytest
 
 from audioengram.core import get_profile
 from audioengram.discussions import d08_listening as d08
-from audioengram.lab.cases import Study
 from audioengram.lab.listening import read_choices
-from audioengram.lab.runs import code_fingerprint, read_run
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    return d08.run("smoke", folder=tmp_path_factory.mktemp("figures") / d08.NAME)
+def result(smoke):
+    return smoke(d08.NAME)
 
 
 @pytest.fixture
@@ -123,13 +120,3 @@ def test_the_blind_test_hears_the_pages_clips(result, tmp_path):
     assert a != b
     test.choose("B")
     assert read_choices(tmp_path / "choices.jsonl").choice.tolist() == ["B"] and len(d08.blind_test(result, tmp_path / "choices.jsonl", "anna").left) == 8
-
-
-def test_published_rows_are_of_the_code_as_it_is(root):
-    "Rows that came with the repository must answer for the measuring code in it; else they would be dropped on the next run."
-    published = root / "figures" / d08.NAME / "cases.json"
-    if not published.is_file(): pytest.skip("d08_listening has not been run: make reproduce")
-    now = code_fingerprint(*Study(d08.NAME, d08.measure_store, ()).code)
-    stale = [c["title"] for c in json.loads(published.read_text()) if c["code"] != now]
-    assert not stale, f"run d08_listening where the data of {stale} are present"
-    assert read_run(published.parent).check() == []

@@ -14,7 +14,8 @@ from audioengram.codecs.nano_train import SMALL
 from audioengram.core import ParameterError
 from audioengram.data.cases import parse_cases
 from audioengram.discussions import d09_representations as d09
-from audioengram.lab.runs import format_claims, read_run
+from audioengram.lab.claims import format_claims
+from audioengram.lab.runs import read_run
 from audioengram.measure.stats import Estimate
 
 

@@ -1,5 +1,4 @@
 "Discussion d10: what a smoke run publishes, that its verdict follows the rule, heads at equal parameters, and descriptors of sound."
-import json
 import re
 
 import numpy as np
@@ -9,13 +8,11 @@ import pytest
 from audioengram.core import get_profile
 from audioengram.discussions import d10_archetypes as d10
 from audioengram.dynamics.archetypes import MARGIN, NULLS, closest_null
-from audioengram.lab.cases import Study
-from audioengram.lab.runs import code_fingerprint, read_run
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    return d10.run("smoke", folder=tmp_path_factory.mktemp("figures") / d10.NAME)
+def result(smoke):
+    return smoke(d10.NAME)
 
 
 def test_what_a_run_publishes(result):
@@ -72,13 +69,3 @@ def test_descriptors_of_a_tone_and_of_noise():
     right = np.isclose(2 ** a["pitch"], 125, rtol=.02)                          # a frame at the edge may be heard an octave lower
     assert right.mean() >= .7 and np.isclose(2 ** a["pitch"][~right], 62.5, rtol=.02).all() and np.isnan(b["pitch"]).all()
     assert np.allclose(a["level"], 10 * np.log10(.09), atol=.2)
-
-
-def test_published_rows_are_of_the_code_as_it_is(root):
-    "Rows that came with the repository must answer for the measuring code in it; else they would be dropped on the next run."
-    published = root / "figures" / d10.NAME / "cases.json"
-    if not published.is_file(): pytest.skip("d10_archetypes has not been run: make reproduce")
-    now = code_fingerprint(*Study(d10.NAME, d10.measure_store, ()).code)
-    stale = [c["title"] for c in json.loads(published.read_text()) if c["code"] != now]
-    assert not stale, f"run d10_archetypes where the data of {stale} are present"
-    assert read_run(published.parent).check() == []

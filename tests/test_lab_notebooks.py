@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -9,17 +10,11 @@ import pytest
 
 from audioengram.core import ParameterError
 from audioengram.lab import notebooks
-from audioengram.lab.notebooks import (
-    clean_page,
-    inject,
-    list_discussions,
-    moved_claims,
-    parameters_of,
-    read_parameters,
-    reproduce,
-    run_notebook,
-)
-from audioengram.lab.runs import RunError, read_run
+from audioengram.lab.notebooks import clean_page, notebook_path, redraw_page, run_notebook, sweep
+from audioengram.lab.parameters import inject, parameters_of, read_parameters
+from audioengram.lab.provenance import RunError
+from audioengram.lab.reproduce import list_discussions, reproduce
+from audioengram.lab.runs import read_run
 
 PARAMETERS = "profile = 'quick'\nseed = 0\ncodec = 'nano'\nlags = (1, 2)\nrate = .5\nfast = False\nextra = None"
 MEASURE = """from audioengram.lab.runs import Run
@@ -42,7 +37,7 @@ def project(tmp_path, monkeypatch):
     "A project of its own, the working directory inside it."
     root = tmp_path / "project"
     (root / "nbs" / "discussions").mkdir(parents=True); (root / "settings.ini").touch()
-    for v in ("AUDIOENGRAM_FIGURES", "AUDIOENGRAM_STAGE"): monkeypatch.delenv(v, raising=False)
+    for v in ("AUDIOENGRAM_FIGURES", "AUDIOENGRAM_RUNS", "AUDIOENGRAM_STAGE"): monkeypatch.delenv(v, raising=False)
     monkeypatch.setenv("AUDIOENGRAM_CACHE", str(tmp_path / "cache")); monkeypatch.chdir(root)
     def add(name, *cells, **kwargs): nbformat.write(notebook(*cells, name=name, **kwargs), root / "nbs" / "discussions" / f"{name}.ipynb")
     add.root = root
@@ -82,8 +77,8 @@ def test_unknown_names_and_wrong_types(project, given, says):
 @pytest.mark.parametrize("text, value", [("3", 3), ("-2", -2)])
 def test_text_from_a_shell_takes_the_type_of_the_default(text, value):
     known = parameters_of(notebook())
-    got = read_parameters(known, dict(seed=text, lags="4,8", rate="1e-3", fast="true", extra="[1, a]", codec="123"))
-    assert got == dict(seed=value, lags=(4, 8), rate=0.001, fast=True, extra=[1, "a"], codec="123")
+    got = read_parameters(known, dict(seed=text, lags="4,8", rate="1e-3", fast="true", extra="[1, a] #2", codec="123"))
+    assert got == dict(seed=value, lags=(4, 8), rate=0.001, fast=True, extra="[1, a] #2", codec="123")
     assert read_parameters(known, dict(lags="[4]", fast="False", rate=2, codec=7)) == dict(lags=(4,), fast=False, rate=2.0, codec="7")
 
 
@@ -129,8 +124,8 @@ Markdown(f"![a]({os.path.relpath(os.environ['AUDIOENGRAM_STAGE'] + '/d90_toy/a.s
 def test_end_to_end(project):
     project("d90_toy", MEASURE, NOISY, prose="# Toy\n> It is {claim:answer}, {claim:lags} lags.")
     page = run_notebook("d90_toy", dict(seed="2", lags="1,2,4"), profile="smoke", progress=False)
-    assert page == project.root / "figures/d90_toy/page.ipynb" and [p.name for p in (project.root / "figures").iterdir()] == ["d90_toy"]
-    r, nb, raw = read_run("d90_toy"), nbformat.read(page, 4), page.read_text()
+    assert page == project.root / "runs/d90_toy/page.ipynb" and [p.name for p in project.root.iterdir() if p.name != "nbs"] == ["settings.ini", "runs"]
+    r, nb, raw = read_run(page.parent), nbformat.read(page, 4), page.read_text()
     assert nb.cells[0].source == "# Toy\n> It is 42, 3 lags." and r.claims["lags"]["value"] == 3
     assert r.manifest["profile"] == "smoke" and r.manifest["page"]["parameters"]["lags"] == [1, 2, 4] and r.manifest["page"]["parameters"]["rate"] == 0.5
     out = "".join(o.text for o in nb.cells[-1].outputs if o.output_type == "stream")
@@ -159,7 +154,7 @@ def test_a_failing_run_leaves_the_published_page(project, cells, says):
 def test_prose_with_an_unknown_claim_is_not_published(project):
     project("d90_toy", MEASURE, prose="# Toy\n> {claim:anser}")
     with pytest.raises(ParameterError, match="d90_toy, cell 1: unknown claim 'anser'.*answer"): run_notebook("d90_toy", progress=False)
-    assert not list((project.root / "figures").iterdir())
+    assert not list((project.root / "runs").iterdir())
 
 
 def test_a_heavy_page_is_refused(project):
@@ -167,22 +162,71 @@ def test_a_heavy_page_is_refused(project):
     with pytest.raises(RunError, match=r"weighs 4\d\d kB.*begins with .print"): run_notebook("d90_toy", progress=False)
 
 
+def test_only_a_clean_commit_is_published(project, monkeypatch):
+    "Publishing wants a commit that holds the code, a profile that measures, and the page's own parameters."
+    project("d90_toy", MEASURE)
+    git = lambda *args: subprocess.run(("git", "-c", "user.name=a", "-c", "user.email=a@b", *args), cwd=project.root, check=True, capture_output=True)
+    (project.root / ".gitignore").write_text("/runs/\n")
+    git("init", "-q"); git("add", "."); git("commit", "-qm", "pages")
+    for given, says in ((dict(profile="smoke"), "smoke profile"), (dict(parameters=dict(seed=1)), "seed differs from the page's own")):
+        with pytest.raises(RunError, match=says): run_notebook("d90_toy", progress=False, publish=True, **given)
+    page = run_notebook("d90_toy", progress=False, publish=True)
+    assert page.parent == project.root / "figures/d90_toy" and read_run("d90_toy").manifest["git"]["dirty"] is False
+    before = page.read_bytes()
+    (project.root / "settings.ini").write_text("# edited")
+    with pytest.raises(RunError, match="commit the code first"): run_notebook("d90_toy", progress=False, publish=True)
+    draft = run_notebook("d90_toy", dict(seed=3), progress=False)
+    assert draft.parent == project.root / "runs/d90_toy" and read_run(draft.parent).manifest["git"]["dirty"] is True
+    assert reproduce(profile="smoke", progress=False, workers=1) == [] and page.read_bytes() == before      # a smoke run replaces no published page
+
+
+def test_a_page_is_drawn_again_without_measuring(project):
+    guard = "import os\nassert not os.environ.get('AUDIOENGRAM_REDRAW'), 'measured'\n"
+    measure = ("from audioengram.lab.runs import published\n@published('d90_toy')\ndef run():\n    " + (guard + MEASURE).replace("\n", "\n    ")
+               + "\n    from audioengram.lab.runs import read_run\n    return read_run(run.final)")
+    project("d90_toy", measure, "result = run()", "result.claims['answer']['value']")
+    page = run_notebook("d90_toy", progress=False, publish=True)
+    was = {p.name: p.read_bytes() for p in page.parent.iterdir()}
+    project("d90_toy", measure, "result = run()", "'now ' + str(result.claims['answer']['value'])", prose="# Toy\n> Written anew: {claim:answer}.")
+    assert list_discussions().redraw[0] == "the page's text changed" and list_discussions().stale[0] == ""
+    assert redraw_page("d90_toy") == page and list_discussions().redraw[0] == ""
+    nb = nbformat.read(page, 4)
+    assert nb.cells[0].source == "# Toy\n> Written anew: 40." and nb.cells[-1].outputs[0].data["text/plain"] == "'now 40'"
+    now = {p.name: p.read_bytes() for p in page.parent.iterdir()}
+    assert {k for k in was if was[k] != now[k]} == {"page.ipynb", "manifest.json"} and read_run("d90_toy").check() == []
+
+
+def test_stages_of_the_dead_are_swept_and_those_of_the_living_are_not(project):
+    from filelock import FileLock
+    place = project.root / "figures"
+    for name in ("dead", "alive"): (place / f".stage-{name}").mkdir(parents=True)
+    with FileLock(place / ".stage-alive" / ".busy"): assert sweep(place) == [".stage-dead"]
+    assert sweep(place) == [".stage-alive"] and not list(place.iterdir())
+
+
+def test_a_page_is_named_by_its_number(project):
+    project("d90_toy", MEASURE)
+    assert notebook_path("d90") == notebook_path("d90_toy")
+
+
 def test_reproduce_runs_what_is_stale_and_goes_on_after_a_failure(project, capsys):
     project("d90_good", MEASURE); project("d91_bad", "1 / 0"); project("d92_quotes", MEASURE, prose="# Q\n> As {claim:d90_good/answer}.")
     project("d20_extra", MEASURE)
-    assert [n for n, _ in reproduce(profile="smoke", progress=False, workers=1)] == ["d91_bad"]
+    assert [n for n, _ in reproduce(progress=False, workers=1)] == ["d91_bad"]
     said = capsys.readouterr().err
     assert "ZeroDivisionError" in said and "d20_extra" not in said and {p.name for p in (project.root / "figures").iterdir()} == {"d90_good", "d92_quotes"}
     assert nbformat.read(project.root / "figures/d92_quotes/page.ipynb", 4).cells[0].source == "# Q\n> As 40."
     times = {p: p.stat().st_mtime_ns for p in (project.root / "figures").rglob("*.ipynb")}
-    assert [n for n, _ in reproduce(profile="smoke", progress=False, workers=1, only=["d90_good", "d92_quotes"])] == []      # nothing to do
+    assert [n for n, _ in reproduce(progress=False, workers=1, only=["d90", "d92_quotes"])] == []      # nothing to do
     assert capsys.readouterr().err.count("up to date") == 2 and all(p.stat().st_mtime_ns == t for p, t in times.items())
-    project("d90_good", MEASURE.replace("40 +", "50 +"))
-    assert reproduce(profile="smoke", progress=False, workers=1, only=["d90_good", "d92_quotes"]) == []
+    project("d90_good", MEASURE, parameters=PARAMETERS.replace("seed = 0", "seed = 10"))               # another seed: another number
+    assert reproduce(progress=False, workers=1, only=["d90_good", "d92_quotes"]) == []
     said = capsys.readouterr().err
-    assert "1 of 2 earlier claims hold; moved: answer" in said and "the quoted claim d90_good/answer changed" in said
+    assert "1 of 2 measured numbers lie within their tolerance" in said and "parameter seed was 0, is 10" in said and "answer" in said
+    assert list_discussions().set_index("name").redraw["d92_quotes"] == "the quoted claim d90_good/answer changed"
+    assert reproduce(progress=False, workers=1, only=["d92_quotes"]) == [] and "drawn again" in capsys.readouterr().err
     table = list_discussions().set_index("name")
-    assert table.verdict["d92_quotes"] == "As 50." and table.stale["d91_bad"] == "no results" and table.stale["d92_quotes"] == ""
+    assert table.verdict["d92_quotes"] == "As 50." and table.stale["d91_bad"] == "no results" and table.redraw["d92_quotes"] == ""
 
 
 def test_discussions_run_side_by_side_and_one_that_quotes_comes_after(project, capsys):
@@ -191,19 +235,14 @@ def test_discussions_run_side_by_side_and_one_that_quotes_comes_after(project, c
     folder = project.root / "stamps"; folder.mkdir(); os.environ["STAMPS"] = str(folder)
     project("d90_first", stamp, prose="# First\n> {claim:answer}, as {claim:d93_last/answer}."); project("d91_one", stamp); project("d92_bad", "1 / 0"); project("d93_last", stamp)
     begun = time.time()
-    assert [n for n, _ in reproduce(profile="smoke", workers=2)] == ["d92_bad"]
+    assert [n for n, _ in reproduce(workers=2)] == ["d92_bad"]
     at = {p.name: [float(x) - begun for x in p.read_text().split()] for p in folder.iterdir()}
-    assert at["d90_first"][0] > at["d93_last"][1] and at["d93_last"][0] > at["d91_one"][1]      # quotes wait; the first to run, runs alone
+    assert at["d90_first"][0] > at["d93_last"][1]                                                 # quotes wait
     said = capsys.readouterr().err
-    assert said.count("took") == 3 and "ZeroDivisionError" in said
-    assert reproduce(profile="smoke", workers=2, only=["d90_first", "d91_one", "d93_last"]) == [] and capsys.readouterr().err.count("up to date") == 3
+    assert said.count("measured in") == 3 and "ZeroDivisionError" in said
+    assert reproduce(workers=2, only=["d90_first", "d91_one", "d93_last"]) == [] and capsys.readouterr().err.count("up to date") == 3
     (project.root / "nbs/discussions/d91_one.ipynb").write_text("{")                             # a page that cannot be read stops no other
-    assert [n for n, _ in reproduce(profile="smoke", workers=1, only=["d90_first", "d91_one"])] == ["d91_one"]
-
-
-def test_moved_claims():
-    a, b = dict(value=1.0, lo=0.9, hi=1.1), dict(value=1.5, lo=1.4, hi=1.6)
-    assert moved_claims(dict(x=a, y=a, w=dict(value="fails")), dict(x=a, y=b, w=dict(value="passes"), new=a)) in (["y", "w"], ["w", "y"])
+    assert [n for n, _ in reproduce(workers=1, only=["d90_first", "d91_one"])] == ["d91_one"]
 
 
 def test_pages_lose_widgets_and_keep_links_to_other_results():

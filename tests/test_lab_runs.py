@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +14,18 @@ from hypothesis import strategies as st
 
 from audioengram.core import ParameterError
 from audioengram.lab import runs
-from audioengram.lab.runs import (
-    Run,
-    RunError,
-    cached,
-    claim_digits,
-    code_fingerprint,
-    figures_dir,
-    format_claim,
-    format_claims,
-    made_here,
-    make_claim,
-    neutral,
-    read_run,
-    save_svg,
-    why_stale,
-)
+from audioengram.lab.claims import claim_digits, format_claim, format_claims, make_claim
+from audioengram.lab.drafts import cached, code_fingerprint
+from audioengram.lab.pictures import save_svg
+from audioengram.lab.provenance import RunError, figures_dir, made_here, neutral
+from audioengram.lab.runs import Run, read_run, why_stale
+from audioengram.stages import measures, stage_versions
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    monkeypatch.setenv("AUDIOENGRAM_FIGURES", str(tmp_path / "figures"))
+    "One folder for drafts and for what is published, so that a toy run is read back where it was written."
+    for name in ("FIGURES", "RUNS"): monkeypatch.setenv(f"AUDIOENGRAM_{name}", str(tmp_path / "figures"))
     monkeypatch.delenv("AUDIOENGRAM_STAGE", raising=False)
     return tmp_path / "figures"
 
@@ -95,13 +87,34 @@ def test_each_cause_of_staleness(place, monkeypatch):
     now = dict(parameters=dict(seed=0, lags=[1, 2]), profile="smoke", inputs=dict(codec=dict(fingerprint="f00d")), here=True)
     assert why_stale("toy", **now) == []
     for change, word in ((dict(parameters=dict(seed=1)), "seed"), (dict(parameters=dict(new=1)), "new"), (dict(profile="full"), "profile"),
-                         (dict(inputs=dict(codec=dict(fingerprint="beef"))), "codec"), (dict(notebook="x"), "page")):
+                         (dict(inputs=dict(codec=dict(fingerprint="beef"))), "codec")):
         assert [word in r for r in why_stale("toy", **{**now, **change})] == [True]
-    monkeypatch.setattr(runs, "_measuring_code", lambda name: ("audioengram.core",))
-    assert why_stale("toy", **now) == ["the measuring code changed"]
-    monkeypatch.undo(); monkeypatch.setenv("AUDIOENGRAM_FIGURES", str(place))
+    manifest = place / "toy" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"made_by": {}', '"made_by": {"gap": 99}'))
+    assert why_stale("toy", **now | dict(here=False)) == [f"stage gap was version 99, is {stage_versions()['gap']}"]
     (place / "toy" / "results.csv").write_text("speaker,value\na,0\n")
-    assert why_stale("toy", **now) == ["results.csv changed by hand"]
+    assert why_stale("toy", **now | dict(here=False))[-1] == "results.csv changed by hand"
+
+
+def test_what_ran_is_in_the_manifest_and_what_was_read_back_too(place, tmp_path):
+    @measures("toy test stage", 7)
+    def value(): return [dict(x=1.)]
+    for _ in range(2):
+        with Run("toy", {}, profile="smoke") as run: run.rows(cached(["toy"], lambda: value(), folder=tmp_path / "rows"))
+        assert read_run("toy").manifest["made_by"] == {"toy test stage": 7}
+
+
+def test_seconds_count_what_was_read_back(place, tmp_path):
+    def slow(): time.sleep(.3); return [dict(x=1.)]
+    for _ in range(2):
+        with Run("toy", {}, profile="smoke") as run: run.rows(cached(["slow"], slow, folder=tmp_path / "rows"))
+        assert read_run("toy").manifest["seconds"] >= .3
+
+
+@pytest.mark.parametrize("damage", ["[]", "{}", '{"name": "toy"'])
+def test_a_manifest_that_is_none(place, damage):
+    publish(); (place / "toy" / "manifest.json").write_text(damage)
+    with pytest.raises(RunError, match="manifest"): read_run("toy")
 
 
 def test_results_of_a_clone_are_not_ours(place, monkeypatch, tmp_path):
@@ -151,7 +164,7 @@ def test_quoting(place):
 
 def test_cache_counts_calls_across_processes_and_survives_damage(tmp_path):
     (tmp_path / "job.py").write_text(
-        "import sys\nfrom pathlib import Path\nfrom audioengram.lab.runs import cached\nseen = Path(sys.argv[1])\nK = int(sys.argv[2])\n"
+        "import sys\nfrom pathlib import Path\nfrom audioengram.lab.drafts import cached\nseen = Path(sys.argv[1])\nK = int(sys.argv[2])\n"
         "def measure():\n    with seen.open('a') as f: f.write('x')\n    return [dict(k=K, ok=K in {1, 2, 'a', 'b'})]\n"
         "print(cached(['job'], measure, folder=seen.parent / 'rows').k[0])\n")
     log = tmp_path / "log"
@@ -160,7 +173,7 @@ def test_cache_counts_calls_across_processes_and_survives_damage(tmp_path):
         assert r.returncode == 0, r.stderr
         return int(r.stdout)
     assert (go(1, 0), go(1, 7), go(2, 0)) == (1, 1, 2) and log.read_text() == "xx"   # a global constant is part of the key
-    for p in (tmp_path / "rows").iterdir(): p.write_bytes(p.read_bytes()[:20])
+    for p in (tmp_path / "rows").glob("*.parquet"): p.write_bytes(p.read_bytes()[:20])
     assert go(1, 3) == 1 and log.read_text() == "xxx"                                # measured again, not returned broken
     assert not [p for p in (tmp_path / "rows").iterdir() if p.name.startswith(".")]
 
@@ -168,7 +181,7 @@ def test_cache_counts_calls_across_processes_and_survives_damage(tmp_path):
 def test_cached_json_and_failures(tmp_path):
     assert cached("a", lambda: dict(x=[1, 2]), kind="json", folder=tmp_path) == dict(x=[1, 2])
     with pytest.raises(ZeroDivisionError): cached("b", lambda: 1 / 0, folder=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len([p for p in tmp_path.iterdir() if not p.name.endswith(".made.json")]) == 1
     with pytest.raises(ParameterError): cached("c", dict, kind="pickle", folder=tmp_path)
 
 
@@ -198,6 +211,7 @@ def test_discussions_see_the_library_but_not_the_lab():
 # ---- files
 
 def test_neutral_names_places(monkeypatch, place):
+    monkeypatch.setenv("AUDIOENGRAM_RUNS", str(place.parent / "runs"))
     assert neutral(f"{place}/toy/a.svg") == "figures/toy/a.svg" and neutral(f"at {Path.home()}") == "at ~"
     assert neutral(f"{sys.prefix}/lib/x.py:3") == "<python>/lib/x.py:3" and neutral("plain/relative and 1/2") == "plain/relative and 1/2"
 

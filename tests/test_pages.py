@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from audioengram.lab.runs import format_claims, quoted_claims, read_run
+from audioengram.lab.claims import format_claims, quoted_claims
+from audioengram.lab.reproduce import stale_reasons
+from audioengram.lab.runs import read_run
 from audioengram.lab.site import (
     fresh_report,
     library_pages,
@@ -20,6 +22,7 @@ from audioengram.lab.site import (
     sidebar,
     text_of,
 )
+from audioengram.stages import moved_stages
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "audioengram"
@@ -30,12 +33,12 @@ PUBLISHED = [ROOT / p.path for p in result_pages(ROOT)]
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts and p.name != "_modidx.py")
 
 # The rooms and what each may import, beside itself; `data.audio` names one module of a room.
-ALL = ("core", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "cli", "cli_codes")
+ALL = ("core", "stages", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "cli", "cli_codes")
 COMMANDS = ("cli", "cli_codes")
 MAY_IMPORT = dict(
-    core=(), data=("core",), codecs=("core", "data.audio"), heads=("core",), measure=("core", "heads"),
-    dynamics=("core", "data", "codecs", "heads", "measure"), codes=("core", "data", "codecs", "measure"), ember=("core", "data", "measure"),
-    lab=("core", "data"), discussions=tuple(r for r in ALL if r not in ("discussions", *COMMANDS)), cli=tuple(r for r in ALL if r != "cli"), cli_codes=tuple(r for r in ALL if r not in COMMANDS))
+    core=(), stages=("core",), data=("core", "stages"), codecs=("core", "data.audio"), heads=("core",), measure=("core", "stages", "heads"),
+    dynamics=("core", "stages", "data", "codecs", "heads", "measure"), codes=("core", "stages", "data", "codecs", "measure"),
+    ember=("core", "stages", "data", "measure"), lab=("core", "stages", "data"), discussions=tuple(r for r in ALL if r not in ("discussions", *COMMANDS)), cli=tuple(r for r in ALL if r != "cli"), cli_codes=tuple(r for r in ALL if r not in COMMANDS))
 ALSO = {f"data.{m}": ("codecs",) for m in ("latents", "cases", "small_codecs")}   # the store builds the codec that decodes it; a case is a corpus under a codec; a small codec is trained on a corpus
 
 
@@ -154,8 +157,20 @@ def test_figures_are_light():
 def test_published_results_are_what_the_run_wrote(path):
     run = read_run(path.parent)
     assert run.name == path.parent.name and run.check() == []
+    commit = run.manifest["git"]
+    assert commit and not commit["dirty"], "a published number points at a clean commit: commit the code, then audioengram run --publish"
     text = "".join(p.read_text() for p in (path.parent / "manifest.json", path.parent / "claims.json"))
     assert not re.search(r'"/(home|root|tmp|work|Users)/', text), "the manifest names a place of this machine"
+
+
+@pytest.mark.parametrize("path", DISCUSSIONS, ids=ids(DISCUSSIONS))
+def test_published_numbers_answer_for_the_stages_of_today(path):
+    "Each page and each of its cases: what was carried over from an absent corpus would be dropped on the next run."
+    folder = ROOT / "figures" / path.stem
+    if not folder.exists(): pytest.skip(f"{path.stem} has not been run: make reproduce")
+    assert stale_reasons(path) == []
+    for about in json.loads((folder / "cases.json").read_text()) if (folder / "cases.json").exists() else []:
+        assert moved_stages(about["made_by"]) == [] and set(about["clips"]) <= read_run(folder).manifest["clips"].keys(), about["title"]
 
 
 @pytest.mark.parametrize("path", DISCUSSIONS, ids=ids(DISCUSSIONS))
@@ -166,7 +181,7 @@ def test_prose_quotes_claims_that_exist_and_are_filled_in_as_they_are_now(path):
     shown = "\n".join(text_of(c["source"]) for c in read_notebook(page)["cells"] if c["cell_type"] == "markdown")
     for cell in read_notebook(path)["cells"]:
         if cell["cell_type"] == "markdown" and quoted_claims(text_of(cell["source"])):
-            assert format_claims(text_of(cell["source"]), claims).strip() in shown, f"{page.relative_to(ROOT)} is stale: run audioengram run {path.stem}"
+            assert format_claims(text_of(cell["source"]), claims).strip() in shown, f"{page.relative_to(ROOT)} is old: run audioengram redraw {path.stem}"
 
 
 # A number as prose would type a result: with two or more decimals, a percentage, or with an interval behind it.

@@ -66,27 +66,27 @@ def test_plans_of_rollout_training():
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    return d05.run("smoke", folder=tmp_path_factory.mktemp("figures") / d05.NAME)
+def gap(smoke):
+    return smoke(d05.NAME)
 
 
-def test_smoke_run_of_the_gap(smoke):
-    assert smoke.check() == [] and set(smoke.manifest["figures"]) == {"gap", "lost", "injection", "particles", "spread", "splices"}
-    assert "R − R_mean" in d05.gap_tables(smoke) and "frechet" in d05.free_table(smoke) and "compounding" in d05.verdict_table(smoke)
-    heard = list(smoke.manifest["clips"])
+def test_smoke_run_of_the_gap(gap):
+    assert gap.check() == [] and set(gap.manifest["figures"]) == {"gap", "lost", "injection", "particles", "spread", "splices"}
+    assert "R − R_mean" in d05.gap_tables(gap) and "frechet" in d05.free_table(gap) and "compounding" in d05.verdict_table(gap)
+    heard = list(gap.manifest["clips"])
     assert sum("spliced" in c for c in heard) == 3 and any(c.endswith("truth") for c in heard)
-    table = smoke.table("splices")
+    table = gap.table("splices")
     assert (table.distance > 0).all() and np.isfinite(table.distance).all()
-    first = smoke.table("quantities").query("step == 1 and quantity in ['A', 'C', 'R', 'R_mean']").groupby("method").value
+    first = gap.table("quantities").query("step == 1 and quantity in ['A', 'C', 'R', 'R_mean']").groupby("method").value
     assert (first.max() - first.min() < 1e-3).all()                           # one step ahead they are the same density
 
 
-def test_clips_are_what_their_captions_say(smoke):
+def test_clips_are_what_their_captions_say(gap):
     "A spliced clip equals the truth until its first rolled-out frame, and the mean's free run ends quiet in change."
     import soundfile as sf
 
     from audioengram.measure.speech import mel_distance
-    read = lambda name: sf.read(smoke.folder / next(c["file"] for n, c in smoke.manifest["clips"].items() if n.endswith(name)))
+    read = lambda name: sf.read(gap.folder / next(c["file"] for n, c in gap.manifest["clips"].items() if n.endswith(name)))
     (truth, rate), (spliced, _), (mean, _) = read("truth"), read("spliced_1"), read("free_mean")
     context = int(d05.recipe("smoke")["length"] / 12.5 * rate * .5)
     assert len(truth) == len(spliced)

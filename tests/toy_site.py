@@ -45,7 +45,7 @@ def make_project(root: Path, library=("nbs/00_core.ipynb",)) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, root / name)
     folder = root / "figures" / "d99_toy"
-    with Run("d99_toy", dict(seed=0), folder=folder, profile="smoke", code=()) as run:
+    with Run("d99_toy", dict(seed=0), folder=folder, profile="smoke") as run:
         run.rows([dict(speaker=s, ratio=.9) for s in "abc"])
         run.claim("ratio", .9, .88, .92, n=3, unit="speaker")
         fig, ax = plt.subplots(figsize=(6, 2.6))

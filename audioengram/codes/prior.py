@@ -22,6 +22,7 @@ from .engram import Engram, EngramConfig
 from .quantizer import check_codes
 from ..core import ModelFileError, ParameterError, TrainingError, generator, spawn
 from ..data.fetch import progress_bar
+from ..stages import measures
 
 # %% ../../nbs/codes/35_prior.ipynb #4ebc09b3
 @dataclass(frozen=True)
@@ -341,6 +342,7 @@ def table_bits(
     return np.array(out)
 
 # %% ../../nbs/codes/35_prior.ipynb #b3da05d3
+@measures("codes", 1)
 def fit_prior(
     train, valid,             # lists of codes [T,F,Q]
     config: PriorConfig,

@@ -26,6 +26,7 @@ from .quantizer import choose_size, settle
 from ..core import CorpusError, TrainingError, atomic_path, fingerprint, generator, pick_device, spawn
 from ..data.corpora import Corpus, get_corpus
 from ..data.fetch import progress_bar
+from ..stages import measures
 
 # %% ../../nbs/codes/20_training.ipynb #701c7448
 @dataclass(frozen=True, eq=False)
@@ -194,6 +195,7 @@ def _in_jupyter() -> bool:
     return any(os.environ.get(k) for k in ("JPY_SESSION_NAME", "VSCODE_PID")) and "PYTEST_CURRENT_TEST" not in os.environ
 
 # %% ../../nbs/codes/20_training.ipynb #fcf0e3d3
+@measures("codes", 1)
 def fit(
     source,                  # folder, Corpus or Recordings
     out=None,                # a .distill file to write; None keeps the model in memory only

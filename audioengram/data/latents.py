@@ -38,6 +38,7 @@ from ..core import (AudioError, CodecError, CorpusError, ParameterError, StoreEr
                               read_json, write_json)
 from ..core import generator as seeded
 from .audio import load_audio
+from ..stages import measures
 
 # %% ../../nbs/data/15_latents.ipynb #8eca8123
 @contextlib.contextmanager
@@ -700,6 +701,7 @@ class Windows:
         yield from batches[:-1] if drop_last and len(batches[-1]) < batch_size else batches
 
 # %% ../../nbs/data/15_latents.ipynb #969441eb
+@measures("encoding", 1)
 def encode_corpus(
     corpus,              # a Corpus: name, utterances, fingerprint, split()
     codec,               # a LatentCodec

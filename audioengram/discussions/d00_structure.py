@@ -19,10 +19,10 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..core import get_profile, read_json, spawn
 from ..data.cases import Case, parse_cases
-from ..lab.cases import Study, as_markdown, case_title, claims_table, round_trip, run_cases
+from ..lab.studies import Study, as_markdown, case_title, claims_table, round_trip, run_cases
 from ..lab.figures import band_plot, cloud, interval_plot, look, panels, reference, use_style
 from ..lab.players import read_row, write_row
-from ..lab.runs import Run, read_run
+from ..lab.runs import Run, published, read_run
 from ..measure.stats import Estimate, bootstrap_sums
 from audioengram.measure.structure import (
     KEYS,
@@ -36,6 +36,7 @@ from audioengram.measure.structure import (
     ratio_of,
     verdict,
 )
+from ..stages import measures
 
 # %% ../../nbs/discussions/d00_structure.ipynb #32227518
 NAME = "d00_structure"
@@ -57,6 +58,7 @@ def recipe(
     return dict(lags=[int(k) for k in lags], length=p.pick(min(int(length), 4), int(length), int(length)), seed=int(seed), eval_fraction=p.pick(.25, eval_fraction, eval_fraction),
                 max_seconds=p.pick(300., p.max_seconds, None), min_count=p.pick(20, 100, 100), repeats=p.pick(1, 3, 5), small=p.name == "smoke")
 
+@measures("structure", 1)
 def measure_store(
     store,           # LatentStore
     split,           # SpeakerSplit of its corpus
@@ -109,6 +111,7 @@ def reader_table(
     return pd.DataFrame(table)
 
 # %% ../../nbs/discussions/d00_structure.ipynb #b79fb832
+@measures("structure", 1)
 def claims_of(
     tables: dict,   # of one case
     about: dict,    # its provenance
@@ -371,6 +374,7 @@ def figures(
     keep("readers", draw_readers([(a, l, r) for a, _, r, l in every]), "R squared of linear readers by lag, beside the best lookup")
 
 # %% ../../nbs/discussions/d00_structure.ipynb #33623c37
+@published(NAME)
 def run(
     profile="quick",            # "smoke", "quick" or "full"
     cases="auto",               # "corpus:codec; corpus:codec"; "auto": the profile's own

@@ -19,10 +19,11 @@ import torch
 from ..core import get_profile, read_json, spawn
 from ..data.cases import parse_cases, shared_windows, split_windows
 from ..dynamics.predictor import Predictor, fitted
-from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, round_trip, run_cases
+from ..lab.studies import Study, as_markdown, case_title, claims_table, pick, round_trip, run_cases
 from ..lab.figures import PALETTE, doublings, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
-from ..lab.runs import Run, code_fingerprint, read_run
+from ..lab.drafts import code_fingerprint
+from ..lab.runs import Run, published, read_run
 from audioengram.measure.prediction import (
     LADDER,
     CopyLast,
@@ -40,6 +41,7 @@ from audioengram.measure.prediction import (
     speaker_sums,
 )
 from ..measure.stats import estimate_of
+from ..stages import measures
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #7a54cd0a
 NAME = "d01_predictability"
@@ -96,6 +98,7 @@ def score(
     rest = speaker_sums(drawn, **sums).drop(columns=["frames", "nll", "above", "nll_above", "nll_median"])
     return every.merge(rest, on="speaker", how="left").fillna({c: 0 for c in rest.columns if c != "speaker"}), drawn
 
+@measures("ladder", 1)
 def measure_store(
     store,           # LatentStore
     split,           # SpeakerSplit of its corpus
@@ -192,6 +195,7 @@ def ladder_table(tables: dict, n: int = 2000, seed: int = 0) -> pd.DataFrame:
     s = tables["common"]
     return ladder(*(pick(s, model=m) for m in ("step-diagonal", "marginal-diagonal", "marginal", "slow", "fast")), above=True, n=n, seed=seed)
 
+@measures("ladder", 1)
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     seed, rate, first, last = how["seed"], about["frame_rate"], how["lags"][0], how["lags"][-1]
@@ -291,6 +295,7 @@ def excerpt(corpus, utterance, frame: int, frame_rate: float, rate: int, around:
     return cut * fade.astype(np.float32)
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #81ad9209
+@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own

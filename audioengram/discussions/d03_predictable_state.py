@@ -22,10 +22,11 @@ from ..data.audio import resample
 from ..data.cases import parse_cases, shared_windows, split_windows
 from ..dynamics.factorizer import Both, Factorizer, Frames, judge, slow_features
 from ..dynamics.predictor import Predictor, fitted
-from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, run_cases, widest
+from ..lab.studies import Study, as_markdown, case_title, claims_table, pick, run_cases, widest
 from ..lab.figures import PALETTE, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
-from ..lab.runs import Run, code_fingerprint, read_run
+from ..lab.drafts import code_fingerprint
+from ..lab.runs import Run, published, read_run
 from audioengram.measure.prediction import (
     LADDER,
     bits_per_second,
@@ -38,6 +39,7 @@ from audioengram.measure.prediction import (
 )
 from ..measure.speech import speech_scores
 from ..measure.stats import bootstrap_by, bootstrap_sums, estimate_of
+from ..stages import measures
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #8c83302f
 NAME = "d03_predictable_state"
@@ -195,6 +197,7 @@ def ways_back(states: dict, model, sets: dict, how: dict) -> dict:   # way -> ma
     "Every way from a state to a frame."
     return dict(posterior=model.reconstruct, prior=lambda z: model.reconstruct(z, "prior")) | {name: decoder_of(f, sets, how) for name, f in states.items()}
 
+@measures("state", 1)
 def measure_store(
     store,           # LatentStore
     split,           # SpeakerSplit of its corpus
@@ -253,6 +256,7 @@ def ladder_of(tables: dict, state: str, **kw) -> pd.DataFrame:
     "The ladder of one state."
     return ladder(*(pick(tables["ladder"], state=state, model=m) for m in ("step-diagonal", "marginal-diagonal", "marginal", "slow", "fast")), above=True, **kw)
 
+@measures("state", 1)
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, s, d, rate = dict(n=n, seed=how["seed"]), tables["scores"], how["main"], about["frame_rate"]
@@ -339,6 +343,7 @@ def listen(run, case, how, tables, opened, first):
     for name, x in made.items(): clips[f"{case.file}_{name}"] = (x[:min(map(len, made.values()))], rate)
     write_row(run, clips, {f"{case.file}_{k}": v for k, v in notes.items()}, suffix=".ogg")
 
+@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own

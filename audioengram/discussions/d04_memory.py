@@ -23,12 +23,24 @@ from ..dynamics.injection import injection_rows, splice
 from ..dynamics.memory import MemoryPredictor, fit_forms, matched
 from ..dynamics.predictor import fitted
 from ..dynamics.rollout import Unroll, rollout, train_rollout
-from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, run_cases, utterance_of, widest, write_decoded
+from audioengram.lab.studies import (
+    Study,
+    as_markdown,
+    case_title,
+    claims_table,
+    pick,
+    run_cases,
+    utterance_of,
+    widest,
+    write_decoded,
+)
 from ..lab.figures import band_plot, doublings, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row
-from ..lab.runs import Run, code_fingerprint, read_run
+from ..lab.drafts import code_fingerprint
+from ..lab.runs import Run, published, read_run
 from ..measure.prediction import fit_baselines, gain, of_sums, score_windows, speaker_sums
 from ..measure.trajectories import gap_sums, rms_step
+from ..stages import measures
 
 # %% ../../nbs/discussions/d04_memory.ipynb #182f5e40
 NAME = "d04_memory"
@@ -87,6 +99,7 @@ def fit_rolled(models: dict, store, split, how: dict) -> dict:
         out[f"{name}, rolled"] = model
     return out
 
+@measures("memory", 1)
 def measure_store(
     store,           # LatentStore
     split,           # SpeakerSplit of its corpus
@@ -143,6 +156,7 @@ def model_table(tables: dict, last: int, n=2000, seed=0) -> pd.DataFrame:
         rows.append(row)
     return pd.DataFrame(rows)
 
+@measures("memory", 1)
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, last = dict(n=n, seed=how["seed"]), how["steps"]
@@ -211,6 +225,7 @@ def listen(run, case, how, tables, opened, first):
         say[f"{slug}_free"] = torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, seed=how["seed"]).frames[0, 0]]), f"{label}, free run (sampled)"
     write_decoded(run, case, store, say)
 
+@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own

@@ -20,14 +20,25 @@ from ..data.cases import parse_cases, split_windows
 from ..dynamics.gap import LEANING, ahead, ahead_of, direct_models, floor_of, measure_free, measure_gap, measure_particles, measure_stability, one_step, ratio_of_sums, recovered, sample_stretches
 from ..dynamics.injection import divergence_horizon, injection_rows, reset_after_injection, splice
 from ..dynamics.rollout import rollout
-from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, run_cases, widest, write_decoded
+from audioengram.lab.studies import (
+    Study,
+    as_markdown,
+    case_title,
+    claims_table,
+    pick,
+    run_cases,
+    widest,
+    write_decoded,
+)
 from ..lab.figures import band_plot, doublings, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row
-from ..lab.runs import Run, code_fingerprint, read_run
+from ..lab.drafts import code_fingerprint
+from ..lab.runs import Run, published, read_run
 from ..measure.prediction import fit_baselines
 from ..measure.speech import mel_distance
 from ..measure.stats import bootstrap_by, estimate_of
 from ..measure.trajectories import gap_table, null_rollouts, rms_step, rollout_rows, step_curves
+from ..stages import measures
 
 # %% ../../nbs/discussions/d05_gap.ipynb #639e07a4
 NAME = "d05_gap"
@@ -62,6 +73,7 @@ def fit(store, split, how: dict):
     models = {name: direct[1] if name == MAIN else one_step(store, sets, how, CODE(), direct[0], noise, **LEANING) for name, noise in METHODS.items()}
     return base["step-diagonal"], floor_of(sets["train"]), direct, models | {LINEAR: base["ridge-1"]}
 
+@measures("decomposition", 1)
 def measure_store(
     store,           # LatentStore
     split,           # SpeakerSplit of its corpus
@@ -113,10 +125,12 @@ def utterances(store, split, how) -> list:   # (id, latents [T,D], speaker)
     return [(r.uid, torch.as_tensor(store[r.uid]), r.speaker) for r in df.itertuples()]
 
 # %% ../../nbs/discussions/d05_gap.ipynb #1825e78e
+@measures("decomposition", 1)
 def quantities(tables: dict, n=2000, seed=0) -> pd.DataFrame:
     "The gap with intervals: method, step, quantity, value, lo, hi, n."
     return gap_table(tables["gap"], ("method", "step"), n, seed)
 
+@measures("decomposition", 1)
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, last = dict(n=n, seed=how["seed"]), how["steps"]
@@ -225,6 +239,7 @@ def listen(run, case, how, tables, opened, first):
     say["free_mean"] = free(main, "mean"), "free run of the mean: it stops"
     write_decoded(run, case, store, say)
 
+@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own

@@ -20,13 +20,25 @@ from ..data.cases import parse_cases, split_windows
 from ..dynamics.gap import ahead, ahead_of, direct_models, floor_of, measure_free, measure_gap, measure_stability, one_step, ratio_of_sums, rollout_sets, sample_stretches
 from ..dynamics.injection import splice
 from ..dynamics.rollout import Unroll, rollout, train_rollout
-from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, run_cases, utterance_of, widest, write_decoded
+from audioengram.lab.studies import (
+    Study,
+    as_markdown,
+    case_title,
+    claims_table,
+    pick,
+    run_cases,
+    utterance_of,
+    widest,
+    write_decoded,
+)
 from ..lab.figures import PALETTE, band_plot, doublings, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row
-from ..lab.runs import Run, code_fingerprint, read_run
+from ..lab.drafts import code_fingerprint
+from ..lab.runs import Run, published, read_run
 from ..measure.prediction import fit_baselines
 from ..measure.stats import bootstrap_sums
 from ..measure.trajectories import gap_sums
+from ..stages import measures
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #3b8fcfc5
 NAME = "d06_rollout_training"
@@ -78,6 +90,7 @@ def fit(store, split, how: dict):   # baseline, floor, direct models, name -> mo
         models[name] = model
     return fit_baselines(sets["train"], seed=how["seed"])["step-diagonal"], floor_of(sets["train"]), direct, models
 
+@measures("rollout training", 1)
 def measure_store(
     store,           # LatentStore
     split,           # SpeakerSplit of its corpus
@@ -148,6 +161,7 @@ def method_table(tables: dict, step: int, n=2000, seed=0) -> pd.DataFrame:
         rows.append(row | dict(frechet=free.ratio["frechet"], pairs=free.ratio["frechet pairs"], norm=free.ratio["mean step norm"], inside=free.model["autocorrelation inside the band"], finite=bool(pick(tables["stability"], method=method).finite.iloc[0])))
     return pd.DataFrame(rows)
 
+@measures("rollout training", 1)
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, step, gap = dict(n=n, seed=how["seed"]), 8 if 8 in how["lags"] else how["steps"], tables["gap"]
@@ -232,6 +246,7 @@ def listen(run, case, how, tables, opened, first):
         for mode in ("sample", "mean") if first else ("sample",): say[f"{slug}_{mode}"] = torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, mode=mode, seed=how["seed"]).frames[0, 0]]), f"{method}: free run ({mode})"
     write_decoded(run, case, store, say)
 
+@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own

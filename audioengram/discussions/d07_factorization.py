@@ -24,12 +24,14 @@ from ..dynamics.predictor import Predictor, WithSide, fitted, step_signals, trai
 from ..heads.bounds import soft_bound
 from ..heads.factored import LogNormal, Polar
 from ..heads.vmf import VonMisesFisher
-from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, round_trip, run_cases
+from ..lab.studies import Study, as_markdown, case_title, claims_table, pick, round_trip, run_cases
 from ..lab.figures import PALETTE, band_plot, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row
-from ..lab.runs import Run, code_fingerprint, read_run
+from ..lab.drafts import code_fingerprint
+from ..lab.runs import Run, published, read_run
 from ..measure.prediction import gain, nominal_coverage, of_sums, pit_histogram, rank_bins, score_windows, speaker_sums
 from ..measure.stats import bootstrap_sums
+from ..stages import measures
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #894858cf
 NAME = "d07_factorization"
@@ -92,6 +94,7 @@ class Independent:
     def batches(self, *a, **k): return self.windows.batches(*a, **k)
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #77d17dab
+@measures("factorization", 1)
 def measure_store(
     store,           # LatentStore
     split,           # SpeakerSplit of its corpus
@@ -254,6 +257,7 @@ def story_table(tables: dict, n=2000, seed=0) -> pd.DataFrame:
         rows.append(row)
     return pd.DataFrame(rows)
 
+@measures("factorization", 1)
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, s, parts, clamp = dict(n=n, seed=how["seed"]), tables["scores"], tables["parts"], tables["clamps"]
@@ -344,6 +348,7 @@ def draw_calibration(cases: list):   # (title, table pit)
 # %% ../../nbs/discussions/d07_factorization.ipynb #41515550
 def listen(run, case, how, tables, opened, first): round_trip(run, case, opened)
 
+@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own

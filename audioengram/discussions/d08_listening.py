@@ -21,13 +21,14 @@ from scipy.stats import rankdata
 from ..core import get_profile, read_json, spawn
 from ..data.audio import load_audio
 from ..data.cases import parse_cases
-from ..lab.cases import Study, as_markdown, case_title, claims_table, run_cases, widest
+from ..lab.studies import Study, as_markdown, case_title, claims_table, run_cases, widest
 from ..lab.figures import heat_map, interval_plot, legend_below, panels, reference, use_style
 from ..lab.listening import BlindTest
 from ..lab.players import read_row, write_row
-from ..lab.runs import Run, read_run
+from ..lab.runs import Run, published, read_run
 from ..measure.speech import MEASURES, pick_measures, speech_scores
 from ..measure.stats import Estimate, group_sums, interval, paired_by, resample_counts
+from ..stages import measures
 
 # %% ../../nbs/discussions/d08_listening.ipynb #b7269cbd
 NAME = "d08_listening"
@@ -85,6 +86,7 @@ def versions(store, uid, how) -> dict:
     out = {None: original, ("GT", 0): sound(np.asarray(z, np.float32))}
     return out | {(m, r): sound(altered(z, m, r, spawn(how["seed"], uid))) for m in MODES if m != "GT" for r in how["reaches"]}
 
+@measures("listening", 1)
 def measure_store(
     store,           # LatentStore
     split,           # SpeakerSplit of its corpus
@@ -139,6 +141,7 @@ def betters(table, **kw) -> list:
     "Measures that like an altered sound more than the round trip, with the whole interval: at their best, they do not hear it."
     return [c for c in measures_of(table) if any((e := cost(table, m, r, c, **kw)).hi is not None and e.hi < 0 for m, r in sorted({*zip(table["mode"], table.reach, strict=True)} - {("GT", 0)}))]
 
+@measures("listening", 1)
 def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:
     "What the page may quote."
     t, kw, far = tables["scores"], dict(n=n, seed=how["seed"]), max(how["reaches"])
@@ -192,6 +195,7 @@ def listen(run, case, how, tables, opened, first):
     name = lambda mode, reach: f"{case.file}_reach{reach}_{mode.replace(' ', '')}"
     write_row(run, {name(*k): (made[k], rate) for k in heard}, {name(m, r): f"{uid}: the codec's round trip" if m == "GT" else f"mode {m}, back to the truth after {r} frame{'s' * (r > 1)}" for m, r in heard}, suffix=".ogg")
 
+@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own

@@ -24,10 +24,11 @@ from ..core import ParameterError, get_profile, read_json, spawn, write_json
 from ..data.audio import load_audio, resample
 from ..data.cases import Case, parse_cases
 from ..data.small_codecs import SMALL
-from ..lab.cases import Study, as_markdown, case_title, gather, state
+from ..lab.studies import Study, as_markdown, case_title, gather, state, state_case, write_tables
 from ..lab.figures import look, panels, reference, use_style
 from ..lab.players import read_row, write_row
-from ..lab.runs import Run, format_claim, read_run
+from ..lab.claims import format_claim
+from ..lab.runs import Run, published, read_run
 from audioengram.measure.geometry import (
     autocorrelation,
     autocorrelation_rows,
@@ -40,6 +41,7 @@ from ..measure.prediction import bits_per_second, fit_baselines, score_windows
 from ..measure.speech import MEASURES, is_sound, pick_measures, round_trip_check, speech_scores
 from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums
 from ..measure.structure import KEYS, KeySpec, phase0, ratio_of
+from ..stages import measures
 
 # %% ../../nbs/discussions/d09_representations.ipynb #6e577f74
 NAME = "d09_representations"
@@ -247,6 +249,7 @@ def sound_rows(store, split, how) -> pd.DataFrame:
     ids, index = chosen_utterances(store, split, 3, how["seconds"], how["seed"]), store.index.set_index("utterance_id")
     return round_trip_check(codec, [load_audio(index.path[u], codec.sample_rate)[0][:int(how["seconds"] * codec.sample_rate)] for u in ids], ids)
 
+@measures("representations", 1)
 def measure_store(
     store,           # LatentStore
     split,           # SpeakerSplit of its corpus
@@ -275,6 +278,7 @@ def gain_of(
     unit = bits_per_second(1., per_second) if per_second else 1.
     return bootstrap_sums(np.stack([at[null] - at[model], at.frames], 1), at.speaker.to_numpy(), lambda s: unit * s[..., 0] / s[..., 1], **kw)
 
+@measures("representations", 1)
 def claims_of(
     tables: dict, about: dict,   # of one case
     n: int = 2000, seed: int = 0,  # bootstrap
@@ -302,6 +306,7 @@ def intrinsic_dimension_of(points, kind, k, **kw):
     return bootstrap_sums(at[["ratio", "points"]].to_numpy(), at.speaker.to_numpy(), lambda s: s[..., 1] / s[..., 0], **kw)
 
 # %% ../../nbs/discussions/d09_representations.ipynb #68ace781
+@measures("representations", 1)
 def main_claims(
     says: list,   # (provenance, claims_of) of the cases of one corpus
 ) -> dict:
@@ -330,6 +335,7 @@ def main_claims(
     return out
 
 # %% ../../nbs/discussions/d09_representations.ipynb #6376569c
+@measures("representations", 1)
 def paired_claims(
     cases: dict,   # name -> (provenance, tables)
     to: str,       # the name that the others are compared with
@@ -462,6 +468,7 @@ def listen(
 # %% ../../nbs/discussions/d09_representations.ipynb #be99042b
 TABLES = ("gains", "memory", "points", "axes", "phase0", "speech", "sound")
 
+@published(NAME)
 def run(
     profile="quick",            # "smoke", "quick" or "full"
     cases="auto",               # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -480,8 +487,8 @@ def run(
     parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), lags=how["lags"], eval_fraction=eval_fraction, seed=seed)
     with Run(NAME, parameters, folder=folder, profile=p) as out:
         found = [(c, *f) for i, c in enumerate(asked) if (f := gather(out, study, c, how, first=i == 0, root=corpus_root))]
-        for (_, tables, about), t in itertools.product(found, TABLES): out.rows(tables[t].assign(case=about["case"]), study.file(t))
-        publish(out, found, p.bootstrap, seed)
+        write_tables(out, study, [(tables, about) for _, tables, about in found])
+        publish(out, study, found, p.bootstrap, seed)
     return read_run(out.final)
 
 def signed(e: Estimate) -> str:
@@ -493,12 +500,13 @@ CHANGES = {"small": "nothing", "small-32": "32 dimensions", "small-128": "128 di
 
 def publish(
     run,          # open Run
+    study: Study,
     found: list,  # (case, tables, provenance)
     n: int, seed: int,  # bootstrap
 ):
     "Claims of every case, figures of every corpus, and the comparison on the corpus with most representations as `main`."
     says = [(c, a, t, claims_of(t, a, n, seed)) for c, t, a in found]
-    for _, a, _, s in says: state(run, a["case"], s)
+    for _, a, _, s in says: state_case(run, study, a, s, a["case"])
     corpora = list(dict.fromkeys(c.corpus for c, *_ in says))
     best = max(corpora, key=lambda k: sum(c.corpus == k for c, *_ in says))
     base = SMALL["small"]

@@ -54,14 +54,16 @@ from ..dynamics.gap import ahead, ahead_of, measure_free, measure_stability, rat
 from ..dynamics.injection import gap_rows, splice
 from ..dynamics.predictor import fitted
 from ..dynamics.rollout import rollout
-from ..lab.cases import Study, as_markdown, case_title, claims_table, pick, round_trip, run_cases, widest
+from ..lab.studies import Study, as_markdown, case_title, claims_table, pick, round_trip, run_cases, widest
 from ..lab.figures import MARKERS, NULL, PALETTE, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
-from ..lab.runs import Run, code_fingerprint, read_run
+from ..lab.drafts import code_fingerprint
+from ..lab.runs import Run, published, read_run
 from ..measure.prediction import fit_baselines
 from ..measure.speech import mel_distance
 from ..measure.stats import bootstrap_by, bootstrap_sums, paired_by, shuffle_index
 from ..measure.trajectories import gap_sums
+from ..stages import measures
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #48a04c41
 NAME = "d10_archetypes"
@@ -87,6 +89,7 @@ def recipe(
                 long=p.pick(100, 1000, 100_000), held=p.pick(4, 8, 50), spliced=p.pick(2, 8, 40))
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #7bdb2140
+@measures("archetypes", 1)
 def measure_store(
     store,           # LatentStore
     split,           # SpeakerSplit of its corpus
@@ -285,6 +288,7 @@ def memory_claims(tables: dict, how: dict, **kw) -> dict:
     b, places = say["basis"], say["states"]
     return say | dict(places="one of as many states does" if places.lo is not None and places.lo > 0 else "nor, beyond doubt, does one of as many states", helps="a memory of directions helps" if b.lo is not None and b.lo > 0 else "a memory of directions does not help")
 
+@measures("archetypes", 1)
 def claims_of(
     tables: dict,
     about: dict,
@@ -464,6 +468,7 @@ def transitions(store, frames, steps, which, around=.16, gap=.08):
         parts += [cut * fade, np.zeros(int(gap * rate), np.float32)]
     return np.concatenate(parts)
 
+@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own

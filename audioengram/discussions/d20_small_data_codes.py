@@ -33,8 +33,10 @@ from ..core import ParameterError, cache_dir, fingerprint, get_profile, need, sp
 from ..data.corpora import get_corpus
 from ..lab.figures import heat_map, interval_plot, panels, use_style
 from ..lab.players import read_row, write_row
-from ..lab.runs import Run, cached, code_fingerprint, read_run
+from ..lab.drafts import cached, code_fingerprint
+from ..lab.runs import Run, published, read_run
 from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums, interval, resample_counts
+from ..stages import measures
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #54f4cc50
 NAME = "d20_small_data_codes"
@@ -129,6 +131,7 @@ def griffin_lim(
     linear = np.c_[linear, linear[:, -1:]]   # a frame centred on the last sample
     return librosa.griffinlim(linear, n_iter=32, hop_length=config.hop, n_fft=config.n_fft, length=size, random_state=0)[:len(wav)]
 
+@measures("palette", 1)
 def measure_models(
     how: dict,
 ) -> tuple:     # rows a held-out file; rows a model and level; usage maps {case: array}; the models of seed 0 {(corpus, n): (model, sounds)}
@@ -160,6 +163,7 @@ def measure_models(
     return pd.DataFrame(files), pd.DataFrame(levels), maps, kept
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #625f0590
+@measures("palette", 1)
 def measure_prior(
     model: CodeModel, sounds: Recordings,
     how: dict,
@@ -185,6 +189,7 @@ def measure_prior(
     return prior, rows, dict(seconds_of_sound=how["ten"], cached=cached, decoding=decoding, recomputed=float(np.mean(spent)) * stream.shape[1], identical=same)
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #46710d63
+@measures("palette", 1)
 def measure_holes(
     prior, model: CodeModel, sounds: Recordings,
     how: dict,
@@ -225,6 +230,7 @@ def judge_set(
     prior = fit_prior(grids, grids[:1], shape, steps=steps, patience=0, dropout=0. if kind == "by heart" else .1, batch=6, seed=index, show=False, every=10**6)
     return copy_report(model, learnt, unheard, seconds=how["generated"], seed=index, prior=prior), prior
 
+@measures("palette", 1)
 def measure_copying(
     model: CodeModel, pool: Recordings,    # codec; recordings with the files of the sets
     heard,                                 # ids that the codec was trained on
@@ -247,6 +253,7 @@ def measure_copying(
     size = max(len(wav[j]) for j in sets[0][1]) // model.config.column
     return pd.concat(rows, ignore_index=True), report.pairs, model.decode(generate(prior, max(size, 12), seed=1))
 
+@measures("palette", 1)
 def measure_edits(
     model: CodeModel, sounds: Recordings,
     edits: int = 12, seed=0,
@@ -284,6 +291,7 @@ def rate(
     lo, hi = binomtest(int(wrong), of).proportion_ci(method="wilson")
     return Estimate(int(wrong) / of, float(lo), float(hi), of, "set")
 
+@measures("palette", 1)
 def claims_of(
     files, levels, pay, speed, holes, copying, edits,   # tables
     how: dict,
@@ -391,6 +399,7 @@ def listen(
     clips = {k: (np.pad(np.asarray(w, np.float32), (0, max(0, r // 2 - len(w)))) + (0 if np.any(w) else 1e-6), r) for k, (w, r) in clips.items()}   # loudness wants half a second, and a sound
     return write_row(run, clips, dict(held_out="a file that no model has heard", griffin_lim="its true mel picture, inverted: no codes"), suffix=".ogg")
 
+@published(NAME)
 def run(
     profile="quick",   # "smoke", "quick" or "full"
     cases=None,        # "corpus:5,50; corpus:50" instead of the profile's own

@@ -24,8 +24,10 @@ from ..core import ParameterError, cache_dir, fingerprint, get_profile, spawn
 from ..data.corpora import get_corpus
 from ..lab.figures import interval_plot, panels, use_style
 from ..lab.players import read_row, write_row
-from ..lab.runs import Run, cached, code_fingerprint, read_run
+from ..lab.drafts import cached, code_fingerprint
+from ..lab.runs import Run, published, read_run
 from ..measure.stats import Estimate, bootstrap_sums
+from ..stages import measures
 
 # %% ../../nbs/discussions/d21_memory_over_codes.ipynb #4931621d
 NAME = "d21_memory_over_codes"
@@ -72,6 +74,7 @@ def variants(
     return dict(zip(VARIANTS, (plain, suffix, column, match(plain, parameters(suffix), parameters), match(plain, operations(suffix), operations)), strict=True))
 
 # %% ../../nbs/discussions/d21_memory_over_codes.ipynb #7f73712f
+@measures("engram", 1)
 def codes_of(
     case: str,    # "corpus:files"
     how: dict,    # from `recipe`
@@ -118,6 +121,7 @@ def known_keys(
     return lambda grid: np.array([k in seen for k in keys(grid)])
 
 # %% ../../nbs/discussions/d21_memory_over_codes.ipynb #f3776f6b
+@measures("engram", 1)
 def measure_variant(
     sides: dict, plain: PriorConfig,
     name: str, index: int,     # variant; seed
@@ -152,6 +156,7 @@ def paired(
     d = x[a].iloc[:, 0] - x[b].iloc[:, 0]
     return bootstrap_sums(np.c_[d, x[a].iloc[:, 1]], d.index, lambda s: s[..., 0] / np.maximum(s[..., 1], 1), n=n, unit="file")
 
+@measures("engram", 1)
 def claims_of(
     rows, tables,     # rows of one corpus; unigram and bigram rows
     n: int = 2000,
@@ -212,6 +217,7 @@ def draw_gains(
     ax.tick_params(axis="x", rotation=25)
     return fig
 
+@published(NAME)
 def run(
     profile="quick",   # "smoke", "quick" or "full"
     cases=None,        # "corpus:300; corpus:150" instead of the profile's own

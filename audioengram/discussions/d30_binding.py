@@ -29,8 +29,10 @@ from ..ember.tasks import ablate, make_pairs, scatter_spikes
 from ..ember.words import VOCABULARY, attributes, describe, to_tokens
 from ..lab.figures import interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
-from ..lab.runs import Run, cached, code_fingerprint, read_run
+from ..lab.drafts import cached, code_fingerprint
+from ..lab.runs import Run, published, read_run
 from ..measure.stats import Estimate, bootstrap_by, sign_flip_p
+from ..stages import measures
 
 # %% ../../nbs/discussions/d30_binding.ipynb #e28d3188
 NAME = "d30_binding"
@@ -50,6 +52,7 @@ def recipe(
 # %% ../../nbs/discussions/d30_binding.ipynb #f68b51bd
 def code() -> str: return code_fingerprint("audioengram.ember.tasks", "audioengram.ember.words")
 
+@measures("binding", 1)
 def stimuli(
     how: dict,
 ) -> tuple:   # clips [N,S], table with task, pair, label, speaker, words (token indices), attributes, kept; the corpus
@@ -77,6 +80,7 @@ def _task_pairs(source, task, pairs, seed) -> tuple:
     wavs, table, _ = make_pairs(source, source.utterances.utterance_id, task, pairs + pairs // 4, seed, keep=keep)
     return wavs, table.assign(task=task, words=[" ".join(map(str, to_tokens(said[w.tobytes()]))) for w in wavs], **pd.DataFrame([attributes(w) for w in wavs]).add_prefix("a_"))
 
+@measures("binding", 1)
 def known_by_words(
     table, how,   # from `stimuli`
 ) -> pd.DataFrame:   # one row a task and kind of input: accuracy, clips
@@ -107,6 +111,7 @@ def _inputs(corpus, tasks, pairs, seed, channels):
     return {k: v.to(torch.uint8) for k, v in made.items()} | {"log-mel": log_mel(clips, channels)}
 
 # %% ../../nbs/discussions/d30_binding.ipynb #3ed59b3e
+@measures("binding", 1)
 def measure_seed(
     index: int, how: dict,   # seed; recipe
 ) -> dict:                   # table name -> DataFrame
@@ -200,6 +205,7 @@ def power(differences) -> float:   # difference of means
     n = len(differences)
     return float((sps.t.ppf(.975, n - 1) + sps.t.ppf(.8, n - 1)) * np.std(differences, ddof=1) / np.sqrt(n)) if n > 1 else float("inf")
 
+@measures("binding", 1)
 def claims_of(
     t: dict, n: int = 2000,   # table name -> rows
 ) -> dict:                    # id -> Estimate, number or word
@@ -294,6 +300,7 @@ def draw_sensing(t):
     return fig
 
 # %% ../../nbs/discussions/d30_binding.ipynb #fd64a7c5
+@published(NAME)
 def run(
     profile="quick",   # "smoke", "quick" or "full"
     corpus=None,       # speech

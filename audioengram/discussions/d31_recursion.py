@@ -22,8 +22,10 @@ from ..ember.spikes import SpikingEncoder
 from ..ember.tasks import make_pairs
 from ..lab.figures import band_plot, interval_plot, panels, use_style
 from ..lab.players import read_row, write_row
-from ..lab.runs import Run, cached, read_run
+from ..lab.drafts import cached
+from ..lab.runs import Run, published, read_run
 from ..measure.stats import Estimate, bootstrap_by
+from ..stages import measures
 
 # %% ../../nbs/discussions/d31_recursion.ipynb #5fa3be0e
 NAME = "d31_recursion"
@@ -38,6 +40,7 @@ def recipe(
                 places=p.pick(4, 6, 16), updates=p.pick(15, 300, 6000), batch=p.pick(16, 32, 256), tested=p.pick(60, 400, 4000), pairs=p.pick(8, 160, 1500), channels=p.pick(8, 16, 32), longer=p.pick(1, 4, 8), seed=int(seed))
 
 # %% ../../nbs/discussions/d31_recursion.ipynb #069a909a
+@measures("recursion", 1)
 @functools.lru_cache(2)
 def order_set(
     corpus: str, pairs: int, channels: int, seed: int,
@@ -55,6 +58,7 @@ def order_set(
     return sides | dict(fingerprint=source.fingerprint, licence=source.licence)
 
 # %% ../../nbs/discussions/d31_recursion.ipynb #58046e62
+@measures("recursion", 1)
 def train_and_test(
     task: str, model: str, index: int, how: dict,   # "parity" or "order"; one of MODELS; seed; recipe
 ) -> pd.DataFrame:   # one row a place in the row (0: one answer for all), step or threshold, and unit: asked, right, the probability that the core gives itself, steps taken
@@ -107,6 +111,7 @@ def mean_of(series, task, n=2000) -> Estimate:
     "Macro mean with its interval."
     return bootstrap_by(series.to_numpy(), series.index.to_numpy(), n=n, unit="seed" if task == "parity" else "speaker")
 
+@measures("recursion", 1)
 def claims_of(
     rows, n: int = 2000,
 ) -> dict:   # id -> Estimate, number or word
@@ -177,6 +182,7 @@ def draw_halting(rows):
     return fig
 
 # %% ../../nbs/discussions/d31_recursion.ipynb #9e9c93c0
+@published(NAME)
 def run(
     profile="quick",   # "smoke", "quick" or "full"
     corpus=None,       # speech from which the two sounds are cut

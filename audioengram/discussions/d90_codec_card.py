@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NAME', 'LEARNED', 'LINEAR', 'LYRA', 'BLURRED', 'SHARPENED', 'RANDOM', 'TOLD', 'OTHERS', 'BARS', 'LEVELS', 'PLAIN',
-           'FULL', 'BASS', 'recipe', 'pick_utterances', 'read_wavs', 'with_noise', 'Sharpened', 'true_spectra',
-           'true_spectrum', 'told_phase', 'true_bands', 'fitted_lyra', 'measure_corpus', 'measure_latents',
-           'odd_sounds', 'measure_odd', 'measure_speed', 'gather', 'published', 'score_table', 'gain', 'claims_of',
-           'verdicts', 'draw_scores', 'draw_noise', 'draw_latents', 'draw_curve', 'run', 'listen']
+           'FULL', 'BASS', 'MEASURING', 'recipe', 'pick_utterances', 'read_wavs', 'with_noise', 'Sharpened',
+           'true_spectra', 'true_spectrum', 'told_phase', 'true_bands', 'fitted_lyra', 'measure_corpus',
+           'measure_latents', 'odd_sounds', 'measure_odd', 'measure_speed', 'gather', 'published_rows', 'score_table',
+           'gain', 'claims_of', 'verdicts', 'draw_scores', 'draw_noise', 'draw_latents', 'draw_curve', 'run', 'listen']
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #ccb11c3f
 import time
@@ -23,12 +23,15 @@ from ..codecs.nano import HOP, MARGIN, LinearNano, griffin_lim, mel_loudness, sp
 from ..codecs.nano_learned import LearnedNano, sharpen
 from ..core import AudioengramError, generator, get_profile, read_json, write_json
 from ..data.corpora import get_corpus
-from ..lab.cases import as_markdown, state
+from ..lab.studies import as_markdown, carry_claims, state
 from ..lab.figures import band_plot, interval_plot, panels, reference, use_style
 from ..lab.players import read_row, write_row
-from ..lab.runs import Run, cached, code_fingerprint, figures_dir, neutral, read_run
+from ..lab.drafts import cached
+from ..lab.provenance import figures_dir, neutral
+from ..lab.runs import Run, published, read_run
 from ..measure.speech import pick_measures, speech_scores
 from ..measure.stats import bootstrap_by, paired_by
+from ..stages import measures, moved_stages, recording
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #fb0c1f15
 NAME = "d90_codec_card"
@@ -142,6 +145,7 @@ def fitted_lyra(corpus, seconds=900) -> object:  # LatentCodec
         if have > seconds: break
     return codec.fit_views(zs)
 
+@measures("codec card", 1)
 def measure_corpus(
     corpus,       # Corpus
     how: dict,    # from `recipe`
@@ -161,6 +165,7 @@ def measure_corpus(
             for (name, level), back in made.items()]
     return pd.concat(rows, ignore_index=True).assign(corpus=corpus.name)
 
+@measures("codec card", 1)
 def measure_latents(
     corpus,         # Corpus
     how: dict,      # from `recipe`
@@ -189,6 +194,7 @@ def odd_sounds(
               "silence": np.zeros(n), "constant 0.8": np.full(n, .8), "full-scale noise": rng.uniform(-1, 1, n), "10 ms of speech": speech[len(speech) // 2:len(speech) // 2 + 160], "click": np.eye(1, n, n // 2)[0]}
     return {k: np.clip(np.asarray(x), -1, 1).astype(np.float32) for k, x in sounds.items()}
 
+@measures("codec card", 1)
 def measure_odd(
     speech,        # [S]
     seed: int = 0,
@@ -211,6 +217,7 @@ def _fastest(f, x, repeats):
     for _ in range(repeats): began = time.perf_counter(); f(x); took.append(time.perf_counter() - began)
     return min(took)
 
+@measures("codec card", 1)
 def measure_speed(
     speech,           # [S]
     repeats: int = 3,
@@ -229,41 +236,46 @@ def measure_speed(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #c1a31fa2
+MEASURING = ("measure_corpus", "measure_latents", "true_bands", "true_spectrum", "told_phase", "fitted_lyra")
+
 def gather(
     run,            # open Run
     names: tuple,   # corpora; the first must be here
     how: dict,      # from `recipe`
-) -> tuple:         # score rows, latent rows, corpora opened
+) -> tuple:         # score rows, latent rows, corpora opened, names of those kept
     "Rows of every corpus: measured, remembered or kept."
-    code = tuple(f"audioengram.discussions.{NAME}:{f}" for f in ("measure_corpus", "measure_latents", "true_bands", "true_spectrum", "told_phase", "fitted_lyra"))
-    key = dict(code=code_fingerprint(*code), recipe=how, codec=LearnedNano().fingerprint)
-    scores, dims, opened = [], [], {}
-    for i, name in enumerate(names):
-        try:
-            corpus = get_corpus(name, show=False, **(dict(n_speakers=8, n_utterances=6) if name == "synthetic" else {}))
-            lyra, note = _lyra(get_corpus(names[0], show=False)) if how["full"] else (None, "")
-        except AudioengramError as e:
-            if i == 0: raise
-            kept = published(key, name)
-            print(neutral(f"{name}: {'rows published before are kept' if kept else 'left out'}, since {e}"))
-            if kept: scores.append(kept[0]); dims.append(kept[1])
-            continue
-        if note: print(note)
-        parts = [corpus.fingerprint, how, key["codec"], lyra and lyra.fingerprint, pick_measures()[0] if how["full"] else PLAIN]
-        scores.append(cached([*parts, "scores"], lambda c=corpus, l=lyra: measure_corpus(c, how, l), code=code))
-        dims.append(cached([*parts, "dims"], lambda c=corpus: measure_latents(c, how), code=code).assign(corpus=name))
-        opened[name] = corpus
-        run.input(corpus=corpus)
+    code = tuple(f"audioengram.discussions.{NAME}:{f}" for f in MEASURING)
+    key = dict(recipe=how, codec=LearnedNano().fingerprint)
+    scores, dims, opened, kept = [], [], {}, []
+    with recording() as seen:
+        for i, name in enumerate(names):
+            try:
+                corpus = get_corpus(name, show=False, **(dict(n_speakers=8, n_utterances=6) if name == "synthetic" else {}))
+                lyra, note = _lyra(get_corpus(names[0], show=False)) if how["full"] else (None, "")
+            except AudioengramError as e:
+                if i == 0: raise
+                rows = published_rows(key, name)
+                print(neutral(f"{name}: {'rows published before are kept' if rows else 'left out'}, since {e}"))
+                if rows:
+                    kept.append(name)
+                    for part, more in zip((scores, dims), rows, strict=True): part.append(more)
+                continue
+            if note: print(note)
+            parts = [corpus.fingerprint, how, key["codec"], lyra and lyra.fingerprint, pick_measures()[0] if how["full"] else PLAIN]
+            scores.append(cached([*parts, "scores"], lambda c=corpus, l=lyra: measure_corpus(c, how, l), code=code))
+            dims.append(cached([*parts, "dims"], lambda c=corpus: measure_latents(c, how), code=code).assign(corpus=name))
+            opened[name] = corpus
+            run.input(corpus=corpus)
     run.input(codec=get_codec(LEARNED))
-    write_json(run.path("recipe.json"), key)
-    return pd.concat(scores, ignore_index=True), pd.concat(dims, ignore_index=True), opened
+    write_json(run.path("recipe.json"), dict(key, made_by=seen.stages))
+    return pd.concat(scores, ignore_index=True), pd.concat(dims, ignore_index=True), opened, kept
 
 def _lyra(corpus):
     "Lyra, or why there is none."
     try: return fitted_lyra(corpus), ""
     except AudioengramError as e: return None, neutral(f"{LYRA} is left out: {e}")
 
-def published(
+def published_rows(
     key: dict,     # what must be equal
     corpus: str,   # whose rows are wanted
 ):                 # score rows and latent rows, or None
@@ -271,11 +283,14 @@ def published(
     folder = figures_dir() / NAME
     try: result = read_run(folder)
     except AudioengramError: return None
-    if not (folder / "recipe.json").is_file() or read_json(folder / "recipe.json") != key: return None
+    if not (folder / "recipe.json").is_file(): return None
+    was = read_json(folder / "recipe.json")
+    if moved_stages(was.pop("made_by")) or was != key: return None
     found = [t[t.corpus == corpus] for t in (result.table(), result.table("dims"))]
     return tuple(found) if len(found[0]) else None
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #9e452a66
+@measures("codec card", 1)
 def score_table(
     scores: pd.DataFrame,   # of measure_corpus
     n: int = 2000,          # bootstrap resamples
@@ -302,6 +317,7 @@ def gain(
     at = scores[scores.noise == noise].pivot_table(index="speaker", columns="system", values=measure)[[a, b]].dropna()
     return paired_by(at[a], at[b], at.index, n=n, seed=seed)
 
+@measures("codec card", 1)
 def claims_of(
     scores: pd.DataFrame,   # of one corpus
     dims: pd.DataFrame,     # of one corpus
@@ -333,6 +349,7 @@ def claims_of(
                 spread_least=float(dims.spread.min()), spread_most=float(dims.spread.max()), reach=float(dims.reach.max()))
     return say
 
+@measures("codec card", 1)
 def verdicts(
     say: dict,             # of claims_of
     speed: pd.DataFrame,   # of measure_speed
@@ -380,6 +397,7 @@ def draw_curve(curve: pd.DataFrame):
     return fig
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #c5d44d43
+@published(NAME)
 def run(
     profile="quick",   # "smoke", "quick" or "full"
     corpora="auto",    # names, separated by commas; speakers who were trained on are left out; the last is the one prose is about
@@ -391,14 +409,16 @@ def run(
     names = tuple(c.strip() for c in (p.pick("synthetic", "debian-speech,librispeech", "debian-speech,librispeech") if corpora == "auto" else corpora).split(",") if c.strip())
     use_style()
     with Run(NAME, dict(corpora=", ".join(names), seed=seed), folder=folder, profile=p) as out:
-        scores, dims, opened = gather(out, names, how)
+        scores, dims, opened, kept = gather(out, names, how)
         first = opened[names[0]]
         speech = read_wavs(first, pick_utterances(first, how, LearnedNano().heard), how)[0]
         odd, backs = measure_odd(speech, seed)
         speed, curve, table = measure_speed(speech, p.pick(1, 3, 5), p.pick(2, 10, 10)), pd.DataFrame(LearnedNano().curve), score_table(scores, p.bootstrap, seed)
         for rows, name in ((scores, "results"), (dims, "dims"), (table, "summary"), (odd, "odd"), (speed, "speed"), (curve, "curve")): out.rows(rows, name)
         say = {c: claims_of(scores[scores.corpus == c], dims[dims.corpus == c], p.bootstrap, seed) for c in dict.fromkeys(scores.corpus)}
-        for c, claims in say.items(): state(out, c, claims)
+        for c, claims in say.items():
+            if c in kept: carry_claims(out, figures_dir() / NAME, c)
+            else: state(out, c, claims)
         main = list(say)[-1]
         checked = verdicts(say[main], speed)
         out.rows(checked, "bars")

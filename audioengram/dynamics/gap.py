@@ -20,6 +20,7 @@ from .predictor import Predictor, fitted
 from .rollout import Stretches, check_stability, rollout
 from ..measure.stats import bootstrap_sums
 from ..measure.trajectories import free_run_report, gap_sums, particle_log_score
+from ..stages import measures
 
 # %% ../../nbs/dynamics/17_gap.ipynb #6099e029
 def one_step(
@@ -85,6 +86,7 @@ def sample_stretches(
 
 SCORES = ("A", "C", "R", "R_mean", "base", "direct", "R_step", "weight")
 
+@measures("gap", 1)
 def measure_gap(
     model,               # rolled out
     direct: dict,        # of `direct_models`
@@ -120,6 +122,7 @@ def rollout_sets(
     return Stretches(train, steps), Stretches(SomeWindows(valid, some), steps)
 
 # %% ../../nbs/dynamics/17_gap.ipynb #19ac3e90
+@measures("gap", 1)
 def measure_particles(
     model, store, split, how: dict, baseline, floor: float = 0.,   # as for `measure_gap`
     counts=(1, 4, 16, 64, 256),   # M
@@ -156,6 +159,7 @@ def real_clips(
         return both[:, :window], both[:, window:], who
     raise ParameterError(f"fewer than {speakers} held-out speakers have {window + lengths[-1]} frames in one utterance", remedy="Use longer utterances")
 
+@measures("gap", 1)
 def measure_stability(
     models: dict,        # name -> model
     store, split,
@@ -166,6 +170,7 @@ def measure_stability(
     hold = [dict(method=name, runs=len(idx), **check_stability(m, stretches.contexts(idx), how["long"], block=min(1000, how["long"]), seed=how["seed"])) for name, m in models.items()]
     return pd.DataFrame(hold).drop(columns="seconds").astype(dict(broke=float, cut=float))
 
+@measures("gap", 1)
 def measure_free(
     models: dict,        # name -> (model, options of `rollout`)
     store, split,

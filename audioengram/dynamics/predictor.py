@@ -42,6 +42,7 @@ from audioengram.core import (
 from ..heads.elliptic import FactoredMixture
 from ..heads.factored import DirectionMagnitude
 from ..heads.mixture import Gaussian, GaussianMixture, LowRankMixture, StudentT
+from ..stages import measures
 
 # %% ../../nbs/dynamics/05_predictor.ipynb #8ba5b65f
 class NoContext(nn.Module):
@@ -282,6 +283,7 @@ def step_signals(
     return torch.stack([torch.as_tensor(np.asarray(store.energy), dtype=torch.float32), pace], 1)
 
 # %% ../../nbs/dynamics/05_predictor.ipynb #8433e1db
+@measures("density", 1)
 def train(
     model: Predictor,
     windows,                 # training windows

@@ -23,6 +23,7 @@ from .predictor import Predictor, Scaled, train
 from ..heads.factored import Polar
 from ..heads.mixture import Mixture
 from ..measure.trajectories import energy_score, pair_distances, particle_log_score
+from ..stages import measures
 
 # %% ../../nbs/dynamics/10_rollout.ipynb #b54f9749
 class Stretches:
@@ -114,6 +115,7 @@ class Rollout:
 
 ROWS = {"cpu": 2048, "cuda": 65_536, "mps": 16_384}   # rows a block
 
+@measures("rollout", 1)
 @torch.inference_mode()
 def rollout(
     model,                       # contexts [N,W,D] -> Distribution of the next frame, or of the step (target="step")
@@ -366,6 +368,7 @@ class _Objective(nn.Module):
         self.train(was)
         return torch.cat(out)
 
+@measures("rollout", 1)
 def train_rollout(
     model: Predictor,         # untrained with units=True, or trained one step ahead
     stretches,                # training Stretches of plan.steps

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import ParameterError
-from .runs import save_svg
+from .pictures import save_svg
 
 # %% ../../nbs/lab/10_figures.ipynb #0246731f
 _all_ = ["save_svg"]  # discussions find everything that draws in one place

@@ -25,12 +25,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from ..core import AudioengramError, atomic_path, fingerprint, need
-from .runs import format_claims, project_root
+from .claims import format_claims
+from .provenance import project_root
 
 # %% ../../nbs/lab/25_site.ipynb #9e625eb8
 class SiteError(AudioengramError): "The site cannot be built, or would be broken."
 
-ROOMS = ("core", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "cli", "cli_codes")  # in reading order
+ROOMS = ("core", "stages", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "cli", "cli_codes")  # in reading order
 
 # %% ../../nbs/lab/25_site.ipynb #62e942ad
 def read_notebook(
@@ -177,7 +178,7 @@ def page_problems(
     return found
 
 # %% ../../nbs/lab/25_site.ipynb #86acd0e8
-_TITLES = dict(core="Core", data="Data", codecs="Codecs", heads="Heads", measure="Measures", dynamics="Dynamics", codes="Codes", ember="Ember", lab="Lab", cli="Command line", cli_codes="Command line")
+_TITLES = dict(core="Core", stages="Stages", data="Data", codecs="Codecs", heads="Heads", measure="Measures", dynamics="Dynamics", codes="Codes", ember="Ember", lab="Lab", cli="Command line", cli_codes="Command line")
 
 def sidebar(
     root,   # the project

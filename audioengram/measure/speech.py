@@ -26,6 +26,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..core import AudioengramError, AudioError, ParameterError, check_shape, need
+from ..stages import measures
 
 # %% ../../nbs/measure/25_speech.ipynb #db6ac9fe
 RATE = 16_000     # Hz, at which everything is judged
@@ -69,6 +70,7 @@ def si_sdr(
     target = (x * y).sum(-1, keepdims=True) / np.maximum((x * x).sum(-1, keepdims=True), 1e-12) * x
     return 10 * np.log10(np.maximum((target**2).sum(-1), 1e-12) / np.maximum(((y - target)**2).sum(-1), 1e-12))
 
+@measures("speech scores", 1)
 def mel_distance(
     reference,        # original, [S]
     degraded,         # reconstruction, [S]
@@ -228,6 +230,7 @@ def speech_scores(
     df.attrs["unavailable"] = {name: list(missing) for name, missing in lost.items()}
     return df
 
+@measures("speech scores", 1)
 def score_pair(
     reference, degraded,  # [S] each
     rate: int,            # Hz

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats as sps
 
 from ..core import ParameterError, ShapeError
+from ..stages import measures
 
 # %% ../../nbs/measure/05_stats.ipynb #bf7140af
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def interval(
     return tuple(np.quantile(draws, sps.norm.cdf(z)).tolist())
 
 # %% ../../nbs/measure/05_stats.ipynb #dafe790f
+@measures("intervals", 1)
 def bootstrap_sums(
     parts,                     # quantities that add up over rows, [N,P] or [N]
     groups,                    # speaker of each row, [N]
@@ -128,6 +130,7 @@ def bootstrap_by(
         return bootstrap_sums(sums[:, 0] / counts, labels, lambda s: s[..., 0] / s[..., -1], **keep)
     return _bootstrap_rows(values, groups, statistic, **keep)
 
+@measures("intervals", 1)
 def _bootstrap_rows(values, groups, statistic, n, level, seed, unit, method) -> Estimate:
     "The general form: gathers the rows of each resample."
     labels, inverse = np.unique(groups, return_inverse=True)
@@ -153,6 +156,7 @@ def paired_by(
     if a.shape != b.shape: raise ShapeError(f"paired scores differ in shape: {a.shape} and {b.shape}", remedy="Score both on the same rows")
     return bootstrap_by(a - b, groups, statistic, **options)
 
+@measures("intervals", 1)
 def sign_flip_p(
     differences,         # one difference a speaker, [G]
     n: int = 20_000,     # random sign patterns; all 2^G are taken where that is fewer
@@ -214,6 +218,7 @@ def _runs(groups):
     return np.argsort(inverse, kind="stable"), np.bincount(inverse)
 
 # %% ../../nbs/measure/05_stats.ipynb #4cc3f0b1
+@measures("intervals", 1)
 def permutation_p(
     observed: float,       # the statistic
     null,                  # the statistic under the null, [n]

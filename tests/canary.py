@@ -1,0 +1,98 @@
+"""The canary: digests of what every discussion measures on the toy corpus, kept in `tests/canaries/`.
+
+A refactor leaves them as they are. A digest that moves without a raised stage version is a change of numbers that nobody meant, and the
+message says which column of which table. After numbers were meant to move, raise the version and run `make canaries`.
+"""
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+PLACE = Path(__file__).resolve().parent / "canaries"
+TOLERANCE = 1e-3   # of a column's scale: quiet between processors (AVX2 and SSE kernels), loud for a constant that was changed
+
+# What belongs to no digest, or wanders more between processors than TOLERANCE; (discussion, table, column), None for any.
+LEFT_OUT = {
+    (None, None, "seconds"): "a clock",
+    (None, None, "cpu_seconds"): "a clock",
+    ("d90_codec_card", "speed", None): "a clock",
+    ("d90_codec_card", "bars", "measured"): "holds speeds",
+    ("d90_codec_card", "bars", "met"): "holds speeds",
+    ("d20_small_data_codes", "speed", None): "a clock",
+}
+
+
+def left_out(name: str, table: str, column: str) -> bool:
+    "Whether a column takes no part in the digest of a discussion."
+    return any((n in (None, name)) and (t in (None, table)) and (c in (None, column)) for n, t, c in LEFT_OUT)
+
+
+def digest(result) -> dict:
+    "A small summary of a run's tables: rows, and per numeric column sum, least, greatest, scale and five values; labels by their counts."
+    tables = {}
+    for table in result.table_names:
+        df = result.table(table)
+        columns = {c: summary(df[c]) for c in df if not left_out(result.name, table, c)}
+        if columns: tables[table] = dict(rows=len(df), columns=columns)
+    return dict(made_by=result.manifest["made_by"], tables=tables)
+
+
+def summary(column: pd.Series) -> dict:
+    "One column in a few numbers."
+    if column.dtype.kind not in "iufb": return dict(values=int(column.nunique()))
+    x = column.to_numpy(float)
+    good = x[np.isfinite(x)]
+    if not len(good): return dict(empty=len(x))
+    at = np.linspace(0, len(good) - 1, 5).round().astype(int)
+    few = dict(sum=good.sum(), least=good.min(), most=good.max(), scale=np.abs(good).mean())
+    return {k: float(f"{v:.7g}") for k, v in few.items()} | dict(some=[float(f"{v:.7g}") for v in good[at]], missing=int(len(x) - len(good)))
+
+
+def differences(old: dict, new: dict) -> list:
+    "What moved between two digests, in words."
+    found = []
+    for table in old["tables"].keys() | new["tables"].keys():
+        a, b = (d["tables"].get(table, dict(rows=0, columns={})) for d in (old, new))
+        if a["rows"] != b["rows"]: found.append(f"{table}: {a['rows']} rows, now {b['rows']}"); continue
+        for column in a["columns"].keys() | b["columns"].keys():
+            if said := moved(a["columns"].get(column), b["columns"].get(column)): found.append(f"{table}.{column} {said}")
+    return sorted(found)
+
+
+def moved(a, b) -> str:
+    "How a column moved, in words; empty if it did not."
+    if a is None or b is None: return "is new" if a is None else "is gone"
+    if a.keys() != b.keys(): return "changed its kind"
+    if "scale" not in a: return "" if a == b else f"was {a}, is {b}"
+    if a["missing"] != b["missing"]: return f"had {a['missing']} missing values, has {b['missing']}"
+    scale = max(a["scale"], b["scale"], 1e-12)
+    n = max(1., abs(a["sum"]) / scale)      # a sum is held against the sum of sizes
+    pairs = [(a["sum"] / n, b["sum"] / n), (a["least"], b["least"]), (a["most"], b["most"]), *zip(a["some"], b["some"], strict=True)]
+    by = max(abs(x - y) / max(scale, abs(x)) for x, y in pairs)
+    return f"moved by {by:.2g} of its scale" if by > TOLERANCE else ""
+
+
+def read(name: str) -> dict | None:
+    "The kept digest of a discussion."
+    path = PLACE / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def write(name: str, value: dict):
+    "Keep a digest."
+    PLACE.mkdir(exist_ok=True)
+    (PLACE / f"{name}.json").write_text(json.dumps(value, separators=(",", ":")).replace('},"', '},\n"') + "\n")
+
+
+def problem(name: str, new: dict) -> str:
+    "What is wrong with a digest, in a sentence; empty if nothing is."
+    old = read(name)
+    if old is None: return f"{name} has no canary: run `make canaries`"
+    raised = {k: (old["made_by"].get(k), v) for k, v in new["made_by"].items() if old["made_by"].get(k) != v}
+    gone = old["made_by"].keys() - new["made_by"].keys()
+    what = differences(old, new)
+    if raised or gone:
+        return f"{name} is made by other stages than its canary ({raised or sorted(gone)}): run `make canaries` and commit it with the version"
+    shown = "; ".join(what[:8]) + (f" and {len(what) - 8} more" if len(what) > 8 else "")
+    return f"{name}: numbers moved without a raised stage version: {shown}" if what else ""
