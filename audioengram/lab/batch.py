@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -136,8 +137,10 @@ def run_here(
             for pipe in wait(list(flying)) if flying else ():
                 yield _end(pipe, *flying.pop(pipe))
     finally:
-        for process, _ in flying.values(): process.terminate()
-        for pipe, (process, _) in flying.items(): process.join(); pipe.close()
+        for process, _ in flying.values(): os.kill(process.pid, signal.SIGINT)    # they tidy up
+        for pipe, (process, _) in flying.items():
+            process.join(10)
+            process.kill(); pipe.close()
 
 def _ready(waiting: list, flying) -> Task | None:
     "The next task that waits for nobody; where all wait in a circle and nothing runs, the first."
@@ -159,7 +162,8 @@ def _child(parent: int, pipe, threads: int, *work):
     "What the process of a task does."
     end_with_parent(parent)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))   # read by torch here, and by the kernels that this process starts
-    pipe.send(_run_task(*work))
+    try: pipe.send(_run_task(*work))
+    except KeyboardInterrupt: sys.exit(130)
 
 def _end(pipe, process, task: Task) -> tuple:   # task, seconds, error
     "What a process had to say; one that died says nothing."

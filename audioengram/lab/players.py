@@ -112,8 +112,9 @@ class Row:
     def __init__(self,
         clips,       # list of Clip
         width=220,   # least width of a card, CSS pixels
+        first=6,     # cards that are seen at once; the rest opens on a click
     ):
-        self.clips, self.width = list(clips), width
+        self.clips, self.width, self.first = list(clips), width, first
 
     def __repr__(self): return f"Row({', '.join(f'{c.title} {c.seconds:.1f} s' for c in self.clips)})"
     def __iter__(self): return iter(self.clips)
@@ -123,8 +124,13 @@ class Row:
         page=None,   # folder of the page that shows it; the working directory if None
     ) -> str:
         "The row as HTML with relative paths."
-        grid = f"display:grid;grid-template-columns:repeat(auto-fit,minmax({self.width}px,1fr));gap:1rem;margin:1rem 0"
-        return "\n".join([f'<div class="ae-row" style="{grid}">', *(c.html(Path(page or Path.cwd())) for c in self.clips), "</div>"])
+        style = f"display:grid;grid-template-columns:repeat(auto-fit,minmax({self.width}px,1fr));gap:1rem;margin:1rem 0"
+        cards = [c.html(Path(page or Path.cwd())) for c in self.clips]
+        grid = lambda some: [f'<div class="ae-row" style="{style}">', *some, "</div>"]
+        seen, rest = cards[:self.first], cards[self.first:]
+        if len(rest) == 1: seen, rest = cards, []       # a click for one card is no saving
+        more = ["<details>", f"<summary>{len(rest)} more clips</summary>", *grid(rest), "</details>"] if rest else []
+        return "\n".join([*grid(seen), *more])
 
     def _repr_markdown_(self): return self.html()
 

@@ -1,0 +1,160 @@
+"`reproduce` under fire: parent, worker or kernel killed, Ctrl-C; nothing is published half, nobody goes on computing, and the next call goes on."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from audioengram.lab.claims import make_claim
+from audioengram.lab.provenance import RunError
+from audioengram.lab.reproduce import compare, kept_prefixes, report
+from audioengram.lab.runs import read_run
+
+PAGE = """import os, time
+from pathlib import Path
+(Path(os.environ["KILLS"]) / f"{name}.{os.getpid()}").touch()
+from audioengram.lab.runs import Run
+with Run(name, {}, profile=profile) as run:
+    run.claim("answer", 42, exact="count")
+    run.rows([dict(speaker="a", value=1.)])
+    for i in range(20): time.sleep(.1); run.path(f"part{i}.txt").write_text("x" * 100_000)"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    "Three pages that take two seconds each, in a project of their own."
+    root = tmp_path / "project"
+    (root / "nbs" / "discussions").mkdir(parents=True); (root / "settings.ini").touch(); (tmp_path / "kills").mkdir()
+    for variable in ("AUDIOENGRAM_FIGURES", "AUDIOENGRAM_RUNS", "AUDIOENGRAM_STAGE"): monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("AUDIOENGRAM_CACHE", str(tmp_path / "cache")); monkeypatch.setenv("KILLS", str(tmp_path / "kills"))
+    (tmp_path / "cache" / "latents" / "some").mkdir(parents=True)          # something is encoded: pages run side by side
+    new = nbformat.v4
+    for name in ("d90_a", "d91_b", "d92_c"):
+        cells = [new.new_markdown_cell("# Toy\n> {claim:answer}"), new.new_code_cell("profile = 'quick'", metadata=dict(tags=["parameters"])),
+                 new.new_code_cell(f"name = {name!r}\n{PAGE}")]
+        nb = new.new_notebook(cells=cells)
+        nb.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
+        nbformat.write(nb, root / "nbs" / "discussions" / f"{name}.ipynb")
+    return root
+
+
+def start(project) -> subprocess.Popen:
+    code = "from audioengram.lab.reproduce import reproduce; raise SystemExit(len(reproduce(workers=2)))"
+    return subprocess.Popen([sys.executable, "-c", code], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def marks(project) -> dict:
+    "page -> process number of its kernel, for kernels that have begun."
+    return {name: int(pid) for name, _, pid in (p.name.partition(".") for p in (project.parent / "kills").iterdir())}
+
+
+def alive(pid: int) -> bool:
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.read_text().rpartition(")")[2].split()[0] != "Z" if stat.exists() else True
+
+
+def until(condition, seconds=60):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, "waited in vain"
+        time.sleep(.05)
+
+
+def children(pid: int) -> list:
+    "Process numbers below one, from the process table."
+    table = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.split()
+    parent = dict(zip(map(int, table[::2]), map(int, table[1::2]), strict=True))
+    below = lambda p: p == pid or (p in parent and below(parent[p]))
+    return [p for p in parent if p != pid and below(p)]
+
+
+def whole(project):
+    "Whatever is published is whole."
+    for folder in (project / "figures").iterdir():
+        if not folder.name.startswith("."): assert read_run(folder).check() == [] and (folder / "page.ipynb").is_file()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at the process table of Linux")
+@pytest.mark.parametrize("wait", [.3, pytest.param(1., marks=pytest.mark.slow), pytest.param(1.9, marks=pytest.mark.slow), pytest.param(2.6, marks=pytest.mark.slow)])
+def test_a_killed_parent_leaves_nothing_behind(project, wait):
+    p = start(project)
+    until(lambda: len(marks(project)) >= 2)
+    time.sleep(wait)
+    below = children(p.pid)
+    assert below and set(marks(project).values()) & set(below)
+    p.kill(); p.wait()
+    until(lambda: not any(map(alive, [*below, *marks(project).values()])), 5)      # nobody computes on
+    whole(project)
+    done = {f.name for f in (project / "figures").iterdir() if not f.name.startswith(".")}
+    again = start(project)
+    said, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    assert sorted(f.name for f in (project / "figures").iterdir()) == ["d90_a", "d91_b", "d92_c"], "no stage is left after the next start"
+    assert said.count("measured in") == 3 - len(done) and "left by a run that was killed" in said
+    whole(project)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at the process table of Linux")
+@pytest.mark.parametrize("victim", ["worker", pytest.param("kernel", marks=pytest.mark.slow)])
+def test_a_killed_worker_or_kernel_costs_one_page(project, victim):
+    p = start(project)
+    until(lambda: "d90_a" in marks(project))
+    kernel = marks(project)["d90_a"]
+    worker = int(Path(f"/proc/{kernel}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(kernel if victim == "kernel" else worker, signal.SIGKILL)
+    said, _ = p.communicate(timeout=120)
+    assert p.returncode == 1 and "d90_a failed" in said and ("the kernel died" in said) == (victim == "kernel")
+    assert said.count("measured in") == 2
+    until(lambda: not any(map(alive, marks(project).values())), 5)
+    whole(project)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at the process table of Linux")
+def test_ctrl_c_keeps_what_is_done(project):
+    p = start(project)
+    until(lambda: (project / "figures" / "d90_a" / "page.ipynb").is_file() or (project / "figures" / "d91_b" / "page.ipynb").is_file())
+    p.send_signal(signal.SIGINT)
+    p.communicate(timeout=60)
+    assert p.returncode != 0
+    until(lambda: not any(map(alive, marks(project).values())), 5)
+    whole(project)
+    assert not list((project / "figures").glob(".stage-*"))
+
+
+# ---- what a new measurement says of the old one
+
+def claims(**values): return {k.replace("__", "."): make_claim(v, exact="word" if isinstance(v, str) else "one number") for k, v in values.items()}
+
+
+class Lines:
+    "A console that remembers."
+    def __init__(self): self.said = []
+    def print(self, x): self.said.append(x if isinstance(x, str) else [list(c.cells) for c in x.columns])
+
+
+def test_verdicts_first_then_numbers_and_what_was_kept_apart():
+    old = claims(main__verdict="fails", main__gain=1., far__gain=5.)
+    same = compare("d90_a", old, claims(main__verdict="fails", main__gain=1.01, far__gain=5.), ("far",))
+    other = compare("d91_b", old, claims(main__verdict="passes", main__gain=2., far__gain=5.), ())
+    assert (same.verdicts_held, same.moved, same.kept) == (1, (), 1) and [m[0] for m in other.moved] == ["main.verdict", "main.gain"]
+    report([same, other], console := Lines())
+    assert console.said[0].startswith("[bold]1 of 2 pages keep every verdict[/bold] (1 of 2") and console.said[1].startswith("2 of 3 measured numbers")
+    assert console.said[2] == [["d91_b"] * 2, ["main.verdict", "main.gain"], ["fails", "1.00"], ["passes", "2.00"]]
+    assert "1 claims were carried over unchanged" in console.said[3]
+
+
+def test_which_claims_were_kept(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps(dict(name="d90_a")))
+    (tmp_path / "claims.json").write_text(json.dumps({"main.case": dict(value="far × nano")}))
+    assert kept_prefixes(tmp_path) == ()
+    (tmp_path / "cases.json").write_text(json.dumps([dict(case="near-nano", title="near × nano", kept=False), dict(case="far-nano", title="far × nano", kept=True)]))
+    assert kept_prefixes(tmp_path) == ("far-nano", "main")
+    (tmp_path / "claims.json").write_text("[]")
+    with pytest.raises(RunError): kept_prefixes(tmp_path)
