@@ -24,7 +24,7 @@ from .claims import find_claim, format_claims, quoted_claims
 from .kernels import kernel_options
 from .parameters import inject, parameters_of, read_parameters
 from .provenance import RunError, commit_of, figures_dir, made_here, neutral, plain, project_root, runs_dir
-from .runs import read_run, swap_in
+from .runs import keep_same_clips, read_run, swap_in
 
 # %% ../../nbs/lab/20_notebooks.ipynb #5c51a2ee
 PAGE_LIMIT = 300_000  # bytes
@@ -176,6 +176,7 @@ def run_notebook(
             done = _execute(inject(source, given, name) if given else source, stage / "page", name, progress)
             if not (stage / name / "manifest.json").is_file():
                 raise RunError(f"{name} published nothing", path, f'Its notebook must write a Run named "{name}"')
+            keep_same_clips(stage / name, place / name)
             _write_page(done, stage / name, {**known, **given}, source)
         for folder in sorted(p for p in stage.iterdir() if p.is_dir() and p.name != "page"):
             swap_in(folder, place / folder.name)
