@@ -125,14 +125,20 @@ def _plan_mpeg(path, plan):
     return None if plan.frames is None or samples > plan.frames else replace(plan, frames=None)
 
 def _plan_ogg(path, plan) -> _Plan:
-    "The links of a chain, which must be of one kind."
+    "The links of a chain, which must be of one kind; those of another kind that hold not a sound are what an editor left behind."
     links, whole = ogg_links(path)
     if len(links) < 2: return replace(plan, promised=plan.frames, whole=whole)
-    frames = 0
-    for f in _opened(path, links, ()):
-        if (f.samplerate, f.channels) != (plan.rate, plan.channels): raise _changes(path)
-        frames += f.frames
-    return replace(plan, frames=frames, promised=frames, parts=tuple(links), whole=whole, note=f"{len(links)} streams that follow one another, read as one")
+    kept, frames, kinds = [], 0, set()
+    for link, f in zip(links, _opened(path, links, ()), strict=True):
+        kind, n = (f.samplerate, f.channels), f.frames
+        if not n or kinds and kind not in kinds and not f.read(BLOCK).any() and n <= BLOCK: continue
+        kept.append(link)
+        kinds.add(kind)
+        frames += n
+    if len(kinds) != 1: raise _changes(path)
+    [(rate, channels)], note = kinds, f"{len(kept)} streams that follow one another, read as one" if len(kept) > 1 else ""
+    parts = plan.parts if kept == links[:1] else tuple(kept)
+    return replace(plan, rate=rate, channels=channels, frames=frames, promised=frames, parts=parts, whole=whole, note=note)
 
 def _changes(path): return AudioError("changes its sample rate or its channels midway", path, "Convert it to WAV or FLAC first")
 
