@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHORTEST', 'LOUDEST', 'AUDIO_SUFFIXES', 'UNREAD_SUFFIXES', 'MOST_CHANNELS', 'AudioInfo', 'audio_info', 'audio_tags',
-           'audio_blocks', 'read_audio', 'stream_audio', 'load_audio', 'resample', 'save_audio', 'loudness',
+           'audio_blocks', 'blame', 'read_audio', 'stream_audio', 'load_audio', 'resample', 'save_audio', 'loudness',
            'match_loudness']
 
 # %% ../../nbs/data/05_audio.ipynb #be9bf79f
@@ -79,6 +79,17 @@ def audio_blocks(
     if n < max(2, SHORTEST * sound.rate):
         raise AudioError(f"holds {n} sample{'s' * (n != 1)}, under the {SHORTEST * 1000:.0f} ms of the shortest usable recording", sound.path,
                          "Remove it from the corpus")
+
+def blame(
+    path,          # a recording
+    e,             # whatever reading it raised
+) -> AudioError:   # raises nothing, so that a batch can list it
+    "What to say of a file, whatever its decoder did."
+    if isinstance(e, AudioError): return e
+    if isinstance(e, MemoryError): return AudioError("needs more memory than there is", path, "Split it, or remove it from the corpus")
+    if isinstance(e, OSError): return AudioError(f"cannot be read ({e.strerror or e})", path, "Check the disk and the permissions")
+    said = (str(e).splitlines() or [""])[0][:200]
+    return AudioError(f"makes its decoder fail ({type(e).__name__}: {said})", path, "Convert it to WAV or FLAC, or remove it from the corpus")
 
 def read_audio(
     path,                        # a recording in any format that libsndfile or FFmpeg reads

@@ -29,7 +29,7 @@ from pandas import DataFrame
 from scipy.signal import ShortTimeFFT
 
 from ..core import AudioError, CorpusError, ParameterError, atomic_path, cache_dir, expand, fingerprint, read_json, spawn, write_json
-from .audio import AUDIO_SUFFIXES, UNREAD_SUFFIXES, audio_blocks, audio_info, audio_tags, load_audio, save_audio
+from .audio import AUDIO_SUFFIXES, UNREAD_SUFFIXES, audio_blocks, audio_info, audio_tags, blame, load_audio, save_audio
 from .decode import open_sound
 from .fetch import checksum, download, fetch_packages, progress_bar, unpack
 
@@ -272,12 +272,9 @@ def _measure(path, ears) -> dict:
         info = _heard(path) if ears else asdict(audio_info(path))
         if not info["frames"]: raise AudioError("holds no samples", path, "Remove it from the corpus")
         return {**info, "sha256": checksum(path)}
-    except AudioError as e: return {"error": f"{e.what}. {e.remedy or ''}".strip()}
-    except OSError as e: return {"error": f"cannot be read ({e.strerror}). Check the disk and the permissions"}
-    except MemoryError: return {"error": "needs more memory than there is. Split it, or remove it from the corpus"}
     except Exception as e:
-        said = (str(e).splitlines() or [""])[0][:200]
-        return {"error": f"makes its decoder fail ({type(e).__name__}: {said}). Convert it to WAV or FLAC, or remove it from the corpus"}
+        e = blame(path, e)
+        return {"error": f"{e.what}. {e.remedy or ''}".strip()}
 
 def _heard(path) -> dict:
     "A recording heard from beginning to end, a megabyte at a time."
