@@ -102,9 +102,9 @@ def own_seed(
     "Inside, torch's global generator starts at a seed; outside it is as it was, and other devices never notice."
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(int(seed))
         if device.type == "cuda":
-            with torch.cuda.device(device): torch.cuda.manual_seed(seed)
+            with torch.cuda.device(device): torch.cuda.manual_seed(int(seed))
         yield
 
 # %% ../nbs/00_core.ipynb #88db336a
@@ -248,11 +248,15 @@ def write_json(
 def read_json(
     path,          # file to read
     error=AudioengramError,  # class to raise for a missing or damaged file
+    kind=None,     # dict or list, if it must be one
 ):
     "Read JSON, or say which file is damaged."
-    try: return json.loads(Path(path).read_text(encoding="utf-8"))
+    try: value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError: raise error("file not found", path) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e: raise error(f"is not valid JSON ({e})", path, "Delete it and run again") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e: raise error(f"is not valid JSON ({e})", path, "Delete it and run again") from None
+    if kind is not None and not isinstance(value, kind):
+        raise error(f"holds a {type(value).__name__} where a {kind.__name__} belongs", path, "Delete it and run again")
+    return value
 
 def _plain(x):
     "JSON form of numpy scalars, arrays, tensors and paths."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHORTEST', 'LOUDEST', 'AUDIO_SUFFIXES', 'UNREAD_SUFFIXES', 'MOST_CHANNELS', 'AudioInfo', 'audio_info', 'audio_tags',
-           'audio_blocks', 'blame', 'read_audio', 'stream_audio', 'load_audio', 'resample', 'save_audio', 'loudness',
-           'match_loudness']
+           'audio_blocks', 'blame', 'read_audio', 'stream_audio', 'load_audio', 'resample', 'check_written',
+           'save_audio', 'loudness', 'match_loudness']
 
 # %% ../../nbs/data/05_audio.ipynb #be9bf79f
 import math
@@ -19,7 +19,7 @@ import pyloudnorm
 import soundfile as sf
 import soxr
 
-from ..core import AudioError, ParameterError, atomic_path, check_shape
+from ..core import AudioError, ParameterError, atomic_path, check_shape, expand
 from .decode import BLOCK, Sound, open_sound
 
 # %% ../../nbs/data/05_audio.ipynb #4dad2335
@@ -144,6 +144,15 @@ def _resampled(blocks, from_rate, to_rate):
 MOST_CHANNELS = 64   # a batch of two rows is no recording of two samples in 16,000 channels
 _SUBTYPES = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS"), ".opus": ("OGG", "OPUS"), ".mp3": ("MP3", "MPEG_LAYER_III")}
 
+def check_written(
+    path,        # where a recording shall go
+) -> Path:       # raises AudioError
+    "Whether a recording can be written under this name; asked before it is made."
+    path = expand(path)
+    if path.suffix.lower() not in _SUBTYPES:
+        raise AudioError(f"cannot write the suffix {path.suffix!r}", path, f"Use one of {', '.join(_SUBTYPES)}")
+    return path
+
 def save_audio(
     path,              # where to write; .wav, .flac, .ogg, .opus or .mp3 decides the format
     wav,               # samples [S] or [S,C]; values beyond ±1 are clipped
@@ -151,9 +160,7 @@ def save_audio(
     subtype=None,      # libsndfile subtype if not 16 bit: "FLOAT" (WAV only), "PCM_24"
 ):
     "Write a recording whole or not at all."
-    wav, path = np.asarray(wav), Path(path)
-    if path.suffix.lower() not in _SUBTYPES:
-        raise AudioError(f"cannot write the suffix {path.suffix!r}", path, f"Use one of {', '.join(_SUBTYPES)}")
+    wav, path = np.asarray(wav), check_written(path)
     if wav.ndim not in (1, 2): check_shape(wav, "S", "audio to save")
     if wav.ndim == 2 and wav.shape[1] > MOST_CHANNELS:
         raise AudioError(f"would have {wav.shape[1]} channels", path, f"Samples come first, [S,C] with at most {MOST_CHANNELS} channels: transpose it")

@@ -31,7 +31,7 @@ from scipy.signal import ShortTimeFFT
 from ..core import AudioError, CorpusError, ParameterError, atomic_path, cache_dir, expand, fingerprint, read_json, spawn, write_json
 from .audio import AUDIO_SUFFIXES, UNREAD_SUFFIXES, audio_blocks, audio_info, audio_tags, blame, load_audio, save_audio
 from .decode import open_sound
-from .fetch import checksum, download, fetch_packages, progress_bar, unpack
+from .fetch import alone, checksum, download, fetch_packages, progress_bar, unpack
 
 # %% ../../nbs/data/10_corpora.ipynb #7518fe9e
 COLUMNS = ("utterance_id", "speaker_id", "path", "seconds", "rate", "channels", "text", "sha256", "licence", "fold", "sex", "language")
@@ -424,7 +424,7 @@ def get_corpus(
     _check_options(source, options)
     folder = source.prepare(root, source.fetch_by_default if fetch is None else fetch, show, **options)
     rows, failed, unwanted = source.items(folder, **options)
-    failed += [(_spell(r["path"]), "has a name that is not valid UTF-8. Rename it") for r in rows if _spell(r["path"]) != r["path"]]
+    failed += [(_spell(r["path"]), _unspelt(r["path"])) for r in rows if _spell(r["path"]) != r["path"]]
     rows = [r for r in rows if _spell(r["path"]) == r["path"]]
     items = DataFrame(rows, columns=list(rows[0]) if rows else ["utterance_id", "path"]).sort_values("utterance_id", kind="stable", ignore_index=True)
     twice = items.duplicated("utterance_id")
@@ -441,6 +441,12 @@ def get_corpus(
 def _spell(path) -> str:
     "A path that can be printed and stored: bytes that are no UTF-8 are spelt out."
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+def _unspelt(path) -> str:
+    "Why a path cannot be spelt: its own bytes, or a locale that knows only ASCII."
+    try: os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError: return "has a name that is not valid UTF-8. Rename it"
+    return "has letters in its name that this locale does not know. Run with LC_ALL=C.UTF-8"
 
 def _walk(root):
     "Folders and their files, in order, entering none twice and no hidden one; links are followed after all else, so that what is here goes by its own name."
@@ -567,6 +573,10 @@ def fetch_librispeech(
     if subset not in LIBRISPEECH: raise ParameterError(f"LibriSpeech has no subset {subset!r}", remedy=f"Choose from {', '.join(LIBRISPEECH)}")
     root = expand(root) if root else cache_dir("corpora", "librispeech")
     home = root if root.name == "LibriSpeech" else root / "LibriSpeech"
+    with alone(home / subset): return _fetch_subset(subset, home, show, site)
+
+def _fetch_subset(subset, home, show, site) -> Path:
+    "What `fetch_librispeech` does when nobody else is at it."
     if (home / subset).is_dir(): return home
     archive = download(f"{site}/{subset}.tar.gz", home.parent / f"{subset}.tar.gz", "md5", LIBRISPEECH[subset], show=show)
     unpack(archive, scratch := home.parent / f".{subset}")

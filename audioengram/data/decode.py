@@ -16,7 +16,7 @@ import av
 import numpy as np
 import soundfile as sf
 
-from ..core import AudioError
+from ..core import AudioError, expand
 from .containers import FilePart, find_samples, mpeg_tag, ogg_links, riff_is_cut
 
 # %% ../../nbs/data/04_decode.ipynb #705cece1
@@ -258,6 +258,7 @@ def open_sound(
     path,       # a recording in any format that libsndfile or FFmpeg reads
 ) -> Sound:     # raises AudioError
     "Look at a file and choose how to decode it."
+    path = expand(path)
     try:
         with open(path, "rb") as f: empty = not f.read(1)
         if empty: raise AudioError("is empty (0 bytes)", path, "Copy or download it again")

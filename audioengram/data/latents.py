@@ -338,8 +338,8 @@ class _Shards:
         self.stop, self.tick = threading.Event(), threading.Lock()
         with _writing(folder):
             if not (folder / "plan.json").exists(): write_json(folder / "plan.json", plan_shards(seconds, shard_seconds))
-        self.plan, ledger = read_json(folder / "plan.json", StoreError), folder / "shards.json"
-        self.done = {k: s for k, s in (read_json(ledger, StoreError) if ledger.exists() else {}).items() if self._whole(k, s)}
+        self.plan, ledger = read_json(folder / "plan.json", StoreError, list), folder / "shards.json"
+        self.done = {k: s for k, s in (read_json(ledger, StoreError, dict) if ledger.exists() else {}).items() if self._whole(k, s)}
 
     def file(self, k): return self.folder / f"shard-{int(k):05d}.safetensors"
     def _whole(self, k, seal) -> bool:
@@ -477,7 +477,7 @@ def _read_manifest(path) -> dict:
     if not file.exists() and path.with_name(f".{path.name}.partial").exists():
         raise StoreError("is not complete: encoding was interrupted", path, "Call encode_corpus as before; it goes on where it stopped")
     if not file.exists(): raise StoreError("there is no latent store", path, "Make one with encode_corpus")
-    m = read_json(file, StoreError)
+    m = read_json(file, StoreError, dict)
     if m.get("format") != _FORMAT: raise StoreError(f"is of format {m.get('format')!r}, this version reads {_FORMAT!r}", file, _AGAIN)
     if m.pop("checksum", None) != fingerprint(m): raise StoreError("is damaged", file, _AGAIN)
     return m
@@ -772,7 +772,8 @@ def encode_corpus(
     elif split is None: split = corpus.split()
     request = _request(corpus, codec, split)
     wait = path is None  # runs that share a cache share the work
-    path = cache_dir("latents") / f"{corpus.name}-{codec.name}-{fingerprint(request)}" if path is None else expand(path)
+    path = cache_dir("latents") / f"{corpus.name}-{codec.name}-{fingerprint(request)}" if path is None else expand(path).absolute()
+    if not path.name or path == Path.cwd(): raise StoreError("cannot be the folder of a store", path, "Name a folder that does not exist yet")
     if store := _standing(path, request, corpus, codec, overwrite): return _with_left_out(store, corpus)
     with _Place(path, request, overwrite, wait) as place:
         if place.finished: return _with_left_out(LatentStore(path, corpus=corpus), corpus)

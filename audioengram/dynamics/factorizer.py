@@ -29,6 +29,7 @@ from audioengram.core import (
     check_shape,
     fingerprint,
     generator,
+    own_seed,
     read_json,
     spawn,
     write_json,
@@ -119,8 +120,7 @@ class Factorizer(nn.Module):
         rest = max(1, dim - state) if rest is None else rest
         self.config = dict(dim=dim, state=state, rest=rest, window=window, hidden=hidden, layers=layers, dropout=dropout, components=components, share=share, start=start, learn=learn, encoder=encoder, seed=seed)
         self.dim, self.dim_state, self.window, self.share, self.amp = dim, state, window, share, torch.float32
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with own_seed(seed):
             make = lambda i, o: Both(i, o, hidden, layers, dropout)
             self.encoder, self.white = Both(dim, state, hidden if learn else 0, layers, dropout), Whiten(state)
             self.posterior, self.prior, self.decoder = make(dim + state, 2 * rest), make(state, 2 * rest), make(state + rest, dim)

@@ -33,6 +33,7 @@ from audioengram.core import (
     fingerprint,
     flush_denormal,
     generator,
+    own_seed,
     pick_device,
     pick_dtype,
     read_json,
@@ -141,8 +142,7 @@ class Predictor(nn.Module):
         self.config = dict(dim=dim, window=window, encoder=encoder, head=head if isinstance(head, str) else head.__name__, target=target, hidden=hidden, layers=layers,
                            dropout=dropout, normalise=normalise, seed=seed, side=side, **head_options)
         self.dim, self.window, self.target, self.normalise, self.side, self.amp = dim, window, target, normalise, side, torch.float32
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with own_seed(seed):
             self.encoder = ENCODERS[encoder](dim, window, hidden=hidden, layers=layers, dropout=dropout)
             make = HEADS[head] if isinstance(head, str) else head
             if make is DirectionMagnitude: head_options = dict(side=side * window, history=window - 1) | head_options   # what stories C and D read
