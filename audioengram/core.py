@@ -82,7 +82,7 @@ def spawn(
 ) -> int:        # a seed in [0, 2^31); raises ParameterError for a name that is another one in the next process
     "Derive a seed for a named part of a run."
     text = repr(_python((seed, *names)))
-    if found := re.search(r"<[^<>]* at 0x[0-9a-f]+>", text):
+    if found := re.search(r"\S+ at 0x[0-9a-f]+", text):
         raise ParameterError(f"{found[0]} cannot name a part of a run: its name is its place in memory", remedy="Use text or numbers")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 2**31
 

@@ -27,13 +27,13 @@ SHORTEST = 0.01  # s; less than one pitch period of a low voice is no recording
 LOUDEST = 100.   # full scale is 1; beyond 40 dB over it, somebody stored integers as floats
 AUDIO_SUFFIXES = frozenset(
     ".wav .flac .ogg .oga .opus .mp3 .m4a .mp4 .aac .webm .mka .wma .g722 .aif .aiff .au .caf .w64 "
-    ".wv .mov .mkv .m4b .m4v .3gp .amr .aifc .snd .rf64 .bwf .ape .tta .mp2 .ac3 .avi .ogv .spx .voc .sph".split())
+    ".wv .mov .mkv .m4b .m4v .3gp .amr .aifc .snd .rf64 .bwf .ape .tta .mp2 .ac3 .avi .ogv .spx".split())
 UNREAD_SUFFIXES = {   # recordings, by their names, that are not read -> why
     **dict.fromkeys((".raw", ".pcm", ".sln", ".sw"), "samples without a header, so nobody knows their rate"),
     **dict.fromkeys((".aax", ".aa", ".m4p"), "encrypted"),
     **dict.fromkeys((".mid", ".midi", ".mod", ".xm"), "a score, not a recording"),
     **dict.fromkeys((".dsf", ".dff"), "one-bit sound"),
-    **dict.fromkeys((".sd2", ".ra", ".rm", ".shn", ".mpc", ".vox", ".gsm", ".dss", ".ds2", ".wmv", ".flv", ".ts", ".dts", ".aup3"), "a format that is not tested here")}
+    **dict.fromkeys((".sd2", ".ra", ".rm", ".shn", ".mpc", ".vox", ".voc", ".sph", ".gsm", ".dss", ".ds2", ".wmv", ".flv", ".ts", ".dts", ".aup3"), "a format that is not tested here")}
 
 # %% ../../nbs/data/05_audio.ipynb #37993d52
 @dataclass(frozen=True)

@@ -331,6 +331,7 @@ def scan(
             if found:
                 known = pd.concat([known[~known.path.isin({f["path"] for f in found})], DataFrame(found)], ignore_index=True)
                 _keep(known, cache)
+    if "rate" not in known: return items[:0].drop(columns=["size", "mtime"]), list(errors.items())     # not one file could ever be measured
     table = items.merge(known, on=["path", "size", "mtime"])
     return table.drop(columns=["size", "mtime"]).astype({"rate": int, "channels": int}), list(errors.items())
 
@@ -430,7 +431,7 @@ def get_corpus(
     twice = items.duplicated("utterance_id")
     failed += [(p, f"has the same utterance id as another file, {i}") for p, i in zip(items.path[twice], items.utterance_id[twice], strict=True)]
     table, errors = scan(items[~twice], f"{name}-{fingerprint(str(Path(folder).resolve()))}", source.ears, workers, show)
-    table, left_out = exclude(source.finish(table), ("short", *source.rules), shortest)
+    table, left_out = exclude(source.finish(table), ("short", *source.rules), shortest) if len(table) else (table, [])
     failures, excluded = _listing(errors + failed), _listing(unwanted + left_out)
     odd = table[table.note.fillna("") != ""] if "note" in table else table[:0]
     if table.empty: raise CorpusError(f"has no usable recording ({len(failures)} failed, {len(excluded)} excluded)", folder, _first(failures, excluded))

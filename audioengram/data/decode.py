@@ -49,6 +49,7 @@ class Sound:
     channels: int
     frames: int | None   # samples per channel, where they are known before decoding
     blocks: Callable     # () -> iterator over float32 [n,C]; raises AudioError where the sound is damaged, or at its end if that comes early
+    decoder: str = "libsndfile"
     note: str = ""       # what is odd about the file, if it could be read all the same
 
     def __post_init__(self):
@@ -176,7 +177,7 @@ def _planar(frame) -> np.ndarray:
 # %% ../../nbs/data/04_decode.ipynb #f530efc2
 _CLOCKED = {"mov", "matroska", "asf", "tta", "wv", "ape", "flv"}                    # containers whose duration is not a guess
 _STREAMS = {"mp3", "aac", "ac3", "eac3", "amr", "dts", "loas", "mpegts", "mpeg"}    # without a container, or made to be joined
-_SLACK = 0.25         # s; a duration may count a packet's padding, or round
+_SLACK = 0.1          # s; a duration may count a packet's padding, or round
 _PADDING = 3 * 2048   # samples that an encoder may add at the end
 
 class _Clock:
@@ -188,6 +189,7 @@ class _Clock:
         self.span = float(stream.duration * stream.time_base) if "mov" in kinds and stream.duration else None   # s, of the sound without padding
         self.packets = self.samples = self.lost = self.run = 0
         self.end, self.own = 0.0, [math.inf, 0.0]                       # of all tracks; of the sound: where it begins and ends
+        self.step, self.last = 0.0, {}                                  # longest time from a packet to the next, which is what a last packet without a duration may take
 
     def see(self, packet) -> bool:
         "Note a packet of any track; whether it is one of the sound."
@@ -197,6 +199,8 @@ class _Clock:
         if packet.size and at is not None:
             a, b = float(at * packet.time_base), float((at + (packet.duration or 0)) * packet.time_base)
             self.end = max(self.end, b - self.start)
+            self.step = max(self.step, a - self.last.get(packet.stream.index, a))
+            self.last[packet.stream.index] = a
             if mine: self.own = [min(self.own[0], a), max(self.own[1], b)]
         return mine
 
@@ -210,7 +214,7 @@ class _Clock:
         have = self.samples / rate
         if self.span is not None: end, wanted = self.own[1] - min(self.own[0], 0), self.span
         else: end, wanted = self.end, self.duration if self.clocked else 0
-        if end < wanted - _SLACK: return cut_short(path, have, wanted)
+        if end < wanted - max(_SLACK, min(self.step, 1.0)): return cut_short(path, have, wanted)
         if self.run and "mp3" not in self.joined: return cut_short(path, have, math.inf)       # behind an MP3 there may be anything
         if self.lost * 50 > self.packets + 50: return AudioError(f"is damaged: {self.lost} of its {self.packets} packets do not decode", path, "Copy or download it again")
         return None
@@ -265,7 +269,7 @@ def open_sound(
         extent = find_samples(path)
         plan = None if Path(path).suffix.lower() == ".g722" else _plan_sndfile(path, extent)
     except OSError as e: raise explain(path, e) from None
-    if plan is not None: return Sound(path, plan.rate, plan.channels, plan.frames, lambda: plan.blocks(path), plan.note)
+    if plan is not None: return Sound(path, plan.rate, plan.channels, plan.frames, lambda: plan.blocks(path), note=plan.note)
     return _sound_of_ffmpeg(path, extent)
 
 def _sound_of_ffmpeg(path, extent) -> Sound:
@@ -282,4 +286,4 @@ def _sound_of_ffmpeg(path, extent) -> Sound:
             yield x
         if extent and extent.state == "cut": raise cut_short(path, have / rate, have / rate * extent.announced / max(1, extent.present))
         if riff_is_cut(path): raise cut_short(path, have / rate, math.inf)
-    return Sound(path, rate, first.shape[1], None, blocks)
+    return Sound(path, rate, first.shape[1], None, blocks, "FFmpeg", extent.note if extent else "")
