@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from formats import AIFF, AU, CAF, FLAC, MP3, OPUS, RF64, RATE, SAMPLES, VORBIS, W64, WAV, by_ffmpeg, by_sndfile
+from formats import AIFF, AU, CAF, FLAC, MP3, OPUS, RATE, RF64, SAMPLES, VORBIS, W64, WAV, by_ffmpeg, by_sndfile
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 

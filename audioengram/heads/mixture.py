@@ -253,5 +253,6 @@ class LowRankMixture(nn.Module):
     covariance = "diagonal"
 
 class MixtureOf(torch.distributions.MixtureSameFamily):
-    "torch's mixture with the one method our heads add."
+    "torch's mixture with the one method our heads add, and densities of no points at all, which torch divides by."
+    def log_prob(self, x): return super().log_prob(x) if x.numel() else x.sum(-1) + 0 * self.mixture_distribution.logits.sum(-1)
     def responsibilities(self, x): return F.softmax(self.mixture_distribution.logits + self.component_distribution.log_prob(x.unsqueeze(-2)), -1)
