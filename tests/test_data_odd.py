@@ -12,10 +12,11 @@ from formats import WAV, edited, put, wav_sizes
 
 from audioengram.codecs import get_codec
 from audioengram.core import AudioError, CorpusError, StoreError
-from audioengram.data import audio, corpora, decode, latents
+from audioengram.data import audio, corpora, decode, encode
 from audioengram.data.audio import UNREAD_SUFFIXES, load_audio, read_audio, resample, save_audio, stream_audio
-from audioengram.data.corpora import get_corpus, listen, synthesise
+from audioengram.data.corpora import get_corpus, listen
 from audioengram.data.latents import LatentStore, encode_corpus
+from audioengram.data.sources import synthesise
 
 RATE = 16_000
 
@@ -189,11 +190,11 @@ def test_places_that_are_none(tree, tmp_path, monkeypatch):
 
 def test_a_decoder_that_fails_while_encoding_is_one_row(tree, tmp_path, monkeypatch):
     c = get_corpus("folder", root=tree)
-    real = latents.load_audio
+    real = encode.load_audio
     def fail(path, rate):
         if str(path).endswith("ann/1.flac"): raise MemoryError
         return real(path, rate)
-    monkeypatch.setattr(latents, "load_audio", fail)
+    monkeypatch.setattr(encode, "load_audio", fail)
     with pytest.warns(UserWarning): store = encode_corpus(c, get_codec("nano"), tmp_path / "store", progress=False)
     assert store.failures.utterance_id.tolist() == ["ann/1.flac"] and "memory" in store.failures.message[0]
 
@@ -229,8 +230,8 @@ def test_ears_do_not_mind_blocks(monkeypatch):
 def test_pieces_are_the_whole(tmp_path, name, eps):
     save_audio(tmp_path / "a.flac", np.tile(voice(3, 5.0), 3)[:16_000 * 14 + 123], RATE)
     codec = get_codec(name)
-    at_once = latents._encode_batch([load_audio(tmp_path / "a.flac", RATE)[0]], codec)[0]
-    z, energy = latents._encode_long(tmp_path / "a.flac", codec, piece_seconds=3.2, margin_seconds=2.4)
+    at_once = encode._encode_batch([load_audio(tmp_path / "a.flac", RATE)[0]], codec)[0]
+    z, energy = encode._encode_long(tmp_path / "a.flac", codec, piece_seconds=3.2, margin_seconds=2.4)
     assert z.shape == at_once.shape and len(energy) == len(z)
     assert np.abs(z - at_once).max() < eps * np.abs(at_once).max()
 

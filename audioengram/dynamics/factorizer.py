@@ -34,7 +34,7 @@ from audioengram.core import (
     spawn,
     write_json,
 )
-from ..data.latents import Windows
+from ..data.windows import Windows
 from .predictor import Predictor, Residual, train
 from ..heads.bounds import soft_bound, soft_unbound
 from ..measure.geometry import effective_rank, spectrum
@@ -189,7 +189,7 @@ class Factorizer(nn.Module):
 
     @torch.no_grad()
     def log_prob(self,
-        windows,                 # anything with the methods of data.latents.Windows
+        windows,                 # anything with the methods of data.windows.Windows
         batch_size: int = 2048,
         idx=None,                # window numbers; all if None
     ) -> Tensor:                 # the objective, nats a frame, [N] on the CPU
@@ -342,7 +342,7 @@ def judge(
 
 # %% ../../nbs/dynamics/20_factorizer.ipynb #2d4b865c
 class Frames:
-    "Utterances of latents in memory, with what `data.latents.Windows` asks of a store."
+    "Utterances of latents in memory, with what `data.windows.Windows` asks of a store."
     def __init__(self,
         z: Tensor,             # all frames, [N,D]
         index: pd.DataFrame,   # utterance_id, speaker_id, offset, frames

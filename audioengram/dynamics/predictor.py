@@ -213,7 +213,7 @@ class Predictor(nn.Module):
 
     @torch.no_grad()
     def log_prob(self,
-        windows,                # anything with the methods of data.latents.Windows
+        windows,                # anything with the methods of data.windows.Windows
         batch_size: int = 4096,
         idx=None,               # window numbers; all if None
     ) -> Tensor:                # log density of what came, nats, [N] float32 on the CPU
@@ -254,7 +254,7 @@ class Predictor(nn.Module):
 class WithSide:
     "Windows whose contexts carry further values of each frame, [B,W,D+S]."
     def __init__(self,
-        windows,          # data.latents.Windows
+        windows,          # data.windows.Windows
         values: Tensor,   # one row a frame of the store, [N,S]
     ):
         self.windows, self.values = windows, values
