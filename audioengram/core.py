@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PROFILES', 'AudioengramError', 'AudioError', 'CorpusError', 'CodecError', 'StoreError', 'ModelFileError',
            'ParameterError', 'ShapeError', 'TrainingError', 'MissingDependency', 'need', 'seed_everything', 'generator',
-           'spawn', 'pick_device', 'pick_dtype', 'flush_denormal', 'Profile', 'get_profile', 'check_shape', 'cache_dir',
-           'atomic_path', 'write_json', 'read_json', 'fingerprint']
+           'spawn', 'own_seed', 'pick_device', 'pick_dtype', 'flush_denormal', 'plain_torch', 'Profile', 'get_profile',
+           'check_shape', 'expand', 'cache_dir', 'atomic_path', 'write_json', 'read_json', 'fingerprint']
 
 # %% ../nbs/00_core.ipynb #eec96b4d
 import contextlib
@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import random
+import re
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,10 +78,34 @@ def generator(
 
 def spawn(
     seed: int,   # seed of the run
-    *names,      # what the child is for: "bootstrap", "model", 3
-) -> int:        # a seed in [0, 2^31)
+    *names,      # what the child is for: "bootstrap", "model", 3; numbers of NumPy and torch count as Python's
+) -> int:        # a seed in [0, 2^31); raises ParameterError for a name that is another one in the next process
     "Derive a seed for a named part of a run."
-    return int.from_bytes(hashlib.sha256(repr((seed, *names)).encode()).digest()[:4], "big") % 2**31
+    text = repr(_python((seed, *names)))
+    if found := re.search(r"\S+ at 0x[0-9a-f]+", text):
+        raise ParameterError(f"{found[0]} cannot name a part of a run: its name is its place in memory", remedy="Use text or numbers")
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 2**31
+
+def _python(x):
+    "Scalars of NumPy and torch as Python's, wherever they stand in tuples, lists and dicts."
+    if isinstance(x, np.generic) or isinstance(x, (np.ndarray, Tensor)) and x.ndim == 0: return x.item()
+    if isinstance(x, (np.ndarray, Tensor)): return ("array", fingerprint(x))
+    if type(x) in (tuple, list): return type(x)(map(_python, x))
+    if type(x) is dict: return {_python(k): _python(v) for k, v in x.items()}
+    return x
+
+@contextlib.contextmanager
+def own_seed(
+    seed: int,      # any integer
+    device="cpu",   # a device whose generator is seeded as well, if it is not the CPU
+):
+    "Inside, torch's global generator starts at a seed; outside it is as it was, and other devices never notice."
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(int(seed))
+        if device.type == "cuda":
+            with torch.cuda.device(device): torch.cuda.manual_seed(int(seed))
+        yield
 
 # %% ../nbs/00_core.ipynb #88db336a
 def pick_device(
@@ -105,10 +130,18 @@ def pick_dtype(
 @contextlib.contextmanager
 def flush_denormal():
     "Inside, numbers below the smallest normal one are zero on the CPU: responsibilities underflow, and denormals are slow. Outside it is as it was."
-    was = bool(torch.tensor(1e-39) + 0 == 0)          # torch has no getter
+    was = bool(torch.tensor(1e-39, dtype=torch.float32, device="cpu") + 0 == 0)          # torch has no getter
     torch.set_flush_denormal(True)
     try: yield
     finally: torch.set_flush_denormal(was)
+@contextlib.contextmanager
+def plain_torch():
+    "Inside, a new tensor is float32 on the CPU unless told otherwise, whatever the caller has made the default."
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with contextlib.nullcontext() if device.type == "cpu" else torch.device("cpu"): yield
+    finally: torch.set_default_dtype(dtype)
 
 # %% ../nbs/00_core.ipynb #041cb176
 @dataclass(frozen=True)
@@ -163,13 +196,22 @@ def check_shape(
     return want
 
 # %% ../nbs/00_core.ipynb #258ff954
+def expand(
+    path,       # a path, perhaps ~/… or ~somebody/…
+) -> Path:      # raises ParameterError if there is no such somebody
+    "A path with the home folder in it; shells do this for words, but not behind an equals sign, nor in quotes or files."
+    try: return Path(path).expanduser()
+    except RuntimeError: raise ParameterError("names a home folder that is not there", path, "Write the whole path") from None
+
 def cache_dir(
     *parts,     # sub-folders, created
-) -> Path:
+) -> Path:      # raises AudioengramError if it cannot be made
     "The cache folder: `AUDIOENGRAM_CACHE`, else `$XDG_CACHE_HOME/audioengram`, else `~/.cache/audioengram`."
-    root = os.environ.get("AUDIOENGRAM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "audioengram"
-    path = Path(root).joinpath(*map(str, parts))
-    path.mkdir(parents=True, exist_ok=True)
+    root = expand(os.environ.get("AUDIOENGRAM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "audioengram")
+    path = root.joinpath(*map(str, parts))
+    try: path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise AudioengramError(f"the cache folder cannot be made ({e.strerror or e})", path, "Set AUDIOENGRAM_CACHE to a folder that you may write to") from None
     return path
 
 @contextlib.contextmanager
@@ -206,11 +248,15 @@ def write_json(
 def read_json(
     path,          # file to read
     error=AudioengramError,  # class to raise for a missing or damaged file
+    kind=None,     # dict or list, if it must be one
 ):
     "Read JSON, or say which file is damaged."
-    try: return json.loads(Path(path).read_text(encoding="utf-8"))
+    try: value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError: raise error("file not found", path) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e: raise error(f"is not valid JSON ({e})", path, "Delete it and run again") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e: raise error(f"is not valid JSON ({e})", path, "Delete it and run again") from None
+    if kind is not None and not isinstance(value, kind):
+        raise error(f"holds a {type(value).__name__} where a {kind.__name__} belongs", path, "Delete it and run again")
+    return value
 
 def _plain(x):
     "JSON form of numpy scalars, arrays, tensors and paths."
@@ -228,8 +274,10 @@ def fingerprint(
     "Content hash of values and arrays: equal content gives equal text on every machine."
     h = hashlib.sha256()
     def add(x):
-        if isinstance(x, Tensor): x = x.detach().cpu().contiguous().numpy()
-        if isinstance(x, np.ndarray): h.update(f"array{x.dtype.str}{x.shape}".encode()); h.update(np.ascontiguousarray(x).tobytes())
+        if isinstance(x, Tensor): x = _as_array(x)
+        if isinstance(x, np.ndarray):
+            if x.dtype.hasobject: raise ParameterError(f"an array of {x.dtype.name} has no content to hash, only places in memory", remedy="Turn it into numbers, text or a list")
+            h.update(f"array{x.dtype.str}{x.shape}".encode()); h.update(np.ascontiguousarray(x).tobytes())
         elif isinstance(x, (bytes, bytearray)): h.update(b"bytes%d:" % len(x)); h.update(x)
         elif isinstance(x, dict):
             h.update(b"{")
@@ -242,3 +290,9 @@ def fingerprint(
         else: h.update((json.dumps(x, default=_plain) + ",").encode())
     add(parts)
     return h.hexdigest()[:length]
+
+def _as_array(x):
+    "A tensor as an array; a kind of number that NumPy does not have (bfloat16, the float8s), as a pair of its name and its bytes."
+    x = x.detach().cpu().contiguous()
+    try: return x.numpy()
+    except TypeError: return (str(x.dtype), list(x.shape), x.view(torch.uint8).numpy() if x.ndim else x[None].view(torch.uint8).numpy())

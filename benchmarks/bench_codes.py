@@ -14,7 +14,7 @@ from audioengram.codes.prior import Prior, PriorConfig, generate, to_stream
 FIFTY = """
 import time
 from audioengram.codes.training import Recordings, fit
-from audioengram.data.corpora import synthesise
+from audioengram.data.sources import synthesise
 import numpy as np, pandas as pd
 wavs = tuple(synthesise(1.5 + (i % 7) / 3, i, 80 + 4 * i, rate=24_000) for i in range(58))
 names = tuple(f"voice{i:02d}" for i in range(58))

@@ -14,7 +14,7 @@ import torch
 import zarr
 from torch.utils.data import DataLoader, Dataset
 
-from audioengram.data.latents import Windows
+from audioengram.data.windows import Windows
 from audioengram.dynamics.predictor import Predictor
 
 D, W, B, FRAMES, UTTERANCES = 64, 8, 512, 80, 400

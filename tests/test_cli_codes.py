@@ -89,3 +89,22 @@ def test_regions_and_edits_are_read():
     for bad, says in (("set 1,1", "not complete"), ("set 1,1,1 x", "cannot read the edit"), ("blend 0:1 1:2 much", "cannot read the edit"), ("swap 0:1", "not complete")):
         with pytest.raises(ParameterError, match=says): apply_edit(grid, bad)
     assert not grid.done
+
+
+def test_names_are_refused_before_the_work(home, tmp_path, monkeypatch):
+    "Training and writing take minutes; a name that cannot be written is refused before."
+    from audioengram.codes import modelfile, prior, training
+    def never(*_, **__): raise AssertionError("the work has begun")
+    monkeypatch.setattr(training, "read_recordings", never)
+    monkeypatch.setattr(prior, "fit_prior", never)
+    monkeypatch.setattr(prior, "generate", never)
+    monkeypatch.setattr(modelfile, "load_model", never)
+    (tmp_path / "taken.distill").mkdir()
+    for out in ("voice.zip", "voice", "taken.distill", "sub/voice.safetensors"):
+        for call_ in (("train", home, tmp_path / out), ("train-prior", home / "full.distill", home, "--out", tmp_path / out)):
+            r = call(*call_)
+            assert r.exit_code and isinstance(r.exception, AudioengramError), (call_, r.exception)
+    for args in (("generate", home / "full.distill", tmp_path / "a.xyz"), ("decode", home / "full.distill", home / "g.json", tmp_path / "a.m4a"), ("generate", home / "full.distill", home / "sound.wav")):
+        r = call(*args)
+        assert r.exit_code and isinstance(r.exception, AudioengramError), (args, r.exception)
+    assert [p.name for p in tmp_path.iterdir()] == ["taken.distill"]

@@ -18,7 +18,7 @@ from codes_toy import model
 from audioengram.codes.editor import CodeGridEditor
 from audioengram.codes.grid import CodeGrid
 from audioengram.codes.modelfile import save_model
-from audioengram.data.corpora import synthesise
+from audioengram.data.sources import synthesise
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PAGE = """

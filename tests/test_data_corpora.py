@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from pandas import DataFrame
 from scipy.signal import periodogram
 
-from audioengram.core import CorpusError, ParameterError, cache_dir
-from audioengram.data import corpora, fetch
+from audioengram.core import AudioengramError, CorpusError, ParameterError, cache_dir
+from audioengram.data import corpora, fetch, sources
 from audioengram.data.audio import load_audio, save_audio
-from audioengram.data.corpora import COLUMNS, Corpus, SpeakerSplit, fetch_corpus, get_corpus, list_corpora, listen, synthesise
+from audioengram.data.corpora import COLUMNS, Corpus, SpeakerSplit, fetch_corpus, get_corpus, list_corpora, listen
+from audioengram.data.sources import synthesise
 
 RATE = 16_000
 
@@ -362,25 +363,25 @@ def archive(tmp_path):
 def test_librispeech_is_fetched_resumed_checked_and_unpacked(site, archive, tmp_path, monkeypatch):
     url, handler = site
     handler.files["/dev-clean.tar.gz"] = archive
-    monkeypatch.setitem(corpora.LIBRISPEECH, "dev-clean", hashlib.md5(archive).hexdigest())
+    monkeypatch.setitem(sources.LIBRISPEECH, "dev-clean", hashlib.md5(archive).hexdigest())
     monkeypatch.setattr(fetch.time, "sleep", lambda s: None)
     handler.limit = len(archive) // 3
-    home = corpora.fetch_librispeech("dev-clean", tmp_path / "here", show=False, site=url)
+    home = sources.fetch_librispeech("dev-clean", tmp_path / "here", show=False, site=url)
     starts = [int((r or "bytes=0-").split("=")[1].rstrip("-")) for _, r in handler.asked]
     assert starts[0] == 0 and starts == sorted(starts) and len(starts) >= 3      # broken off, and taken up again
     c = get_corpus("librispeech", root=tmp_path / "here")
     assert len(c) == 5 and dict(zip(c.speakers.speaker_id, c.speakers.sex, strict=True)) == {"84": "F", "174": "M"}
     assert sorted(p.name for p in (tmp_path / "here").iterdir()) == ["LibriSpeech"]  # no archive, no scratch
     n = len(handler.asked)
-    assert corpora.fetch_librispeech("dev-clean", tmp_path / "here", site=url) == home and len(handler.asked) == n
+    assert sources.fetch_librispeech("dev-clean", tmp_path / "here", site=url) == home and len(handler.asked) == n
 
 
 def test_a_wrong_archive_is_refused(site, archive, tmp_path, monkeypatch):
     url, handler = site
     handler.files["/dev-clean.tar.gz"] = archive
-    with pytest.raises(CorpusError, match="wrong md5"): corpora.fetch_librispeech("dev-clean", tmp_path / "here", show=False, site=url)
+    with pytest.raises(CorpusError, match="wrong md5"): sources.fetch_librispeech("dev-clean", tmp_path / "here", show=False, site=url)
     assert not (tmp_path / "here/LibriSpeech").exists() or not list((tmp_path / "here/LibriSpeech").iterdir())
-    with pytest.raises(CorpusError, match="HTTP 404"): corpora.fetch_librispeech("test-clean", tmp_path / "here", show=False, site=url)
+    with pytest.raises(CorpusError, match="HTTP 404"): sources.fetch_librispeech("test-clean", tmp_path / "here", show=False, site=url)
 
 
 def test_a_stale_part_is_replaced(site, archive, tmp_path, monkeypatch):
@@ -390,6 +391,24 @@ def test_a_stale_part_is_replaced(site, archive, tmp_path, monkeypatch):
     (tmp_path / "x.part").write_bytes(b"something else" * 10)
     got = fetch.download(f"{url}/x", tmp_path / "x", digest=hashlib.md5(archive).hexdigest(), show=False)
     assert got.read_bytes() == archive and not (tmp_path / "x.part").exists()
+
+
+def test_two_fetches_of_one_thing_are_one(site, archive, tmp_path, monkeypatch):
+    "The second waits for the first, and finds all of it."
+    url, handler = site
+    handler.files["/x"] = archive * 20
+    monkeypatch.setattr(Site, "limit", 10**9)
+    digest, got = hashlib.md5(archive * 20).hexdigest(), []
+    jobs = [threading.Thread(target=lambda: got.append(fetch.download(f"{url}/x", tmp_path / "x", digest=digest, show=False).read_bytes())) for _ in range(4)]
+    for job in jobs: job.start()
+    for job in jobs: job.join()
+    assert len(handler.asked) == 1 and got == [archive * 20] * 4 and os.listdir(tmp_path / "..").count("x.part") == 0
+
+
+def test_a_cache_that_cannot_hold_a_lock_is_said(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("AUDIOENGRAM_CACHE", str(tmp_path / "file/x"))
+    with pytest.raises(AudioengramError, match="cache folder cannot be made"): fetch.download("http://127.0.0.1:9/x", tmp_path / "x", show=False)
 
 
 def test_a_full_disk_while_downloading(site, tmp_path, monkeypatch):

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from audioengram.codecs import get_codec, register_codec
 from audioengram.codecs.base import LatentCodec
 from audioengram.core import CodecError, CorpusError, ParameterError, StoreError
-from audioengram.data import latents
-from audioengram.data.latents import LatentStore, encode_corpus, frame_energy, list_stores, plan_batches, plan_shards, stacked_energy
+from audioengram.data import encode, latents, windows
+from audioengram.data.encode import frame_energy, plan_batches, plan_shards, stacked_energy
+from audioengram.data.latents import LatentStore, encode_corpus, list_stores
 
 RATE, HOP, DIM = 8000, 80, 24
 
@@ -223,7 +224,7 @@ def test_what_is_not_a_store_is_left_alone(ragged, tmp_path, codec):
 
 
 def test_two_writers(ragged, tmp_path, codec):
-    with latents._Place(tmp_path / "s", latents._request(ragged, codec, None)):
+    with encode._Place(tmp_path / "s", latents._request(ragged, codec, None)):
         with pytest.raises(StoreError, match="another process is writing"): quiet(ragged, codec, path=tmp_path / "s")
     assert len(quiet(ragged, codec, path=tmp_path / "s")) == 34
 
@@ -240,7 +241,7 @@ def test_a_writer_killed_after_its_last_rename(ragged, tmp_path, codec, monkeypa
     "What it left is neither taken for unfinished work nor left lying."
     for again in ({}, {"overwrite": True}):
         with monkeypatch.context() as m:
-            m.setattr(latents, "_wipe", lambda work, but=None: None)
+            m.setattr(encode, "_wipe", lambda work, but=None: None)
             quiet(ragged, codec, path=tmp_path / "s", overwrite=True)
         assert (tmp_path / ".s.partial/shards.json").exists()
         n = len(codec.calls)
@@ -420,7 +421,7 @@ def by_loop(store, ids, W, k, slice, threshold):
 
 
 @settings(max_examples=60, deadline=None)
-@given(W=st.integers(1, 20), k=st.integers(1, 9), slice=st.sampled_from(latents.SLICES), ids=st.sets(st.sampled_from([f"u{i}" for i in range(34)]), min_size=1))
+@given(W=st.integers(1, 20), k=st.integers(1, 9), slice=st.sampled_from(windows.SLICES), ids=st.sets(st.sampled_from([f"u{i}" for i in range(34)]), min_size=1))
 def test_windows_against_a_loop(made, W, k, slice, ids):
     want = by_loop(made, ids, W, k, slice, -20.)
     if not want:

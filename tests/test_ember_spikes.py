@@ -88,4 +88,8 @@ def test_bad_input_is_named():
     with pytest.raises(ShapeError, match="C=3"): lif(good, torch.zeros(3))
     with pytest.raises(ParameterError, match="outside"): lif(good, torch.tensor([.5, 1.]))
     with pytest.raises(ParameterError, match="unknown form"): lif(good, torch.zeros(2), form="x")
+    for form in ("steps", "scan", "compiled"):
+        for threshold in (0., -1., float("nan"), float("inf")):
+            with pytest.raises(ParameterError, match="not a positive number"): lif(good, torch.zeros(2), threshold, form=form)
+        with pytest.raises(ParameterError, match="outside"): lif(good, torch.tensor([.5, torch.nan]), form=form)
     assert lif(good, torch.zeros(2))[0].sum() == 0   # silence is silent

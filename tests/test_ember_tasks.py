@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audioengram.core import CorpusError, ParameterError, ShapeError
-from audioengram.data.corpora import get_corpus, synthesise
+from audioengram.data.corpora import get_corpus
+from audioengram.data.sources import synthesise
 from audioengram.ember.tasks import (
     BANDS,
     TASKS,

@@ -95,3 +95,19 @@ def test_bad_input_is_refused():
     with pytest.raises(ShapeError, match="NaN"): Mixture(torch.tensor([float("nan")]), torch.zeros(1, 2), torch.zeros(1, 2), validate_args=True)
     with pytest.raises(ShapeError, match="3 dimensions"): Mixture(torch.zeros(1), torch.zeros(1, 2), torch.zeros(1, 2)).log_prob(torch.zeros(3))
     with pytest.raises(ParameterError, match="semi-tied"): GaussianMixture(2, 2, covariance="full")
+
+
+def test_no_point_at_all():
+    "A batch of none has a density each, none at all, and a gradient."
+    for head in (GaussianMixture(4, 6), LowRankMixture(4, 6), Gaussian(4, 6, covariance="semi-tied")):
+        d = head(torch.zeros(0, 6))
+        assert d.log_prob(torch.zeros(0, 4)).shape == (0,)
+        d.log_prob(torch.zeros(0, 4)).sum().backward()
+
+
+@pytest.mark.parametrize("targets, says", [(torch.ones(100, 4), "all the same"), (torch.zeros(3, 4), "3 points"), (torch.full((100, 4), torch.nan), "NaN")])
+def test_a_start_that_is_none(targets, says):
+    for head in (GaussianMixture(4, 6), LowRankMixture(4, 6)):
+        with pytest.raises(ParameterError, match=says): head.init_from(targets)
+    level = torch.randn(100, 4) * torch.tensor([1., 0, 1, 0])      # a dimension that never moves is none of these
+    assert GaussianMixture(4, 6, components=2).init_from(level)(torch.zeros(1, 6)).log_prob(level[:1]).isfinite().all()

@@ -103,6 +103,13 @@ def test_what_cannot_be_compared_is_refused_by_name(voice, change, error, says, 
     assert "utt-7" in str(e.value) and ("degraded" in str(e.value) if not which else "reference" in str(e.value))
 
 
+def test_one_silent_clip_does_not_end_a_table(voice):
+    df = speech_scores([voice, voice, voice], [voice, voice * 0, voice * .5], RATE, ("mel", "si_sdr"), names=["a", "b", "c"])
+    assert df.utterance.tolist() == ["a", "b", "c"] and df.mel_db.isna().tolist() == [False, True, False]
+    assert "silent" in df.notes[1] and df.notes[0] == df.notes[2] == "" and df.seconds[1] == 2
+    with pytest.raises(AudioError, match="silent"): speech_scores([voice, voice], [voice * 0, voice * 0], RATE, "mel")
+
+
 def test_other_rates_are_brought_to_16_khz(voice):
     import soxr
     there = soxr.resample(voice, RATE, 24_000)

@@ -9,7 +9,7 @@ __all__ = ['check_lengths', 'zero_beyond', 'LatentCodec']
 import torch
 from torch import Tensor, nn
 
-from ..core import CodecError, check_shape, fingerprint
+from ..core import CodecError, check_shape, fingerprint, plain_torch
 
 # %% ../../nbs/codecs/05_base.ipynb #abd40aef
 def check_lengths(
@@ -80,10 +80,11 @@ class LatentCodec(nn.Module):
         lengths=None,  # valid samples of each row, [B]; all if None
     ) -> Tensor:       # latents [B,T,D], T = frames(S), zero beyond frames(lengths); raises CodecError
         "Sound to latents."
-        wav = self._checked(wav, "B S", "wav")
-        lengths = check_lengths(lengths, *wav.shape, self.min_samples)
-        z = self._encode(zero_beyond(wav, lengths), lengths)
-        return zero_beyond(z, [self.frames(n) for n in lengths])
+        with plain_torch():
+            wav = self._checked(wav, "B S", "wav")
+            lengths = check_lengths(lengths, *wav.shape, self.min_samples)
+            z = self._encode(zero_beyond(wav, lengths), lengths)
+            return zero_beyond(z, [self.frames(n) for n in lengths])
 
     @torch.no_grad()
     def decode(self,
@@ -91,10 +92,11 @@ class LatentCodec(nn.Module):
         lengths=None,  # valid frames of each row, [B]; all if None
     ) -> Tensor:       # samples in [-1, 1], [B,S], S = samples(T), zero beyond samples(lengths); raises CodecError
         "Latents to sound."
-        z = self._checked(z, "B T D", "z", D=self.dim)
-        lengths = check_lengths(lengths, *z.shape[:2], what="frames")
-        wav = self._decode(zero_beyond(z, lengths), lengths)
-        return zero_beyond(wav.clamp(-1, 1), [self.samples(n) for n in lengths])
+        with plain_torch():
+            z = self._checked(z, "B T D", "z", D=self.dim)
+            lengths = check_lengths(lengths, *z.shape[:2], what="frames")
+            wav = self._decode(zero_beyond(z, lengths), lengths)
+            return zero_beyond(wav.clamp(-1, 1), [self.samples(n) for n in lengths])
 
     def _checked(self, x, spec, what, **sizes):
         "A finite float32 batch on this codec's device, or an error that says why not."

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from .base import LatentCodec
 from .weights import load_weights, read_tensors, tensors_digest, weights_file
-from ..core import CodecError, ParameterError, need
+from ..core import CodecError, ParameterError, need, own_seed
 
 # %% ../../nbs/codecs/15_mimi.ipynb #eb67ceff
 def in_windows(
@@ -89,8 +89,7 @@ def untrained(
     seed: int = 0,
 ):                  # the model, in evaluation mode
     "A model with seeded random weights that carry a signal through; the global generator is left as it was."
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+    with own_seed(seed), torch.no_grad():
         model = build().eval()
         for m in model.modules():
             if isinstance(m, (nn.Conv1d, nn.ConvTranspose1d)):   # keep the level: one over the number of inputs to an output

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .base import LatentCodec, zero_beyond
 from .moments import moments, principal_axes
-from ..core import CodecError, ModelFileError, atomic_path, generator
+from ..core import CodecError, ModelFileError, atomic_path, expand, generator
 
 # %% ../../nbs/codecs/10_nano.ipynb #98341e98
 RATE = 16_000      # Hz
@@ -265,6 +265,7 @@ def load_nano(
     path,       # of `save_nano`
 ) -> tuple:     # arrays, provenance; raises ModelFileError
     "Read fitted matrices."
+    path = expand(path)
     try:
         with safe_open(path, "pt") as f: arrays, about = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except FileNotFoundError: raise ModelFileError("no such file", path, "Fit one with `audioengram codec fit-nano`, or install the package again") from None

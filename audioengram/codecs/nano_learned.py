@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .base import LatentCodec, zero_beyond
 from .nano import BANDS, BINS, HOP, MARGIN, PIECE, POWER, RATE, WINDOW, griffin_lim, lap, mel_loudness, spread_bands, unlap
-from ..core import CodecError, ModelFileError, ParameterError, atomic_path, generator
+from ..core import CodecError, ModelFileError, ParameterError, atomic_path, expand, generator
 
 # %% ../../nbs/codecs/11_nano_learned.ipynb #b2ed0757
 class Block(nn.Module):
@@ -131,6 +131,7 @@ def load_learned(
     path,       # of `save_learned`
 ) -> tuple:     # NanoNet, provenance; raises ModelFileError
     "Read weights."
+    path = expand(path)
     remedy = "Train one with `audioengram codec train`, or install the package again"
     try:
         with safe_open(path, "pt") as f: state, about = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from . import MAY_DOWNLOAD
 from ..core import CodecError, fingerprint
 
 # %% ../../nbs/codecs/12_weights.ipynb #fed7a643
@@ -84,6 +85,7 @@ def _hub_closed() -> str:
     "Why the hub cannot be used; an empty string if it can."
     import requests
     from huggingface_hub import constants
+    if not MAY_DOWNLOAD.get(): return "a list of codecs downloads nothing"
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in constants.ENV_VARS_TRUE_VALUES: return "HF_HUB_OFFLINE is set"
     try: requests.head(constants.ENDPOINT, timeout=3)
     except requests.RequestException: return f"{constants.ENDPOINT} does not answer"

@@ -212,7 +212,11 @@ def fit(
 ) -> CodeModel:              # its .about holds sizing, history, health and provenance; raises CorpusError, TrainingError
     "Learn a vocabulary of sound."
     config = config or ModelConfig()
-    if out is not None and Path(out).exists() and not overwrite and not (resume and _checkpoint(out).exists()): raise TrainingError("is there already", out, "Choose another name, or pass overwrite=True")
+    if out is not None:
+        from audioengram.codes.modelfile import check_target, save_model
+        resumed = resume and _checkpoint(out).exists()
+        if Path(out).exists() and not overwrite and not resumed: raise TrainingError("is there already", out, "Choose another name, or pass overwrite=True")
+        out = check_target(out, overwrite=True)
     sounds = read_recordings(source, config.rate, seed=seed, show=show)
     vectors, seconds = count_vectors(sounds.side(False), config), sum(map(len, sounds.side(False))) / config.rate
     sizing = sizing or choose_size(vectors, batch * frames // config.stride * config.bands, **given)
@@ -228,7 +232,6 @@ def fit(
     model.about["health"] = health.to_dict("records")
     model.about["verdict"] = list(verdict(pd.DataFrame(model.about["health"])))
     if out is not None:
-        from audioengram.codes.modelfile import save_model
         save_model(model, out, overwrite=True)
         if not interrupted: _checkpoint(out).unlink(missing_ok=True)
     return model

@@ -214,7 +214,7 @@ def _width(name, hidden, equal, *key) -> int:
 class FromLast:
     "Windows whose step is the way from the last frame of the context, at any lag."
     def __init__(self,
-        windows,   # data.latents.Windows, or anything with its methods
+        windows,   # data.windows.Windows, or anything with its methods
     ): self.windows = windows
     def __getattr__(self, name): return getattr(self.__dict__["windows"], name)
     def __len__(self): return len(self.windows)

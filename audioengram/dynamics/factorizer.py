@@ -29,11 +29,12 @@ from audioengram.core import (
     check_shape,
     fingerprint,
     generator,
+    own_seed,
     read_json,
     spawn,
     write_json,
 )
-from ..data.latents import Windows
+from ..data.windows import Windows
 from .predictor import Predictor, Residual, train
 from ..heads.bounds import soft_bound, soft_unbound
 from ..measure.geometry import effective_rank, spectrum
@@ -119,8 +120,7 @@ class Factorizer(nn.Module):
         rest = max(1, dim - state) if rest is None else rest
         self.config = dict(dim=dim, state=state, rest=rest, window=window, hidden=hidden, layers=layers, dropout=dropout, components=components, share=share, start=start, learn=learn, encoder=encoder, seed=seed)
         self.dim, self.dim_state, self.window, self.share, self.amp = dim, state, window, share, torch.float32
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with own_seed(seed):
             make = lambda i, o: Both(i, o, hidden, layers, dropout)
             self.encoder, self.white = Both(dim, state, hidden if learn else 0, layers, dropout), Whiten(state)
             self.posterior, self.prior, self.decoder = make(dim + state, 2 * rest), make(state, 2 * rest), make(state + rest, dim)
@@ -189,7 +189,7 @@ class Factorizer(nn.Module):
 
     @torch.no_grad()
     def log_prob(self,
-        windows,                 # anything with the methods of data.latents.Windows
+        windows,                 # anything with the methods of data.windows.Windows
         batch_size: int = 2048,
         idx=None,                # window numbers; all if None
     ) -> Tensor:                 # the objective, nats a frame, [N] on the CPU
@@ -342,7 +342,7 @@ def judge(
 
 # %% ../../nbs/dynamics/20_factorizer.ipynb #2d4b865c
 class Frames:
-    "Utterances of latents in memory, with what `data.latents.Windows` asks of a store."
+    "Utterances of latents in memory, with what `data.windows.Windows` asks of a store."
     def __init__(self,
         z: Tensor,             # all frames, [N,D]
         index: pd.DataFrame,   # utterance_id, speaker_id, offset, frames

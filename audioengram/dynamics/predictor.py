@@ -33,6 +33,7 @@ from audioengram.core import (
     fingerprint,
     flush_denormal,
     generator,
+    own_seed,
     pick_device,
     pick_dtype,
     read_json,
@@ -142,8 +143,7 @@ class Predictor(nn.Module):
         self.config = dict(dim=dim, window=window, encoder=encoder, head=head if isinstance(head, str) else head.__name__, target=target, hidden=hidden, layers=layers,
                            dropout=dropout, normalise=normalise, seed=seed, side=side, **head_options)
         self.dim, self.window, self.target, self.normalise, self.side, self.amp = dim, window, target, normalise, side, torch.float32
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with own_seed(seed):
             self.encoder = ENCODERS[encoder](dim, window, hidden=hidden, layers=layers, dropout=dropout)
             make = HEADS[head] if isinstance(head, str) else head
             if make is DirectionMagnitude: head_options = dict(side=side * window, history=window - 1) | head_options   # what stories C and D read
@@ -214,7 +214,7 @@ class Predictor(nn.Module):
 
     @torch.no_grad()
     def log_prob(self,
-        windows,                # anything with the methods of data.latents.Windows
+        windows,                # anything with the methods of data.windows.Windows
         batch_size: int = 4096,
         idx=None,               # window numbers; all if None
     ) -> Tensor:                # log density of what came, nats, [N] float32 on the CPU
@@ -255,7 +255,7 @@ class Predictor(nn.Module):
 class WithSide:
     "Windows whose contexts carry further values of each frame, [B,W,D+S]."
     def __init__(self,
-        windows,          # data.latents.Windows
+        windows,          # data.windows.Windows
         values: Tensor,   # one row a frame of the store, [N,S]
     ):
         self.windows, self.values = windows, values

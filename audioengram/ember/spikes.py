@@ -106,7 +106,8 @@ def lif(
 ) -> tuple:              # spikes, potentials; both as x. u[..., -1] is the state of the next piece
     "Leaky integrate-and-fire neurons over a whole stretch of time."
     check_shape(x.flatten(0, -3) if x.ndim > 3 else x, "C S" if x.ndim == 2 else "B C S", "currents", finite=True, C=len(decay))
-    if bool((decay < 0).any() or (decay >= 1).any()): raise ParameterError("a decay lies outside [0,1)", remedy="Use exp(-1 / (seconds * rate))")
+    if not 0 < threshold < math.inf: raise ParameterError(f"threshold {threshold} is not a positive number", remedy="Use 1 and scale the currents")
+    if not bool(((decay >= 0) & (decay < 1)).all()): raise ParameterError("a decay lies outside [0,1)", remedy="Use exp(-1 / (seconds * rate))")
     solve = {"steps": lif_steps, "scan": lif_scan, "compiled": lif_compiled}.get(("compiled" if x.device.type == "cpu" else "scan") if form == "auto" else form)
     if solve is None: raise ParameterError(f"unknown form {form!r}", remedy='Choose "auto", "steps", "scan" or "compiled"')
     return _Fire.apply(x, decay, threshold, x.new_zeros(x.shape[:-1]) if state is None else state, slope, solve)

@@ -9,6 +9,7 @@ __all__ = ['Mixture', 'GaussianMixture', 'Gaussian', 'StudentT', 'LowRankMixture
 import math
 import warnings
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.exceptions import ConvergenceWarning
@@ -195,6 +196,9 @@ class GaussianMixture(nn.Module):
         "Start at the marginal: weights, means and covariances of a mixture fitted by EM (scikit-learn)."
         if len(targets) > max_frames: targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:max_frames]]
         x = targets.detach().cpu().double().numpy()
+        if len(x) < self.components or not np.isfinite(x).all() or not (x.var(0) > 0).any():
+            what = f"{len(x)} points" if len(x) < self.components else "points that are all the same" if np.isfinite(x).all() else "NaN or infinite points"
+            raise ParameterError(f"a mixture of {self.components} cannot start at {what}", remedy="Look at the latents, or use more of them")
         kind = "full" if self.covariance == "semi-tied" else "diag"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)   # a start, not a fit: gradients take over
@@ -249,5 +253,6 @@ class LowRankMixture(nn.Module):
     covariance = "diagonal"
 
 class MixtureOf(torch.distributions.MixtureSameFamily):
-    "torch's mixture with the one method our heads add."
+    "torch's mixture with the one method our heads add, and densities of no points at all, which torch divides by."
+    def log_prob(self, x): return super().log_prob(x) if x.numel() else x.sum(-1) + 0 * self.mixture_distribution.logits.sum(-1)
     def responsibilities(self, x): return F.softmax(self.mixture_distribution.logits + self.component_distribution.log_prob(x.unsqueeze(-2)), -1)

@@ -216,7 +216,7 @@ def speech_scores(
     names=None,      # utterance ids; numbers if None
     progress=False,  # show a bar
 ) -> pd.DataFrame:   # one row an utterance: utterance, seconds, a column for each value, notes; raises AudioError, MissingDependency
-    "Score utterances. A value that does not exist is NaN and `notes` says why; measures left out for want of a package are in `.attrs['unavailable']`."
+    "Score utterances. A value that does not exist is NaN and `notes` says why, also for one silent clip among good ones; measures left out for want of a package are in `.attrs['unavailable']`."
     many = isinstance(reference, (list, tuple))
     reference, degraded = (x if isinstance(x, (list, tuple)) else [x] for x in (reference, degraded))
     names = list(range(len(reference))) if names is None else list(names) if many else [names]
@@ -224,8 +224,13 @@ def speech_scores(
         raise ParameterError(f"{len(reference)} references, {len(degraded)} degraded sounds and {len(names)} names do not belong together")
     chosen, lost = pick_measures(measures)
     for name, missing in lost.items(): warnings.warn(f"{name} is left out: {', '.join(missing)} not installed. Run `pip install \"audioengram[metrics]\"`", stacklevel=2)
-    rows = [score_pair(a, b, rate, chosen, name) for a, b, name in
-            tqdm(zip(reference, degraded, names, strict=True), total=len(names), desc="scoring", unit="utterance", disable=not progress, leave=False)]
+    rows = []
+    for a, b, name in tqdm(zip(reference, degraded, names, strict=True), total=len(names), desc="scoring", unit="utterance", disable=not progress, leave=False):
+        try: rows.append(score_pair(a, b, rate, chosen, name))
+        except AudioError as e:
+            if not many: raise
+            rows.append({"utterance": name, "seconds": len(a) / rate, "notes": e.what, "error": e})
+    if rows and all("error" in r for r in rows): raise rows[0]["error"]      # nothing at all could be compared
     df = pd.DataFrame(rows, columns=["utterance", "seconds", *(c for n in chosen for c in MEASURES[n].columns), "notes"])
     df.attrs["unavailable"] = {name: list(missing) for name, missing in lost.items()}
     return df
