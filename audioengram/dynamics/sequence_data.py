@@ -115,7 +115,7 @@ class Batch:
     begin: Tensor       # it is the first of its utterance, [B,T]
     segment: Tensor     # piece of the row, [B,T]
     utterance: Tensor   # utterance, [B,T]
-    voice: Tensor       # utterance that lends its voice, [B,T]; -1: there is none
+    voice: Tensor       # voice of other speech of the speaker, [B,T,2D]; NaN where there is none
     told: Tensor        # conditions are given, [B,T]; withheld otherwise
 
 class Packer:
@@ -140,7 +140,8 @@ class Packer:
     def batch(self, number: int) -> Batch:
         "The batch of this number, always the same."
         rng, shape = np.random.default_rng([self.seed, number]), (self.rows, self.length)
-        index, segment, utterance, voice = (np.zeros(shape, np.int64) for _ in range(4))
+        index, segment, utterance = (np.zeros(shape, np.int64) for _ in range(3))
+        voice = np.zeros((*shape, 2 * self.data.z.shape[1]), np.float32)
         begin, told = (np.zeros(shape, bool) for _ in range(2))
         for row in range(self.rows):
             at = piece = 0
@@ -150,28 +151,30 @@ class Packer:
                 start, here = rng.integers(self.data.frames[u] - n + 1), slice(at, at + n)
                 index[row, here] = self.data.first[u] + start + np.arange(n)
                 begin[row, at], segment[row, here], utterance[row, here] = start == 0, piece, u
-                voice[row, here], told[row, here] = self._lender(u, rng), rng.random() >= self.drop
+                voice[row, here], told[row, here] = self._voice(u, start, n, rng), rng.random() >= self.drop
                 at, piece = at + n, piece + 1
         return Batch(*map(torch.from_numpy, (index, begin, segment, utterance, voice, told)))
 
-    def _lender(self, u, rng) -> int:
-        "Another utterance of the same voice; -1 if there is none."
+    def _voice(self, u, start, n, rng) -> Tensor:
+        "Voice of another utterance of the group; where there is none, of the frames of this one outside the piece."
         others = self.lenders[self.group[u]]
         others = others[others != u]
-        return int(rng.choice(others)) if len(others) else -1
+        if len(others): return self.data.tables["voice"][rng.choice(others)]
+        z = self.data.utterance(u)
+        return voice_of(torch.cat([z[:start], z[start + n:]]))
 
-# %% ../../nbs/dynamics/42_sequence_data.ipynb #d0baaea1
+# %% ../../nbs/dynamics/42_sequence_data.ipynb #9ab6c85f
 def set_aside(
     speaker,              # name of each utterance, [U]
     frames,               # its length, [U]
     share: float = .1,    # of the speakers
-    most: float = .03,    # share of all frames that a speaker who is set aside may have
+    most: float = 2.,     # equal shares of all frames that a speaker who is set aside may have
     seed: int = 0,
 ) -> np.ndarray:          # which utterances validate, [U] booleans; raises TrainingError
     "Choose validation speakers by a seeded draw."
     names, who = np.unique(speaker, return_inverse=True)
     speech = np.bincount(who, frames)
-    order = sorted(np.flatnonzero(speech <= most * speech.sum()), key=lambda s: spawn(seed, "aside", str(names[s])))
+    order = sorted(np.flatnonzero(speech <= most * speech.mean()), key=lambda s: spawn(seed, "aside", str(names[s])))
     chosen = order[:max(1, round(share * len(names)))]
     if not chosen or len(chosen) == len(names): raise TrainingError(f"{len(names)} speakers cannot be divided into some that train and some that validate", remedy="Use a corpus with more speakers, or raise `most`")
     return np.isin(who, chosen)

@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..codecs.nano_train import Muon
 from ..core import ModelFileError, ParameterError, TrainingError, atomic_path, fingerprint, flush_denormal, generator, read_json, spawn, write_json
 from .sequence import SequenceConfig, SequenceModel
 from .sequence_data import Batch, Copies, Packer, Sequences, changed_copies, set_aside
@@ -40,6 +41,7 @@ class SequenceRecipe:
     rows: int = 16               # a step
     length: int = 128            # positions a row
     rate: float = 2e-3           # peak learning rate of AdamW
+    matrix_rate: float = 0.      # peak learning rate of Muon for weight matrices; 0: AdamW for them too
     warmup: int = 100            # steps
     decay: float = .05           # weight decay of matrices
     clip: float = 1.             # largest gradient norm
@@ -99,10 +101,8 @@ def noised(
 
 def batch_conditions(model: SequenceModel, data: Sequences, batch: Batch) -> dict:
     "Conditions of every position, NaN where they are withheld or unknown."
-    def value(name):
-        at = batch.voice if name == "voice" else batch.utterance
-        return data.tables[name][at].masked_fill((~batch.told | (at < 0))[..., None], torch.nan)
-    return {name: value(name).to(model.in_mean) for name in model.config.sizes}
+    value = lambda name: batch.voice if name == "voice" else data.tables[name][batch.utterance]
+    return {name: value(name).masked_fill(~batch.told[..., None], torch.nan).to(model.in_mean) for name in model.config.sizes}
 
 def batch_loss(
     model: SequenceModel,
@@ -148,6 +148,7 @@ class Checkpointed:
     def _tensors(self) -> dict:
         "Every tensor of the run by name."
         nets = {f"{name}.{k}": v for name, net in (("model", self.model.state_dict()), ("average", self.average.state_dict()), ("best", self.kept)) for k, v in net.items()}
+        nets |= {f"muon.{i}": m for i, m in enumerate(self.muon.momenta)}
         return nets | {f"adam.{n}.{k}": self.adam.state[p][k] for n, p in self.model.named_parameters() if p in self.adam.state for k in ("exp_avg", "exp_avg_sq")}
 
     def _save(self, seconds: float):
@@ -167,6 +168,7 @@ class Checkpointed:
         part = lambda name: {k[len(name):]: v for k, v in state.items() if k.startswith(name)}
         self.model.load_state_dict(part("model.")); self.average.load_state_dict(part("average.")); self.kept = part("best.")
         self.step, self.spent, self.curve, self.best = about["step"], about["seconds"], about["curve"], math.inf if about["best"] is None else about["best"]
+        for i, m in enumerate(self.muon.momenta): m.copy_(state[f"muon.{i}"])
         for n, p in self.model.named_parameters():
             if f"adam.{n}.exp_avg" in state: self.adam.state[p] = {"step": torch.tensor(float(self.step)), **part(f"adam.{n}.")}
 
@@ -195,7 +197,9 @@ class SequenceTrainer(Checkpointed):
         self.average = copy.deepcopy(self.model).eval()
         self.packer = Packer(train, recipe.rows, recipe.length, recipe.model.drop, recipe.seed)
         matrices, rest = ([p for p in self.model.parameters() if (p.ndim == 2) == two] for two in (True, False))
-        self.adam = torch.optim.AdamW([dict(params=matrices, weight_decay=recipe.decay), dict(params=rest, weight_decay=0.)], lr=recipe.rate, betas=(.9, .98), fused=True)
+        self.muon = Muon(matrices if recipe.matrix_rate else [], recipe.decay)
+        groups = [dict(params=[] if recipe.matrix_rate else matrices, weight_decay=recipe.decay), dict(params=rest, weight_decay=0.)]
+        self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.rate, betas=(.9, .98), fused=True)
         self.floor, self.white = silence_floor(train), whitening(train.z)
         self.check = self._some_of(valid)
         self.step, self.curve, self.spent, self.best, self.kept, self.interrupted = 0, [], 0., math.inf, copy.deepcopy(self.average.state_dict()), False
@@ -213,15 +217,17 @@ class SequenceTrainer(Checkpointed):
         r, share = self.recipe, self._share()
         torch.manual_seed(spawn(r.seed, "step", self.step))                     # dropout and the noise of samplers: a resumed run draws the same
         for group in self.adam.param_groups: group["lr"] = r.rate * share
+        self.muon.rate = r.matrix_rate * share
         self.model.train()
         loss = batch_loss(self.model, self.train, self.packer.batch(self.step), generator(spawn(r.seed, "history", self.step))).mean()
-        self.adam.zero_grad(set_to_none=True); loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), r.clip)
-        if not math.isfinite(float(loss) + float(norm)): raise TrainingError(f"diverged at step {self.step}: loss {float(loss):.4g}, gradient norm {float(norm):.4g}", self.folder, "Lower `rate`; the last checkpoint is whole")
-        self.adam.step()
+        self.model.zero_grad(set_to_none=True)
+        loss.backward()
+        value, norm = float(loss.detach()), float(nn.utils.clip_grad_norm_(self.model.parameters(), r.clip))
+        if not math.isfinite(value + norm): raise TrainingError(f"diverged at step {self.step}: loss {value:.4g}, gradient norm {norm:.4g}", self.folder, "Lower `rate`; the last checkpoint is whole")
+        self.muon.step(); self.adam.step()
         average_into(self.average, self.model, self.step, r.average)
         self.step += 1
-        return float(loss.detach())
+        return value
 
     def _share(self) -> float:
         "Share of the peak learning rate: linear warm-up, then half a cosine to 2 %."
