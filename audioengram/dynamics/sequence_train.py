@@ -61,8 +61,8 @@ _voice = dict(conditions=(("voice", 128),), anchor="prompt")
 RECIPES = {
     "small": SequenceRecipe(SequenceConfig(width=96, layers=2, heads=4, hidden=192, components=4), steps=400, validate_every=100, save_every=100),
     "plain": SequenceRecipe(),
-    "shipped": SequenceRecipe(SequenceConfig(**_voice, dropout=.1), Copies(2)),
-    "large": SequenceRecipe(SequenceConfig(**_voice, width=512, layers=8, heads=8, hidden=1408, components=32, dropout=.1), Copies(8), steps=100_000, rows=64, warmup=1000, rate=1e-3, average=.9995)}
+    "shipped": SequenceRecipe(SequenceConfig(**_voice, head="factored", dropout=.1), Copies(2), steps=3800, decay=.1),
+    "large": SequenceRecipe(SequenceConfig(**_voice, head="factored", width=512, layers=8, heads=8, hidden=1408, components=32, dropout=.1), Copies(8), steps=100_000, rows=64, warmup=1000, rate=1e-3, average=.9995)}
 
 # %% ../../nbs/dynamics/45_sequence_train.ipynb #fb374204
 def read_recipe(
