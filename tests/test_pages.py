@@ -30,12 +30,12 @@ PUBLISHED = [ROOT / p.path for p in result_pages(ROOT)]
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts and p.name != "_modidx.py")
 
 # The rooms and what each may import, beside itself; `data.audio` names one module of a room.
-ALL = ("core", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "cli", "cli_codes")
-COMMANDS = ("cli", "cli_codes")
+ALL = ("core", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "cli", "cli_codes", "cli_generate")
+COMMANDS = ("cli", "cli_codes", "cli_generate")
 MAY_IMPORT = dict(
     core=(), data=("core",), codecs=("core", "data.audio"), heads=("core",), measure=("core", "heads"),
     dynamics=("core", "data", "codecs", "heads", "measure"), codes=("core", "data", "codecs", "measure"), ember=("core", "data", "measure"),
-    lab=("core", "data"), discussions=tuple(r for r in ALL if r not in ("discussions", *COMMANDS)), cli=tuple(r for r in ALL if r != "cli"), cli_codes=tuple(r for r in ALL if r not in COMMANDS))
+    lab=("core", "data"), discussions=tuple(r for r in ALL if r not in ("discussions", *COMMANDS)), cli=tuple(r for r in ALL if r != "cli"), **{c: tuple(r for r in ALL if r not in COMMANDS) for c in ("cli_codes", "cli_generate")})
 ALSO = {f"data.{m}": ("codecs",) for m in ("latents", "cases", "small_codecs")}   # the store builds the codec that decodes it; a case is a corpus under a codec; a small codec is trained on a corpus
 
 

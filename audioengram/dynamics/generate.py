@@ -31,10 +31,12 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self):
-        if not (math.isfinite(self.temperature) and self.temperature >= 0): raise ParameterError(f"temperature={self.temperature} is not a number from 0")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ParameterError(f"temperature={self.temperature} is not a number from 0")
         if not math.isfinite(self.guidance): raise ParameterError(f"guidance={self.guidance} is not a number")
         if not 0 <= self.noise <= 1: raise ParameterError(f"noise={self.noise} is no share from 0 to 1")
 
+# %% ../../nbs/dynamics/48_generate.ipynb #30ea25c3
 def stream_frames(
     model: SequenceModel,
     prompt: Tensor,        # latents so far, [B,T,D]
@@ -50,8 +52,11 @@ def stream_frames(
         features = lambda before: [model.step(run, before, len(prompt)) for run in runs]
         for t in range(prompt.shape[1] + 1): h = features(prompt[:, t - 1] if t else None)
         for n in range(frames):
-            x = model.outer(model.head.sample(h[0] if len(h) == 1 else h[1] + how.guidance * (h[0] - h[1]), 1, g, how.temperature)[0])
-            if not x.isfinite().all(): raise TrainingError(f"the run left the finite numbers at frame {n + 1}", remedy="Lower temperature or guidance, or train the model longer")
+            guided = h[0] if len(h) == 1 else h[1] + how.guidance * (h[0] - h[1])
+            x = model.outer(model.head.sample(guided, 1, g, how.temperature)[0])
+            if not x.isfinite().all():
+                raise TrainingError(f"the run left the finite numbers at frame {n + 1}",
+                                    remedy="Lower temperature or guidance, or train the model longer")
             yield x
             if n + 1 < frames: h = features(_roughened(model, x, how.noise, g))
 
@@ -60,18 +65,24 @@ def _roughened(model, x, k, g):
     if not k: return x
     return model.outer(math.sqrt(k) * torch.randn(x.shape, generator=g) + math.sqrt(1 - k) * model.inner(x))
 
+# %% ../../nbs/dynamics/48_generate.ipynb #d047c8b9
 def prompt_conditions(model, prompt, how, conditions=None) -> dict:
     "Conditions of a run; raises ParameterError for a prompt that is none, or for guidance where nothing is known."
     check_shape(prompt, "B T D", "prompt", finite=True, D=model.dim)
     if not prompt.shape[1]: raise ParameterError("the prompt has no frame", remedy="Pass at least one frame of latents")
     given = dict(conditions or {})
-    if "voice" in model.config.sizes and "voice" not in given: given["voice"] = torch.stack([voice_of(z) for z in prompt])
+    if "voice" in model.config.sizes and "voice" not in given:
+        given["voice"] = torch.stack([voice_of(z) for z in prompt])
     if how.guidance != 1 and not any((~v.isnan()).any() for v in given.values()):
-        raise ParameterError(f"guidance={how.guidance:g} needs a condition, and " + ("the prompt is too short to tell a voice" if model.config.sizes else "this model has none"),
-                             remedy="Leave guidance at 1" + (", or give a longer prompt" if model.config.sizes else ", or use a model trained with conditions"))
+        why, remedy = (("the prompt is too short to tell a voice", "give a longer prompt") if model.config.sizes
+                       else ("this model has none", "use a model trained with conditions"))
+        raise ParameterError(f"guidance={how.guidance:g} needs a condition, and {why}",
+                             remedy=f"Leave guidance at 1, or {remedy}")
     return given or None
 
-def continue_latents(model, prompt: Tensor, frames: int, how=Sampling(), conditions=None) -> Tensor:   # as `stream_frames`; [B,frames,D]
+def continue_latents(
+    model, prompt: Tensor, frames: int, how=Sampling(), conditions=None,   # as `stream_frames`
+) -> Tensor:                                                               # [B,frames,D]
     "A whole continuation."
     out = list(stream_frames(model, prompt, frames, how, conditions))
     return torch.stack(out, 1) if out else prompt[:, :0]
@@ -88,14 +99,21 @@ def prompt_latents(
     "Latents of a prompt, or why it cannot be one."
     wav = np.asarray(wav, np.float32)
     check_shape(wav, "S", "prompt")
-    if not np.isfinite(wav).all(): raise AudioError("the prompt holds NaN or infinite samples", name, "Export it again from its source")
+    if not np.isfinite(wav).all():
+        raise AudioError("the prompt holds NaN or infinite samples", name, "Export it again from its source")
     wav = resample(wav, rate, codec.sample_rate)
-    if not codec.frames(len(wav)): raise AudioError(f"the prompt of {1000 * len(wav) / codec.sample_rate:.0f} ms is shorter than a frame of {codec.name}, {1000 / codec.frame_rate:.0f} ms", name, "Give a second or more")
+    if not codec.frames(len(wav)):
+        given, frame = 1000 * len(wav) / codec.sample_rate, 1000 / codec.frame_rate
+        raise AudioError(f"the prompt of {given:.0f} ms is shorter than a frame of {codec.name}, {frame:.0f} ms", name,
+                         "Give a second or more")
     size = codec.sample_rate // 10
     loudest = max(float(np.square(wav[i:i + size], dtype=np.float64).mean()) for i in range(0, len(wav), size))
-    if loudest < 10**(SILENT_DB / 10): raise AudioError("the prompt is silence, which says nothing to go on from", name, "Give a recording with speech")
+    if loudest < 10**(SILENT_DB / 10):
+        raise AudioError("the prompt is silence, which says nothing to go on from", name,
+                         "Give a recording with speech")
     return codec.encode(torch.from_numpy(wav)[None])
 
+# %% ../../nbs/dynamics/48_generate.ipynb #132dba00
 @dataclass(frozen=True)
 class Continuation:
     "A prompt and what came of it, both through the codec."
@@ -111,9 +129,10 @@ def continue_recording(
     seconds: float = 10.,  # of continuation
     how=Sampling(),
 ) -> Continuation:        # raises AudioError, ModelFileError, ParameterError
-    "Continue a recording; prompt and continuation are decoded in one piece, so that their join is no change of channel."
+    "Continue a recording; prompt and continuation are decoded in one piece, so that no join is heard."
     refuse_other_codec(model.about, codec)
-    if not (math.isfinite(seconds) and seconds * codec.frame_rate >= 1): raise ParameterError(f"{seconds} seconds hold no frame", remedy=f"Ask for {1 / codec.frame_rate:.2f} s or more")
+    if not (math.isfinite(seconds) and seconds * codec.frame_rate >= 1):
+        raise ParameterError(f"{seconds} seconds hold no frame", remedy=f"Ask for {1 / codec.frame_rate:.2f} s or more")
     prompt = prompt_latents(*load_audio(file), codec, file)
     z = torch.cat([prompt, continue_latents(model, prompt, round(seconds * codec.frame_rate), how)], 1)
     with torch.inference_mode(): wav = codec.decode(z)[0].numpy()

@@ -39,14 +39,18 @@ class Sequences:
     about: list = field(default_factory=list)    # where they came from, a dict a source
 
     def __post_init__(self):
-        if not len(self.frames): raise TrainingError("there are no utterances to read", remedy="Pass a corpus with speakers on this side of its split")
+        if not len(self.frames):
+            raise TrainingError("there are no utterances to read",
+                                remedy="Pass a corpus with speakers on this side of its split")
         self.first = np.concatenate([[0], np.cumsum(self.frames)])
         self.tables = {"voice": torch.stack([voice_of(self.utterance(u)) for u in range(len(self))])} | self.tables
 
     def __len__(self): return len(self.frames)
-    def __repr__(self): return f"Sequences({len(self)} utterances of {len(set(self.speaker))} speakers, {len(self.z)} frames)"
+    def __repr__(self):
+        return f"Sequences({len(self)} utterances of {len(set(self.speaker))} speakers, {len(self.z)} frames)"
     @property
-    def fingerprint(self) -> str: return fingerprint(self.z.numpy(), self.frames.tolist(), self.speaker.tolist(), self.group.tolist())
+    def fingerprint(self) -> str:
+        return fingerprint(self.z.numpy(), self.frames.tolist(), self.speaker.tolist(), self.group.tolist())
     def utterance(self, u: int) -> Tensor: return self.z[self.first[u]:self.first[u + 1]]   # [T,D]
 
     @classmethod
@@ -58,16 +62,19 @@ class Sequences:
         rows, name = store.rows(utterances), store.meta["corpus"]["name"]
         who = np.array([f"{name}/{s}" for s in store.index["speaker_id"].to_numpy()[rows]])
         parts = [torch.as_tensor(x) for x in store.latents(utterances)]
-        about = dict(corpus=name, corpus_fingerprint=store.meta["corpus"]["fingerprint"], codec=store.meta["codec"]["name"], codec_fingerprint=store.meta["codec"]["fingerprint"],
-                     licence=store.meta["corpus"]["licence"], frame_rate=store.frame_rate)
-        return cls(torch.cat(parts) if parts else torch.empty(0, store.dim), np.array([len(x) for x in parts]), who, who, about=[about])
+        corpus, codec = store.meta["corpus"], store.meta["codec"]
+        about = dict(corpus=name, corpus_fingerprint=corpus["fingerprint"], licence=corpus["licence"],
+                     codec=codec["name"], codec_fingerprint=codec["fingerprint"], frame_rate=store.frame_rate)
+        z = torch.cat([torch.empty(0, store.dim), *parts])
+        return cls(z, np.array([len(x) for x in parts]), who, who, about=[about])
 
     @classmethod
     def join(cls, parts):
         "Several tables as one, with the conditions that all of them have."
         names = set.intersection(*(set(p.tables) for p in parts))
-        return cls(torch.cat([p.z for p in parts]), *(np.concatenate([getattr(p, k) for p in parts]) for k in ("frames", "speaker", "group")),
-                   {k: torch.cat([p.tables[k] for p in parts]) for k in names}, [a for p in parts for a in p.about])
+        columns = (np.concatenate([getattr(p, k) for p in parts]) for k in ("frames", "speaker", "group"))
+        tables = {k: torch.cat([p.tables[k] for p in parts]) for k in names}
+        return cls(torch.cat([p.z for p in parts]), *columns, tables, [a for p in parts for a in p.about])
 
 # %% ../../nbs/dynamics/42_sequence_data.ipynb #78995ff8
 @dataclass(frozen=True)
@@ -86,16 +93,19 @@ def changed_copies(
 ) -> list:            # a Sequences a copy
     "Encode changed copies of some utterances, or read back those of an earlier call."
     known, ids = corpus.utterances.set_index("utterance_id").speaker_id, sorted(utterances)
-    key, out = fingerprint("copies 1", corpus.fingerprint, codec.fingerprint, ids, plan.speed, plan.level, plan.seed), []
+    key = fingerprint("copies 1", corpus.fingerprint, codec.fingerprint, ids, plan.speed, plan.level, plan.seed)
+    out = []
     for copy in range(plan.copies):
         file = cache_dir("sequences") / f"{corpus.name}-{key}-{copy}.safetensors"
         with FileLock(f"{file}.lock"):
             if not file.exists(): _encode_copy(corpus, codec, ids, known, plan, copy, file)
         held = load_file(file)
-        who, keep = np.array([f"{corpus.name}/{known[u]}" for u in ids]), held["frames"].numpy() > 0
-        out.append(Sequences(held["z"], held["frames"].numpy()[keep], who[keep], np.array([f"{w}#{copy + 1}" for w in who[keep]])))
+        keep = held["frames"].numpy() > 0
+        who = np.array([f"{corpus.name}/{known[u]}" for u in ids])[keep]
+        out.append(Sequences(held["z"], held["frames"].numpy()[keep], who, np.array([f"{w}#{copy + 1}" for w in who])))
     return out
 
+# %% ../../nbs/dynamics/42_sequence_data.ipynb #9f0d7524
 def _encode_copy(corpus, codec, ids, known, plan, copy, file):
     "Write latents and lengths of one copy; a recording that gets shorter than a frame has none."
     parts = []
@@ -104,8 +114,10 @@ def _encode_copy(corpus, codec, ids, known, plan, copy, file):
         faster, gain = rng.uniform(1 - plan.speed, 1 + plan.speed), 10**(rng.uniform(-plan.level, plan.level) / 20)
         wav = resample(corpus.load(u, codec.sample_rate)[0], round(codec.sample_rate * faster), codec.sample_rate)
         wav = gain * wav / max(1., gain * np.abs(wav).max(initial=0.))       # loud ones stay within full scale
-        parts.append(codec.encode(torch.from_numpy(wav.astype(np.float32))[None])[0] if codec.frames(len(wav)) else torch.empty(0, codec.dim))
-    with atomic_path(file) as tmp: save_file(dict(z=torch.cat(parts), frames=torch.tensor([len(z) for z in parts])), tmp)
+        z = codec.encode(torch.from_numpy(wav.astype(np.float32))[None])[0] if codec.frames(len(wav)) else None
+        parts.append(torch.empty(0, codec.dim) if z is None else z)
+    with atomic_path(file) as tmp:
+        save_file(dict(z=torch.cat(parts), frames=torch.tensor([len(z) for z in parts])), tmp)
 
 # %% ../../nbs/dynamics/42_sequence_data.ipynb #442c6d93
 @dataclass
@@ -118,6 +130,7 @@ class Batch:
     voice: Tensor       # voice of other speech of the speaker, [B,T,2D]; NaN where there is none
     told: Tensor        # conditions are given, [B,T]; withheld otherwise
 
+# %% ../../nbs/dynamics/42_sequence_data.ipynb #7ecb6cff
 class Packer:
     "Draws batches of packed rows."
     def __init__(self,
@@ -131,7 +144,8 @@ class Packer:
         self.data, self.rows, self.length, self.drop, self.seed = data, rows, length, drop, seed
         _, who = np.unique(data.speaker, return_inverse=True)
         speech = np.bincount(who, data.frames)
-        p = np.maximum(data.frames, length) / np.sqrt(speech[who])    # a piece has min(frames, length) positions: each frame of a speaker is drawn equally often
+        # a piece has min(frames, length) positions: each frame of a speaker is drawn equally often
+        p = np.maximum(data.frames, length) / np.sqrt(speech[who])
         self.cumulative = np.cumsum(p / p.sum())
         _, self.group = np.unique(data.group, return_inverse=True)
         lends = data.frames >= VOICE_FRAMES
@@ -176,5 +190,7 @@ def set_aside(
     speech = np.bincount(who, frames)
     order = sorted(np.flatnonzero(speech <= most * speech.mean()), key=lambda s: spawn(seed, "aside", str(names[s])))
     chosen = order[:max(1, round(share * len(names)))]
-    if not chosen or len(chosen) == len(names): raise TrainingError(f"{len(names)} speakers cannot be divided into some that train and some that validate", remedy="Use a corpus with more speakers, or raise `most`")
+    if not chosen or len(chosen) == len(names):
+        raise TrainingError(f"{len(names)} speakers cannot be divided into some that train and some that validate",
+                            remedy="Use a corpus with more speakers, or raise `most`")
     return np.isin(who, chosen)

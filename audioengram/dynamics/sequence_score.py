@@ -24,7 +24,8 @@ def whitening(
     "Whitening matrix of some frames."
     x = frames.double() - frames.double().mean(0)
     cov = x.mT @ x / len(x)
-    return torch.linalg.inv(torch.linalg.cholesky(cov + 1e-6 * cov.diagonal().mean() * torch.eye(len(cov), dtype=x.dtype))).float()
+    little = 1e-6 * cov.diagonal().mean() * torch.eye(len(cov), dtype=x.dtype)
+    return torch.linalg.inv(torch.linalg.cholesky(cov + little)).float()
 
 # %% ../../nbs/dynamics/44_sequence_score.ipynb #05062c15
 @torch.no_grad()
@@ -49,17 +50,20 @@ def frame_scores(
     model.train(was)
     return pd.concat(parts, ignore_index=True)
 
+# %% ../../nbs/dynamics/44_sequence_score.ipynb #a9d3f024
 def _score_padded(model, data, some, draws, white, told, g):
     "Rows of some utterances of similar length, padded on the right, where no valid frame looks."
     n, T = torch.as_tensor(data.frames[some]), int(max(data.frames[some]))
     z = torch.zeros(len(some), T, data.z.shape[1])
     for row, u in zip(z, some, strict=True): row[:data.frames[u]] = data.utterance(u)
     before = torch.cat([torch.zeros_like(z[:, :1]), z[:, :-1]], 1)
-    h = model.read(before, (torch.arange(T) == 0).expand(len(some), T), conditions=_longest_other(model, data, some) if told else None)
+    h = model.read(before, (torch.arange(T) == 0).expand(len(some), T),
+                   conditions=_longest_other(model, data, some) if told else None)
     ok = torch.arange(T) < n[:, None]
     h, truth = h[ok], z[ok]
     step = (z - before).norm(dim=-1)[ok]
-    out = dict(utterance=np.repeat(some, n), speaker=np.repeat(data.speaker[some], n), frame=(torch.arange(T).expand(len(some), T))[ok].numpy(), step=step.numpy())
+    out = dict(utterance=np.repeat(some, n), speaker=np.repeat(data.speaker[some], n),
+               frame=(torch.arange(T).expand(len(some), T))[ok].numpy(), step=step.numpy())
     out["logp"] = model.density(h).log_prob(truth).numpy() if isinstance(model.head, DensityHead) else np.nan
     if draws:
         x = model.outer(model.head.sample(h, draws, g)).movedim(0, -2)
@@ -72,12 +76,14 @@ def _longest_other(model, data, some):
     for name in model.config.sizes:
         if name != "voice": out[name] = data.tables[name][some]; continue
         others = [np.flatnonzero((data.group == data.group[u]) & (np.arange(len(data)) != u)) for u in some]
-        out[name] = torch.stack([data.tables[name][o[np.argmax(data.frames[o])]] if len(o) else torch.full((model.config.sizes[name],), torch.nan) for o in others])
+        nobody = torch.full((model.config.sizes[name],), torch.nan)
+        lend = lambda o, name=name, nobody=nobody: data.tables[name][o[np.argmax(data.frames[o])]] if len(o) else nobody
+        out[name] = torch.stack([lend(o) for o in others])
     return out
 
-# %% ../../nbs/dynamics/44_sequence_score.ipynb #a28fc074
+# %% ../../nbs/dynamics/44_sequence_score.ipynb #f232438a
 def silence_floor(data: Sequences, share: float = .05) -> float:
-    "Length of a step below which a frame counts as silence: a share of the median step inside utterances, in latent units."
+    "Length of a step below which a frame counts as silence: a share of the median step inside utterances."
     step = data.z.diff(dim=0).norm(dim=1)
     inside = torch.ones(len(step), dtype=torch.bool)
     inside[torch.as_tensor(data.first[1:-1] - 1)] = False
@@ -86,7 +92,7 @@ def silence_floor(data: Sequences, share: float = .05) -> float:
 def mean_by_speaker(
     scores: pd.DataFrame,   # of `frame_scores`
     column: str,
-    floor: float = 0.,      # of `silence_floor`: frames whose step is no longer are left out, and so are first frames, which have no step
+    floor: float = 0.,      # of `silence_floor`: frames with no longer step are left out, as first frames are
 ) -> float:
     "Mean over speakers of their mean over frames, silence left out."
     kept = scores[(scores.frame > 0) & (scores.step > floor)]

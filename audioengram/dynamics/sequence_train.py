@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'SequenceRecipe', 'read_recipe', 'noised', 'batch_conditions', 'batch_loss', 'until_interrupted',
-           'average_into', 'Checkpointed', 'SequenceTrainer', 'corpus_sequences', 'train_sequence_on']
+           'average_into', 'TrainerState', 'Checkpointed', 'Judged', 'Exported', 'Stepped', 'SequenceTrainer',
+           'corpus_sequences', 'train_sequence_on']
 
-# %% ../../nbs/dynamics/45_sequence_train.ipynb #fe1f32ef
+# %% ../../nbs/dynamics/45_sequence_train.ipynb #8c80e3bc
 import contextlib
 import copy
 import json
@@ -15,6 +16,7 @@ import signal
 import threading
 import time
 import tomllib
+from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -24,8 +26,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..codecs.nano_train import Muon
-from ..core import ModelFileError, ParameterError, TrainingError, atomic_path, fingerprint, flush_denormal, generator, read_json, spawn, write_json
+from ..codecs.nano_train import Muon, tell
+from audioengram.core import (
+    ModelFileError,
+    ParameterError,
+    TrainingError,
+    atomic_path,
+    fingerprint,
+    flush_denormal,
+    generator,
+    spawn,
+    write_json,
+)
 from .sequence import SequenceConfig, SequenceModel
 from .sequence_data import Batch, Copies, Packer, Sequences, changed_copies, set_aside
 from .sequence_file import save_sequence
@@ -54,28 +66,37 @@ class SequenceRecipe:
     seed: int = 0
 
     def __post_init__(self):
-        if min(self.steps, self.rows, self.length, self.validate_every, self.save_every, self.check_frames) < 1: raise ParameterError("steps, rows, length, validate_every, save_every and check_frames are whole numbers from 1")
-        if self.draws < 2 or not 0 <= self.average < 1: raise ParameterError("an energy score needs two draws, and average is a share below 1")
+        counts = ("steps", "rows", "length", "validate_every", "save_every", "check_frames")
+        for k in counts:
+            if getattr(self, k) < 1: raise ParameterError(f"{k} is a whole number from 1")
+        if self.draws < 2 or not 0 <= self.average < 1:
+            raise ParameterError("an energy score needs two draws, and average is a share below 1")
 
-_voice = dict(conditions=(("voice", 128),), anchor="prompt")
+# %% ../../nbs/dynamics/45_sequence_train.ipynb #4eacdfd0
+_voice = SequenceConfig(head="factored", conditions=(("voice", 128),), anchor="prompt")
+_small = SequenceConfig(width=96, layers=2, heads=4, hidden=192, components=4)
+_large = replace(_voice, width=512, layers=8, heads=8, hidden=1408, components=32, dropout=.1)
 RECIPES = {
-    "small": SequenceRecipe(SequenceConfig(width=96, layers=2, heads=4, hidden=192, components=4), steps=400, validate_every=100, save_every=100),
+    "small": SequenceRecipe(_small, steps=400, validate_every=100, save_every=100),
     "plain": SequenceRecipe(),
-    "shipped": SequenceRecipe(SequenceConfig(**_voice, head="factored", dropout=.1), Copies(2), steps=3800, decay=.1),
-    "large": SequenceRecipe(SequenceConfig(**_voice, head="factored", width=512, layers=8, heads=8, hidden=1408, components=32, dropout=.1), Copies(8), steps=100_000, rows=64, warmup=1000, rate=1e-3, average=.9995)}
+    "shipped": SequenceRecipe(replace(_voice, dropout=.2), Copies(4), steps=2000, decay=.5, average=.998),
+    "large": SequenceRecipe(_large, Copies(8), steps=100_000, rows=64, rate=1e-3, warmup=1000, average=.9995)}
 
-# %% ../../nbs/dynamics/45_sequence_train.ipynb #fb374204
+# %% ../../nbs/dynamics/45_sequence_train.ipynb #276630b1
 def read_recipe(
-    source,   # a name of RECIPES, or a .toml or .json file: `recipe`, then fields of SequenceRecipe, and tables `model` and `copies`
+    source,   # a name of RECIPES, or a .toml or .json file: `recipe`, fields of it, and tables `model` and `copies`
 ) -> SequenceRecipe:   # raises ParameterError
     "A recipe by name or from a file."
     if str(source) in RECIPES: return RECIPES[str(source)]
     path = Path(source)
-    try: given = tomllib.loads(path.read_text("utf-8")) if path.suffix == ".toml" else json.loads(path.read_text("utf-8"))
-    except FileNotFoundError: raise ParameterError("no such recipe", path, f"Give {', '.join(RECIPES)} or a .toml or .json file") from None
+    try:
+        given = (tomllib.loads if path.suffix == ".toml" else json.loads)(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ParameterError("no such recipe", path, f"Give {', '.join(RECIPES)} or a .toml or .json file") from None
     except (ValueError, OSError) as e: raise ParameterError(f"cannot be read ({e})", path, "Mend the file") from None
     name = given.pop("recipe", "plain") if isinstance(given, dict) else None
-    if name not in RECIPES: raise ParameterError(f"unknown recipe {name!r}", path, f"Choose one of {', '.join(RECIPES)}")
+    if name not in RECIPES:
+        raise ParameterError(f"unknown recipe {name!r}", path, f"Choose one of {', '.join(RECIPES)}")
     return _changed(RECIPES[name], given, path)
 
 def _changed(config, given, path):
@@ -102,7 +123,8 @@ def noised(
 def batch_conditions(model: SequenceModel, data: Sequences, batch: Batch) -> dict:
     "Conditions of every position, NaN where they are withheld or unknown."
     value = lambda name: batch.voice if name == "voice" else data.tables[name][batch.utterance]
-    return {name: value(name).masked_fill(~batch.told[..., None], torch.nan).to(model.in_mean) for name in model.config.sizes}
+    shown = lambda x: x.masked_fill(~batch.told[..., None], torch.nan).to(model.in_mean)
+    return {name: shown(value(name)) for name in model.config.sizes}
 
 def batch_loss(
     model: SequenceModel,
@@ -114,7 +136,8 @@ def batch_loss(
     device = model.in_mean.device
     before, target = (data.z[i].to(device) for i in ((batch.index - 1).clamp(min=0), batch.index))
     history = model.outer(noised(model.inner(before), model.config.k_max, generator)) if model.config.k_max else None
-    h = model.read(before, batch.begin.to(device), batch.segment.to(device), batch_conditions(model, data, batch), history)
+    h = model.read(before, batch.begin.to(device), batch.segment.to(device), batch_conditions(model, data, batch),
+                   history)
     return model.head.loss(h.flatten(0, 1), model.inner(target).flatten(0, 1)).view(batch.index.shape)
 
 # %% ../../nbs/dynamics/45_sequence_train.ipynb #ef948b43
@@ -140,21 +163,43 @@ def average_into(
     keep = min(keep, (1 + step) / (10 + step))
     torch._foreach_lerp_([p.data for p in average.parameters()], [p.data for p in model.parameters()], 1 - keep)
 
-# %% ../../nbs/dynamics/45_sequence_train.ipynb #0c572e55
-class Checkpointed:
-    "Writes and resumes a `SequenceTrainer`."
-    def _identity(self) -> str: return fingerprint("sequence run 1", asdict(self.recipe), self.train.fingerprint, self.valid.fingerprint)
+# %% ../../nbs/dynamics/45_sequence_train.ipynb #caf83263
+class TrainerState:
+    "Model, average, optimisers and curve of a run, and how they are kept on disk."
+    def _begin(self, recipe, train, device):
+        "Everything as it is before the first step."
+        self.model = SequenceModel(recipe.model).set_units(train.z, train.tables, recipe.seed).to(device)
+        self.average = copy.deepcopy(self.model).eval()
+        matrices, rest = ([p for p in self.model.parameters() if (p.ndim == 2) == two] for two in (True, False))
+        muon, adam = (matrices, []) if recipe.matrix_rate else ([], matrices)
+        self.muon = Muon(muon, recipe.decay)
+        groups = [dict(params=p, weight_decay=w) for p, w in ((adam, recipe.decay), (rest, 0.)) if p]
+        self.adam = torch.optim.AdamW(groups, lr=recipe.rate, betas=(.9, .98), fused=True)
+        self.step, self.curve, self.spent, self.best, self.interrupted = 0, [], 0., math.inf, False
+        self.kept = copy.deepcopy(self.average.state_dict())
+
+    def _identity(self) -> str:
+        return fingerprint("sequence run 1", asdict(self.recipe), self.train.fingerprint, self.valid.fingerprint)
 
     def _tensors(self) -> dict:
         "Every tensor of the run by name."
-        nets = {f"{name}.{k}": v for name, net in (("model", self.model.state_dict()), ("average", self.average.state_dict()), ("best", self.kept)) for k, v in net.items()}
-        nets |= {f"muon.{i}": m for i, m in enumerate(self.muon.momenta)}
-        return nets | {f"adam.{n}.{k}": self.adam.state[p][k] for n, p in self.model.named_parameters() if p in self.adam.state for k in ("exp_avg", "exp_avg_sq")}
+        states = dict(model=self.model.state_dict(), average=self.average.state_dict(), best=self.kept)
+        out = {f"{name}.{k}": v for name, state in states.items() for k, v in state.items()}
+        out |= {f"muon.{i}": m for i, m in enumerate(self.muon.momenta)}
+        for n, p in self.model.named_parameters():
+            if p in self.adam.state: out |= {f"adam.{n}.{k}": self.adam.state[p][k] for k in ("exp_avg", "exp_avg_sq")}
+        return out
 
+# %% ../../nbs/dynamics/45_sequence_train.ipynb #ef9abfc2
+class Checkpointed(TrainerState):
+    "Writes the checkpoint, and goes on from it."
     def _save(self, seconds: float):
-        "Write the checkpoint, whole or not at all."
-        about = dict(step=self.step, seconds=self.spent + seconds, best=self.best if math.isfinite(self.best) else None, curve=self.curve, identity=self._identity())
-        with atomic_path(self.folder / "checkpoint.safetensors") as tmp: save_file({k: v.detach().cpu().contiguous() for k, v in self._tensors().items()}, tmp, {"about": json.dumps(about)})
+        "Write everything, whole or not at all."
+        about = dict(step=self.step, seconds=self.spent + seconds, best=self.best if math.isfinite(self.best) else None,
+                     curve=self.curve, identity=self._identity())
+        with atomic_path(self.folder / "checkpoint.safetensors") as tmp:
+            save_file({k: v.detach().cpu().contiguous() for k, v in self._tensors().items()}, tmp,
+                      {"about": json.dumps(about)})
         write_json(self.folder / "recipe.json", asdict(self.recipe))
 
     def _resume(self):
@@ -162,122 +207,151 @@ class Checkpointed:
         path = self.folder / "checkpoint.safetensors"
         if not path.exists(): return
         try:
-            with safe_open(path, "pt") as f: about, state = json.loads((f.metadata() or {})["about"]), {k: f.get_tensor(k) for k in f.keys()}
-        except (SafetensorError, OSError, KeyError, ValueError) as e: raise ModelFileError(f"is damaged ({str(e).splitlines()[0]})", path, "Delete it; training starts anew") from None
-        if about["identity"] != self._identity(): raise TrainingError("the folder holds a run of another recipe or of other latents", self.folder, "Give another folder")
+            with safe_open(path, "pt") as f:
+                state, about = {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["about"])
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as e:
+            why = str(e).splitlines()[0]
+            raise ModelFileError(f"is damaged ({why})", path, "Delete it; training starts anew") from None
+        if about["identity"] != self._identity():
+            raise TrainingError("the folder holds a run of another recipe or of other latents", self.folder,
+                                "Give another folder")
         part = lambda name: {k[len(name):]: v for k, v in state.items() if k.startswith(name)}
-        self.model.load_state_dict(part("model.")); self.average.load_state_dict(part("average.")); self.kept = part("best.")
-        self.step, self.spent, self.curve, self.best = about["step"], about["seconds"], about["curve"], math.inf if about["best"] is None else about["best"]
+        self.model.load_state_dict(part("model.")); self.average.load_state_dict(part("average."))
+        self.kept, self.step, self.spent, self.curve = part("best."), about["step"], about["seconds"], about["curve"]
+        self.best = math.inf if about["best"] is None else about["best"]
         for i, m in enumerate(self.muon.momenta): m.copy_(state[f"muon.{i}"])
         for n, p in self.model.named_parameters():
-            if f"adam.{n}.exp_avg" in state: self.adam.state[p] = {"step": torch.tensor(float(self.step)), **part(f"adam.{n}.")}
+            if moments := part(f"adam.{n}."): self.adam.state[p] = {"step": torch.tensor(float(self.step)), **moments}
 
-    def export(self, path=None, **about) -> Path:
-        "Write the best model with its card; into the folder if no path is given."
-        scores = min(self.curve, key=lambda r: r["energy"])
-        told = dict(codec=None, codec_fingerprint=None) | {k: self.train.about[0][k] for k in ("codec", "codec_fingerprint", "frame_rate") if self.train.about}
-        card = told | dict(
-            sources=self.train.about, train_speakers=sorted(set(self.train.speaker)), valid_speakers=sorted(set(self.valid.speaker)), train_frames=len(self.train.z),
-            parameters=self.model.n_parameters, recipe={k: v for k, v in asdict(self.recipe).items() if k != "model"}, scores=scores, marginal=self.curve[0], curve=self.curve, seconds=round(self.spent), **about)
-        return save_sequence(self.best_model(), path or self.folder / "model.safetensors", card)
-
-# %% ../../nbs/dynamics/45_sequence_train.ipynb #b0bd6972
-class SequenceTrainer(Checkpointed):
-    "Model, average, optimiser and curve of one run."
-    def __init__(self,
-        recipe: SequenceRecipe,
-        train: Sequences,
-        valid: Sequences,   # speakers that are not trained on
-        folder,             # of the run; what it holds is resumed
-        device="cpu",
-    ):                      # raises TrainingError, ModelFileError
-        if (named := {a["codec_fingerprint"] for d in (train, valid) for a in d.about}) and len(named) > 1: raise TrainingError(f"latents of {len(named)} codecs cannot be learned together")
-        self.recipe, self.train, self.valid, self.folder = recipe, train, valid, Path(folder)
-        self.model = SequenceModel(recipe.model).set_units(train.z, train.tables, recipe.seed).to(device)
-        self.average = copy.deepcopy(self.model).eval()
-        self.packer = Packer(train, recipe.rows, recipe.length, recipe.model.drop, recipe.seed)
-        matrices, rest = ([p for p in self.model.parameters() if (p.ndim == 2) == two] for two in (True, False))
-        self.muon = Muon(matrices if recipe.matrix_rate else [], recipe.decay)
-        groups = [dict(params=[] if recipe.matrix_rate else matrices, weight_decay=recipe.decay), dict(params=rest, weight_decay=0.)]
-        self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.rate, betas=(.9, .98), fused=True)
-        self.floor, self.white = silence_floor(train), whitening(train.z)
-        self.check = self._some_of(valid)
-        self.step, self.curve, self.spent, self.best, self.kept, self.interrupted = 0, [], 0., math.inf, copy.deepcopy(self.average.state_dict()), False
-        self._resume()
-
+# %% ../../nbs/dynamics/45_sequence_train.ipynb #f73922d8
+class Judged(Checkpointed):
+    "Validates the average, keeps the best, and writes it with its card."
     def _some_of(self, valid) -> list:
         "Utterances that are scored: of every speaker in a seeded order until the frames suffice."
-        out, have, order = [], {}, np.random.default_rng(spawn(self.recipe.seed, "check")).permutation(len(valid))
-        for u in order:
-            if have.get(valid.speaker[u], 0) < self.recipe.check_frames: out.append(int(u)); have[valid.speaker[u]] = have.get(valid.speaker[u], 0) + valid.frames[u]
+        out, have, rng = [], Counter(), np.random.default_rng(spawn(self.recipe.seed, "check"))
+        for u in rng.permutation(len(valid)):
+            if have[valid.speaker[u]] >= self.recipe.check_frames: continue
+            out.append(int(u))
+            have[valid.speaker[u]] += valid.frames[u]
         return out
 
-    def one(self) -> float:
-        "One optimiser step; its loss. Raises TrainingError where it diverges."
-        r, share = self.recipe, self._share()
-        torch.manual_seed(spawn(r.seed, "step", self.step))                     # dropout and the noise of samplers: a resumed run draws the same
-        for group in self.adam.param_groups: group["lr"] = r.rate * share
-        self.muon.rate = r.matrix_rate * share
-        self.model.train()
-        loss = batch_loss(self.model, self.train, self.packer.batch(self.step), generator(spawn(r.seed, "history", self.step))).mean()
-        self.model.zero_grad(set_to_none=True)
-        loss.backward()
-        value, norm = float(loss.detach()), float(nn.utils.clip_grad_norm_(self.model.parameters(), r.clip))
-        if not math.isfinite(value + norm): raise TrainingError(f"diverged at step {self.step}: loss {value:.4g}, gradient norm {norm:.4g}", self.folder, "Lower `rate`; the last checkpoint is whole")
-        self.muon.step(); self.adam.step()
-        average_into(self.average, self.model, self.step, r.average)
-        self.step += 1
-        return value
+    def validate(self) -> dict:
+        "Means over speakers, silence left out: nats a frame, energy score; nats without conditions."
+        told = frame_scores(self.average, self.valid, self.recipe.draws, self.white, utterances=self.check)
+        out = {k: mean_by_speaker(told, column, self.floor) for k, column in dict(nats="logp", energy="energy").items()}
+        if self.recipe.model.conditions:
+            untold = frame_scores(self.average, self.valid, told=False, utterances=self.check)
+            out["nats_untold"] = mean_by_speaker(untold, "logp", self.floor)
+        return {k: round(v, 4) for k, v in out.items() if math.isfinite(v)}
 
+    def _judge(self, loss, passed, say, pace=0.):
+        "Validate, keep the average if it is the best yet, and tell."
+        row = dict(step=self.step, seconds=round(self.spent + passed, 1), train=round(loss, 4)) | self.validate()
+        self.curve.append({k: v for k, v in row.items() if math.isfinite(v)})
+        if row["energy"] < self.best: self.best, self.kept = row["energy"], copy.deepcopy(self.average.state_dict())
+        left = f", {pace:.2f} s a step, {pace * (self.recipe.steps - self.step) / 60:.0f} min left" if pace else ""
+        scores = ", ".join(f"{k} {v:.4g}" for k, v in self.curve[-1].items() if k not in ("step", "seconds"))
+        say(f"step {self.step}/{self.recipe.steps}{left}: {scores}")
+
+    def _stale(self) -> bool:
+        "Whether the last validations brought nothing."
+        p, energy = self.recipe.patience, [r["energy"] for r in self.curve]
+        return bool(p) and len(energy) > p and min(energy[-p:]) > min(energy[:-p])
+
+# %% ../../nbs/dynamics/45_sequence_train.ipynb #ae3083b0
+class Exported(Judged):
+    "Writes the best model."
+    def best_model(self) -> SequenceModel:
+        "The average of the weights at the best validation."
+        model = copy.deepcopy(self.average)
+        model.load_state_dict(self.kept)
+        return model.eval()
+
+    def export(self,
+        path=None,   # into the folder of the run if not given
+        **about,     # further facts for the card
+    ) -> Path:
+        "Write the best model with its card."
+        source = (self.train.about or [{}])[0]
+        card = {k: source.get(k) for k in ("codec", "codec_fingerprint", "frame_rate")} | dict(
+            sources=[dict(s) for s in {tuple(s.items()): None for s in self.train.about}],
+            train_speakers=sorted(map(str, set(self.train.speaker))),
+            valid_speakers=sorted(map(str, set(self.valid.speaker))),
+            train_frames=len(self.train.z),
+            parameters=self.model.n_parameters,
+            recipe={k: v for k, v in asdict(self.recipe).items() if k != "model"},
+            scores=min(self.curve, key=lambda r: r["energy"]),
+            marginal=self.curve[0],
+            curve=self.curve,
+            seconds=round(self.spent))
+        return save_sequence(self.best_model(), path or self.folder / "model.safetensors", card | about)
+
+# %% ../../nbs/dynamics/45_sequence_train.ipynb #7f9814b9
+class Stepped(Exported):
+    "One step after another."
     def _share(self) -> float:
         "Share of the peak learning rate: linear warm-up, then half a cosine to 2 %."
         r = self.recipe
         if self.step < r.warmup: return (self.step + 1) / r.warmup
         return .02 + .98 * .5 * (1 + math.cos(math.pi * min(1., (self.step - r.warmup) / max(1, r.steps - r.warmup))))
 
-    def validate(self) -> dict:
-        "Mean over validation speakers of the log score (nats a frame) and of the energy score, with and without the voice of another utterance; silence left out."
-        told = frame_scores(self.average, self.valid, self.recipe.draws, self.white, utterances=self.check)
-        out = dict(nats=mean_by_speaker(told, "logp", self.floor), energy=mean_by_speaker(told, "energy", self.floor))
-        if self.recipe.model.conditions: out["nats_untold"] = mean_by_speaker(frame_scores(self.average, self.valid, told=False, utterances=self.check), "logp", self.floor)
-        return {k: v for k, v in out.items() if math.isfinite(v)}
+    def one(self) -> float:
+        "One optimiser step; its loss. Raises TrainingError where it diverges."
+        r, share = self.recipe, self._share()
+        torch.manual_seed(spawn(r.seed, "step", self.step))     # dropout and the noise of samplers, resumed or not
+        for group in self.adam.param_groups: group["lr"] = r.rate * share
+        self.muon.rate = r.matrix_rate * share
+        self.model.train()
+        noise = generator(spawn(r.seed, "history", self.step))
+        loss = batch_loss(self.model, self.train, self.packer.batch(self.step), noise).mean()
+        self.model.zero_grad(set_to_none=True)
+        loss.backward()
+        value, norm = float(loss.detach()), float(nn.utils.clip_grad_norm_(self.model.parameters(), r.clip))
+        if not math.isfinite(value + norm):
+            raise TrainingError(f"diverged at step {self.step}: loss {value:.4g}, gradient norm {norm:.4g}",
+                                self.folder, "Lower `rate`; the last checkpoint is whole")
+        self.muon.step(); self.adam.step()
+        average_into(self.average, self.model, self.step, r.average)
+        self.step += 1
+        return value
+
+# %% ../../nbs/dynamics/45_sequence_train.ipynb #5b98e442
+class SequenceTrainer(Stepped):
+    "Trains a sequence model; what its folder holds is resumed."
+    def __init__(self,
+        recipe: SequenceRecipe,
+        train: Sequences,
+        valid: Sequences,   # speakers that are not trained on
+        folder,             # of the run
+        device="cpu",
+    ):                      # raises TrainingError, ModelFileError
+        codecs = {a["codec_fingerprint"] for d in (train, valid) for a in d.about}
+        if len(codecs) > 1: raise TrainingError(f"latents of {len(codecs)} codecs cannot be learned together")
+        self.recipe, self.train, self.valid, self.folder = recipe, train, valid, Path(folder)
+        self.packer = Packer(train, recipe.rows, recipe.length, recipe.model.drop, recipe.seed)
+        self.floor, self.white, self.check = silence_floor(train), whitening(train.z), self._some_of(valid)
+        self._begin(recipe, train, device)
+        self._resume()
 
     def run(self,
-        minutes=math.inf,                           # stop after so long, at a checkpoint
-        say=lambda line: print(line, flush=True),   # called with a line now and then
-    ):
+        minutes=math.inf,   # stop after so long, at a checkpoint
+        say=tell,           # called with a line now and then
+    ):                      # self
         "Train to the last step, until the energy score no longer falls, or until interrupted."
         began, at, losses, r = time.monotonic(), self.step, [], self.recipe
+        passed = lambda: time.monotonic() - began
         if not self.curve: self._judge(math.nan, 0., say)
         with until_interrupted() as asked, torch.random.fork_rng(devices=[]), flush_denormal():
-            while self.step < r.steps and not asked.is_set() and time.monotonic() - began < 60 * minutes and not self._stale():
+            while self.step < r.steps and not (asked.is_set() or passed() > 60 * minutes or self._stale()):
                 losses.append(self.one())
-                passed = time.monotonic() - began
-                if self.step % r.validate_every == 0 or self.step == r.steps: self._judge(float(np.mean(losses)), passed, say, passed / (self.step - at)); losses = []
-                if self.step % r.save_every == 0: self._save(time.monotonic() - began)
+                if self.step % r.validate_every == 0 or self.step == r.steps:
+                    self._judge(float(np.mean(losses)), passed(), say, passed() / (self.step - at))
+                    losses = []
+                if self.step % r.save_every == 0: self._save(passed())
         self.interrupted = asked.is_set()
-        self._save(time.monotonic() - began)
+        self._save(passed())
         if self.interrupted: say(f"stopped at step {self.step} of {r.steps}; the same command goes on from there")
         return self
-
-    def _judge(self, loss, passed, say, pace=0.):
-        "Validate, keep the average if it is the best yet, and tell."
-        row = dict(step=self.step, seconds=round(self.spent + passed, 1), **({"train": round(loss, 4)} if math.isfinite(loss) else {}), **{k: round(v, 4) for k, v in self.validate().items()})
-        self.curve.append(row)
-        if row["energy"] < self.best: self.best, self.kept = row["energy"], copy.deepcopy(self.average.state_dict())
-        left = f", {pace:.2f} s a step, {pace * (self.recipe.steps - self.step) / 60:.0f} min left" if pace else ""
-        say(f"step {self.step}/{self.recipe.steps}{left}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "seconds")))
-
-    def _stale(self) -> bool:
-        "Whether the last validations brought nothing."
-        p = self.recipe.patience
-        return bool(p) and len(self.curve) > p and min(r["energy"] for r in self.curve[-p:]) > min(r["energy"] for r in self.curve[:-p])
-
-    def best_model(self) -> SequenceModel:
-        "The average of the weights at the best validation."
-        model = copy.deepcopy(self.average)
-        model.load_state_dict(self.kept)
-        return model.eval()
 
 # %% ../../nbs/dynamics/45_sequence_train.ipynb #57dfec90
 def corpus_sequences(
@@ -294,10 +368,12 @@ def corpus_sequences(
         rows = store.rows([*split.train_utterances, *split.valid_utterances])
         index = store.index.iloc[rows]
         aside = set_aside(index.speaker_id.to_numpy(), index.frames.to_numpy(), seed=seed)
-        train.append(Sequences.of_store(store, index.utterance_id[~aside].tolist())); valid.append(Sequences.of_store(store, index.utterance_id[aside].tolist()))
-        if copies.copies: train += changed_copies(corpus, codec, index.utterance_id[~aside].tolist(), copies)
+        ids = [index.utterance_id[side].tolist() for side in (~aside, aside)]
+        train.append(Sequences.of_store(store, ids[0])); valid.append(Sequences.of_store(store, ids[1]))
+        if copies.copies: train += changed_copies(corpus, codec, ids[0], copies)
     return Sequences.join(train), Sequences.join(valid)
 
+# %% ../../nbs/dynamics/45_sequence_train.ipynb #74bdb2d2
 def train_sequence_on(
     corpora: list,            # of Corpus
     codec,                    # LatentCodec
@@ -305,12 +381,13 @@ def train_sequence_on(
     folder,                   # of the run; one that was interrupted goes on
     minutes=math.inf,         # stop after so long, at a checkpoint
     device="cpu",
-    say=lambda line: print(line, flush=True),
+    say=tell,
 ) -> SequenceTrainer:         # its folder holds model.safetensors
     "Train on the training speakers of some corpora and write the model."
     train, valid = corpus_sequences(corpora, codec, recipe.copies, recipe.seed)
     trainer = SequenceTrainer(recipe, train, valid, folder, device)
-    say(f"{len(train.z)} frames of {len(set(train.speaker))} speakers, validated on {len(set(valid.speaker))} others; {trainer.model.n_parameters / 1e6:.1f} M parameters; from step {trainer.step}")
+    say(f"{len(train.z)} frames of {len(set(train.speaker))} speakers, validated on {len(set(valid.speaker))} others; "
+        f"{trainer.model.n_parameters / 1e6:.1f} M parameters; from step {trainer.step}")
     trainer.run(minutes, say)
     trainer.export()
     return trainer

@@ -23,7 +23,9 @@ class EnergyHead(SamplerHead):
         draws: int = 8,    # M of the loss
     ):                     # raises ParameterError
         super().__init__(dim)
-        if draws < 2: raise ParameterError(f"an energy score of {draws} draw cannot tell a law from its median", remedy="Use at least two draws")
+        if draws < 2:
+            raise ParameterError(f"an energy score of {draws} draw cannot tell a law from its median",
+                                 remedy="Use at least two draws")
         self.net, self.draws = NoiseNet(dim, features, width, layers), draws
 
     def draw(self, h: Tensor, noise: Tensor) -> Tensor: return noise + self.net(noise, h)

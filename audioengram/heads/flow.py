@@ -35,11 +35,12 @@ class FlowHead(SamplerHead):
         super().__init__(dim)
         self.net, self.steps, self.draws = NoiseNet(dim, features, width, layers, times=1), steps, draws
 
-    def velocity(self, x: Tensor, h: Tensor, t: Tensor) -> Tensor: return gaussian_velocity(x, t, t) + self.net(x, h, t)   # at [n,B,D], time [n,B]
+    def velocity(self, x: Tensor, h: Tensor, t: Tensor) -> Tensor:   # at x [n,B,D], time [n,B]
+        return gaussian_velocity(x, t, t) + self.net(x, h, t)
 
     def draw(self, h: Tensor, noise: Tensor) -> Tensor:
-        x = noise
-        for i in range(self.steps): x = x + self.velocity(x, h, torch.full(x.shape[:-1], i / self.steps, device=x.device, dtype=x.dtype)) / self.steps
+        x, time = noise, noise.new_zeros(noise.shape[:-1])
+        for i in range(self.steps): x = x + self.velocity(x, h, time + i / self.steps) / self.steps
         return x
 
     def loss(self, h: Tensor, x: Tensor) -> Tensor:

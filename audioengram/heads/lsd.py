@@ -26,17 +26,21 @@ class DistilledHead(SamplerHead):
         equal: float = .75,  # share of them on the diagonal
     ):                     # raises ParameterError
         super().__init__(dim)
-        if not 0 < round(equal * draws) < draws: raise ParameterError(f"of {draws} draws a share of {equal} leaves none for one of the two losses")
-        self.net, self.steps, self.draws, self.equal = NoiseNet(dim, features, width, layers, times=2), steps, draws, equal
+        if not 0 < round(equal * draws) < draws:
+            raise ParameterError(f"of {draws} draws a share of {equal} leaves none for one of the two losses")
+        self.net = NoiseNet(dim, features, width, layers, times=2)
+        self.steps, self.draws, self.equal = steps, draws, equal
         self.spread = nn.Sequential(nn.Linear(2, 32), nn.SiLU(), nn.Linear(32, 1))   # w(s,t)
         nn.init.zeros_(self.spread[2].weight); nn.init.zeros_(self.spread[2].bias)
 
-    def speed(self, x: Tensor, h: Tensor, s: Tensor, t: Tensor) -> Tensor: return gaussian_velocity(x, s, t) + self.net(x, h, s, t)   # v_{s,t}(x): x [n,B,D], times [n,B]
-    def jump(self, x: Tensor, h: Tensor, s: Tensor, t: Tensor) -> Tensor: return x + (t - s)[..., None] * self.speed(x, h, s, t)      # X_{s,t}(x)
+    def speed(self, x: Tensor, h: Tensor, s: Tensor, t: Tensor) -> Tensor:   # v_{s,t}(x): x [n,B,D], times [n,B]
+        return gaussian_velocity(x, s, t) + self.net(x, h, s, t)
+    def jump(self, x: Tensor, h: Tensor, s: Tensor, t: Tensor) -> Tensor:    # X_{s,t}(x)
+        return x + (t - s)[..., None] * self.speed(x, h, s, t)
 
     def draw(self, h: Tensor, noise: Tensor) -> Tensor:
-        x, time = noise, lambda i: torch.full(noise.shape[:-1], i / self.steps, device=noise.device, dtype=noise.dtype)
-        for i in range(self.steps): x = self.jump(x, h, time(i), time(i + 1))
+        x, time = noise, noise.new_zeros(noise.shape[:-1])
+        for i in range(self.steps): x = self.jump(x, h, time + i / self.steps, time + (i + 1) / self.steps)
         return x
 
     def loss(self, h: Tensor, x: Tensor) -> Tensor:
@@ -46,7 +50,8 @@ class DistilledHead(SamplerHead):
         s, t = torch.cat([a[:n], torch.minimum(a, b)[n:]]), torch.cat([a[:n], torch.maximum(a, b)[n:]])
         here = noise + s[..., None] * (u - noise)
         match = self.speed(here[:n], h, s[:n], t[:n]) - (u - noise[:n])
-        end, moves = torch.func.jvp(lambda late: self.jump(here[n:], h, s[n:], late), (t[n:],), (torch.ones_like(t[n:]),))
+        end, moves = torch.func.jvp(lambda late: self.jump(here[n:], h, s[n:], late), (t[n:],),
+                                    (torch.ones_like(t[n:]),))
         with torch.no_grad(): teacher = self.speed(end, h, t[n:], t[n:])
         error = torch.cat([match, moves - teacher]).square().mean(-1)
         w = self.spread(torch.stack([s, t], -1))[..., 0]

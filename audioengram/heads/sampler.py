@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from ..core import ParameterError, check_shape
-from .mixture import Mixture
 
 # %% ../../nbs/heads/22_sampler.ipynb #cf37736f
 class NextFrame(nn.Module):
@@ -79,16 +78,17 @@ class Drawn(Distribution):
         return self.head.sample(self.h, math.prod(shape), generator, temperature).view(*shape, *self.batch_shape, -1)
 
     def log_prob(self, value):
-        raise ParameterError(f"{type(self.head).__name__} draws frames and has no density, so no frame has a log score under it",
+        raise ParameterError(f"{type(self.head).__name__} draws frames and has no density, so it has no log score",
                              remedy="Score its draws by the energy score, or use a mixture head")
 
     @property
     def mean(self):
-        raise ParameterError(f"{type(self.head).__name__} draws frames and has no mean in closed form", remedy="Average its draws")
+        raise ParameterError(f"{type(self.head).__name__} draws frames and has no mean in closed form",
+                             remedy="Average its draws")
 
-# %% ../../nbs/heads/22_sampler.ipynb #4afa972c
+# %% ../../nbs/heads/22_sampler.ipynb #0a67ff4f
 class SamplerHead(NextFrame):
-    "A head that turns Gaussian noise into a frame; it works in whitened units, where the training frames have unit covariance."
+    "A head that turns Gaussian noise into a frame, in units where the training frames have unit covariance."
     def __init__(self,
         dim: int,   # D of the frames
     ):
@@ -119,7 +119,8 @@ class SamplerHead(NextFrame):
         check_shape(targets, "N D", "training frames", finite=True, D=self.dim)
         x = targets.double()
         cov = (x - x.mean(0)).mT @ (x - x.mean(0)) / len(x)
-        colour = torch.linalg.cholesky(cov + 1e-6 * cov.diagonal().mean() * torch.eye(self.dim, dtype=x.dtype, device=x.device))
+        little = 1e-6 * cov.diagonal().mean() * torch.eye(self.dim, dtype=x.dtype, device=x.device)
+        colour = torch.linalg.cholesky(cov + little)
         self.centre.copy_(x.mean(0)); self.colour.copy_(colour); self.white.copy_(torch.linalg.inv(colour))
         return self
 
@@ -137,7 +138,8 @@ class NoiseNet(nn.Module):
         self.inp, self.see = nn.Linear(dim, width), nn.Linear(features, width)
         self.clock = nn.ModuleList(nn.Linear(16, width) for _ in range(times))
         self.steer = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(layers))
-        self.body = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(layers))
+        twice = lambda: nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.body = nn.ModuleList(twice() for _ in range(layers))
         self.out = nn.Linear(width, dim)
         nn.init.zeros_(self.out.weight); nn.init.zeros_(self.out.bias)
 
@@ -150,6 +152,7 @@ class NoiseNet(nn.Module):
             y = y + gate * body(F.layer_norm(y, y.shape[-1:]) * (1 + scale) + shift)
         return self.out(F.layer_norm(y, y.shape[-1:]))
 
+# %% ../../nbs/heads/22_sampler.ipynb #28104adc
 def _waves(t: Tensor) -> Tensor:
     "Sines and cosines of a time in [0, 1], [...,16]."
     a = math.pi * torch.arange(1, 9, device=t.device, dtype=t.dtype) * t[..., None]
