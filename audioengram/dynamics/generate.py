@@ -46,7 +46,7 @@ def stream_frames(
 ) -> Iterator[Tensor]:     # one frame each, [B,D]; raises ParameterError, TrainingError
     "Continue a batch of prompts frame by frame; a frame costs the same however long the run."
     given = prompt_conditions(model, prompt, how, conditions)
-    g = generator(spawn(how.seed, "continuation"))
+    g = generator(spawn(how.seed, "continuation"), prompt.device)
     runs = [model.begin(given)] + ([model.begin(None)] if how.guidance != 1 else [])
     with torch.inference_mode():
         features = lambda before: [model.step(run, before, len(prompt)) for run in runs]
@@ -63,7 +63,8 @@ def stream_frames(
 def _roughened(model, x, k, g):
     "A frame with a share of noise, for feeding back."
     if not k: return x
-    return model.outer(math.sqrt(k) * torch.randn(x.shape, generator=g) + math.sqrt(1 - k) * model.inner(x))
+    noise = torch.randn(x.shape, generator=g, device=x.device)
+    return model.outer(math.sqrt(k) * noise + math.sqrt(1 - k) * model.inner(x))
 
 # %% ../../nbs/dynamics/48_generate.ipynb #d047c8b9
 def prompt_conditions(model, prompt, how, conditions=None) -> dict:

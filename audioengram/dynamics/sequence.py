@@ -196,11 +196,11 @@ class Conditions(nn.Module):
             getattr(self, f"{name}_mean").copy_(known.mean(0))
             getattr(self, f"{name}_scale").copy_(known.std(0).clamp(min=1e-3))
 
-    def forward(self, given) -> Tensor:   # name -> [B,size] or [B,T,size], or None; [B or 1, T or 1, width]
+    def forward(self, given):   # name -> [B,size] or [B,T,size], or None; [B or 1, T or 1, width], 0 without conditions
         if unknown := set(given or {}) - set(self.sizes):
             raise ParameterError(f"this model has no condition {sorted(unknown)[0]!r}",
                                  remedy=f"It takes {', '.join(self.sizes) or 'none'}")
-        return sum((self._told(name, (given or {}).get(name)) for name in self.sizes), torch.zeros(1, 1, 1))
+        return sum((self._told(name, (given or {}).get(name)) for name in self.sizes), 0.)
 
     def _told(self, name, value):
         "What one condition adds."

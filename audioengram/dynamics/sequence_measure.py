@@ -106,7 +106,7 @@ def free_runs(
     n, rate = round(prompt * codec.frame_rate), codec.frame_rate
     rows = store.rows(split.eval_utterances)
     index = store.index.iloc[rows]
-    firsts = index[index.frames >= n].groupby("speaker_id").first().sort_values("utterance_id").head(most)
+    firsts = index[index.frames >= n].groupby("speaker_id").head(1).sort_values("utterance_id").head(most)
     if firsts.empty:
         raise ParameterError(f"no evaluation utterance holds a prompt of {prompt:g} s", remedy="Use a shorter prompt")
     start = torch.stack([torch.as_tensor(store[u])[:n] for u in firsts.utterance_id])
@@ -115,7 +115,7 @@ def free_runs(
     spent = time.perf_counter() - began
     wav = torch.cat([codec.decode(torch.cat([a, b])[None]) for a, b in zip(start, z, strict=True)])
     size, fifth = model.inner(z).norm(dim=-1), z.shape[1] // 5
-    out = level_rows(wav, codec.hop, n, rate, firsts.index.tolist())
+    out = level_rows(wav, codec.hop, n, rate, firsts.speaker_id.tolist())
     out = out.assign(norm_start=size[:, :fifth].mean(1), norm_end=size[:, -fifth:].mean(1))
     return out, spent / (len(start) * z.shape[1] / rate)
 

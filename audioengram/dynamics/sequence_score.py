@@ -40,7 +40,7 @@ def frame_scores(
     rows: int = 4096,     # frames at a time
 ) -> pd.DataFrame:        # utterance, speaker, frame, step; logp (nats, NaN for a sampler), energy
     "Score the frames of whole utterances."
-    was, g, parts = model.training, generator(spawn(seed, "scores")), []
+    was, g, parts = model.training, generator(spawn(seed, "scores"), model.in_mean.device), []
     model.eval()
     order = sorted(range(len(data)) if utterances is None else utterances, key=lambda u: data.frames[u])
     while order:
@@ -56,18 +56,17 @@ def _score_padded(model, data, some, draws, white, told, g):
     n, T = torch.as_tensor(data.frames[some]), int(max(data.frames[some]))
     z = torch.zeros(len(some), T, data.z.shape[1])
     for row, u in zip(z, some, strict=True): row[:data.frames[u]] = data.utterance(u)
-    before = torch.cat([torch.zeros_like(z[:, :1]), z[:, :-1]], 1)
-    h = model.read(before, (torch.arange(T) == 0).expand(len(some), T),
-                   conditions=_longest_other(model, data, some) if told else None)
-    ok = torch.arange(T) < n[:, None]
-    h, truth = h[ok], z[ok]
-    step = (z - before).norm(dim=-1)[ok]
-    out = dict(utterance=np.repeat(some, n), speaker=np.repeat(data.speaker[some], n),
-               frame=(torch.arange(T).expand(len(some), T))[ok].numpy(), step=step.numpy())
-    out["logp"] = model.density(h).log_prob(truth).numpy() if isinstance(model.head, DensityHead) else np.nan
+    before, frame = torch.cat([torch.zeros_like(z[:, :1]), z[:, :-1]], 1), torch.arange(T).expand(len(some), T)
+    device = model.in_mean.device
+    given = {k: v.to(device) for k, v in _longest_other(model, data, some).items()} if told else None
+    h, ok = model.read(before.to(device), (frame == 0).to(device), conditions=given), frame < n[:, None]
+    out = dict(utterance=np.repeat(some, n), speaker=np.repeat(data.speaker[some], n), frame=frame[ok].numpy(),
+               step=(z - before).norm(dim=-1)[ok].numpy())
+    h, truth = h[ok.to(device)], z[ok].to(device)
+    out["logp"] = model.density(h).log_prob(truth).cpu().numpy() if isinstance(model.head, DensityHead) else np.nan
     if draws:
         x = model.outer(model.head.sample(h, draws, g)).movedim(0, -2)
-        out["energy"] = energy_score(x @ white.mT, truth @ white.mT).numpy()
+        out["energy"] = energy_score(x @ white.mT.to(x), truth @ white.mT.to(x)).cpu().numpy()
     return pd.DataFrame(out)
 
 def _longest_other(model, data, some):

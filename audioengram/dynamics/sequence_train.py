@@ -221,7 +221,8 @@ class Checkpointed(TrainerState):
         self.best = math.inf if about["best"] is None else about["best"]
         for i, m in enumerate(self.muon.momenta): m.copy_(state[f"muon.{i}"])
         for n, p in self.model.named_parameters():
-            if moments := part(f"adam.{n}."): self.adam.state[p] = {"step": torch.tensor(float(self.step)), **moments}
+            moments = {k: v.to(p.device) for k, v in part(f"adam.{n}.").items()}
+            if moments: self.adam.state[p] = {"step": torch.tensor(float(self.step), device=p.device), **moments}
 
 # %% ../../nbs/dynamics/45_sequence_train.ipynb #f73922d8
 class Judged(Checkpointed):
