@@ -20,6 +20,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from .cli_codes import app as codes_app
+from .cli_generate import app as sequence_app
+from .cli_generate import generate
 from .core import AudioengramError, ParameterError
 
 # %% ../nbs/90_cli.ipynb #094f54ba
@@ -28,7 +30,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 corpus_app = typer.Typer(no_args_is_help=True, help="Speech corpora: what can be had, under which licence.")
 latents_app = typer.Typer(no_args_is_help=True, help="Latent stores: encode a corpus, look inside, check every byte.")
 codec_app = typer.Typer(no_args_is_help=True, help="Codecs: what is usable here; fit the embedded default.")
-for name, sub in (("corpus", corpus_app), ("latents", latents_app), ("codec", codec_app), ("codes", codes_app)): app.add_typer(sub, name=name)
+for name, sub in (("corpus", corpus_app), ("latents", latents_app), ("codec", codec_app), ("codes", codes_app), ("sequence", sequence_app)): app.add_typer(sub, name=name)
+app.command()(generate)
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Root = Annotated[Path | None, typer.Option("--root", help="Where the corpus lies (librispeech, folder).", show_default=False)]

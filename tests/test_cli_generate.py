@@ -1,0 +1,131 @@
+"The commands: a recording goes on, and what cannot go on is refused in one sentence."
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from audioengram.cli_generate import app, generate
+from audioengram.core import AudioengramError, AudioError, ModelFileError, ParameterError
+from audioengram.data.audio import audio_info, load_audio, save_audio
+from audioengram.dynamics.sequence import SequenceConfig, SequenceModel
+from audioengram.dynamics.sequence_file import SHIPPED_SEQUENCE, save_sequence
+
+runner = CliRunner()
+commands = typer.Typer()
+commands.command()(generate)
+commands.add_typer(app, name="sequence")
+
+
+def call(*words): return runner.invoke(commands, [str(w) for w in words])
+
+
+def refused(error, text, *words):
+    r = call(*words)
+    assert isinstance(r.exception, error) and text in str(r.exception), r.output
+    assert str(r.exception).count("\n") == 0                                     # one sentence, and a remedy
+    return r
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    "A prompt, a small model of nano's latents with a voice and one without."
+    from audioengram.codecs import get_codec
+    folder, codec = tmp_path_factory.mktemp("generate"), get_codec("nano")
+    t = np.arange(32_000) / 16_000
+    save_audio(folder / "a.wav", .3 * np.sin(2 * np.pi * 150 * t) * (1 + np.sin(2 * np.pi * 3 * t)) / 2, 16_000)
+    save_audio(folder / "b.flac", .3 * np.sin(2 * np.pi * 150 * np.arange(88_200) / 44_100), 44_100)
+    about = dict(codec="nano", codec_fingerprint=codec.fingerprint, frame_rate=codec.frame_rate)
+    small = dict(width=16, layers=1, heads=2, hidden=16, components=2)
+    torch.manual_seed(0)
+    frames = torch.randn(3000, 64)
+    voice = SequenceConfig(**small, conditions=(("voice", 128),), anchor="prompt")
+    save_sequence(SequenceModel(voice).set_units(frames, {"voice": torch.randn(50, 128)}), folder / "voice.safetensors",
+                  about)
+    save_sequence(SequenceModel(SequenceConfig(**small)).set_units(frames), folder / "bare.safetensors", about)
+    save_sequence(SequenceModel(SequenceConfig(**small)), folder / "other.safetensors",
+                  about | dict(codec_fingerprint="0123"))
+    return folder
+
+
+def words(home, out, *more, prompt="a.wav", model="voice.safetensors"):
+    return ("generate", "--prompt", home / prompt, "--out", out, "--model", home / model, "--seconds", 1, *more)
+
+
+def test_it_goes_on_and_the_seed_decides(home, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        r = call(*words(home, tmp_path / f"{name}.wav", "--seed", seed, "--guidance", 1.5, "--temperature", .8,
+                        "--noise", .1))
+        assert r.exit_code == 0 and r.output.strip() == str(tmp_path / f"{name}.wav"), r.output
+    assert audio_info(tmp_path / "a.wav").seconds == pytest.approx(3., abs=.09)          # 2 s of prompt, 1 s more
+    a, b, c = (load_audio(tmp_path / f"{n}.wav")[0] for n in "abc")
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+
+
+def test_another_rate_is_resampled_and_other_formats_are_written(home, tmp_path):
+    assert call(*words(home, tmp_path / "x.ogg", prompt="b.flac", model="bare.safetensors")).exit_code == 0
+    info = audio_info(tmp_path / "x.ogg")
+    assert info.seconds == pytest.approx(3., abs=.09) and info.rate == 16_000
+
+
+def test_what_cannot_go_on_is_refused_in_a_sentence(home, tmp_path):
+    t = np.arange(16_000) / 16_000
+    save_audio(tmp_path / "short.wav", .3 * np.sin(2 * np.pi * 150 * t[:900]), 16_000)
+    save_audio(tmp_path / "silent.wav", np.zeros(16_000), 16_000)
+    import soundfile
+    soundfile.write(tmp_path / "nan.wav", np.full(16_000, np.nan, np.float32), 16_000, subtype="FLOAT")
+    (tmp_path / "text.wav").write_text("no sound")
+    (tmp_path / "cut.safetensors").write_bytes((home / "bare.safetensors").read_bytes()[:-5])
+    out = tmp_path / "out.wav"
+    refused(AudioError, "shorter than a frame of nano, 80 ms", *words(home, out, prompt=tmp_path / "short.wav"))
+    refused(AudioError, "is silence", *words(home, out, prompt=tmp_path / "silent.wav"))
+    refused(AudioError, "NaN", *words(home, out, prompt=tmp_path / "nan.wav"))
+    refused(AudioError, "not audio", *words(home, out, prompt=tmp_path / "text.wav"))
+    refused(AudioError, "file not found", *words(home, out, prompt=tmp_path / "none.wav"))
+    refused(ModelFileError, "not of this nano", *words(home, out, model="other.safetensors"))
+    refused(ModelFileError, "damaged", *words(home, out, model=tmp_path / "cut.safetensors"))
+    refused(ModelFileError, "no such file", *words(home, out, model="none.safetensors"))
+    refused(ParameterError, "guidance=2 needs a condition, and this model has none",
+            *words(home, out, "--guidance", 2, model="bare.safetensors"))
+    assert not out.exists()
+    out.write_bytes(b"mine")
+    refused(ParameterError, "is there already", *words(home, out))
+    assert out.read_bytes() == b"mine" and call(*words(home, out, "--overwrite")).exit_code == 0
+    assert call(*words(home, tmp_path / "y.wav", "--temperature", -1)).exit_code == 2   # the shell's own complaint
+
+
+def test_training_from_the_shell_resumes_and_its_model_speaks(home, tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps(dict(recipe="small", steps=4, validate_every=2, rows=2,
+                                                     model=dict(width=16, heads=2, hidden=16, components=2))))
+    train = ("sequence", "train", "synthetic", "--config", tmp_path / "r.json", "--out", tmp_path / "run")
+    r = call(*train)
+    assert r.exit_code == 0 and "step 4/4" in r.output and "validated on" in r.output, r.output
+    assert "from step 4" in call(*train).output
+    assert call(*words(home, tmp_path / "z.wav", model=tmp_path / "run" / "model.safetensors")).exit_code == 0
+    told = json.loads(call("sequence", "show", tmp_path / "run" / "model.safetensors", "--json").output)
+    assert told["sources"][0]["corpus"] == "synthetic" and told["train_speakers"]
+    assert math.isfinite(told["scores"]["nats"])
+    assert "knows no words" in call("sequence", "show", tmp_path / "run" / "model.safetensors").output
+    refused(AudioengramError, "no such recipe", "sequence", "train", "synthetic", "--config", "grand", "--out",
+            tmp_path / "n")
+
+
+def test_nothing_heavy_is_imported_for_help():
+    heavy = ("zarr", "sklearn", "safetensors", "audioengram.dynamics.sequence")
+    code = f"import sys, audioengram.cli_generate; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not SHIPPED_SEQUENCE.is_file(), reason="the shipped model is not here")
+def test_the_shipped_model_goes_on_without_any_training(home, tmp_path):
+    r = call("generate", "--prompt", home / "a.wav", "--out", tmp_path / "on.wav", "--seconds", 3)
+    assert r.exit_code == 0, r.output
+    wav, rate = load_audio(tmp_path / "on.wav")
+    assert len(wav) / rate == pytest.approx(5.,
+                                            abs=.09) and np.isfinite(wav).all() and np.abs(wav[rate * 2:]).max() > 1e-3
