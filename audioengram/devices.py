@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['GATHERED', 'computing_on', 'working_device', 'device_of', 'batches_on', 'log_prob_of']
 
-# %% ../nbs/03_devices.ipynb #00cd58e9
+# %% ../nbs/03_devices.ipynb #21747bf4
 import contextlib
+import itertools
 import os
 
 import torch
@@ -33,15 +34,15 @@ def working_device(
     if str(name) != "auto": return pick_device(str(name))
     return pick_device(os.environ.get("AUDIOENGRAM_DEVICE") or (_asked[-1] if _asked else "auto"))
 
-# %% ../nbs/03_devices.ipynb #1f938004
+# %% ../nbs/03_devices.ipynb #99438b92
 def device_of(
     model,              # a module, anything with a `device`, or a plain function
-) -> torch.device:      # a plain function computes on the CPU
+    otherwise="cpu",    # where a plain function is to compute
+) -> torch.device:
     "Where a model computes: where it says, or where its first weight lies."
     if (said := getattr(model, "device", None)) is not None: return torch.device(said)
-    if not isinstance(model, nn.Module): return torch.device("cpu")
-    first = next((t for t in (*model.parameters(), *model.buffers())), None)
-    return torch.device("cpu") if first is None else first.device
+    lies = itertools.chain(model.parameters(), model.buffers()) if isinstance(model, nn.Module) else ()
+    return next((t.device for t in lies), torch.device(otherwise))
 
 GATHERED = ("contexts", "targets", "current", "steps", "frames", "future")   # methods of windows and stretches that return batches
 

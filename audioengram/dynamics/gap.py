@@ -15,7 +15,8 @@ from scipy.optimize import minimize_scalar
 
 from ..core import ParameterError, spawn
 from ..data.cases import SomeWindows, split_windows
-from .injection import gap_rows
+from ..devices import log_prob_of
+from .injection import gap_rows, true_windows
 from .predictor import Predictor, fitted
 from .rollout import Stretches, check_stability, rollout
 from ..measure.stats import bootstrap_sums
@@ -132,10 +133,10 @@ def measure_particles(
     stretches, idx = sample_stretches(store, split.eval_utterances, how, segments)
     frames, W, parts = stretches.frames(idx), stretches.window, []
     run = rollout(model, frames[:, :W], how["steps"], max(counts), truth=frames[:, W:], seed=spawn(how["seed"], "particles"))
-    base = -baseline(frames.unfold(1, W, 1)[:, :-1].mT.flatten(0, 1)).log_prob(frames[:, W:].flatten(0, 1)).view(len(idx), -1)
+    base = -log_prob_of(baseline, true_windows(frames, W).flatten(0, 1), frames[:, W:].flatten(0, 1)).view(len(idx), -1)
     moved = frames[:, W - 1:].diff(dim=1).norm(dim=-1).flatten().numpy() > floor
     for M in counts:
-        score = -particle_log_score(run.logp[:, :M].mT)
+        score = -particle_log_score(run.logp[:, :M].mT).cpu()
         parts.append(pd.DataFrame(dict(speaker=np.repeat(stretches.who(idx), how["steps"]), segment=np.repeat(idx.numpy(), how["steps"]), step=np.tile(np.arange(1, how["steps"] + 1), len(idx)), particles=M,
                                        R=score.flatten().numpy(), base=base.flatten().numpy())))
     return gap_sums(pd.concat([part[moved] for part in parts]), ("step", "particles"))
@@ -183,7 +184,7 @@ def measure_free(
     reference = store.windows(split.train_utterances, length=1, lag=1)
     reference = reference.targets(torch.randperm(len(reference), generator=torch.Generator().manual_seed(how["seed"]))[:how["reference"]])
     for name, (model, options) in models.items():
-        run = rollout(model, context, real.shape[1], seed=spawn(how["seed"], "free"), **options).frames[:, 0]
+        run = rollout(model, context, real.shape[1], seed=spawn(how["seed"], "free"), **options).frames[:, 0].cpu()
         max_lag = min(25, real.shape[1] // 2)
         parts.append(free_run_report(run, real, who, reference, clusters=how["regions"], max_lag=max_lag, repeats=how["repeats"], seed=how["seed"]).assign(name=name, frames=real.shape[1], clips=len(real)))
     return pd.concat(parts, ignore_index=True)
