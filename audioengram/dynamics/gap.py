@@ -136,7 +136,7 @@ def measure_particles(
     base = -log_prob_of(baseline, true_windows(frames, W).flatten(0, 1), frames[:, W:].flatten(0, 1)).view(len(idx), -1)
     moved = frames[:, W - 1:].diff(dim=1).norm(dim=-1).flatten().numpy() > floor
     for M in counts:
-        score = -particle_log_score(run.logp[:, :M].mT).cpu()
+        score = -particle_log_score(run.logp[:, :M].mT)
         parts.append(pd.DataFrame(dict(speaker=np.repeat(stretches.who(idx), how["steps"]), segment=np.repeat(idx.numpy(), how["steps"]), step=np.tile(np.arange(1, how["steps"] + 1), len(idx)), particles=M,
                                        R=score.flatten().numpy(), base=base.flatten().numpy())))
     return gap_sums(pd.concat([part[moved] for part in parts]), ("step", "particles"))
@@ -184,7 +184,7 @@ def measure_free(
     reference = store.windows(split.train_utterances, length=1, lag=1)
     reference = reference.targets(torch.randperm(len(reference), generator=torch.Generator().manual_seed(how["seed"]))[:how["reference"]])
     for name, (model, options) in models.items():
-        run = rollout(model, context, real.shape[1], seed=spawn(how["seed"], "free"), **options).frames[:, 0].cpu()
+        run = rollout(model, context, real.shape[1], seed=spawn(how["seed"], "free"), **options).frames[:, 0]
         max_lag = min(25, real.shape[1] // 2)
         parts.append(free_run_report(run, real, who, reference, clusters=how["regions"], max_lag=max_lag, repeats=how["repeats"], seed=how["seed"]).assign(name=name, frames=real.shape[1], clips=len(real)))
     return pd.concat(parts, ignore_index=True)

@@ -139,7 +139,7 @@ def splice(
     at = starts[:, None] + torch.arange(steps)
     run = rollout(model, z[starts[:, None] + torch.arange(-window, 0)], steps, **options)
     out, changed = z.clone(), torch.zeros(len(z), dtype=torch.bool)
-    out[at], changed[at] = run.frames[:, 0].to(z.device), True
+    out[at], changed[at] = run.frames[:, 0], True
     return out, changed
 
 # %% ../../nbs/dynamics/15_injection.ipynb #465fefd8

@@ -110,7 +110,7 @@ class Stabiliser:
 @dataclass
 class Rollout:
     "What a rollout returns."
-    frames: Tensor            # proposed frames, [B,M,S,D], where the model is
+    frames: Tensor            # proposed frames, [B,M,S,D], where the context lay
     logp: Tensor | None       # log density of the truth under each particle, nats, [B,M,S]
     cut: int                  # steps that the stabiliser cut
 
@@ -120,7 +120,7 @@ ROWS = {"cpu": 2048, "cuda": 65_536, "mps": 16_384}   # rows a block
 @torch.inference_mode()
 def rollout(
     model,                       # contexts [N,W,D] -> Distribution of the next frame, or of the step (target="step")
-    context: Tensor,             # true contexts, [B,W,D], on any device
+    context: Tensor,             # true contexts, [B,W,D]; what comes back lies where they lie
     steps: int,                  # S
     particles: int = 1,          # M
     mode="sample",               # "sample", "mean" or "median"
@@ -140,7 +140,7 @@ def rollout(
     if score not in ("state", "step"): raise ParameterError(f"unknown score {score!r}", remedy="Choose state or step")
     if getattr(model, "side", 0): raise ParameterError("this model reads side values, and nobody knows those of frames to come", remedy="Roll out a model without side")
     if mode != "sample" and particles != 1: raise ParameterError(f"a {mode} rollout has one particle, not {particles}")
-    was, device = getattr(model, "training", False), device_of(model, context.device)
+    was, home, device = getattr(model, "training", False), context.device, device_of(model, context.device)
     context, truth = context.to(device), None if truth is None else truth.to(device)
     block = max(1, (rows or ROWS.get(device.type, 1024)) // particles)
     if was: model.eval()
@@ -151,7 +151,7 @@ def rollout(
         cut = sum(_roll(context[i:i + block], None if truth is None else truth[i:i + block], frames[i:i + block], None if logp is None else logp[i:i + block],
                         seed=spawn(seed, "rollout", i), **keep) for i in range(0, B, block))
     if was: model.train()
-    return Rollout(frames, logp, int(cut))
+    return Rollout(frames.to(home), None if logp is None else logp.to(home), int(cut))
 
 def _roll(context, truth, frames, logp, model, mode, temperature, stabiliser, inject, whole, score, seed):
     "All steps of one block; writes into frames and logp, returns how many steps were cut."
@@ -189,7 +189,6 @@ def check_stability(
 ) -> dict:                   # finite, steps done, step at which it broke (None), rms state in the first and the last block, largest norm, share cut, seconds
     "Run freely for a long time and say whether it holds."
     start, done, cut, rms, peak = time.perf_counter(), 0, 0, [], 0.
-    context = context.to(device_of(model, context.device))
     while done < steps:
         run = rollout(model, context, min(block, steps - done), mode=mode, stabiliser=stabiliser, seed=spawn(seed, "free", done))
         frames, cut = run.frames[:, 0], cut + run.cut

@@ -82,7 +82,7 @@ def rollout_rows(
     "Score a rollout step by step."
     B, M, S, D = check_shape(frames, "B M S D", "rolled-out frames").values()
     check_shape(truth, "B S D", "truth", B=B, S=S, D=D); check_shape(start, "B D", "start", B=B, D=D)
-    error = frames - truth[:, None]
+    error, centre = frames - truth[:, None], torch.as_tensor(centre, device=frames.device)
     before = torch.cat([start[:, None, None].expand(B, M, 1, D), frames[:, :, :-1]], 2)
     if inject is not None: before[:, :, 1:] = torch.where(torch.as_tensor(inject, device=frames.device)[:-1, None], truth[:, None, :-1], before[:, :, 1:])
     own = frames - before
