@@ -22,6 +22,7 @@ from .engram import Engram, EngramConfig
 from .quantizer import check_codes
 from ..core import ModelFileError, ParameterError, TrainingError, generator, spawn
 from ..data.fetch import progress_bar
+from ..devices import working_device
 from ..stages import measures
 
 # %% ../../nbs/codes/35_prior.ipynb #4ebc09b3
@@ -310,7 +311,7 @@ def bits_per_code(
     prior.eval()
     rows = []
     for g in grids:
-        s = to_stream(g, prior.config.size)[None]
+        s = to_stream(g, prior.config.size)[None].to(prior.turn.device)
         nats = F.cross_entropy(prior(s)[0], s[0] % prior.config.size, reduction="sum") if s.numel() else torch.zeros(())
         rows.append((float(nats) / math.log(2), s.numel()))
     return np.array(rows)
@@ -355,11 +356,12 @@ def fit_prior(
     dropout: float = .1,      # share of input tokens replaced by "absent"
     show: bool = True,
     watch=None,               # called with (step, row)
+    device="auto",            # the prior ends there; the codes stay on the CPU
 ) -> Prior:                   # .about: history, bits per code of training and validation
     "Train a prior."
     if not len(train) or not len(valid): raise TrainingError("a prior needs codes of training and of validation files", remedy="Give at least two recordings")
     torch.manual_seed(spawn(seed, "prior"))
-    prior, streams = Prior(config), [to_stream(g, config.size) for g in train]
+    prior, streams = Prior(config).to(working_device(device)), [to_stream(g, config.size) for g in train]
     slow = [p for n, p in prior.named_parameters() if "table" not in n]
     groups = [dict(params=slow, lr=lr, weight_decay=.05)] + ([dict(params=prior.memory.table.parameters(), lr=5 * lr, weight_decay=0.)] if prior.memory else [])   # tables: 5 × the rate, no decay, as in the paper
     opt = torch.optim.AdamW(groups, betas=(.9, .95), foreach=True)
@@ -403,5 +405,6 @@ def _piece_loss(prior, streams, batch, g, dropout):
     absent = c.levels * c.size
     seen = torch.where(tokens < 0, absent, tokens)
     seen = torch.where(torch.rand(seen.shape, generator=g) < dropout, absent, seen)
-    logits = prior(seen, before)                                                           # a piece that starts a file starts with BOS
-    return F.cross_entropy(logits.flatten(0, 1), torch.where(tokens < 0, tokens, tokens % c.size).flatten(), ignore_index=-100)
+    wanted = torch.where(tokens < 0, tokens, tokens % c.size).flatten()
+    logits = prior(*(x.to(prior.turn.device) for x in (seen, before)))                     # a piece that starts a file starts with BOS
+    return F.cross_entropy(logits.flatten(0, 1), wanted.to(logits.device), ignore_index=-100)

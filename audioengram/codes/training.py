@@ -23,9 +23,10 @@ from safetensors.torch import save_file
 from .health import codebook_drift, health_table, verdict
 from .model import CodeModel, ModelConfig
 from .quantizer import choose_size, settle
-from ..core import CorpusError, TrainingError, atomic_path, fingerprint, generator, pick_device, spawn
+from ..core import CorpusError, TrainingError, atomic_path, fingerprint, generator, spawn
 from ..data.corpora import Corpus, get_corpus
 from ..data.fetch import progress_bar
+from ..devices import working_device
 from ..stages import measures
 
 # %% ../../nbs/codes/20_training.ipynb #701c7448
@@ -220,7 +221,7 @@ def fit(
     sounds = read_recordings(source, config.rate, seed=seed, show=show)
     vectors, seconds = count_vectors(sounds.side(False), config), sum(map(len, sounds.side(False))) / config.rate
     sizing = sizing or choose_size(vectors, batch * frames // config.stride * config.bands, **given)
-    config, device = replace(config, size=sizing.size, levels=sizing.levels), pick_device(device)
+    config, device = replace(config, size=sizing.size, levels=sizing.levels), working_device(device)
     torch.manual_seed(spawn(seed, "model"))
     model = CodeModel(config, sizing.decay, sizing.expire, sizing.kmeans).to(device)
     model.about = dict(seed=seed, vectors=vectors, seconds=round(seconds, 2), sizing=asdict(sizing), table=sizing.table(vectors, seconds, [k for k, v in given.items() if v is not None]))

@@ -17,6 +17,7 @@ from ..codecs import get_codec
 from ..core import ParameterError
 from .corpora import get_corpus
 from .latents import encode_corpus
+from ..devices import working_device
 
 # %% ../../nbs/data/20_cases.ipynb #3af1d483
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ def open_case(
     seed: int = 0,       # of the subset and of the split
     root=None,           # where the corpus lies
 ):                       # corpus, split, store; raises AudioengramError if the data or the codec are not here
-    "Get a case's recordings and latents."
+    "Get a case's recordings and latents; they are encoded on the run's device, and lie on the CPU."
     options = dict(n_speakers=8, n_utterances=6) if case.corpus == "synthetic" else {}
     corpus = get_corpus(case.corpus, root, show=False, **options)
-    codec = get_codec(case.codec)
+    codec = get_codec(case.codec).to(working_device())
     if max_seconds and corpus.utterances.seconds.sum() > max_seconds:
         corpus = corpus.subset(max_seconds=max_seconds, seed=seed, n_speakers=len(corpus.speakers))
     split = corpus.split(eval_fraction, seed)

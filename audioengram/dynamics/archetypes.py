@@ -25,6 +25,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.neural_network import MLPClassifier
 
 from ..core import ParameterError, check_shape, spawn
+from ..devices import working_device
 from ..heads.vmf import MixtureVonMisesFisher, log_sphere_area
 from ..measure.geometry import axes_for
 from ..measure.stats import bootstrap_sums, circular_index, group_sums, shuffle_index
@@ -159,9 +160,10 @@ def assign(
     chunk: int = 8192,
 ):                     # cosine with the nearest centre [N], its number [N]; [N,k] where k > 1
     "Nearest centres, signed: a direction and its opposite are as far apart as can be."
-    c = torch.as_tensor(np.ascontiguousarray(centres, np.float32)).T
-    cos, label = zip(*((x @ c).topk(k, 1) for x in torch.as_tensor(np.ascontiguousarray(d, np.float32)).split(chunk)), strict=True)
-    cos, label = torch.cat(cos).numpy(), torch.cat(label).numpy()
+    c = torch.as_tensor(np.ascontiguousarray(centres, np.float32)).T.to(working_device())
+    parts = torch.as_tensor(np.ascontiguousarray(d, np.float32)).split(chunk)
+    cos, label = zip(*((x.to(c) @ c).topk(k, 1) for x in parts), strict=True)
+    cos, label = torch.cat(cos).cpu().numpy(), torch.cat(label).cpu().numpy()
     return (cos[:, 0], label[:, 0]) if k == 1 else (cos, label)
 
 def tightness(d, centres) -> float:
@@ -360,11 +362,12 @@ def mixture_table(
 ) -> pd.DataFrame:            # one row a K and held-out speaker: log_prob (sum, nats), ellipse (the same of the rival), steps, bic (of the training directions)
     "Mixtures of vMF of several sizes, and the ellipse, on held-out speakers."
     pick = np.random.default_rng(seed).permutation(len(train))[:most]
-    x, y, P = torch.as_tensor(train.d[pick]), torch.as_tensor(held.d), train.d.shape[1]
+    x, y = (torch.as_tensor(d).to(working_device()) for d in (train.d[pick], held.d))
+    P = train.d.shape[1]
     rival, rows = elliptic_log_prob(held.d, scatter_of(train.d[pick])), []
     for K in sizes:
         model = max((MixtureVonMisesFisher.fit(x, K, max_iterations=iterations, tolerance=1e-4, pseudo_count=1., seed=seed + i) for i in range(restarts)), key=lambda m: m.history[-1])
-        score = np.concatenate([model.log_prob(part).numpy() for part in y.split(8192)])
+        score = np.concatenate([model.log_prob(part).cpu().numpy() for part in y.split(8192)])
         speakers, sums, n = group_sums(np.stack([score, rival], 1), held.speaker)
         bic = (K * (P + 1) - 1) * np.log(len(x)) - 2 * float(model.log_prob(x).sum())
         rows.append(pd.DataFrame(dict(K=K, speaker=speakers, log_prob=sums[:, 0], ellipse=sums[:, 1], steps=n, bic=bic)))

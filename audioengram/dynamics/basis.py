@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import ParameterError, ShapeError, check_shape, spawn
+from ..devices import batches_on, device_of
 from .archetypes import spherical_kmeans
 from .memory import kmeans, matched
 from .predictor import Predictor, Scaled
@@ -166,6 +167,7 @@ def prepared(
     model.set_units(windows, max_frames, seed)
     if not hasattr(model.head, "remember"): return model
     idx = torch.randperm(len(windows), generator=torch.Generator().manual_seed(spawn(seed, "states")))[:max_frames]
+    windows = batches_on(windows, model.in_mean.device)
     model.head.remember((windows.contexts(idx)[:, -1] - model.in_mean) / model.out_scale, (model.in_scale / model.out_scale).mean(), seed)
     return model
 
@@ -228,6 +230,8 @@ class Direct:
     def __init__(self,
         model,     # fitted on `FromLast` windows
     ): self.model = model
+    @property
+    def device(self) -> torch.device: return device_of(self.model)
     def __call__(self,
         context: Tensor,   # [B,W,D]
     ) -> Scaled: return Scaled(self.model(context), context[:, -1], torch.ones_like(context[0, -1]))

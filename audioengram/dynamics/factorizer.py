@@ -35,6 +35,7 @@ from audioengram.core import (
     write_json,
 )
 from ..data.windows import Windows
+from ..devices import batches_on
 from .predictor import Predictor, Residual, train
 from ..heads.bounds import soft_bound, soft_unbound
 from ..measure.geometry import effective_rank, spectrum
@@ -198,8 +199,9 @@ class Factorizer(nn.Module):
         return torch.cat([t["objective"].cpu() for t in self._each(windows, batch_size, idx)])
     def _each(self, windows, batch_size=2048, idx=None):
         was, idx = self.training, torch.arange(len(windows)) if idx is None else torch.as_tensor(idx)
+        windows = batches_on(windows, self.in_mean.device)
         self.eval()
-        for i in idx.to(self.in_mean.device).split(batch_size): yield self.terms(windows.contexts(i), windows.targets(i))
+        for i in idx.split(batch_size): yield self.terms(windows.contexts(i), windows.targets(i))
         self.train(was)
 
     @torch.no_grad()
@@ -217,8 +219,8 @@ class Factorizer(nn.Module):
         seed: int = 0,
     ):                           # self
         "Keep some training frames to settle the whitening on."
-        idx = torch.randperm(len(windows), generator=generator(spawn(seed, "units")))[:max_frames].to(self.in_mean.device)
-        self.seen = windows.contexts(idx)[:, -1].float()
+        idx = torch.randperm(len(windows), generator=generator(spawn(seed, "units")))[:max_frames]
+        self.seen = windows.contexts(idx)[:, -1].float().to(self.in_mean.device)
         return self
 
     @torch.no_grad()
@@ -228,8 +230,8 @@ class Factorizer(nn.Module):
         seed: int = 0,
     ):                           # self; raises TrainingError
         "Units, the first state, and for the other parts their best linear answer to it."
-        idx = torch.randperm(len(windows), generator=generator(spawn(seed, "units")))[:max_frames].to(self.in_mean.device)
-        z, after = self.remember(windows, max_frames, seed).seen, windows.targets(idx).float()
+        idx = torch.randperm(len(windows), generator=generator(spawn(seed, "units")))[:max_frames]
+        z, after = self.remember(windows, max_frames, seed).seen, windows.targets(idx).float().to(self.in_mean.device)
         check_shape(z, "N D", "training latents", finite=True, D=self.dim)
         if not (z.std(0) > 0).all(): raise TrainingError(f"{int((z.std(0) == 0).sum())} latent dimensions are constant over the training windows", remedy="Drop them with a pca view")
         self.in_mean.copy_(z.mean(0)); self.in_scale.copy_(z.std(0))
@@ -334,8 +336,7 @@ def judge(
 ) -> pd.Series:         # explained, gain, shape, posterior, kl, prior (nats a frame), r2_posterior, r2_prior, rank
     "Means over windows, R² of both reconstructions (pooled over dimensions, in the latents' own units), and the effective rank of the state."
     terms = pd.DataFrame([{k: float(v.sum()) for k, v in t.items()} for t in model._each(windows)]).sum() / len(windows)
-    i = torch.arange(len(windows)).to(model.in_mean.device)
-    z = windows.targets(i)
+    z = windows.targets(torch.arange(len(windows))).to(model.in_mean.device)
     r2 = {f"r2_{how}": 1 - float((torch.cat([model.reconstruct(p, how) for p in z.split(8192)]) - z).square().sum() / (z - z.mean(0)).square().sum()) for how in ("posterior", "prior")}
     y = torch.cat([model.state_of(p) for p in z.split(8192)])
     return pd.Series(terms.to_dict() | r2 | dict(rank=effective_rank(spectrum(y.cpu().numpy()))))
@@ -368,7 +369,7 @@ class Frames:
         name: str,      # what was done
     ):
         "The frames of a store through a map that treats each alone."
-        with torch.no_grad(): z = torch.cat([transform(part) for part in store.tensor().split(65_536)])
+        with torch.no_grad(): z = torch.cat([transform(part).cpu() for part in store.tensor().split(65_536)])
         return cls(z, store.index, getattr(store, "energy", None), fingerprint(store.fingerprint, name))
     @property
     def fingerprint(self) -> str: return fingerprint(self.name, self.index[["utterance_id", "frames"]].to_numpy().tolist(), self._z.numpy())

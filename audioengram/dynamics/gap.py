@@ -15,7 +15,8 @@ from scipy.optimize import minimize_scalar
 
 from ..core import ParameterError, spawn
 from ..data.cases import SomeWindows, split_windows
-from .injection import gap_rows
+from ..devices import log_prob_of
+from .injection import gap_rows, true_windows
 from .predictor import Predictor, fitted
 from .rollout import Stretches, check_stability, rollout
 from ..measure.stats import bootstrap_sums
@@ -132,7 +133,7 @@ def measure_particles(
     stretches, idx = sample_stretches(store, split.eval_utterances, how, segments)
     frames, W, parts = stretches.frames(idx), stretches.window, []
     run = rollout(model, frames[:, :W], how["steps"], max(counts), truth=frames[:, W:], seed=spawn(how["seed"], "particles"))
-    base = -baseline(frames.unfold(1, W, 1)[:, :-1].mT.flatten(0, 1)).log_prob(frames[:, W:].flatten(0, 1)).view(len(idx), -1)
+    base = -log_prob_of(baseline, true_windows(frames, W).flatten(0, 1), frames[:, W:].flatten(0, 1)).view(len(idx), -1)
     moved = frames[:, W - 1:].diff(dim=1).norm(dim=-1).flatten().numpy() > floor
     for M in counts:
         score = -particle_log_score(run.logp[:, :M].mT)

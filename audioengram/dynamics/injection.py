@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from ..core import ParameterError, spawn
+from ..devices import batches_on, device_of, log_prob_of
 from .predictor import train
 from .rollout import Stabiliser, rollout
 from ..measure.stats import Estimate, bootstrap_sums, group_sums, interval, resample_counts
@@ -63,18 +64,19 @@ def injection_rows(
 ) -> pd.DataFrame:            # of `rollout_rows`, with injection, base and gain (nats over the baseline)
     "Score a model in every mode on the same stretches."
     idx, W = torch.arange(len(stretches)) if idx is None else torch.as_tensor(idx), stretches.window
+    stretches = batches_on(stretches, device_of(model))
     unit = rms_step(torch.cat([stretches.frames(i) for i in idx.split(batch_size)])) if unit is None else unit
     centre = getattr(model, "in_mean", 0.) if centre is None else centre
     parts = []
     for i in idx.split(batch_size):
         frames = stretches.frames(i)
         context, truth = frames[:, :W], frames[:, W:]
-        base = -baseline(true_windows(frames, W).flatten(0, 1)).log_prob(truth.flatten(0, 1))
+        base = -log_prob_of(baseline, true_windows(frames, W).flatten(0, 1), truth.flatten(0, 1))
         for name in modes:
             mask = injection_mask(name, truth.shape[1], every)
             run = rollout(model, context, truth.shape[1], particles, mode, temperature, stabiliser, truth, mask, whole, seed=spawn(seed, int(i[0])))
             rows = rollout_rows(run.frames, truth, context[:, -1], unit, stretches.who(i), run.logp, centre, energy, mask)
-            parts.append(rows.assign(injection=name, segment=i.numpy()[rows.segment], base=base.cpu().numpy()))
+            parts.append(rows.assign(injection=name, segment=i.numpy()[rows.segment], base=base.numpy()))
     out = pd.concat(parts, ignore_index=True)
     return out.assign(gain=out.base - out.nll)
 
@@ -159,6 +161,7 @@ def gap_rows(
     if late := [s for s in direct if s > stretches.horizon]: raise ParameterError(f"direct models at lags {late} but stretches of {stretches.horizon} steps")
     for s, m in direct.items():
         if getattr(m, "target", "state") != "state": raise ParameterError(f"the direct model at lag {s} predicts steps", remedy="Train it with target='state': the frame before its target is not in its context")
+    stretches = batches_on(stretches, device_of(model))
     for i in idx.split(batch_size):
         frames = stretches.frames(i)
         context, truth = frames[:, :W], frames[:, W:]
@@ -167,11 +170,12 @@ def gap_rows(
         many = rollout(model, context, S, particles, truth=truth, seed=spawn(seed, int(i[0])), **options)
         mean, drifted = (rollout(model, context, S, 1, "mean", truth=truth, score=score) for score in ("state", "step"))
         size = lambda f, start=context[:, -1]: f.diff(dim=2, prepend=start[:, None, None].expand(len(f), f.shape[1], 1, -1)).norm(dim=-1).mean(1)
-        columns = dict(A=-forced, R=-particle_log_score(many.logp.mT, correct), R_mean=-mean.logp[:, 0], R_step=-drifted.logp[:, 0], base=-baseline(windows).log_prob(truth.flatten(0, 1)).view(B, S),
+        columns = dict(A=-forced, R=-particle_log_score(many.logp.mT, correct), R_mean=-mean.logp[:, 0], R_step=-drifted.logp[:, 0], base=-log_prob_of(baseline, windows, truth.flatten(0, 1)).view(B, S),
                        effective=effective_particles(many.logp.mT), own_step=size(many.frames), mean_step=size(mean.frames), true_step=size(truth[:, None]),
                        spread=many.frames.var(1, unbiased=False).sum(-1), miss=(many.frames.mean(1) - truth).square().sum(-1))
         ceiling = torch.full((B, S), torch.nan)
-        for s, m in {1: model, **direct}.items(): ceiling[:, s - 1] = columns["A"][:, 0] if s == 1 and 1 not in direct else -_scored(m, context, truth[:, s - 1])
+        for s, m in {1: model, **direct}.items():
+            ceiling[:, s - 1] = columns["A"][:, 0] if s == 1 and 1 not in direct else -_scored(m, context, truth[:, s - 1])
         frame = pd.DataFrame({k: v.flatten().cpu().numpy() for k, v in {**columns, "C": ceiling}.items()})
         frame.insert(0, "step", np.tile(np.arange(1, S + 1), B)); frame.insert(0, "segment", np.repeat(i.numpy(), S)); frame.insert(0, "speaker", np.repeat(stretches.who(i), S))
         parts.append(frame[frame.C.notna()])
@@ -181,7 +185,7 @@ def _scored(model, context, truth):
     "Log density of a model in evaluation mode."
     was = getattr(model, "training", False)
     if was: model.eval()
-    out = model(context).log_prob(truth)
+    out = log_prob_of(model, context, truth)
     if was: model.train()
     return out
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import ParameterError, check_shape, generator, spawn
+from ..devices import batches_on, working_device
 from .predictor import Predictor, Scaled, train
 from ..heads.bounds import soft_bound
 from ..heads.mixture import Mixture
@@ -243,8 +244,8 @@ class MemoryPredictor(Predictor):
     def _pairs(self, windows, max_frames, seed):
         "Keys and values for the memory, in the model's units."
         idx = torch.randperm(len(windows), generator=generator(spawn(seed, "memory")))[:max_frames]
-        keys, values = [], []
-        for i in idx.to(self.in_mean.device).split(4096):
+        keys, values, windows = [], [], batches_on(windows, self.in_mean.device)
+        for i in idx.split(4096):
             c = windows.contexts(i)
             y = (windows.steps(i) - self.out_mean) / self.out_scale
             keys.append((c[:, -1] - self.in_mean) / self.in_scale); values.append(y - self.network(c) if self.form in ("add", "gated") else y)
@@ -270,7 +271,8 @@ def fit_forms(
         if source is windows: m.remember(source, held, centres=filled.get("keys")); filled.setdefault("keys", m.memory.keys.clone())
         else: m.remember(source, held)
         return m
-    make = lambda form, k=k: MemoryPredictor(dim, window, form, clusters, k, **{**(model or {}), **(dict(encoder="none") if form == "memory" else {})})
+    device = working_device(options.get("device", "auto"))
+    def make(form, k=k): return MemoryPredictor(dim, window, form, clusters, k, **(model or {}) | (dict(encoder="none") if form == "memory" else {})).to(device)
     out = {"memory-hard": make("memory", 1), "memory-soft": make("memory")}
     for m in out.values(): fill(m.set_units(windows)).eval()
     out["param"] = fit(make("param"), None)

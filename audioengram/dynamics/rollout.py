@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MixtureSameFamily
 
 from ..core import ModelFileError, ParameterError, check_shape, fingerprint, read_json, spawn
+from ..devices import batches_on, device_of, working_device
 from .predictor import Predictor, Scaled, train
 from ..heads.factored import Polar
 from ..heads.mixture import Mixture
@@ -109,7 +110,7 @@ class Stabiliser:
 @dataclass
 class Rollout:
     "What a rollout returns."
-    frames: Tensor            # proposed frames, [B,M,S,D]
+    frames: Tensor            # proposed frames, [B,M,S,D], where the context lay
     logp: Tensor | None       # log density of the truth under each particle, nats, [B,M,S]
     cut: int                  # steps that the stabiliser cut
 
@@ -119,7 +120,7 @@ ROWS = {"cpu": 2048, "cuda": 65_536, "mps": 16_384}   # rows a block
 @torch.inference_mode()
 def rollout(
     model,                       # contexts [N,W,D] -> Distribution of the next frame, or of the step (target="step")
-    context: Tensor,             # true contexts, [B,W,D]
+    context: Tensor,             # true contexts, [B,W,D]; what comes back lies where they lie
     steps: int,                  # S
     particles: int = 1,          # M
     mode="sample",               # "sample", "mean" or "median"
@@ -139,8 +140,9 @@ def rollout(
     if score not in ("state", "step"): raise ParameterError(f"unknown score {score!r}", remedy="Choose state or step")
     if getattr(model, "side", 0): raise ParameterError("this model reads side values, and nobody knows those of frames to come", remedy="Roll out a model without side")
     if mode != "sample" and particles != 1: raise ParameterError(f"a {mode} rollout has one particle, not {particles}")
-    block = max(1, (rows or ROWS.get(context.device.type, 1024)) // particles)
-    was, device = getattr(model, "training", False), context.device
+    was, home, device = getattr(model, "training", False), context.device, device_of(model, context.device)
+    context, truth = context.to(device), None if truth is None else truth.to(device)
+    block = max(1, (rows or ROWS.get(device.type, 1024)) // particles)
     if was: model.eval()
     frames = context.new_empty(B, particles, steps, D)
     logp = None if truth is None else context.new_empty(B, particles, steps)
@@ -149,7 +151,7 @@ def rollout(
         cut = sum(_roll(context[i:i + block], None if truth is None else truth[i:i + block], frames[i:i + block], None if logp is None else logp[i:i + block],
                         seed=spawn(seed, "rollout", i), **keep) for i in range(0, B, block))
     if was: model.train()
-    return Rollout(frames, logp, int(cut))
+    return Rollout(frames.to(home), None if logp is None else logp.to(home), int(cut))
 
 def _roll(context, truth, frames, logp, model, mode, temperature, stabiliser, inject, whole, score, seed):
     "All steps of one block; writes into frames and logp, returns how many steps were cut."
@@ -361,10 +363,12 @@ class _Objective(nn.Module):
     def log_prob(self, stretches, batch_size=1024):
         "Minus the objective on held-out stretches, with the same draws at every call and no truth put in."
         was, device = self.training, self.in_mean.device
+        stretches = batches_on(stretches, device)
         self.eval()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(spawn(self.seed, "valid"))
-            out = [-unrolled_loss(self.model, stretches.contexts(i), stretches.future(i), self.plan).cpu() for i in torch.arange(len(stretches), device=device).split(batch_size)]
+            parts = torch.arange(len(stretches)).split(batch_size)
+            out = [-unrolled_loss(self.model, stretches.contexts(i), stretches.future(i), self.plan).cpu() for i in parts]
         self.train(was)
         return torch.cat(out)
 
@@ -386,6 +390,7 @@ def train_rollout(
     for s in (stretches, valid):
         if s.horizon != plan.steps: raise ParameterError(f"stretches of {s.horizon} steps for a plan of {plan.steps}", remedy=f"Use Stretches(windows, {plan.steps})")
     notes = dict(unroll=asdict(plan), epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, start=None if units else _weights_of(model))
+    model.to(working_device(options.get("device", "auto")))
     if folder and (done := _finished(folder, model, notes)) is not None: return done
     dressed = _Objective(model, plan, seed, epochs * (len(stretches) // min(batch_size, len(stretches))))
     history = train(dressed, stretches, valid, epochs=epochs, batch_size=batch_size, lr=lr, units=units, seed=seed, **options)

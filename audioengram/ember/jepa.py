@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from ..core import ParameterError, ShapeError, TrainingError, check_shape, generator
+from ..devices import device_of, working_device
 from .layers import Stack, places
 from ..measure.geometry import effective_rank, spectrum
 
@@ -120,9 +121,9 @@ class Jepa(nn.Module):
     def embed(self,
         grid: Tensor,           # [N,C,G]
         batch: int = 256,
-    ) -> Tensor:                # [N,T,D]
+    ) -> Tensor:                # [N,T,D] on the CPU
         "What the slow copy says of everything, in pieces that fit into memory."
-        return torch.cat([self.teacher(g) for g in grid.split(batch)])
+        return torch.cat([self.teacher(g.to(device_of(self))).cpu() for g in grid.split(batch)])
 
 def vicreg(
     z: Tensor,   # embeddings, [N,D]
@@ -151,9 +152,10 @@ def fit_jepa(
     kinds=("masked", "future"),   # in turn
     seed: int = 0,
     watch: int = 128,     # clips on which collapse is watched
+    device="auto",        # the model ends there; the grids stay on the CPU
 ) -> list:                # one dict an epoch: parts of the loss, and `health`
     "Train; raises TrainingError if the loss is lost."
-    g, history = generator(seed), []
+    g, history, model = generator(seed), [], model.to(device := working_device(device))
     for tower in (model.student, model.teacher): tower.set_units(grids)
     updates = epochs * math.ceil(len(grids) / batch)
     optimiser, i = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr, weight_decay=.01), 0
@@ -162,7 +164,7 @@ def fit_jepa(
         for at in torch.randperm(len(grids), generator=g).split(batch):
             for group in optimiser.param_groups: group["lr"] = lr * min(1, (i + 1) / 20) * (.02 + .98 * .5 * (1 + math.cos(math.pi * i / updates)))
             hidden = hide(g, len(at), grids.shape[-1] // model.student.patch, kinds[i % len(kinds)])
-            loss, part = model.loss(grids[at], hidden)
+            loss, part = model.loss(grids[at].to(device), hidden.to(device))
             if not torch.isfinite(loss): raise TrainingError(f"the loss is {loss.item()} after {i} updates", remedy="Lower the learning rate")
             optimiser.zero_grad(); loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.)

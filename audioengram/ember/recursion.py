@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import ParameterError, TrainingError, check_shape, generator
+from ..devices import working_device
 from .layers import Stack, places
 
 # %% ../../nbs/ember/20_recursion.ipynb #77a7a4b0
@@ -132,13 +133,15 @@ def fit_core(
     lr=2e-3,
     ema=.99,               # of the weights; grows towards it in the first updates
     seed: int = 0,
+    device="auto",         # both models end there; batches are drawn on the CPU
 ):                         # the averaged model, and the loss of the last step of each batch
     "Deep supervision with an EMA."
+    model.to(device := working_device(device))
     g, averaged, history = generator(seed), copy.deepcopy(model), []
     optimiser = torch.optim.AdamW(model.parameters(), lr, weight_decay=.01)
     for i in range(updates):
         for group in optimiser.param_groups: group["lr"] = lr * min(1, (i + 1) / 20, max(.02, 2 * (1 - i / updates)))
-        x, mask, labels = draw(g)
+        x, mask, labels = (None if v is None else v.to(device) for v in draw(g))
         state = None
         for _ in range(steps if isinstance(model, RecursiveCore) else 1):
             if isinstance(model, RecursiveCore): logits, right, state = model.step(*model.read(x, mask), state)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from ..core import ParameterError, ShapeError, check_shape, generator
+from ..devices import batches_on, device_of
 from .stats import bootstrap_by, bootstrap_sums
 
 # %% ../../nbs/measure/15_prediction.ipynb #6162ecda
@@ -30,6 +31,9 @@ class GaussianForecast:
     ):
         self.frames, self.weight, self.bias, self.covariance = frames, weight, bias, covariance
         self.tril = None if covariance.ndim == 1 else torch.linalg.cholesky(covariance.double()).to(covariance)
+
+    @property
+    def device(self) -> torch.device: return self.bias.device   # the CPU: closed forms are fitted there
 
     def __call__(self,
         context: Tensor,   # [B,W,D]
@@ -85,7 +89,7 @@ def score_windows(
     "Score one forecaster."
     if samples < 0: raise ParameterError(f"samples={samples} must be 0 or more")
     idx = torch.arange(len(windows)) if idx is None else torch.as_tensor(idx)
-    was = getattr(forecast, "training", False)
+    was, windows = getattr(forecast, "training", False), batches_on(windows, device_of(forecast))
     if was: forecast.eval()
     parts = [_score_batch(forecast, windows, i, samples, seed) for i in idx.split(batch_size)]
     if was: forecast.train()

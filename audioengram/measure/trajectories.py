@@ -21,6 +21,7 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from ..core import ParameterError, ShapeError, check_shape, spawn
+from ..devices import working_device
 from .stats import bootstrap_by, bootstrap_sums
 
 # %% ../../nbs/measure/20_trajectories.ipynb #744baa0f
@@ -81,7 +82,7 @@ def rollout_rows(
     "Score a rollout step by step."
     B, M, S, D = check_shape(frames, "B M S D", "rolled-out frames").values()
     check_shape(truth, "B S D", "truth", B=B, S=S, D=D); check_shape(start, "B D", "start", B=B, D=D)
-    error = frames - truth[:, None]
+    error, centre = frames - truth[:, None], torch.as_tensor(centre, device=frames.device)
     before = torch.cat([start[:, None, None].expand(B, M, 1, D), frames[:, :, :-1]], 2)
     if inject is not None: before[:, :, 1:] = torch.where(torch.as_tensor(inject, device=frames.device)[:-1, None], truth[:, None, :-1], before[:, :, 1:])
     own = frames - before
@@ -307,7 +308,8 @@ def nearest_distance(
     x, r = (torch.as_tensor(np.asarray(a, np.float32)) for a in (frames, reference))
     centre = r.mean(0)
     x, r = x - centre, r - centre
-    index = torch.cat([(r.square().sum(1) - 2 * part @ r.T).argmin(1) for part in x.split(chunk)])
+    far = r.to(working_device())                                     # the products are made there
+    index = torch.cat([(far.square().sum(1) - 2 * part.to(far) @ far.T).argmin(1).cpu() for part in x.split(chunk)])
     return (x - r[index]).norm(dim=1).numpy()
 
 def novelty(
