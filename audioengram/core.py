@@ -57,7 +57,8 @@ def need(
     "Import an optional module, or say in one sentence how to install it."
     try: return importlib.import_module(module)
     except ModuleNotFoundError as e:
-        if e.name and module.split(".")[0] != e.name.split(".")[0]: raise  # it is there, but something it needs is broken
+        # it is there, but something it needs is broken
+        if e.name and module.split(".")[0] != e.name.split(".")[0]: raise
         raise MissingDependency(f"the optional package {module.split('.')[0]!r} is not installed",
                                 remedy=f'Run `pip install "audioengram[{extra}]"` or `make env`') from None
 
@@ -201,7 +202,8 @@ def expand(
 ) -> Path:      # raises ParameterError if there is no such somebody
     "A path with the home folder in it; shells do this for words, but not behind an equals sign, nor in quotes or files."
     try: return Path(path).expanduser()
-    except RuntimeError: raise ParameterError("names a home folder that is not there", path, "Write the whole path") from None
+    except RuntimeError:
+        raise ParameterError("names a home folder that is not there", path, "Write the whole path") from None
 
 def cache_dir(
     *parts,     # sub-folders, created
@@ -211,7 +213,8 @@ def cache_dir(
     path = root.joinpath(*map(str, parts))
     try: path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise AudioengramError(f"the cache folder cannot be made ({e.strerror or e})", path, "Set AUDIOENGRAM_CACHE to a folder that you may write to") from None
+        raise AudioengramError(f"the cache folder cannot be made ({e.strerror or e})", path,
+                               "Set AUDIOENGRAM_CACHE to a folder that you may write to") from None
     return path
 
 @contextlib.contextmanager
@@ -253,7 +256,8 @@ def read_json(
     "Read JSON, or say which file is damaged."
     try: value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError: raise error("file not found", path) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e: raise error(f"is not valid JSON ({e})", path, "Delete it and run again") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise error(f"is not valid JSON ({e})", path, "Delete it and run again") from None
     if kind is not None and not isinstance(value, kind):
         raise error(f"holds a {type(value).__name__} where a {kind.__name__} belongs", path, "Delete it and run again")
     return value
@@ -276,7 +280,8 @@ def fingerprint(
     def add(x):
         if isinstance(x, Tensor): x = _as_array(x)
         if isinstance(x, np.ndarray):
-            if x.dtype.hasobject: raise ParameterError(f"an array of {x.dtype.name} has no content to hash, only places in memory", remedy="Turn it into numbers, text or a list")
+            if x.dtype.hasobject:
+                raise ParameterError(f"an array of {x.dtype.name} has no content to hash, only places in memory", remedy="Turn it into numbers, text or a list")
             h.update(f"array{x.dtype.str}{x.shape}".encode()); h.update(np.ascontiguousarray(x).tobytes())
         elif isinstance(x, (bytes, bytearray)): h.update(b"bytes%d:" % len(x)); h.update(x)
         elif isinstance(x, dict):
@@ -295,4 +300,5 @@ def _as_array(x):
     "A tensor as an array; a kind of number that NumPy does not have (bfloat16, the float8s), as a pair of its name and its bytes."
     x = x.detach().cpu().contiguous()
     try: return x.numpy()
-    except TypeError: return (str(x.dtype), list(x.shape), x.view(torch.uint8).numpy() if x.ndim else x[None].view(torch.uint8).numpy())
+    except TypeError:
+        return (str(x.dtype), list(x.shape), x.view(torch.uint8).numpy() if x.ndim else x[None].view(torch.uint8).numpy())

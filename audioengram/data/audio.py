@@ -71,9 +71,11 @@ def audio_blocks(
     n = 0
     for block in sound.blocks():
         loudest = np.abs(block).max(initial=0)
-        if not np.isfinite(loudest): raise AudioError("holds NaN or infinite samples", sound.path, "Export it again from its source")
+        if not np.isfinite(loudest):
+            raise AudioError("holds NaN or infinite samples", sound.path, "Export it again from its source")
         if loudest > LOUDEST:
-            raise AudioError(f"reaches {loudest:.0f} times full scale: integers stored as floats", sound.path, "Divide its samples by 32768, or export it again")
+            raise AudioError(f"reaches {loudest:.0f} times full scale: integers stored as floats", sound.path,
+                             "Divide its samples by 32768, or export it again")
         n += len(block)
         yield block
     if n < max(2, SHORTEST * sound.rate):
@@ -86,10 +88,13 @@ def blame(
 ) -> AudioError:   # raises nothing, so that a batch can list it
     "What to say of a file, whatever its decoder did."
     if isinstance(e, AudioError): return e
-    if isinstance(e, MemoryError): return AudioError("needs more memory than there is", path, "Split it, or remove it from the corpus")
-    if isinstance(e, OSError): return AudioError(f"cannot be read ({e.strerror or e})", path, "Check the disk and the permissions")
+    if isinstance(e, MemoryError):
+        return AudioError("needs more memory than there is", path, "Split it, or remove it from the corpus")
+    if isinstance(e, OSError):
+        return AudioError(f"cannot be read ({e.strerror or e})", path, "Check the disk and the permissions")
     said = (str(e).splitlines() or [""])[0][:200]
-    return AudioError(f"makes its decoder fail ({type(e).__name__}: {said})", path, "Convert it to WAV or FLAC, or remove it from the corpus")
+    return AudioError(f"makes its decoder fail ({type(e).__name__}: {said})", path,
+                      "Convert it to WAV or FLAC, or remove it from the corpus")
 
 def read_audio(
     path,                        # a recording in any format that libsndfile or FFmpeg reads
@@ -163,13 +168,16 @@ def save_audio(
     wav, path = np.asarray(wav), check_written(path)
     if wav.ndim not in (1, 2): check_shape(wav, "S", "audio to save")
     if wav.ndim == 2 and wav.shape[1] > MOST_CHANNELS:
-        raise AudioError(f"would have {wav.shape[1]} channels", path, f"Samples come first, [S,C] with at most {MOST_CHANNELS} channels: transpose it")
-    if not np.isfinite(wav).all(): raise AudioError("would hold NaN or infinite samples", path, "Look at the model or step that made them")
+        raise AudioError(f"would have {wav.shape[1]} channels", path,
+                         f"Samples come first, [S,C] with at most {MOST_CHANNELS} channels: transpose it")
+    if not np.isfinite(wav).all():
+        raise AudioError("would hold NaN or infinite samples", path, "Look at the model or step that made them")
     container, usual = _SUBTYPES[path.suffix.lower()]
     try:
         with atomic_path(path) as tmp: _write(tmp, wav, rate, container, subtype or usual)
     except (sf.LibsndfileError, ValueError, OSError) as e:
-        raise AudioError(f"cannot be written ({e})", path, "Check the free space, the folder's permissions and the sample rate") from e
+        raise AudioError(f"cannot be written ({e})", path,
+                         "Check the free space, the folder's permissions and the sample rate") from e
 
 def _write(path, wav, rate, container, subtype):
     "Write with libsndfile; long recordings in blocks, because libvorbis puts all that it gets at once on the stack."

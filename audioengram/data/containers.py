@@ -65,7 +65,8 @@ class Extent:
     def note(self) -> str:
         "What a reader of the corpus should know; empty if nothing."
         if self.state == "unfilled": return "its header never got its length, so it was read to its end"
-        if self.state == "miscounted": return f"its header announces {self.announced - self.present} bytes more than a whole file has"
+        if self.state == "miscounted":
+            return f"its header announces {self.announced - self.present} bytes more than a whole file has"
         return ""
 
 def _is_placeholder(n, width) -> bool:
@@ -193,7 +194,8 @@ def ogg_links(
             head = f.read(27 + 255)
             if head[:4] != b"OggS":
                 where = _next_page(f, at, size)
-                if where is None: whole = whole and size - at <= _PAGE and bool(starts); break   # a tag at the end, or a copy that ends in zeros
+                # a tag at the end, or a copy that ends in zeros
+                if where is None: whole = whole and size - at <= _PAGE and bool(starts); break
                 at = where; continue
             n = head[26] if len(head) > 26 else 0
             length = 27 + n + sum(head[27:27 + n])

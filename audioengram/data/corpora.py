@@ -127,7 +127,9 @@ def _keep(known, cache):
     "Remember what was measured."
     try:
         with atomic_path(cache) as tmp: known.to_parquet(tmp, index=False)
-    except OSError as e: raise CorpusError(f"cannot be written ({e.strerror or e})", cache, "Free some space, or set AUDIOENGRAM_CACHE to another folder") from e
+    except OSError as e:
+        raise CorpusError(f"cannot be written ({e.strerror or e})", cache,
+                          "Free some space, or set AUDIOENGRAM_CACHE to another folder") from e
 
 def scan(
     items: DataFrame,       # utterance_id, path and whatever else the corpus knows
@@ -153,7 +155,8 @@ def scan(
             if found:
                 known = pd.concat([known[~known.path.isin({f["path"] for f in found})], DataFrame(found)], ignore_index=True)
                 _keep(known, cache)
-    if "rate" not in known: return items[:0].drop(columns=["size", "mtime"]), list(errors.items())     # not one file could ever be measured
+    # not one file could ever be measured
+    if "rate" not in known: return items[:0].drop(columns=["size", "mtime"]), list(errors.items())
     table = items.merge(known, on=["path", "size", "mtime"])
     return table.drop(columns=["size", "mtime"]).astype({"rate": int, "channels": int}), list(errors.items())
 
@@ -186,7 +189,8 @@ def exclude(
 # %% ../../nbs/data/10_corpora.ipynb #2b297762
 class CorpusSource:
     "How one corpus is found, fetched and read; subclasses register themselves by name."
-    name = licence = source = fetched = speakers = folds = ""  # what it is called; whose it is; where from, how fetched, how a speaker is told, how folds are grouped
+    # what it is called; whose it is; where from, how fetched, how a speaker is told, how folds are grouped
+    name = licence = source = fetched = speakers = folds = ""
     ears, rules, fetch_by_default = False, (), False
     registry: dict = {}
 
@@ -261,7 +265,8 @@ def get_corpus(
     table, left_out = exclude(source.finish(table), ("short", *source.rules), shortest) if len(table) else (table, [])
     failures, excluded = listing(errors + failed), listing(unwanted + left_out)
     odd = table[table.note.fillna("") != ""] if "note" in table else table[:0]
-    if table.empty: raise CorpusError(f"has no usable recording ({len(failures)} failed, {len(excluded)} excluded)", folder, _first(failures, excluded))
+    if table.empty:
+        raise CorpusError(f"has no usable recording ({len(failures)} failed, {len(excluded)} excluded)", folder, _first(failures, excluded))
     columns = {c: table[c] if c in ("seconds", "rate", "channels") else table[c].fillna("").astype(str) if c in table else "" for c in COLUMNS}
     licence = " / ".join(sorted(set(table.licence)))
     return Corpus(name, DataFrame(columns).reset_index(drop=True), licence, source.source, failures, excluded, listing(zip(odd.path, odd.note, strict=True)))
@@ -303,5 +308,6 @@ def fetch_corpus(
 def __getattr__(name):
     "What moved to `data.sources` is still found here."
     from audioengram.data import sources
-    if name.startswith("__") or name not in sources.__all__: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name.startswith("__") or name not in sources.__all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(sources, name)

@@ -28,11 +28,14 @@ class Corpus:
     licence: str
     source: str            # where it comes from
     failures: DataFrame = field(default_factory=lambda: listing())  # path, reason: files that could not be used
-    excluded: DataFrame = field(default_factory=lambda: listing())  # path, reason: files that are fine but not wanted (silence, beeps, duplicates)
-    notes: DataFrame = field(default_factory=lambda: listing())     # path, reason: files that are in the table although something is odd about them
+    # path, reason: files that are fine but not wanted (silence, beeps, duplicates)
+    excluded: DataFrame = field(default_factory=lambda: listing())
+    # path, reason: files that are in the table although something is odd about them
+    notes: DataFrame = field(default_factory=lambda: listing())
 
     def __len__(self): return len(self.utterances)
-    def __repr__(self): return "Corpus({name}: {utterances} utterances, {speakers} speakers, {folds} folds, {minutes:.1f} min, {fingerprint})".format(**self.summary())
+    def __repr__(self):
+        return "Corpus({name}: {utterances} utterances, {speakers} speakers, {folds} folds, {minutes:.1f} min, {fingerprint})".format(**self.summary())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -55,7 +58,8 @@ class Corpus:
         rate=None,           # sample rate wanted, Hz; None keeps the file's own
     ):                       # mono float32 [S], rate
         "Read one utterance."
-        if utterance_id not in self._paths: raise CorpusError(f"corpus {self.name!r} has no utterance {utterance_id!r}", remedy="See corpus.utterances.utterance_id")
+        if utterance_id not in self._paths:
+            raise CorpusError(f"corpus {self.name!r} has no utterance {utterance_id!r}", remedy="See corpus.utterances.utterance_id")
         return load_audio(self._paths[utterance_id], rate)
 
     def summary(self) -> dict:
@@ -118,7 +122,8 @@ class SpeakerSplit:
             raise CorpusError("is not a split of this version", path, "Draw it again with corpus.split()")
         split = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in d.items()})
         if corpus is not None and corpus.fingerprint != split.fingerprint:
-            raise CorpusError(f"was drawn from {split.corpus} {split.fingerprint}, not from {corpus.name} {corpus.fingerprint}", path, "Draw it again with corpus.split()")
+            raise CorpusError(f"was drawn from {split.corpus} {split.fingerprint}, not from {corpus.name} {corpus.fingerprint}", path,
+                              "Draw it again with corpus.split()")
         return split
 
 # %% ../../nbs/data/08_corpus.ipynb #890295cc
@@ -134,7 +139,8 @@ def make_split(
 ) -> SpeakerSplit:                 # raises CorpusError, ParameterError
     "Draw whole folds for evaluation and utterances for model selection."
     for name, value in (("eval_fraction", eval_fraction), ("valid_fraction", valid_fraction)):
-        if not 0 <= value < 1 or (value == 0 and name == "eval_fraction"): raise ParameterError(f"{name} is {value}, not a share of the whole", remedy="Use 0.2, for example")
+        if not 0 <= value < 1 or (value == 0 and name == "eval_fraction"):
+            raise ParameterError(f"{name} is {value}, not a share of the whole", remedy="Use 0.2, for example")
     u = corpus.utterances
     folds = u.groupby("fold").agg(seconds=("seconds", "sum"), speakers=("speaker_id", "nunique")).sort_index()
     if len(folds) < 2:
@@ -173,16 +179,20 @@ def make_subset(
     keep, total = [], 0.0
     for i in _turns(u, seed, n_speakers, limit):
         if len(keep) < most and total + u.seconds.iat[i] <= limit: keep.append(i); total += u.seconds.iat[i]
-    if not keep: raise CorpusError(f"no utterance of {corpus.name!r} is shorter than {limit:g} s", remedy="Ask for more seconds")
+    if not keep:
+        raise CorpusError(f"no utterance of {corpus.name!r} is shorter than {limit:g} s", remedy="Ask for more seconds")
     return replace(corpus, utterances=u.iloc[sorted(keep)].reset_index(drop=True), failures=listing(), excluded=listing(), notes=listing())
 
 def _turns(u, seed, n_speakers, limit) -> list:
     "Row numbers in the order in which a subset takes them; what would fill over half of it comes last, so that two folds always find room."
     t = DataFrame({"fold": u.fold, "speaker": u.speaker_id, "row": np.arange(len(u)), "u": [_draw(i, seed) for i in u.utterance_id], "long": u.seconds > limit / 2})
     t["s"], t["f"] = t.speaker.map({s: _draw(s, seed) for s in t.speaker.unique()}), t.fold.map({f: _draw(f, seed) for f in t.fold.unique()})
-    t["nth"] = t.sort_values(["long", "u"]).groupby("speaker").cumcount()                             # nth utterance of its speaker
+    # nth utterance of its speaker
+    t["nth"] = t.sort_values(["long", "u"]).groupby("speaker").cumcount()
     who = t[t.nth == 0].sort_values(["long", "s"])
-    who = who.assign(turn=who.groupby("fold").cumcount()).sort_values(["turn", "f"])                  # nth speaker of its fold
+    # nth speaker of its fold
+    who = who.assign(turn=who.groupby("fold").cumcount()).sort_values(["turn", "f"])
     t["turn"] = t.speaker.map(dict(zip(who.speaker, range(len(who)), strict=True)))
-    t["late"] = t.turn // n_speakers                                                                  # 0 for the preferred speakers
+    # 0 for the preferred speakers
+    t["late"] = t.turn // n_speakers
     return t.sort_values(["long", "late", "nth", "turn"]).row.to_list()

@@ -28,13 +28,16 @@ def explain(
     e,      # what the decoder or the system raised, if anything
 ) -> AudioError:
     "The error to show for what a decoder or the file system said."
-    if isinstance(e, FileNotFoundError): return AudioError("file not found", path, "Check the path, or scan the corpus again")
-    if isinstance(e, IsADirectoryError): return AudioError("is a folder, not a recording", path, 'Use the corpus "folder" to read a tree of audio')
+    if isinstance(e, FileNotFoundError):
+        return AudioError("file not found", path, "Check the path, or scan the corpus again")
+    if isinstance(e, IsADirectoryError):
+        return AudioError("is a folder, not a recording", path, 'Use the corpus "folder" to read a tree of audio')
     if isinstance(e, PermissionError) and e.errno == 13:
         return AudioError("may not be read", path, f"Give yourself read permission, as in `chmod u+r '{path}'`")
     if isinstance(e, OSError) and e.strerror and not isinstance(e, av.FFmpegError):
         return AudioError(f"cannot be read ({e.strerror})", path, "Check the disk or copy the file again")
-    return AudioError("is not audio, or is damaged", path, "Play it in another program; replace it, or remove it from the corpus")
+    return AudioError("is not audio, or is damaged", path,
+                      "Play it in another program; replace it, or remove it from the corpus")
 
 def cut_short(path, have, want) -> AudioError:
     "The error for a file that ends early: seconds that are there, seconds that were announced (inf if the end is missing, but no count says so)."
@@ -48,13 +51,15 @@ class Sound:
     rate: int            # samples a second
     channels: int
     frames: int | None   # samples per channel, where they are known before decoding
-    blocks: Callable     # () -> iterator over float32 [n,C]; raises AudioError where the sound is damaged, or at its end if that comes early
+    # () -> iterator over float32 [n,C]; raises AudioError where the sound is damaged, or at its end if that comes early
+    blocks: Callable
     decoder: str = "libsndfile"
     note: str = ""       # what is odd about the file, if it could be read all the same
 
     def __post_init__(self):
         if not SLOWEST <= self.rate <= FASTEST:
-            raise AudioError(f"has {self.rate} samples a second, which no sound has", self.path, "Mend its header, or export it again from its source")
+            raise AudioError(f"has {self.rate} samples a second, which no sound has", self.path,
+                             "Mend its header, or export it again from its source")
         if not self.channels: raise AudioError("has no channel", self.path, "Export it again from its source")
 
 # %% ../../nbs/data/04_decode.ipynb #d3d320d2
@@ -89,7 +94,8 @@ class _Plan:
         for f in _opened(path, self.parts, self.patch):
             n, before, most = max(1, BLOCK // f.channels), have, 2**62 if self.promised is None else self.promised
             try:
-                while have < most and len(block := f.read(min(n, most - have), dtype="float32", always_2d=True)):   # behind the last sample there may be a tag
+                # behind the last sample there may be a tag
+                while have < most and len(block := f.read(min(n, most - have), dtype="float32", always_2d=True)):
                     have += len(block)
                     yield block
             except sf.LibsndfileError: raise self._cut(path, max(have, before + f.tell()), self.promised) from None
@@ -97,7 +103,8 @@ class _Plan:
         if self.share < 1 and have < have / self.share - 0.5: raise self._cut(path, have, have / self.share)
         if not self.whole: raise self._cut(path, have, None)
 
-    def _cut(self, path, have, want): return cut_short(path, have / self.rate, math.inf if want is None else want / self.rate)
+    def _cut(self, path, have, want):
+        return cut_short(path, have / self.rate, math.inf if want is None else want / self.rate)
 
 # %% ../../nbs/data/04_decode.ipynb #0ceee3a5
 _EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")   # subtypes whose samples can be counted in bytes
@@ -110,7 +117,8 @@ def _plan_sndfile(path, extent):
             kind, coding, plan = f.format, f.subtype, _Plan(f.samplerate, f.channels, f.frames if 0 <= f.frames < 2**62 else None)
     except sf.LibsndfileError: return None
     if kind == "OGG": return _plan_ogg(path, plan)
-    if kind == "FLAC": return plan if plan.frames is None else None if _packets(path)[1] > plan.frames else replace(plan, promised=plan.frames)
+    if kind == "FLAC":
+        return plan if plan.frames is None else None if _packets(path)[1] > plan.frames else replace(plan, promised=plan.frames)
     if coding.startswith("MPEG"): plan = _plan_mpeg(path, plan)
     elif not coding.startswith(_EXACT): plan = replace(plan, frames=None)       # counted in blocks, the last of them perhaps not full
     elif extent is None: plan = replace(plan, promised=plan.frames)
@@ -141,7 +149,8 @@ def _plan_ogg(path, plan) -> _Plan:
     parts = plan.parts if kept == links[:1] else tuple(kept)
     return replace(plan, rate=rate, channels=channels, frames=frames, promised=frames, parts=parts, whole=whole, note=note)
 
-def _changes(path): return AudioError("changes its sample rate or its channels midway", path, "Convert it to WAV or FLAC first")
+def _changes(path):
+    return AudioError("changes its sample rate or its channels midway", path, "Convert it to WAV or FLAC first")
 
 # %% ../../nbs/data/04_decode.ipynb #628e19bd
 def _open_av(
@@ -154,7 +163,8 @@ def _track(container, path):
     "The first sound track."
     if not container.streams.audio: raise AudioError("has no sound track", path, "Remove it from the corpus")
     stream = container.streams.audio[0]
-    if stream.codec_context is None: raise AudioError("is encoded in a way that no decoder here knows", path, "Convert it to WAV or FLAC first")
+    if stream.codec_context is None:
+        raise AudioError("is encoded in a way that no decoder here knows", path, "Convert it to WAV or FLAC first")
     return stream
 
 def _packets(path) -> tuple:
@@ -175,8 +185,10 @@ def _planar(frame) -> np.ndarray:
     return x.T.astype(np.float32) / 2.0 ** (8 * frame.format.bytes - 1)
 
 # %% ../../nbs/data/04_decode.ipynb #f530efc2
-_CLOCKED = {"mov", "matroska", "asf", "tta", "wv", "ape", "flv"}                    # containers whose duration is not a guess
-_STREAMS = {"mp3", "aac", "ac3", "eac3", "amr", "dts", "loas", "mpegts", "mpeg"}    # without a container, or made to be joined
+# containers whose duration is not a guess
+_CLOCKED = {"mov", "matroska", "asf", "tta", "wv", "ape", "flv"}
+# without a container, or made to be joined
+_STREAMS = {"mp3", "aac", "ac3", "eac3", "amr", "dts", "loas", "mpegts", "mpeg"}
 _SLACK = 0.1          # s; a duration may count a packet's padding, or round
 _PADDING = 3 * 2048   # samples that an encoder may add at the end
 
@@ -186,10 +198,13 @@ class _Clock:
         kinds = set(container.format.name.split(","))
         self.stream, self.clocked, self.joined = stream, kinds & _CLOCKED, kinds & _STREAMS
         self.start, self.duration = (container.start_time or 0) / av.time_base, (container.duration or 0) / av.time_base
-        self.span = float(stream.duration * stream.time_base) if "mov" in kinds and stream.duration else None   # s, of the sound without padding
+        # s, of the sound without padding
+        self.span = float(stream.duration * stream.time_base) if "mov" in kinds and stream.duration else None
         self.packets = self.samples = self.lost = self.run = 0
-        self.end, self.own = 0.0, [math.inf, 0.0]                       # of all tracks; of the sound: where it begins and ends
-        self.step, self.last = 0.0, {}                                  # longest time from a packet to the next, which is what a last packet without a duration may take
+        # of all tracks; of the sound: where it begins and ends
+        self.end, self.own = 0.0, [math.inf, 0.0]
+        # longest time from a packet to the next, which is what a last packet without a duration may take
+        self.step, self.last = 0.0, {}
 
     def see(self, packet) -> bool:
         "Note a packet of any track; whether it is one of the sound."
@@ -215,8 +230,11 @@ class _Clock:
         if self.span is not None: end, wanted = self.own[1] - min(self.own[0], 0), self.span
         else: end, wanted = self.end, self.duration if self.clocked else 0
         if end < wanted - max(_SLACK, min(self.step, 1.0)): return cut_short(path, have, wanted)
-        if self.run and "mp3" not in self.joined: return cut_short(path, have, math.inf)       # behind an MP3 there may be anything
-        if self.lost * 50 > self.packets + 50: return AudioError(f"is damaged: {self.lost} of its {self.packets} packets do not decode", path, "Copy or download it again")
+        # behind an MP3 there may be anything
+        if self.run and "mp3" not in self.joined: return cut_short(path, have, math.inf)
+        if self.lost * 50 > self.packets + 50:
+            return AudioError(f"is damaged: {self.lost} of its {self.packets} packets do not decode", path,
+                              "Copy or download it again")
         return None
 
 # %% ../../nbs/data/04_decode.ipynb #407256e8
@@ -238,7 +256,8 @@ def _by_ffmpeg(path):
                     if (frame.sample_rate, frame.layout.nb_channels) != kind: raise _changes(path)
                     clock.samples += frame.samples
                     yield _planar(frame), frame.sample_rate
-            error = clock.verdict(path, kind[0]) if kind else explain(path, None)   # FFmpeg guesses formats from names, so text may get as far as here
+            # FFmpeg guesses formats from names, so text may get as far as here
+            error = clock.verdict(path, kind[0]) if kind else explain(path, None)
     except av.FFmpegError as e: raise explain(path, e) from None
     if error is not None: raise error
 
@@ -269,7 +288,8 @@ def open_sound(
         extent = find_samples(path)
         plan = None if Path(path).suffix.lower() == ".g722" else _plan_sndfile(path, extent)
     except OSError as e: raise explain(path, e) from None
-    if plan is not None: return Sound(path, plan.rate, plan.channels, plan.frames, lambda: plan.blocks(path), note=plan.note)
+    if plan is not None:
+        return Sound(path, plan.rate, plan.channels, plan.frames, lambda: plan.blocks(path), note=plan.note)
     return _sound_of_ffmpeg(path, extent)
 
 def _sound_of_ffmpeg(path, extent) -> Sound:
@@ -284,6 +304,7 @@ def _sound_of_ffmpeg(path, extent) -> Sound:
         for x in _in_blocks((x for x, _ in _by_ffmpeg(path)), None if span is None else round(span * rate)):
             have += len(x)
             yield x
-        if extent and extent.state == "cut": raise cut_short(path, have / rate, have / rate * extent.announced / max(1, extent.present))
+        if extent and extent.state == "cut":
+            raise cut_short(path, have / rate, have / rate * extent.announced / max(1, extent.present))
         if riff_is_cut(path): raise cut_short(path, have / rate, math.inf)
     return Sound(path, rate, first.shape[1], None, blocks, "FFmpeg", extent.note if extent else "")

@@ -49,7 +49,9 @@ def alone(
     path = Path(path).absolute()
     lock = FileLock(cache_dir("locks") / f"{fingerprint(str(path))}.lock")
     try: lock.acquire()
-    except OSError as e: raise CorpusError(f"cannot be locked ({e.strerror or e})", path, "Set AUDIOENGRAM_CACHE to a folder that you may write to") from None
+    except OSError as e:
+        raise CorpusError(f"cannot be locked ({e.strerror or e})", path,
+                          "Set AUDIOENGRAM_CACHE to a folder that you may write to") from None
     try: yield
     finally: lock.release()
 
@@ -76,7 +78,9 @@ def _download(url, path, kind, digest, attempts, patience, show) -> Path:
         _transfer(url, part, attempts, patience, show)
         if digest is None or checksum(part, kind) == digest: break
         part.unlink()
-        if clean or not resumed: raise CorpusError(f"has the wrong {kind} checksum", url, "Try again later, or download it yourself and pass its folder as root")
+        if clean or not resumed:
+            raise CorpusError(f"has the wrong {kind} checksum", url,
+                              "Try again later, or download it yourself and pass its folder as root")
     os.replace(part, path)
     return path
 
@@ -87,9 +91,12 @@ def _transfer(url, part, attempts, patience, show):
         except (requests.RequestException, _Short) as e:
             if attempt + 1 == attempts or isinstance(e, ValueError):  # an address that is none
 
-                raise CorpusError(f"cannot be downloaded ({_reason(e)})", url, "Check the network; what has arrived is kept, so running again resumes") from None
+                raise CorpusError(f"cannot be downloaded ({_reason(e)})", url,
+                                  "Check the network; what has arrived is kept, so running again resumes") from None
             time.sleep(patience * 2**attempt)
-        except OSError as e: raise CorpusError(f"cannot be written ({e.strerror or e})", part, "Free some space or choose another AUDIOENGRAM_CACHE") from None
+        except OSError as e:
+            raise CorpusError(f"cannot be written ({e.strerror or e})", part,
+                              "Free some space or choose another AUDIOENGRAM_CACHE") from None
 
 class _Short(Exception): "The connection closed before the last byte."
 
@@ -103,13 +110,16 @@ def _stream(url, part, show):
     with requests.get(url, stream=True, timeout=(10, 60), headers={"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else
                       {"Accept-Encoding": "identity"}) as r:
         if r.status_code == 416: return  # nothing left to send: complete, or the checksum will tell
-        if not r.ok: raise CorpusError(f"cannot be downloaded (HTTP {r.status_code} {r.reason})", url, "Check the address, or download it yourself and pass its folder as root")
+        if not r.ok:
+            raise CorpusError(f"cannot be downloaded (HTTP {r.status_code} {r.reason})", url,
+                              "Check the address, or download it yourself and pass its folder as root")
         have = have if r.status_code == 206 else 0
         length = r.headers.get("Content-Length")
         total = have + int(length) if length else None
         with open(part, "ab" if have else "wb") as f, progress_bar(total, Path(part).stem, show, initial=have, unit="B", unit_scale=True) as bar:
             for block in r.iter_content(1 << 14): f.write(block); bar.update(len(block))
-        if total is not None and part.stat().st_size < total: raise _Short(f"connection closed at {part.stat().st_size} of {total} bytes")
+        if total is not None and part.stat().st_size < total:
+            raise _Short(f"connection closed at {part.stat().st_size} of {total} bytes")
 
 # %% ../../nbs/data/07_fetch.ipynb #40dbed55
 def unpack(
@@ -125,7 +135,8 @@ def unpack(
             dst = folder / src.relative_to(scratch)
             dst.parent.mkdir(parents=True, exist_ok=True); os.replace(src, dst)
     except (tarfile.TarError, EOFError, OSError) as e:
-        raise CorpusError(f"cannot be unpacked ({e})", archive, "Delete it and fetch it again; check the free space") from e
+        raise CorpusError(f"cannot be unpacked ({e})", archive,
+                          "Delete it and fetch it again; check the free space") from e
     finally: shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
@@ -147,7 +158,9 @@ def _update_index(base, stamp, options):
     "Fetch the index if it is older than a day."
     if not stamp.exists() or time.time() - stamp.stat().st_mtime > 86_400:
         done = _run("apt-get", "update", *options)
-        if done.returncode: raise CorpusError(f"apt-get update failed ({_last(done.stderr)})", base, "Check the network and the machine's package sources")
+        if done.returncode:
+            raise CorpusError(f"apt-get update failed ({_last(done.stderr)})", base,
+                              "Check the network and the machine's package sources")
         stamp.touch()
 
 def _sandbox() -> list:
@@ -191,7 +204,8 @@ def _fetch_package(package, folder, show) -> dict:
     scratch = folder / f".{package}.unpacking"
     shutil.rmtree(scratch, ignore_errors=True); shutil.rmtree(folder / package, ignore_errors=True)
     if (done := _run("dpkg-deb", "-x", str(deb), str(scratch))).returncode:
-        raise CorpusError(f"cannot be unpacked ({_last(done.stderr)})", deb, "Delete it and fetch again; check the free space")
+        raise CorpusError(f"cannot be unpacked ({_last(done.stderr)})", deb,
+                          "Delete it and fetch again; check the free space")
     os.replace(scratch, folder / package)
     kept = {"package": package, "version": plan["file"].split("_")[1].replace("%3a", ":"), "sha256": checksum(deb), "size": plan["size"], "source": plan["uri"]}
     write_json(record, kept); deb.unlink()
@@ -212,7 +226,9 @@ def _apt_download(package, plan, deb, show):
     finally:
         if job.poll() is None: job.kill(); job.wait()
     got = next((p for p in (deb, deb.parent / plan["file"]) if p.exists()), None)
-    if job.returncode or got is None: raise CorpusError(f"apt-get download {package} failed ({_last(said)})", deb, "Check the network and run it again")
+    if job.returncode or got is None:
+        raise CorpusError(f"apt-get download {package} failed ({_last(said)})", deb,
+                          "Check the network and run it again")
     if got != deb: os.replace(got, deb)
     if checksum(deb, plan["kind"].lower()) != plan["digest"]:
         deb.unlink(); raise CorpusError(f"has the wrong {plan['kind']} checksum", plan["uri"], "Run it again; if it stays wrong, run apt-get update")
@@ -231,5 +247,6 @@ def fetch_packages(
                           'Use get_corpus("librispeech", fetch=True), which downloads dev-clean from openslr.org, or get_corpus("folder", root=...) on your own recordings')
     records = [fetch_package(p, folder, show) for p in packages]
     missing = [p for p, r in zip(packages, records, strict=True) if not r]
-    if len(missing) == len(packages): raise CorpusError("none of the packages is in this machine's archive", remedy="Enable the Debian main archive, or use the corpus librispeech or folder")
+    if len(missing) == len(packages):
+        raise CorpusError("none of the packages is in this machine's archive", remedy="Enable the Debian main archive, or use the corpus librispeech or folder")
     return [r for r in records if r], missing

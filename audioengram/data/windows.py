@@ -40,8 +40,10 @@ class Windows:
         energy_threshold=None,  # dB, for "high_energy"
     ):                          # raises ParameterError
         for name, value in (("length", length), ("lag", lag)):
-            if not isinstance(value, int) or value < 1: raise ParameterError(f"{name}={value!r} is not a whole number from 1")
-        if slice not in SLICES: raise ParameterError(f"unknown slice {slice!r}", remedy=f"Choose one of {', '.join(SLICES)}")
+            if not isinstance(value, int) or value < 1:
+                raise ParameterError(f"{name}={value!r} is not a whole number from 1")
+        if slice not in SLICES:
+            raise ParameterError(f"unknown slice {slice!r}", remedy=f"Choose one of {', '.join(SLICES)}")
         if slice == "high_energy" and energy_threshold is None:
             raise ParameterError('slice="high_energy" needs a threshold from training speech',
                                  remedy="Pass a SpeakerSplit, or energy_threshold=store.median_energy(split.train_utterances)")
@@ -54,7 +56,8 @@ class Windows:
             raise ParameterError(f"no window of {length} frames at lag {lag} in slice {slice!r} "
                                  f"among {len(rows)} utterances of at most {frames.max(initial=0)} frames",
                                  remedy="Use longer utterances, a shorter context or another slice")
-        self.row, self.frame, self.utterance = row[keep], frame[keep], owner[keep]  # of the target: row of store.z, frame of its utterance
+        # of the target: row of store.z, frame of its utterance
+        self.row, self.frame, self.utterance = row[keep], frame[keep], owner[keep]
         self.utterances = store.index["utterance_id"].to_numpy()[rows]              # names that `utterance` counts
         self.speakers, speaker = np.unique(store.index["speaker_id"].to_numpy()[rows], return_inverse=True)
         self.speaker = speaker[self.utterance]                                      # counts in `speakers`
