@@ -97,6 +97,7 @@ def corpus_show(
     if json_: show(corpus.utterances, True); return
     show(_facts(corpus.summary()), title=name)
     show(corpus.utterances.head(utterances).drop(columns=["sha256", "path"], errors="ignore"), title="Manifest (first rows)")
+    if len(corpus.notes): show(corpus.notes, title="Read, with a note")
     if len(corpus.failures): show(corpus.failures, title="Left out")
 
 def _facts(values):
@@ -243,3 +244,5 @@ def main():
         if debug: raise
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]{type(e).__name__}[/red] {escape(str(e))}")
         sys.exit(1)
+
+if __name__ == "__main__": main()

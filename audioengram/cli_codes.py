@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .core import ModelFileError, ParameterError
@@ -41,9 +42,9 @@ def tell(
     "A Rich table, or JSON."
     rows = pd.DataFrame(rows)
     if as_json: print(rows.to_json(orient="records", indent=1, default_handler=str)); return
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=title and escape(title), title_justify="left", header_style="bold")
     for c in rows: table.add_column(str(c).replace("_", " "), overflow="fold")
-    for row in rows.itertuples(index=False): table.add_row(*(f"{x:,.3g}" if isinstance(x, float) else str(x) for x in row))
+    for row in rows.itertuples(index=False): table.add_row(*(f"{x:,.3g}" if isinstance(x, float) else escape(str(x)) for x in row))
     Console(force_jupyter=False).print(table)
 
 def check_sound(path: Path, bits=16, overwrite=False):
