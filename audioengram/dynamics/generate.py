@@ -103,7 +103,7 @@ def prompt_latents(
     if not np.isfinite(wav).all():
         raise AudioError("the prompt holds NaN or infinite samples", name, "Export it again from its source")
     wav = resample(wav, rate, codec.sample_rate)
-    if not codec.frames(len(wav)):
+    if len(wav) * codec.frame_rate < codec.sample_rate:
         given, frame = 1000 * len(wav) / codec.sample_rate, 1000 / codec.frame_rate
         raise AudioError(f"the prompt of {given:.0f} ms is shorter than a frame of {codec.name}, {frame:.0f} ms", name,
                          "Give a second or more")

@@ -130,10 +130,9 @@ def held_out_report(
     split, store = corpus.split(), encode_corpus(corpus, codec)
     gains = held_out_gain(model, store, split)
     rows, spent = free_runs(model, codec, store, split, seconds, most=runs, how=how)
-    said = lambda e: f"{e.value:.2f} [{e.lo:.2f}, {e.hi:.2f}], {e.n} speakers"
-    over = lambda x: said(bootstrap_by(x.dropna(), rows.speaker[x.notna()], "macro"))   # a dead run has no level
+    over = lambda x: str(bootstrap_by(x.dropna(), rows.speaker[x.notna()], "macro"))   # a dead run has no level
     dead = int((rows.longest > 3).sum())
-    return {f"nats a frame over the marginal, {name}": said(g) for name, g in gains.items()} | {
+    return {f"nats a frame over the marginal, {name}": str(g) for name, g in gains.items()} | {
         "free runs": f"{len(rows)} of {seconds:g} s, {int(rows.finite.sum())} finite, {dead} silent for over 3 s",
         "level drift, dB a minute": over(rows.drift),
         "level, last fifth less first, dB": over(rows.end - rows.start),

@@ -46,8 +46,8 @@ class DistilledHead(SamplerHead):
     def loss(self, h: Tensor, x: Tensor) -> Tensor:
         u, noise = self.inner(x), torch.randn(self.draws, *x.shape, device=x.device, dtype=x.dtype)
         n = round(self.equal * self.draws)
-        a, b = draw_times((2, self.draws, len(x)), x)
-        s, t = torch.cat([a[:n], torch.minimum(a, b)[n:]]), torch.cat([a[:n], torch.maximum(a, b)[n:]])
+        same, pairs = draw_times((n, len(x)), x), torch.rand(2, self.draws - n, len(x), device=x.device, dtype=x.dtype)
+        s, t = torch.cat([same, pairs.amin(0)]), torch.cat([same, pairs.amax(0)])
         here = noise + s[..., None] * (u - noise)
         match = self.speed(here[:n], h, s[:n], t[:n]) - (u - noise[:n])
         end, moves = torch.func.jvp(lambda late: self.jump(here[n:], h, s[n:], late), (t[n:],),
