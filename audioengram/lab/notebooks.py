@@ -167,6 +167,7 @@ def run_notebook(
         raise ParameterError(f"{name} has no parameter 'profile', so it cannot run as {profile!r}")
     asked = dict(profile=profile) if "profile" in known else {}
     given = read_parameters(known, {**asked, **(parameters or {})}, name)
+    given |= {k: str(Path(v).expanduser().resolve()) for k, v in given.items() if k.endswith("_root") and v}   # the kernel runs elsewhere
     varied = [k for k, v in given.items() if k != "profile" and v != known[k]]
     if publish and (reasons := why_draft(profile, varied, path.parent)):
         raise RunError(f"{name} cannot be published: {'; '.join(reasons)}", remedy="Run it without --publish: a draft goes to runs/")
