@@ -53,7 +53,7 @@ def open_case(
     root=None,           # where the corpus lies
 ):                       # corpus, split, store; raises AudioengramError if the data or the codec are not here
     "Get a case's recordings and latents; they are encoded on the run's device, and lie on the CPU."
-    options = dict(n_speakers=8, n_utterances=6) if case.corpus == "synthetic" else {}
+    options = dict(n_speakers=8, n_utterances=6, uneven=True) if case.corpus == "synthetic" else {}
     corpus = get_corpus(case.corpus, root, show=False, **options)
     codec = get_codec(case.codec).to(working_device())
     if max_seconds and corpus.utterances.seconds.sum() > max_seconds:

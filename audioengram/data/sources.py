@@ -65,6 +65,15 @@ def synthesise(
     return wav.astype(np.float32)
 
 # %% ../../nbs/data/11_sources.ipynb #cd366af0
+_UNEVEN = {(0, 1): .2}   # (speaker, utterance) -> its length in others': one is short
+
+def _with_pauses(wav, i: int):
+    "An utterance with half a second of digital silence in it, and one with half a second at a thousandth of its level."
+    wav, at = wav.copy(), len(wav) // 3
+    if i % 3 == 0: wav[at:at + 8000] = 0
+    if i % 3 == 1: wav[at:at + 8000] *= .001
+    return wav
+
 class Synthetic(CorpusSource):
     name, licence, source = "synthetic", "CC0-1.0", "audioengram.data.sources.synthesise"
     fetched, speakers, folds = "written to the cache on first use", "a pitch and a vocal tract length each", "one a speaker"
@@ -75,6 +84,7 @@ class Synthetic(CorpusSource):
     def prepare(self, root, fetch, show, **options):
         o = {"n_speakers": 6, "n_utterances": 6, "seconds": 3.0, "seed": 0, **options}
         folder = expand(root) if root else cache_dir("corpora", "synthetic")
+        if not o.get("uneven"): o.pop("uneven", None)      # an even world keeps its name
         folder = folder / fingerprint("synthetic-1", o)  # the number changes with `synthesise`
         if not (folder / "complete").exists():
             for s in range(o["n_speakers"]): self._speak(folder, s, o)
@@ -85,11 +95,14 @@ class Synthetic(CorpusSource):
         "Write the utterances of one speaker; women's and men's pitch alternate."
         rng = np.random.default_rng(spawn(o["seed"], "speaker", s))
         pitch, tract = (rng.uniform(170, 240), rng.uniform(1.05, 1.2)) if s % 2 else (rng.uniform(85, 140), rng.uniform(0.85, 1.02))
-        for i in range(o["n_utterances"]):
-            wav = synthesise(o["seconds"] * rng.uniform(0.8, 1.2), spawn(o["seed"], "utterance", s, i), pitch, tract)
+        for i in range(1 if o.get("uneven") and s == 1 else o["n_utterances"]):
+            seconds = o["seconds"] * rng.uniform(0.8, 1.2)
+            if o.get("uneven"): seconds *= _UNEVEN.get((s, i), 2. if s == 2 else 1.)
+            wav = synthesise(seconds, spawn(o["seed"], "utterance", s, i), pitch, tract)
+            if o.get("uneven"): wav = _with_pauses(wav, i)
             save_audio(folder / f"s{s:02d}" / f"s{s:02d}-{i:03d}.flac", wav, 16_000)
 
-    def items(self, root, n_speakers=6, n_utterances=6, seconds=3.0, seed=0):
+    def items(self, root, n_speakers=6, n_utterances=6, seconds=3.0, seed=0, uneven=False):
         rows = [{"utterance_id": p.stem, "speaker_id": p.parent.name, "path": str(p), "licence": self.licence, "fold": p.parent.name, "sex": "MF"[int(p.parent.name[1:]) % 2]}
                 for p in sorted(Path(root).glob("s*/*.flac"))]
         return rows, [], []
