@@ -79,6 +79,7 @@ def agrees(
     "Whether two measurements of a claim say the same: the new value lies within the old one's tolerance, or the old one in the new interval."
     a, b = old["value"], new["value"]
     if isinstance(a, str) or isinstance(b, str): return a == b
+    if "clock" in (old.get("exact"), new.get("exact")): return True      # a speed is this machine's own
     return a == b or _within(old, b) or ("lo" in new and _within(new, a))
 
 def _within(claim: dict, x: float) -> bool:
