@@ -4,7 +4,7 @@ A tensor "on cuda:0" wraps a CPU tensor. Every operation passes `run`, which ref
 of another device, the NumPy view of a device tensor), computes on the CPU, and counts kernels, copies to the device and host syncs by the
 line of the package that asked for them. It proves where data are. It says nothing of speed, memory or the accuracy of a GPU's kernels.
 
-    python tests/pretend/pretend_cuda.py FILE ARGS...     # runs a Python file with the device present
+    python tests/pretend/pretend_cuda.py FILE ARGS...         # runs a Python file, or with -m a module, with the device present
 """
 import ctypes
 import importlib.metadata
@@ -116,7 +116,7 @@ def refuse_mixed(func, args, tensors):
         if not far(args[0]) and any(map(far, index)):
             raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
         tensors = [args[0], *(a for a in args[2:3] if isinstance(a, torch.Tensor) and a.dim())]
-    elif torch.Tag.pointwise in func.tags: tensors = [t for t in tensors if far(t) or t.dim()]
+    elif torch.Tag.pointwise in func.tags or func._schema.name.startswith(("aten::fill", "aten::masked_fill")): tensors = [t for t in tensors if far(t) or t.dim()]
     if len({far(t) for t in tensors}) > 1:
         where = ", ".join(f"{list(t.shape)} on {'cuda:0' if far(t) else 'cpu'}" for t in tensors)
         raise RuntimeError(f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! ({func}: {where})")
@@ -174,6 +174,13 @@ class Present(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None): return run(func, args, kwargs or {})
 
 
+def in_this_thread() -> Present:
+    "The mode, and what else torch keeps for each thread."
+    torch._C._set_only_lift_cpu_tensors(True)               # torch.tensor(..., device="cuda") is a copy
+    torch.autograd.set_multithreading_enabled(False)        # the device's backward pass stays in the thread that asks for it
+    return Present()
+
+
 def install():
     "Let torch believe in the device, for the rest of this process."
     global _own
@@ -184,23 +191,21 @@ def install():
     torch.cuda.manual_seed = torch.cuda.manual_seed_all = lambda seed: _own.manual_seed(seed)
     torch.cuda.get_rng_state = lambda *a: _own.get_state()
     torch.cuda.set_rng_state = lambda state, *a: _own.set_state(state)
-    torch._C._set_only_lift_cpu_tensors(True)                         # torch.tensor(..., device="cuda") is a copy
     torch.__future__.set_swap_module_params_on_conversion(True)       # module.to("cuda") changes the kind of tensor
-    torch.autograd.set_multithreading_enabled(False)                  # the device's backward pass stays in this thread
     torch.inference_mode = type("inference_mode", (torch.no_grad,), dict(__init__=lambda self, mode=True: torch.no_grad.__init__(self)))
     for name in ("save_file", "save"):                                # they read memory addresses
         plain = getattr(safetensors.torch, name)
         setattr(safetensors.torch, name, lambda tensors, *a, _plain=plain, **k: _plain({n: t.inner if far(t) else t for n, t in tensors.items()}, *a, **k))
     begin = threading.Thread.run
-    def run_present(thread):                                          # modes belong to a thread
-        with Present(): begin(thread)
+    def run_present(thread):
+        with in_this_thread(): begin(thread)
     threading.Thread.run = run_present
-    Present().__enter__()
+    in_this_thread().__enter__()
 
 
 if __name__ == "__main__":
-    sys.modules["pretend_cuda"] = sys.modules["__main__"]                   # so that the file that is run can import this one
+    sys.modules["pretend_cuda"] = sys.modules["__main__"]             # so that what is run can import this one
     install()
     sys.argv = sys.argv[1:]
-    sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    if sys.argv[0] == "-m": runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=False)
+    else: runpy.run_path(sys.argv[0], run_name="__main__")
