@@ -36,7 +36,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.part
 ALL = ("core", "stages", "devices", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "cli", "cli_codes")
 COMMANDS = ("cli", "cli_codes")
 MAY_IMPORT = dict(
-    core=(), stages=("core",), devices=("core",), data=("core", "stages", "devices"), codecs=("core", "data.audio"), heads=("core",), measure=("core", "stages", "devices", "heads"),
+    core=(), stages=("core",), devices=("core",), data=("core", "stages", "devices"), codecs=("core", "devices", "data.audio"), heads=("core",), measure=("core", "stages", "devices", "heads"),
     dynamics=("core", "stages", "devices", "data", "codecs", "heads", "measure"), codes=("core", "stages", "devices", "data", "codecs", "measure"),
     ember=("core", "stages", "devices", "data", "measure"), lab=("core", "stages", "devices", "data"), discussions=tuple(r for r in ALL if r not in ("discussions", *COMMANDS)), cli=tuple(r for r in ALL if r != "cli"), cli_codes=tuple(r for r in ALL if r not in COMMANDS))
 ALSO = {f"data.{m}": ("codecs",) for m in ("latents", "cases", "small_codecs")}   # the store builds the codec that decodes it; a case is a corpus under a codec; a small codec is trained on a corpus

@@ -49,7 +49,6 @@ ctypes.CDLL(str(hooks()), ctypes.RTLD_GLOBAL)     # before torch, which asks for
 import safetensors.torch  # noqa: E402
 import torch  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing  # noqa: E402
-from torch.utils._pytree import tree_leaves, tree_map  # noqa: E402
 
 aten = torch.ops.aten
 kernels, uploads, syncs = Counter(), Counter(), Counter()   # "dynamics/predictor.py:330" -> how many
@@ -96,6 +95,19 @@ class OnDevice(torch.Tensor):
         return memo[id(self)]
 
 
+def leaves_of(x, found: list) -> list:
+    "Arguments, however deep in lists; torch's own walk of trees takes longer than a small kernel."
+    if type(x) in (tuple, list):
+        for y in x: leaves_of(y, found)
+    else: found.append(x)
+    return found
+
+
+def mapped(f, x):
+    "f of every leaf."
+    return type(x)([mapped(f, y) for y in x]) if type(x) in (tuple, list) else f(x)
+
+
 def far(x) -> bool: return isinstance(x, OnDevice)
 
 
@@ -124,23 +136,23 @@ def refuse_mixed(func, args, tensors):
 
 def run(func, args, kwargs):
     "One operation."
-    leaves = tree_leaves((args, kwargs))
-    tensors, devices = ([x for x in leaves if isinstance(x, kind)] for kind in (torch.Tensor, torch.device))
+    given = leaves_of((args, list(kwargs.values())), [])
+    tensors, devices = ([x for x in given if isinstance(x, kind)] for kind in (torch.Tensor, torch.device))
     refuse_mixed(func, args, tensors)
     goes, leaves_it = any(d.type == "cuda" for d in devices), any(d.type != "cuda" for d in devices)
     reads = far(args[0]) if func in INDEXED else any(map(far, tensors))
     if func is aten.copy_.default: goes, leaves_it, reads = far(args[0]), not far(args[0]), far(args[1])
     here = goes or (reads and not leaves_it)
-    dice = [g for g in leaves if isinstance(g, torch.Generator)]
+    dice = [g for g in given if isinstance(g, torch.Generator)]
     if here and any(g.device.type != "cuda" for g in dice): raise RuntimeError(f"Expected a 'cuda' device type for generator but found 'cpu' ({func})")
     plain = lambda x: x.inner if far(x) else torch.device("cpu") if here and isinstance(x, torch.device) else x
-    plain_args, plain_kwargs = tree_map(plain, (args, kwargs))
+    plain_args, plain_kwargs = mapped(plain, tuple(args)), {k: mapped(plain, v) for k, v in kwargs.items()}
     if here: plain_kwargs.pop("pin_memory", None)
     if here and torch.Tag.nondeterministic_seeded in func.tags: out = draw(func, plain_args, plain_kwargs, dice)
     else: out = STAND_INS.get(func, func)(*plain_args, **plain_kwargs)
     count(func, args, tensors, reads, goes, here, out)
     if not here: return out if not reads or func is not aten.copy_.default else args[0]
-    out = tree_map(lambda x: OnDevice(x) if isinstance(x, torch.Tensor) and not far(x) else x, out)
+    out = mapped(lambda x: OnDevice(x) if isinstance(x, torch.Tensor) and not far(x) else x, out)
     return return_and_correct_aliasing(func, args, kwargs, out)
 
 
@@ -160,8 +172,8 @@ def draw(func, args, kwargs, given):
     if given:
         twin = torch.Generator().manual_seed(0)
         twin.set_state(source.get_state())
-        args, kwargs = tree_map(lambda x: twin if isinstance(x, torch.Generator) else x, (args, kwargs))
-        try: return func(*args, **kwargs)
+        swap = lambda x: twin if isinstance(x, torch.Generator) else x
+        try: return func(*mapped(swap, args), **{k: swap(v) for k, v in kwargs.items()})
         finally: source.set_state(twin.get_state())
     before = torch.get_rng_state()
     torch.set_rng_state(source.get_state())

@@ -78,7 +78,7 @@ def test_rollouts_gaps_and_training_on_rollouts(model, sets):
     base, idx = fit_baselines(sets["train"])["step-diagonal"], torch.arange(12)
     assert len(gap_rows(model, {1: model}, stretches, base, particles=4, idx=idx)) and len(injection_rows(model, stretches, base, idx=idx))
     assert check_stability(model, stretches.contexts(torch.arange(2)), 20, block=10)["finite"]
-    real = stretches.future(torch.arange(8))
+    real = valid.future(torch.arange(8))
     assert len(free_run_report(run.frames[:, 0].repeat(2, 1, 1)[:8], real, np.arange(8) % 4, sets["train"].targets(), clusters=4, repeats=2))
     for plan in (Unroll(4, rollout=1.), Unroll(4, mode="mean", particles=1, state=1.)):
         assert np.isfinite(train_rollout(model, stretches, valid, plan, epochs=1, batch_size=16, progress=False).valid).all() and on_device(model)
