@@ -1,4 +1,4 @@
-"The device rule without a GPU: whatever trains, scores, rolls out or encodes runs under a pretend CUDA device with CUDA's rules about devices."
+"The device rule without a GPU: what trains, scores, rolls out or encodes runs under a device with CUDA's rules."
 import os
 import shutil
 import subprocess
@@ -10,16 +10,19 @@ from worlds import common
 
 HERE = Path(__file__).resolve().parent
 DISCUSSIONS = sorted(p.stem for p in (HERE.parent / "nbs" / "discussions").glob("d*.ipynb"))
-PREDICT = {f"d{n}" for n in ("01", "03", "04", "05", "06", "07", "10")}   # train predictors; the others are behind `slow`
+PREDICT = {f"d{n}" for n in ("01", "03", "04", "05", "06", "07", "10")}   # train predictors; others are slow
 
-pytestmark = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="the pretend device needs a C++ compiler")
+NO_COMPILER = shutil.which(os.environ.get("CXX", "g++")) is None
+pytestmark = pytest.mark.skipif(NO_COMPILER, reason="the pretend device needs a C++ compiler")
 
 
 def under_device(*argv, **environment):
     "Run a file of tests/pretend, or a module, in a process that believes in the device."
     where = os.pathsep.join(map(str, (HERE.parent, HERE / "pretend", HERE)))
-    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")} | dict(PYTHONPATH=where, OMP_NUM_THREADS="1") | environment
-    done = subprocess.run([sys.executable, HERE / "pretend" / "pretend_cuda.py", *argv], env=env, capture_output=True, text=True, cwd=HERE.parent)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+    env = kept | dict(PYTHONPATH=where, OMP_NUM_THREADS="1") | environment
+    command = [sys.executable, HERE / "pretend" / "pretend_cuda.py", *argv]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=HERE.parent)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     return done.stdout
 
@@ -34,10 +37,14 @@ def test_under_the_device(what):
 
 def test_what_is_marked_gpu_runs_under_the_device():
     "Codecs with random weights, a step of nano's trainer, windows."
-    assert " passed" in checked("-m", "gpu", *(HERE / f"test_{name}.py" for name in ("codecs_contract", "codecs_nano_train", "data_latents")))
+    files = [HERE / f"test_{name}.py" for name in ("codecs_contract", "codecs_nano_train", "data_latents")]
+    assert " passed" in checked("-m", "gpu", *files)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n[:3] in PREDICT else pytest.mark.slow) for n in DISCUSSIONS])
+CASES = [pytest.param(n, marks=[] if n[:3] in PREDICT else pytest.mark.slow) for n in DISCUSSIONS]
+
+@pytest.mark.parametrize("name", CASES)
 def test_smoke_run_on_the_device(name, tmp_path, tmp_path_factory):
     cache = common(tmp_path_factory) / "pretend-cache"      # latents and models made on the device
-    assert int(under_device(HERE / "pretend" / "discussion.py", name, tmp_path / name, AUDIOENGRAM_CACHE=str(cache)).split()[-2]) > 100
+    said = under_device(HERE / "pretend" / "discussion.py", name, tmp_path / name, AUDIOENGRAM_CACHE=str(cache))
+    assert int(said.split()[-2]) > 100, "nothing ran on the device"

@@ -87,8 +87,9 @@ class _StepHead(nn.Module):
         m = m[moves].cpu()
         lengths = torch.stack([m.min(), m.max()]).log() + torch.tensor([-.1, .1])
         self.range.copy_(lengths)
-        wanted = dict(log_kappa=torch.tensor(.1 * self.dim), length=m.mean(), log_spread=(m.std() / m.mean()).clamp(min=1e-2))
-        self.start.copy_(torch.stack([soft_unbound(x.log(), *(self.bounds | dict(length=lengths))[k]) for k, x in wanted.items()]))
+        wanted = torch.stack([torch.tensor(.1 * self.dim), m.mean(), (m.std() / m.mean()).clamp(min=1e-2)]).log()
+        bounds = self.bounds["log_kappa"], lengths, self.bounds["log_spread"]
+        self.start.copy_(torch.stack([soft_unbound(x, *b) for x, b in zip(wanted, bounds, strict=True)]))
         self.still_weight.copy_(torch.logit((~moves).double().mean().clamp(1e-4, .99)))
         return self
 

@@ -1,10 +1,11 @@
 """A pretend CUDA device for a machine without one: real values, CUDA's rules.
 
-A tensor "on cuda:0" wraps a CPU tensor. Every operation passes `run`, which refuses what CUDA refuses (tensors of two devices, a generator
-of another device, the NumPy view of a device tensor), computes on the CPU, and counts kernels, copies to the device and host syncs by the
-line of the package that asked for them. It proves where data are. It says nothing of speed, memory or the accuracy of a GPU's kernels.
+A tensor "on cuda:0" wraps a CPU tensor. Every operation passes `run`, which refuses what CUDA refuses (tensors of two
+devices, a generator of another device, the NumPy view of a device tensor), computes on the CPU, and counts kernels,
+copies to the device and host syncs by the line of the package that asked for them. It proves where data are. It says
+nothing of speed, memory or the accuracy of a GPU's kernels.
 
-    python tests/pretend/pretend_cuda.py FILE ARGS...         # runs a Python file, or with -m a module, with the device present
+    python tests/pretend/pretend_cuda.py FILE ARGS...    # a Python file, or with -m a module, and the device
 """
 import ctypes
 import importlib.metadata
@@ -39,7 +40,8 @@ def hooks() -> Path:
     part = made.with_suffix(f".{os.getpid()}")
     include = [f"-I{torch_at / 'include'}", f"-I{torch_at / 'include/torch/csrc/api/include'}"]
     link = [f"-L{torch_at / 'lib'}", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{torch_at / 'lib'}"]
-    subprocess.run([compiler(), "-O0", "-shared", "-fPIC", "-std=c++20", *include, str(source), "-o", str(part), *link], check=True)
+    flags = ["-O0", "-shared", "-fPIC", "-std=c++20", *include]
+    subprocess.run([compiler(), *flags, str(source), "-o", str(part), *link], check=True)
     part.rename(made)
     return made
 
@@ -54,8 +56,11 @@ aten = torch.ops.aten
 kernels, uploads, syncs = Counter(), Counter(), Counter()   # "dynamics/predictor.py:330" -> how many
 
 COPIES = {aten._to_copy.default, aten.copy_.default, aten.set_.source_Tensor, aten._foreach_copy_.default}
-INDEXED = {aten.index.Tensor, aten._unsafe_index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
-DATA_DECIDES = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount", "_linalg_check_errors"}   # shapes, or an error, that the CPU must know
+INDEXED = {aten.index.Tensor, aten._unsafe_index.Tensor, aten.index_put.default, aten.index_put_.default,
+           aten._index_put_impl_.default}
+TAKES_A_NUMBER = ("fill", "fill_", "masked_fill", "masked_fill_")     # beside the pointwise operations
+DATA_DECIDES = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount",
+                "_linalg_check_errors"}                               # shapes, or an error, that the CPU must know
 
 
 def lstm_cell(gates_x, gates_h, c, bias_x, bias_h):
@@ -74,7 +79,8 @@ class OnDevice(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner):
-        return torch.Tensor._make_wrapper_subclass(cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype, device=CUDA)
+        layout = dict(strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype)
+        return torch.Tensor._make_wrapper_subclass(cls, inner.size(), device=CUDA, **layout)
 
     def __init__(self, inner): self.inner = inner.detach()
 
@@ -82,7 +88,7 @@ class OnDevice(torch.Tensor):
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None): return run(func, args, kwargs or {})
 
     def numpy(self, *args, **kwargs):
-        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
 
     def __array__(self, *args, **kwargs): return self.numpy()
     def tolist(self): return self.cpu().tolist()
@@ -90,8 +96,9 @@ class OnDevice(torch.Tensor):
 
     def __deepcopy__(self, memo):
         if id(self) not in memo:
-            new = OnDevice(self.inner.clone())
-            memo[id(self)] = torch.nn.Parameter(new, self.requires_grad) if isinstance(self, torch.nn.Parameter) else new.requires_grad_(self.requires_grad)
+            new, learns = OnDevice(self.inner.clone()), self.requires_grad
+            is_parameter = isinstance(self, torch.nn.Parameter)
+            memo[id(self)] = torch.nn.Parameter(new, learns) if is_parameter else new.requires_grad_(learns)
         return memo[id(self)]
 
 
@@ -115,23 +122,29 @@ def line() -> str:
     "The innermost line of the package that is being executed."
     frame = sys._getframe(1)
     while frame:
-        if "/audioengram/" in frame.f_code.co_filename: return f"{frame.f_code.co_filename.rpartition('/audioengram/')[2]}:{frame.f_lineno}"
+        _, inside, file = frame.f_code.co_filename.rpartition("/audioengram/")
+        if inside: return f"{file}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
 
 
 def refuse_mixed(func, args, tensors):
-    "CUDA's rule: one device for all; numbers without an axis go along with pointwise operations, and the CPU may index the device."
+    "One device for all; but pointwise operations take CPU numbers without an axis, and the CPU may index the device."
     if func in COPIES or len(tensors) < 2: return
     if func in INDEXED:
         index = [i for i in args[1] if i is not None]
         if not far(args[0]) and any(map(far, index)):
             raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
         tensors = [args[0], *(a for a in args[2:3] if isinstance(a, torch.Tensor) and a.dim())]
-    elif torch.Tag.pointwise in func.tags or func._schema.name.startswith(("aten::fill", "aten::masked_fill")): tensors = [t for t in tensors if far(t) or t.dim()]
+    elif torch.Tag.pointwise in func.tags or name_of(func) in TAKES_A_NUMBER:
+        tensors = [t for t in tensors if far(t) or t.dim()]
     if len({far(t) for t in tensors}) > 1:
         where = ", ".join(f"{list(t.shape)} on {'cuda:0' if far(t) else 'cpu'}" for t in tensors)
-        raise RuntimeError(f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! ({func}: {where})")
+        raise RuntimeError("Expected all tensors to be on the same device, but found at least two devices, "
+                           f"cuda:0 and cpu! ({func}: {where})")
+
+
+def name_of(func) -> str: return func._schema.name.split("::")[1]
 
 
 def run(func, args, kwargs):
@@ -144,7 +157,8 @@ def run(func, args, kwargs):
     if func is aten.copy_.default: goes, leaves_it, reads = far(args[0]), not far(args[0]), far(args[1])
     here = goes or (reads and not leaves_it)
     dice = [g for g in given if isinstance(g, torch.Generator)]
-    if here and any(g.device.type != "cuda" for g in dice): raise RuntimeError(f"Expected a 'cuda' device type for generator but found 'cpu' ({func})")
+    if here and any(g.device.type != "cuda" for g in dice):
+        raise RuntimeError(f"Expected a 'cuda' device type for generator but found 'cpu' ({func})")
     plain = lambda x: x.inner if far(x) else torch.device("cpu") if here and isinstance(x, torch.device) else x
     plain_args, plain_kwargs = mapped(plain, tuple(args)), {k: mapped(plain, v) for k, v in kwargs.items()}
     if here: plain_kwargs.pop("pin_memory", None)
@@ -158,7 +172,7 @@ def run(func, args, kwargs):
 
 def count(func, args, tensors, reads, goes, here, out):
     "Whether the call is a kernel, sends a tensor to the device, or makes the CPU wait for it."
-    at, name = line(), func._schema.name.split("::")[1]
+    at, name = line(), name_of(func)
     if here: kernels[at] += 1
     if goes and not reads and tensors: uploads[at] += 1
     masks = func in INDEXED and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
@@ -186,10 +200,21 @@ class Present(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None): return run(func, args, kwargs or {})
 
 
+class NoGrad(torch.no_grad):
+    "In the place of torch.inference_mode."
+    def __init__(self, mode=True): super().__init__()
+
+
+def of_the_cpu(save):
+    "A function of safetensors, which reads memory addresses."
+    plain = lambda tensors: {k: t.inner if far(t) else t for k, t in tensors.items()}
+    return lambda tensors, *args, **kwargs: save(plain(tensors), *args, **kwargs)
+
+
 def in_this_thread() -> Present:
     "The mode, and what else torch keeps for each thread."
     torch._C._set_only_lift_cpu_tensors(True)               # torch.tensor(..., device="cuda") is a copy
-    torch.autograd.set_multithreading_enabled(False)        # the device's backward pass stays in the thread that asks for it
+    torch.autograd.set_multithreading_enabled(False)        # its backward pass stays in the thread that asks
     return Present()
 
 
@@ -197,17 +222,16 @@ def install():
     "Let torch believe in the device, for the rest of this process."
     global _own
     _own = torch.Generator(CUDA)
-    says = dict(is_available=True, device_count=1, current_device=0, is_bf16_supported=True, get_device_name="a pretend device", get_device_capability=(9, 0), is_initialized=True, _lazy_init=None, synchronize=None)
+    says = dict(is_available=True, is_initialized=True, device_count=1, current_device=0, is_bf16_supported=True,
+                get_device_name="a pretend device", get_device_capability=(9, 0), _lazy_init=None, synchronize=None)
     for name, answer in says.items(): setattr(torch.cuda, name, lambda *a, _answer=answer, **k: _answer)
     torch._C._cuda_init = lambda: None
     torch.cuda.manual_seed = torch.cuda.manual_seed_all = lambda seed: _own.manual_seed(seed)
     torch.cuda.get_rng_state = lambda *a: _own.get_state()
     torch.cuda.set_rng_state = lambda state, *a: _own.set_state(state)
     torch.__future__.set_swap_module_params_on_conversion(True)       # module.to("cuda") changes the kind of tensor
-    torch.inference_mode = type("inference_mode", (torch.no_grad,), dict(__init__=lambda self, mode=True: torch.no_grad.__init__(self)))
-    for name in ("save_file", "save"):                                # they read memory addresses
-        plain = getattr(safetensors.torch, name)
-        setattr(safetensors.torch, name, lambda tensors, *a, _plain=plain, **k: _plain({n: t.inner if far(t) else t for n, t in tensors.items()}, *a, **k))
+    torch.inference_mode = NoGrad                                     # its tensors would pass the mode by
+    for name in ("save_file", "save"): setattr(safetensors.torch, name, of_the_cpu(getattr(safetensors.torch, name)))
     begin = threading.Thread.run
     def run_present(thread):
         with in_this_thread(): begin(thread)

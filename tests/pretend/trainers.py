@@ -1,4 +1,4 @@
-"Every trainer ends on the device, its scores on the CPU, and a step waits for nothing. Run by tests/test_pretend_device.py."
+"Trainers end on the device, scores on the CPU, and a step waits for nothing. Run by tests/test_pretend_device.py."
 import codes_toy
 import numpy as np
 import pretend_cuda
@@ -24,7 +24,8 @@ QUICK = dict(epochs=1, batch_size=32, progress=False)
 
 def store(utterances=8, frames=40, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return Frames.of(list(torch.randn(utterances, frames, D, generator=g).cumsum(1) * .3 + torch.randn(utterances, frames, D, generator=g)))
+    slow, fast = torch.randn(2, utterances, frames, D, generator=g)
+    return Frames.of(list(.3 * slow.cumsum(1) + fast))
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +42,13 @@ def on_device(m): return device_of(m).type == "cuda" and all(t.is_cuda for t in 
 def test_a_fitted_predictor_is_read_back_to_the_device(model, sets):
     again = fitted(Predictor(D, W, **SMALL), sets, "toy", **QUICK)
     assert on_device(model) and on_device(again) and again.fingerprint == model.fingerprint
-    assert not again.log_prob(sets["test"]).is_cuda and np.isfinite(score_windows(again, sets["test"], samples=4).nll).all()
+    assert not again.log_prob(sets["test"]).is_cuda
+    assert np.isfinite(score_windows(again, sets["test"], samples=4).nll).all()
 
 
 def test_the_profile_says_which_device(sets):
-    with computing_on("cpu"): m = Predictor(D, W, **SMALL); train(m, sets["train"], sets["valid"], **QUICK)
+    m = Predictor(D, W, **SMALL)
+    with computing_on("cpu"): train(m, sets["train"], sets["valid"], **QUICK)
     assert device_of(m).type == "cpu"
 
 
@@ -58,7 +61,7 @@ def test_a_training_step_of_the_mixture_waits_for_nothing(covariance, sets):
         train(m, many, sets["valid"], epochs=1, batch_size=4, progress=False)
         return pretend_cuda.syncs.total() - before[0], pretend_cuda.kernels.total() - before[1]
     (few, _), (more, _) = waits(LOOK), waits(4 * LOOK)
-    assert more - few <= 3, f"three times {LOOK} further steps waited {more - few} times: {pretend_cuda.syncs.most_common(3)}"
+    assert more - few <= 3, f"{3 * LOOK} further steps waited {more - few} times: {pretend_cuda.syncs.most_common(3)}"
 
 
 def test_divergence_is_told_between_looks(sets):
@@ -66,7 +69,8 @@ def test_divergence_is_told_between_looks(sets):
     broken._z = broken._z.clone(); broken._z[50] = float("inf")
     m = Predictor(D, W, **SMALL).to("cuda").set_units(sets["train"])
     good = {k: v.clone() for k, v in m.state_dict().items()}
-    with pytest.raises(TrainingError, match=r"diverged at step \d+ \(epoch 1\)"): train(m, broken, sets["valid"], units=False, **QUICK)
+    with pytest.raises(TrainingError, match=r"diverged at step \d+ \(epoch 1\)"):
+        train(m, broken, sets["valid"], units=False, **QUICK)
     assert all(torch.equal(v, good[k]) for k, v in m.state_dict().items())
 
 
@@ -76,12 +80,15 @@ def test_rollouts_gaps_and_training_on_rollouts(model, sets):
     run = rollout(model, stretches.contexts(torch.arange(5)), 4, particles=3)
     assert run.frames.shape == (5, 3, 4, D) and not run.frames.is_cuda and torch.isfinite(run.frames).all()
     base, idx = fit_baselines(sets["train"])["step-diagonal"], torch.arange(12)
-    assert len(gap_rows(model, {1: model}, stretches, base, particles=4, idx=idx)) and len(injection_rows(model, stretches, base, idx=idx))
+    assert np.isfinite(gap_rows(model, {1: model}, stretches, base, particles=4, idx=idx).C).all()
+    assert np.isfinite(injection_rows(model, stretches, base, idx=idx).gain).all()
     assert check_stability(model, stretches.contexts(torch.arange(2)), 20, block=10)["finite"]
     real = valid.future(torch.arange(8))
-    assert len(free_run_report(run.frames[:, 0].repeat(2, 1, 1)[:8], real, np.arange(8) % 4, sets["train"].targets(), clusters=4, repeats=2))
+    own, reference = run.frames[:, 0].repeat(2, 1, 1)[:8], sets["train"].targets()
+    assert len(free_run_report(own, real, np.arange(8) % 4, reference, clusters=4, repeats=2))
     for plan in (Unroll(4, rollout=1.), Unroll(4, mode="mean", particles=1, state=1.)):
-        assert np.isfinite(train_rollout(model, stretches, valid, plan, epochs=1, batch_size=16, progress=False).valid).all() and on_device(model)
+        history = train_rollout(model, stretches, valid, plan, epochs=1, batch_size=16, progress=False)
+        assert np.isfinite(history.valid).all() and on_device(model)
 
 
 def test_factorizer(sets):
@@ -91,7 +98,8 @@ def test_factorizer(sets):
 
 
 def test_memories(sets):
-    forms = fit_forms(sets["train"], sets["valid"], D, W, clusters=6, k=3, model=dict(hidden=16, layers=1), **QUICK)
+    small = dict(hidden=16, layers=1)
+    forms = fit_forms(sets["train"], sets["valid"], D, W, clusters=6, k=3, model=small, **QUICK)
     for m in forms.values(): assert on_device(m) and np.isfinite(score_windows(m, sets["test"], samples=2).energy).all()
 
 
@@ -122,5 +130,5 @@ def test_codes_and_their_prior():
 def test_codes_with_a_memory():
     from audioengram.codes.prior import PriorConfig, fit_prior
     grids = [np.random.default_rng(i).integers(0, 8, (12, 4, 3)) for i in range(3)]
-    prior = fit_prior(grids[:2], grids[2:], PriorConfig(8, 3, 4, hidden=16, layers=1, heads=2, window=48, memory="suffix", rows=64, memory_dim=16), steps=2, batch=2, show=False)
-    assert on_device(prior)
+    config = PriorConfig(8, 3, 4, hidden=16, layers=1, heads=2, window=48, memory="suffix", rows=64, memory_dim=16)
+    assert on_device(fit_prior(grids[:2], grids[2:], config, steps=2, batch=2, show=False))
