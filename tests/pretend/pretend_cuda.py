@@ -8,6 +8,7 @@ nothing of speed, memory or the accuracy of a GPU's kernels.
     python tests/pretend/pretend_cuda.py FILE ARGS...    # a Python file, or with -m a module, and the device
 """
 import ctypes
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -52,7 +53,7 @@ import safetensors.torch  # noqa: E402
 import torch  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing  # noqa: E402
 
-aten = torch.ops.aten
+aten, HOST = torch.ops.aten, torch.device("cpu")
 kernels, uploads, syncs = Counter(), Counter(), Counter()   # "dynamics/predictor.py:330" -> how many
 
 COPIES = {aten._to_copy.default, aten.copy_.default, aten.set_.source_Tensor, aten._foreach_copy_.default}
@@ -115,69 +116,80 @@ def mapped(f, x):
     return type(x)([mapped(f, y) for y in x]) if type(x) in (tuple, list) else f(x)
 
 
-def far(x) -> bool: return isinstance(x, OnDevice)
+def far(x) -> bool: return type(x) is OnDevice
+
+
+class Op:
+    "What is asked of an operation at every call."
+    def __init__(self, func):
+        schema = func._schema
+        self.name, self.indexed, self.copies = schema.name.split("::")[1], func in INDEXED, func in COPIES
+        self.takes_numbers = torch.Tag.pointwise in func.tags or self.name in TAKES_A_NUMBER
+        self.draws = torch.Tag.nondeterministic_seeded in func.tags
+        self.shares = schema.is_mutable or any(r.alias_info is not None for r in schema.returns)   # memory
+        self.compute = STAND_INS.get(func, func)
+
+
+op_of = functools.cache(Op)
+file_of = functools.cache(lambda name: name.rpartition("/audioengram/")[2] if "/audioengram/" in name else None)
 
 
 def line() -> str:
     "The innermost line of the package that is being executed."
     frame = sys._getframe(1)
     while frame:
-        _, inside, file = frame.f_code.co_filename.rpartition("/audioengram/")
-        if inside: return f"{file}:{frame.f_lineno}"
+        if file := file_of(frame.f_code.co_filename): return f"{file}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
 
 
-def refuse_mixed(func, args, tensors):
+def refuse_mixed(func, op, args, tensors):
     "One device for all; but pointwise operations take CPU numbers without an axis, and the CPU may index the device."
-    if func in COPIES or len(tensors) < 2: return
-    if func in INDEXED:
-        index = [i for i in args[1] if i is not None]
-        if not far(args[0]) and any(map(far, index)):
+    if op.copies or len(tensors) < 2: return
+    if op.indexed:
+        if not far(args[0]) and any(map(far, args[1])):
             raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
         tensors = [args[0], *(a for a in args[2:3] if isinstance(a, torch.Tensor) and a.dim())]
-    elif torch.Tag.pointwise in func.tags or name_of(func) in TAKES_A_NUMBER:
-        tensors = [t for t in tensors if far(t) or t.dim()]
+    elif op.takes_numbers: tensors = [t for t in tensors if far(t) or t.dim()]
     if len({far(t) for t in tensors}) > 1:
         where = ", ".join(f"{list(t.shape)} on {'cuda:0' if far(t) else 'cpu'}" for t in tensors)
         raise RuntimeError("Expected all tensors to be on the same device, but found at least two devices, "
                            f"cuda:0 and cpu! ({func}: {where})")
 
 
-def name_of(func) -> str: return func._schema.name.split("::")[1]
-
-
 def run(func, args, kwargs):
     "One operation."
     given = leaves_of((args, list(kwargs.values())), [])
-    tensors, devices = ([x for x in given if isinstance(x, kind)] for kind in (torch.Tensor, torch.device))
-    refuse_mixed(func, args, tensors)
-    goes, leaves_it = any(d.type == "cuda" for d in devices), any(d.type != "cuda" for d in devices)
-    reads = far(args[0]) if func in INDEXED else any(map(far, tensors))
-    if func is aten.copy_.default: goes, leaves_it, reads = far(args[0]), not far(args[0]), far(args[1])
-    here = goes or (reads and not leaves_it)
-    dice = [g for g in given if isinstance(g, torch.Generator)]
+    named = [x.type for x in given if type(x) is torch.device]
+    goes = "cuda" in named
+    if not goes and not any(map(far, given)): return func(*args, **kwargs)
+    op, tensors = op_of(func), [x for x in given if isinstance(x, torch.Tensor)]
+    refuse_mixed(func, op, args, tensors)
+    reads = far(args[0]) if op.indexed else any(map(far, tensors))
+    if op.name == "copy_": goes, reads, here = far(args[0]), far(args[1]), far(args[0])
+    else: here = goes or (reads and not named)
+    dice = [g for g in given if isinstance(g, torch.Generator)] if op.draws else []
     if here and any(g.device.type != "cuda" for g in dice):
         raise RuntimeError(f"Expected a 'cuda' device type for generator but found 'cpu' ({func})")
-    plain = lambda x: x.inner if far(x) else torch.device("cpu") if here and isinstance(x, torch.device) else x
+    plain = lambda x: x.inner if type(x) is OnDevice else HOST if here and type(x) is torch.device else x
     plain_args, plain_kwargs = mapped(plain, tuple(args)), {k: mapped(plain, v) for k, v in kwargs.items()}
     if here: plain_kwargs.pop("pin_memory", None)
-    if here and torch.Tag.nondeterministic_seeded in func.tags: out = draw(func, plain_args, plain_kwargs, dice)
-    else: out = STAND_INS.get(func, func)(*plain_args, **plain_kwargs)
-    count(func, args, tensors, reads, goes, here, out)
-    if not here: return out if not reads or func is not aten.copy_.default else args[0]
+    if here and op.draws: out = draw(func, plain_args, plain_kwargs, dice)
+    else: out = op.compute(*plain_args, **plain_kwargs)
+    count(op, args, tensors, reads, goes, here, out)
+    if not here: return args[0] if op.name == "copy_" else out
     out = mapped(lambda x: OnDevice(x) if isinstance(x, torch.Tensor) and not far(x) else x, out)
-    return return_and_correct_aliasing(func, args, kwargs, out)
+    return return_and_correct_aliasing(func, args, kwargs, out) if op.shares else out
 
 
-def count(func, args, tensors, reads, goes, here, out):
+def count(op, args, tensors, reads, goes, here, out):
     "Whether the call is a kernel, sends a tensor to the device, or makes the CPU wait for it."
-    at, name = line(), name_of(func)
+    at = line()
     if here: kernels[at] += 1
     if goes and not reads and tensors: uploads[at] += 1
-    masks = func in INDEXED and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
-    answers = isinstance(out, (bool, int, float, complex)) and not name.startswith("_fused_sdp")
-    if reads and (not here or answers or masks or name in DATA_DECIDES): syncs[at] += 1
+    masks = op.indexed and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+    answers = type(out) in (bool, int, float, complex) and not op.name.startswith("_fused_sdp")
+    if reads and (not here or answers or masks or op.name in DATA_DECIDES): syncs[at] += 1
 
 
 def draw(func, args, kwargs, given):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from audioengram.core import TrainingError
-from audioengram.devices import computing_on, device_of
+from audioengram.devices import computing_on, device_of, working_device
 from audioengram.dynamics.factorizer import Factorizer, Frames, fit_factorizer, judge
 from audioengram.dynamics.injection import gap_rows, injection_rows
 from audioengram.dynamics.memory import fit_forms
@@ -46,10 +46,12 @@ def test_a_fitted_predictor_is_read_back_to_the_device(model, sets):
     assert np.isfinite(score_windows(again, sets["test"], samples=4).nll).all()
 
 
-def test_the_profile_says_which_device(sets):
+def test_the_profile_says_which_device_and_a_variable_overrules_it(sets, monkeypatch):
     m = Predictor(D, W, **SMALL)
     with computing_on("cpu"): train(m, sets["train"], sets["valid"], **QUICK)
     assert device_of(m).type == "cpu"
+    monkeypatch.setenv("AUDIOENGRAM_DEVICE", "cuda")
+    with computing_on("cpu"): assert working_device().type == "cuda" and working_device("cpu").type == "cpu"
 
 
 @pytest.mark.parametrize("covariance", ["diagonal", "semi-tied"])
