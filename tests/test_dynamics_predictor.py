@@ -96,6 +96,18 @@ def test_divergence_stops_names_the_step_and_keeps_good_weights(tmp_path):
     assert all(torch.isfinite(p).all() for p in Predictor.load(tmp_path).state_dict().values())
 
 
+@pytest.mark.parametrize("head", ["mixture", "lowrank", "factored"])
+def test_a_loss_between_two_looks_is_the_reason_of_what_breaks_after_it(head):
+    "Weights that are lost may make the next density fail in its own words; the step that lost them is named all the same."
+    w, v = Paths(ar(.8)), Paths(ar(.8, seed=1))
+    m = Predictor(3, **SMALL | dict(head=head)).set_units(v)
+    w.y = w.y.clone(); w.y[::97] = float("inf")
+    good = {k: p.clone() for k, p in m.state_dict().items()}
+    with pytest.raises(TrainingError, match=r"diverged at step [0-5] \(epoch 1\)"):
+        train(m, w, v, epochs=1, batch_size=64, progress=False, device="cpu", units=False)
+    assert all(torch.equal(p, good[k]) for k, p in m.state_dict().items())
+
+
 def test_nan_latents_and_constant_dimensions_are_refused():
     z = ar(.8); z[0, 5, 1] = float("nan")
     with pytest.raises(ValueError, match="NaN"): train(Predictor(3, **SMALL), Paths(z), Paths(ar(.8)), progress=False, device="cpu")

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from .nano import BANDS, BINS, HOP, POWER, RATE, WINDOW, fit_axes, mel_filters, mel_loudness
 from .nano_learned import EXACT, NanoNet, Sizes, load_learned, save_learned
 from ..core import ModelFileError, ParameterError, TrainingError, atomic_path, fingerprint, flush_denormal, read_json, write_json
+from ..devices import working_device
 
 # %% ../../nbs/codecs/13_nano_train.ipynb #afcd5d9e
 @dataclass(frozen=True)
@@ -447,7 +448,7 @@ def train_nano_on(
     corpora: list,       # of Corpus
     config: TrainConfig,
     folder,              # of the run
-    device="cpu",
+    device="auto",
     minutes=math.inf,    # stop after so long; the next call goes on
     say=tell,
 ) -> Trainer:
@@ -455,7 +456,7 @@ def train_nano_on(
     splits = [(c, c.split()) for c in corpora]
     train = load_speech([(c, {*s.train_utterances, *s.valid_utterances}) for c, s in splits])
     valid = load_speech([(c, s.eval_utterances) for c, s in splits], most=180)
-    trainer = Trainer(config, train, valid, folder, device)
+    trainer = Trainer(config, train, valid, folder, working_device(device))
     trainer.about = {"corpus": ", ".join(c.name for c in corpora), "corpus_fingerprint": ", ".join(c.fingerprint for c in corpora), "licence": "; ".join(dict.fromkeys(c.licence for c in corpora)),
                      "source": "; ".join(c.source for c in corpora), "split_seed": splits[0][1].seed}
     say(f"{train.seconds / 60:.0f} min of {len(train.streams)} speakers, validated on {len(valid.streams)} others; {sum(p.numel() for p in trainer.net.parameters()) / 1e6:.1f} M parameters; from step {trainer.step}")

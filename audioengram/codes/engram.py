@@ -128,7 +128,7 @@ def collisions(
             past = F.pad(s[None], (memory.reach, 0), value=-1)
             slot = torch.arange(past.shape[1] - memory.reach) % memory.slots
             keys.append(torch.stack([slot, *(past[0, memory.reach - j:memory.reach - j + len(slot)] for j in offsets)], -1))
-            rows.append(memory.rows(past, 0)[0, :, k])
+            rows.append(memory.rows(past.to(memory.table.weight.device), 0)[0, :, k].cpu())
         keys, at = torch.unique(torch.cat(keys), dim=0, return_inverse=True)
         table = torch.zeros(len(keys), memory.config.heads, dtype=torch.long).index_copy_(0, at, torch.cat(rows))
         shared = lambda r: float((torch.unique(r, dim=0, return_inverse=True, return_counts=True)[2][torch.unique(r, dim=0, return_inverse=True)[1]] > 1).float().mean())

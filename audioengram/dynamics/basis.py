@@ -85,8 +85,11 @@ class _StepHead(nn.Module):
         if int(moves.sum()) < self.slots: raise ShapeError(f"only {int(moves.sum())} of {len(m)} steps move, for {self.slots} directions", remedy="Use fewer slots or more speech")
         self.values.copy_(torch.from_numpy(spherical_kmeans(F.normalize(x[moves], dim=1).cpu().numpy(), self.slots, iterations=8, seed=seed)))
         m = m[moves].cpu()
-        self.range.copy_(torch.stack([m.min(), m.max()]).log() + torch.tensor([-.1, .1]))
-        self.start.copy_(torch.stack([soft_unbound(torch.tensor(.1 * self.dim).log(), *self.bounds["log_kappa"]), soft_unbound(m.mean().log(), *self.range), soft_unbound((m.std() / m.mean()).clamp(min=1e-2).log(), *self.bounds["log_spread"])]))
+        lengths = torch.stack([m.min(), m.max()]).log() + torch.tensor([-.1, .1])
+        self.range.copy_(lengths)
+        wanted = torch.stack([torch.tensor(.1 * self.dim), m.mean(), (m.std() / m.mean()).clamp(min=1e-2)]).log()
+        bounds = self.bounds["log_kappa"], lengths, self.bounds["log_spread"]
+        self.start.copy_(torch.stack([soft_unbound(x, *b) for x, b in zip(wanted, bounds, strict=True)]))
         self.still_weight.copy_(torch.logit((~moves).double().mean().clamp(1e-4, .99)))
         return self
 

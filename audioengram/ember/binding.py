@@ -29,7 +29,7 @@ def hear(
     samples: int = 8,          # a bin
     batch: int = 32,
 ) -> Tensor:                   # spike counts [N,C,G]
-    "Clips as binned spikes, a few at a time; on the CPU, where the compiled neuron is the fastest form."
+    "Clips as binned spikes, a few at a time; on the CPU, where the compiled neuron is fastest."
     return torch.cat([bin_spikes(encoder(ear(w))[0], samples) for w in torch.as_tensor(wavs).split(batch)])
 
 def log_mel(
@@ -75,7 +75,7 @@ def salience(
 
 # %% ../../nbs/ember/25_binding.ipynb #9367e4ed
 class HMini(nn.Module):
-    "Reads words and sensations; answers, and foretells its loss under every look. So small that it is trained on the CPU."
+    "Reads words and sensations; answers, and foretells its loss under every look. It is small, and stays on the CPU."
     def __init__(self,
         senses: int,         # D of sensory vectors
         classes: int = 2,
