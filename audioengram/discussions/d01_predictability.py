@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from ..core import get_profile, read_json, spawn
+from ..devices import batches_on, device_of
 from ..data.cases import parse_cases, shared_windows, split_windows
 from ..dynamics.predictor import Predictor, fitted
 from ..lab.studies import Study, as_markdown, case_title, claims_table, pick, round_trip, run_cases
@@ -141,7 +142,8 @@ def points(scores: pd.DataFrame) -> pd.DataFrame:
 # %% ../../nbs/discussions/d01_predictability.ipynb #90716e4c
 def describe_components(store, model, windows, how) -> tuple:   # one row a component; one row an example
     "Describe the components of a mixture by the frames that they claim."
-    claimed = torch.cat([model(windows.contexts(i)).responsibilities(windows.targets(i)).argmax(-1) for i in torch.arange(len(windows)).split(4096)]).numpy()
+    near, parts = batches_on(windows, device_of(model)), torch.arange(len(windows)).split(4096)
+    claimed = torch.cat([model(near.contexts(i)).responsibilities(near.targets(i)).argmax(-1).cpu() for i in parts]).numpy()
     energy, row = np.asarray(store.energy, float), windows.row
     stays = np.append(claimed[1:] == claimed[:-1], False) & np.append(np.diff(row) == 1, False)
     facts = pd.DataFrame(dict(component=claimed, step=windows.steps().norm(dim=1).numpy(), level=energy[row], change=energy[row] - energy[row - 1], stays=stays, row=row, frame=windows.frame, utterance=windows.utterances[windows.utterance]))

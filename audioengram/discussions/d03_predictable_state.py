@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from ..core import flush_denormal, generator, get_profile, read_json, spawn
+from ..devices import device_of, from_cpu
 from ..data.audio import resample
 from ..data.cases import parse_cases, shared_windows, split_windows
 from ..dynamics.factorizer import Both, Factorizer, Frames, judge, slow_features
@@ -86,7 +87,7 @@ def states_of(store, sets: dict, how: dict, d: int) -> tuple:   # name -> map of
     "Every state of d dimensions."
     model = train_factorizer(store, sets, how, d)
     plain = {name: (lambda z, m=m, w=w: (z - m) @ w) for name, (m, w) in linear_states(sets["train"], d, how["seed"]).items() if d == how["main"] or name != "random"}
-    return dict(zdyn=model.state_of) | plain, model
+    return dict(zdyn=from_cpu(model.state_of, device_of(model))) | plain, model
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #f4941c17
 def fit_pair(frames, sets: dict, how: dict, start=None) -> tuple:   # null, predictor
@@ -132,7 +133,7 @@ def spectrum_rows(model, sets: dict, how: dict) -> pd.DataFrame:   # one row a d
     def both(windows, most):
         i = torch.randperm(len(windows), generator=generator(how["seed"]))[:most].sort().values
         y = windows.targets(i)
-        return i, y, torch.cat([model(windows.contexts(j)).mean for j in i.split(4096)])
+        return i, y, torch.cat([model(windows.contexts(j).to(device_of(model))).mean.cpu() for j in i.split(4096)])
     _, y, guess = both(sets["train"], 30_000)
     mean = y.mean(0)
     white = torch.linalg.inv(torch.linalg.cholesky(y.double().T.cov()))
@@ -146,7 +147,7 @@ def spectrum_rows(model, sets: dict, how: dict) -> pd.DataFrame:   # one row a d
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #302a756d
 def decoder_of(f, sets: dict, how: dict):   # map of latents [N,D] to latents [N,D], by way of the state
-    "The mean frame given a state: a linear map plus a network, least squares, early stopping."
+    "The mean frame given a state: a linear map plus a network, least squares, early stopping; on the CPU, since both are small."
     z = {k: sets[k].targets() for k in ("train", "valid")}
     centre, size = z["train"].mean(0), z["train"].var(0).mean().sqrt()
     with torch.no_grad(): y = {k: torch.cat([f(p) for p in v.split(65_536)]) for k, v in z.items()}
@@ -195,7 +196,8 @@ def speech_rows(store, split, how: dict, back: dict) -> pd.DataFrame:   # one ro
 
 def ways_back(states: dict, model, sets: dict, how: dict) -> dict:   # way -> map of latents to latents
     "Every way from a state to a frame."
-    return dict(posterior=model.reconstruct, prior=lambda z: model.reconstruct(z, "prior")) | {name: decoder_of(f, sets, how) for name, f in states.items()}
+    rebuilt = {how: from_cpu(lambda z, how=how: model.reconstruct(z, how), device_of(model)) for how in ("posterior", "prior")}
+    return rebuilt | {name: decoder_of(f, sets, how) for name, f in states.items()}
 
 @measures("state", 1)
 def measure_store(

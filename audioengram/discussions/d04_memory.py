@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from ..core import cache_dir, fingerprint, get_profile, read_json, spawn
+from ..devices import working_device
 from ..data.cases import parse_cases, split_windows
 from ..dynamics.gap import direct_models, floor_of, ratio_of_sums, rollout_sets, sample_stretches
 from ..dynamics.injection import injection_rows, splice
@@ -81,7 +82,7 @@ def fit(store, split, how: dict, controls=True) -> dict:
     n = min(len(sets["train"]), how["most"])
     for name, form, start in ((EVERY, "memory", None), (EVERY_RESIDUAL, "add", out["param"])):
         m = MemoryPredictor(store.dim, how["length"], form, n, min(64, n), **options | (dict(encoder="none") if form == "memory" else {}))
-        m = m.set_units(sets["train"]) if start is None else m.start_from(start)
+        m = m.to(working_device()).set_units(sets["train"]) if start is None else m.to(working_device()).start_from(start)
         out[name] = m.remember(sets["train"], sets["valid"], frames=True, max_frames=n, seed=how["seed"]).eval()
     wide = lambda hidden: MemoryPredictor(store.dim, how["length"], "param", **options | dict(hidden=hidden))
     for name, cost in ((FLOPS, lambda m: m.flops), (NUMBERS, lambda m: m.n_stored)): out[name] = train(matched(wide, cost(out["residual, added"]), cost))
@@ -122,7 +123,7 @@ def measure_store(
 def gate(model, windows, n=4096) -> float:
     "Mean gate of a model that has one: the memory's share."
     if getattr(model, "form", None) not in ("hybrid", "gated"): return float("nan")
-    c = windows.contexts(torch.arange(min(n, len(windows))))
+    c = windows.contexts(torch.arange(min(n, len(windows)))).to(model.in_mean.device)
     return torch.sigmoid(model.head.gate(model.encoder((c - model.in_mean) / model.in_scale))).mean().item()
 
 def roll(model, store, split, how, base, floor) -> pd.DataFrame:   # sums: speaker, step, mode, segments, gain, state_error, own_step, true_step

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from ..core import get_profile, read_json, spawn
+from ..devices import batches_on, device_of
 from ..data.cases import parse_cases, split_windows
 from ..dynamics.predictor import Predictor, WithSide, fitted, step_signals, train
 from ..heads.bounds import soft_bound
@@ -135,15 +136,17 @@ def factors(store, sets, how, single, floor) -> pd.DataFrame:   # one row a data
 
 @torch.no_grad()
 def _factors(model, windows, floor):
-    parts = []
+    parts, near = [], batches_on(windows, device_of(model))
     for i in torch.arange(len(windows)).split(4096):
-        step, dist = windows.steps(i), model(windows.contexts(i)).base
+        step, dist = near.steps(i), model(near.contexts(i)).base
         moved = step.norm(dim=1) > floor
         scaled = step[moved] / model.out_scale
         along, length = _moved(dist, moved).log_prob_parts(scaled)
         middle = _moved(dist, moved).magnitude.median.log()[:, 0]
-        parts.append(pd.DataFrame(dict(speaker=np.asarray(windows.speakers)[np.asarray(windows.speaker)[i[moved].numpy()]], frames=1, direction=-along, length=-length, sse=(scaled.norm(dim=1).log() - middle).square(),
-                                       log_m=scaled.norm(dim=1).log())))
+        log_m, who = scaled.norm(dim=1).log(), np.asarray(windows.speaker)[i[moved.cpu()].numpy()]
+        columns = dict(direction=-along, length=-length, sse=(log_m - middle).square(), log_m=log_m)
+        rows = pd.DataFrame({k: v.cpu().numpy() for k, v in columns.items()})
+        parts.append(rows.assign(speaker=np.asarray(windows.speakers)[who], frames=1))
     rows = pd.concat(parts)
     return rows.assign(sst=(rows.log_m - rows.log_m.mean())**2).groupby("speaker", sort=False).sum().reset_index()
 
@@ -172,10 +175,11 @@ def curves(store, sets, how, sums) -> pd.DataFrame:
     for name in (SINGLE, MDN, BEST):
         def note(model, epoch, name=name):
             model.eval()
+            near = batches_on(sets["test"], device_of(model))
             with torch.no_grad():
-                dist = model(sets["test"].contexts(pick))
-                guess = dist.mean if model.target == "step" else dist.mean - sets["test"].current(pick)
-                rows.append(dict(model=name, epoch=epoch, nll=-dist.log_prob(model.wanted(sets["test"], pick)).mean().item(), cosine=torch.cosine_similarity(guess, step, dim=1)[moved].mean().item(),
+                dist = model(near.contexts(pick))
+                guess = (dist.mean if model.target == "step" else dist.mean - near.current(pick)).cpu()
+                rows.append(dict(model=name, epoch=epoch, nll=-dist.log_prob(model.wanted(near, pick)).mean().item(), cosine=torch.cosine_similarity(guess, step, dim=1)[moved].mean().item(),
                                  distance=((guess - step).square().sum(1).mean() / step.square().sum(1).mean()).sqrt().item()))
         model = model_for(store.dim, how, **HEADS[name])
         train(model, sets["train"], sets["valid"], epochs=how["epochs"], epoch_frames=how["epoch_frames"], batch_size=min(512, max(32, len(sets["train"]) // 8)), lr=2e-3, noise=.1, seed=how["seed"], callback=note, patience=how["epochs"])

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from ..core import ShapeError, get_profile, read_json, spawn
+from ..devices import batches_on, device_of
 from ..data.audio import load_audio
 from ..data.cases import parse_cases, split_windows
 from audioengram.dynamics.archetypes import (
@@ -203,7 +204,8 @@ def head_rows(model, test, how, least) -> pd.DataFrame:   # one row a held-out s
     some = torch.randperm(len(test), generator=torch.Generator().manual_seed(how["seed"]))[:how["held_frames"]]
     moved = some[test.steps(some).norm(dim=1) > least]
     score = model.log_prob(test, idx=moved).double().numpy()
-    with torch.no_grad(): cos = torch.cat([torch.cosine_similarity(model(test.contexts(i)).mean, test.steps(i), dim=1) for i in moved.split(4096)]).double().numpy()
+    near, parts = batches_on(test, device_of(model)), moved.split(4096)
+    with torch.no_grad(): cos = torch.cat([torch.cosine_similarity(model(near.contexts(i)).mean, near.steps(i), dim=1).cpu() for i in parts]).double().numpy()
     speaker = np.asarray(test.speakers)[np.asarray(test.speaker)[moved.numpy()]]
     return pd.DataFrame(dict(speaker=speaker, log_prob=score, cosine=cos, steps=1)).groupby("speaker").sum().reset_index()
 

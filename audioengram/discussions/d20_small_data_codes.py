@@ -31,6 +31,7 @@ from ..codes.quantizer import choose_size, reference_size
 from ..codes.training import Recordings, count_vectors, fit, read_recordings, spectral_loss
 from ..core import ParameterError, cache_dir, fingerprint, get_profile, need, spawn
 from ..data.corpora import get_corpus
+from ..devices import device_of
 from ..lab.figures import heat_map, interval_plot, panels, use_style
 from ..lab.players import read_row, write_row
 from ..lab.drafts import cached, code_fingerprint
@@ -180,7 +181,7 @@ def measure_prior(
     a = generate(prior, columns, seed=1)
     cached = time.process_time() - start
     start = time.process_time(); model.decode(a); decoding = time.process_time() - start
-    stream, spent = to_stream(a, config.size)[None], []
+    stream, spent = to_stream(a, config.size)[None].to(device_of(prior)), []
     for at in np.linspace(config.slots, stream.shape[1], 12).astype(int) // config.slots * config.slots:
         start = time.process_time()
         with torch.inference_mode(): prior(stream[:, :at])
@@ -202,8 +203,10 @@ def measure_holes(
         mask = np.zeros(g.shape, bool); mask[at:at + hole] = True
         for manner, n in (("blind", 1), ("by what follows", 8)):
             new, *_ = infill(prior, g, mask, seed=spawn(how["seed"], file), candidates=n, ahead=seen)
-            with torch.inference_mode(): stream = to_stream(new, model.config.size)[None]; cost = torch.nn.functional.cross_entropy(prior(stream)[0], stream[0] % model.config.size, reduction="none").reshape(len(g), -1).sum(1) / np.log(2)
-            x, y = (model.quantizer.embed(torch.as_tensor(c[at:at + hole])) for c in (new, g))
+            stream = to_stream(new, model.config.size)[None].to(device_of(prior))
+            with torch.inference_mode(): nats = torch.nn.functional.cross_entropy(prior(stream)[0], stream[0] % model.config.size, reduction="none")
+            cost = nats.reshape(len(g), -1).sum(1).cpu() / np.log(2)
+            x, y = (model.quantizer.embed(torch.as_tensor(c[at:at + hole], device=model.device)) for c in (new, g))
             rows.append(dict(file=file, manner=manner, bits_seen=float(cost[at + hole:at + hole + seen].sum()), bits_behind=float(cost[at + hole + seen:at + hole + 2 * seen].sum()), distance=float((x - y).square().mean().sqrt())))
     return pd.DataFrame(rows)
 

@@ -22,6 +22,7 @@ from ..codes.prior import Prior, PriorConfig, fit_prior, table_bits, to_stream
 from ..codes.training import fit, read_recordings
 from ..core import ParameterError, cache_dir, fingerprint, get_profile, spawn
 from ..data.corpora import get_corpus
+from ..devices import device_of
 from ..lab.figures import interval_plot, panels, use_style
 from ..lab.players import read_row, write_row
 from ..lab.drafts import cached, code_fingerprint
@@ -105,8 +106,8 @@ def token_bits(
     grid,          # codes [T,F,Q]
 ) -> np.ndarray:   # bits of each code in writing order, [N]
     "What each code costs."
-    s = to_stream(grid, prior.config.size)[None]
-    return (F.cross_entropy(prior(s)[0], s[0] % prior.config.size, reduction="none") / math.log(2)).numpy()
+    s = to_stream(grid, prior.config.size)[None].to(device_of(prior))
+    return (F.cross_entropy(prior(s)[0], s[0] % prior.config.size, reduction="none") / math.log(2)).cpu().numpy()
 
 def known_keys(
     train,                 # codes of training files
@@ -133,7 +134,7 @@ def measure_variant(
     train, rows, gates = list(sides["train"].values()), [], []
     facts = dict(variant=name, seed=index, hidden=config.hidden, parameters=parameters(config), operations=operations(config), train_bits=prior.about["train_bits"], valid_bits=prior.about["valid_bits"], steps=prior.about["history"][-1]["step"])
     if prior.memory:
-        hook = prior.memory.register_forward_hook(lambda m, x, y: gates.append(y[1].flatten()))
+        hook = prior.memory.register_forward_hook(lambda m, x, y: gates.append(y[1].flatten().cpu()))
         facts |= {f"collisions_{k}": v for k, v in collisions(prior.memory, [to_stream(g, config.size) for g in train]).items()}
     offsets = key_offsets(config.memory or "suffix", config.slots)[0]
     known = known_keys(train, offsets, config.size)

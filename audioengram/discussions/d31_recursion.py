@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from ..core import generator, get_profile, spawn
+from ..devices import device_of
 from ..data.corpora import get_corpus
 from ..ember.cochlea import Cochlea
 from ..ember.jepa import bin_spikes
@@ -83,7 +84,8 @@ def train_and_test(
     fitted, history = fit_core(net, draw, (how["updates"] if task == "parity" else max(10, how["updates"] // 4)) * (how["steps"] if model == "single pass" else 1), how["steps"], seed=seed)
     facts, rows = dict(task=task, model=model, seed=index, parameters=sum(p.numel() for p in net.parameters()), operations=operations(net, tests[0][1].shape[1], how["steps"]), loss=float(np.mean(history[-5:]))), []
     for unit, x, y, place in tests:
-        with torch.no_grad(): logits, sure = fitted(x, steps=how["steps"] * (how["longer"] if task == "parity" else 1)) if model == "recursive" else fitted(x)
+        deeper = dict(steps=how["steps"] * (how["longer"] if task == "parity" else 1)) if model == "recursive" else {}
+        with torch.no_grad(): logits, sure = (o.cpu() for o in fitted(x.to(device_of(fitted)), **deeper))
         says = [(k + 1, np.nan, l.argmax(-1), torch.full((len(x),), k + 1), s) for k, (l, s) in enumerate(zip(logits, sure, strict=True))]
         for t in (.6, .8, .9, .95, .99) if model == "recursive" else (): says.append((0, t, *halted(logits[:how["steps"]], sure[:how["steps"]], t), sure[0]))
         for step, threshold, said, taken, s in says:

@@ -425,7 +425,7 @@ def run(
         lost = odd.set_index("sound")
         state(out, "main", say[main] | dict(error_speech=lost.error["speech, held out"], error_music=lost.error["music"], error_raised=lost.error["voice raised by 8 semitones"],
                                             error_constant=lost.error["constant 0.8"], level_silence=lost.level_out["silence"],
-                                            met=int(checked.met.sum()), bars=len(checked), missed=", ".join(checked.what[~checked.met]) or "none", encode=float(speed.encode[0]), decode=float(speed.decode[0]), bass=BASS, **_training()))
+                                            met=int(checked.met.sum()), bars=len(checked), missed=", ".join(checked.what[~checked.met]) or "none", encode=float(speed.encode[0]), decode=float(speed.decode[0]), bass=BASS, **_training()), clocks=("encode", "decode"))
         keep = lambda name, fig, alt: out.figure(name, fig, alt)
         keep("scores", draw_scores(table), "Mean scores of every system with intervals over speakers, a panel a measure")
         keep("noise", draw_noise(table), "STOI and PESQ against the noise added to the latents")

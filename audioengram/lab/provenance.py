@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import AudioengramError, ParameterError, cache_dir, fingerprint, pick_device
+from ..core import AudioengramError, ParameterError, cache_dir, fingerprint
+from ..devices import working_device
 
 # %% ../../nbs/lab/01_provenance.ipynb #261b5289
 class RunError(AudioengramError): "A run's results are missing, damaged or too heavy to publish."
@@ -118,7 +119,7 @@ def package_versions() -> dict:   # name -> version
 def device_name() -> str:
     "What computed: the GPU's model, or the CPU and how many cores this process may use."
     import torch
-    device = pick_device()
+    device = working_device()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {cores} cores"
 

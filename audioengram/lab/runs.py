@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import ParameterError, get_profile, read_json, seed_everything, write_json
+from ..devices import computing_on
 from .claims import find_claim, format_claims, make_claim
 from .drafts import as_frame
 from .pictures import Picture, save_svg
@@ -61,6 +62,8 @@ class Run:
         self.started, self.clock, self.git = datetime.now(UTC), time.perf_counter(), commit_of()
         self.stack = ExitStack()
         self.seen = self.stack.enter_context(recording())
+        self.stack.enter_context(computing_on(self.profile.device))
+        self.device = device_name()
         seed_everything(self.seed)
         return self
 
@@ -94,7 +97,7 @@ class Run:
             git=self.git,
             versions=package_versions(),
             python=platform.python_version(),
-            device=device_name(),
+            device=self.device,
             started=self.started.isoformat(timespec="seconds"),
             seconds=round(time.perf_counter() - self.clock + self.seen.seconds, 1),
             figures=self.figures,

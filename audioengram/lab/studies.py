@@ -204,12 +204,14 @@ def state(
     run,          # open Run
     prefix: str,  # "main" or a case's slug
     say: dict,    # id -> Estimate, number or word
+    clocks=(),    # ids that are read from a clock: this machine's own
 ):
     "Write claims into a run."
     for id, x in say.items():
         if hasattr(x, "lo"): run.claim_estimate(f"{prefix}.{id}", x)
         else:
-            why = "word" if isinstance(x, str) else "count" if isinstance(x, int) else "one number over all speakers"
+            number = "count" if isinstance(x, int) else "one number over all speakers"
+            why = "word" if isinstance(x, str) else "clock" if id in clocks else number
             run.claim(f"{prefix}.{id}", x, exact=why)
 
 def case_title(about: dict) -> str:
