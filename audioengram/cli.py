@@ -25,16 +25,30 @@ from .cli_generate import generate
 from .core import AudioengramError, ParameterError
 
 # %% ../nbs/90_cli.ipynb #094f54ba
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
-                  help="The open workbench for continuous audio latents. Start with `audioengram doctor`, then `audioengram reproduce`.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="The open workbench for continuous audio latents. Start with `audioengram doctor`, then `audioengram reproduce`.",
+)
 corpus_app = typer.Typer(no_args_is_help=True, help="Speech corpora: what can be had, under which licence.")
 latents_app = typer.Typer(no_args_is_help=True, help="Latent stores: encode a corpus, look inside, check every byte.")
 codec_app = typer.Typer(no_args_is_help=True, help="Codecs: what is usable here; fit the embedded default.")
-for name, sub in (("corpus", corpus_app), ("latents", latents_app), ("codec", codec_app), ("codes", codes_app), ("sequence", sequence_app)): app.add_typer(sub, name=name)
+for name, sub in (
+    ("corpus", corpus_app),
+    ("latents", latents_app),
+    ("codec", codec_app),
+    ("codes", codes_app),
+    ("sequence", sequence_app),
+):
+    app.add_typer(sub, name=name)
 app.command()(generate)
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-Root = Annotated[Path | None, typer.Option("--root", help="Where the corpus lies (librispeech, folder).", show_default=False)]
+Root = Annotated[
+    Path | None, typer.Option("--root", help="Where the corpus lies (librispeech, folder).", show_default=False)
+]
 Profile = Annotated[str, typer.Option(help="smoke (seconds), quick (2 CPU cores) or full (GPU).")]
 
 def show(
@@ -45,7 +59,10 @@ def show(
     "A table for people, or JSON for programs."
     if as_json: print(rows.to_json(orient="records", indent=1, default_handler=str)); return
     table = Table(title=title and escape(title), title_justify="left", header_style="bold")
-    for c in rows.columns: table.add_column(str(c).replace("_", " "), overflow="fold", justify="right" if rows[c].dtype.kind in "iuf" else "left")
+    for c in rows.columns:
+        table.add_column(
+            str(c).replace("_", " "), overflow="fold", justify="right" if rows[c].dtype.kind in "iuf" else "left"
+        )
     for row in rows.itertuples(index=False): table.add_row(*(escape(_cell(x)) for x in row))
     Console().print(table)
 
@@ -64,7 +81,17 @@ def doctor(json_: Json = False):
     from audioengram.lab.doctor import machine_status
     machine, codecs = machine_status(), codec_status()
     corpora = list_corpora()[["name", "ready", "usable", "why", "licence"]]
-    if json_: print(json.dumps({k: json.loads(v.to_json(orient="records")) for k, v in dict(machine=machine, corpora=corpora, codecs=codecs).items()}, indent=1)); return
+    if json_:
+        print(
+            json.dumps(
+                {
+                    k: json.loads(v.to_json(orient="records"))
+                    for k, v in dict(machine=machine, corpora=corpora, codecs=codecs).items()
+                },
+                indent=1,
+            )
+        )
+        return
     for title, rows in (("This machine", machine), ("Corpora", corpora), ("Codecs", codecs)): show(rows, title=title)
 
 @corpus_app.command("list")
@@ -77,7 +104,9 @@ def corpus_list(json_: Json = False):
 def corpus_fetch(
     name: Annotated[str, typer.Argument(help="As `corpus list` names it.")],
     root: Root = None,
-    subset: Annotated[str | None, typer.Option(help="Part of the corpus: dev-clean, train-clean-100, …", show_default=False)] = None,
+    subset: Annotated[
+        str | None, typer.Option(help="Part of the corpus: dev-clean, train-clean-100, …", show_default=False)
+    ] = None,
 ):
     "Download a corpus, with checksum and resume."
     from audioengram.data.corpora import fetch_corpus
@@ -96,7 +125,10 @@ def corpus_show(
     corpus = get_corpus(name, root)
     if json_: show(corpus.utterances, True); return
     show(_facts(corpus.summary()), title=name)
-    show(corpus.utterances.head(utterances).drop(columns=["sha256", "path"], errors="ignore"), title="Manifest (first rows)")
+    show(
+        corpus.utterances.head(utterances).drop(columns=["sha256", "path"], errors="ignore"),
+        title="Manifest (first rows)",
+    )
     if len(corpus.notes): show(corpus.notes, title="Read, with a note")
     if len(corpus.failures): show(corpus.failures, title="Left out")
 
@@ -114,7 +146,9 @@ def codec_list(json_: Json = False):
 @codec_app.command("fit-nano")
 def codec_fit_nano(
     corpus: Annotated[str, typer.Argument(help="Corpus whose training speakers are fitted.")] = "debian-speech",
-    out: Annotated[Path, typer.Option(help="File to write; get_codec('nano-linear', weights=FILE) reads it.")] = Path("nano-linear.safetensors"),
+    out: Annotated[Path, typer.Option(help="File to write; get_codec('nano-linear', weights=FILE) reads it.")] = Path(
+        "nano-linear.safetensors"
+    ),
     root: Root = None,
 ):
     "Fit the matrices of the embedded codec on a corpus: minutes, no training loop."
@@ -125,33 +159,65 @@ def codec_fit_nano(
 
 @codec_app.command("train")
 def codec_train(
-    config: Annotated[str, typer.Option(help="smoke, quick (CPU), again, finish and polish (CPU, from the weights of `--start`), full (GPU), small (minutes, for experiments; small-32, small-pred and others change one thing), or a .toml or .json file with settings.")] = "quick",
-    corpora: Annotated[list[str] | None, typer.Argument(help="Corpora whose training speakers are learned from; the others validate. debian-speech if not given.", show_default=False)] = None,
-    start: Annotated[Path | None, typer.Option(help="Weights to begin with: the nano.safetensors of an earlier run.", show_default=False)] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the run; one that was interrupted goes on. Its nano.safetensors is what get_codec('nano', weights=FILE) reads.")] = Path("nano-run"),
+    config: Annotated[
+        str,
+        typer.Option(
+            help="smoke, quick (CPU), again, finish and polish (CPU, from the weights of `--start`), full (GPU), small (minutes, for experiments; small-32, small-pred and others change one thing), or a .toml or .json file with settings."
+        ),
+    ] = "quick",
+    corpora: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Corpora whose training speakers are learned from; the others validate. debian-speech if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Weights to begin with: the nano.safetensors of an earlier run.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of the run; one that was interrupted goes on. Its nano.safetensors is what get_codec('nano', weights=FILE) reads."
+        ),
+    ] = Path("nano-run"),
     root: Root = None,
-    minutes: Annotated[float | None, typer.Option(help="Stop after so long, at a checkpoint; until the last step if not given.", show_default=False)] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Stop after so long, at a checkpoint; until the last step if not given.", show_default=False),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
 ):
-    "Train the learned codec: checkpoints, a curve on held-out speakers, an export after each checkpoint. Interrupt and repeat the command to go on."
+    """Train the learned codec: checkpoints, a curve on held-out speakers, an export after each checkpoint. Interrupt
+    and repeat the command to go on."""
     from audioengram.codecs.nano_train import read_config, train_nano_on
     from audioengram.core import pick_device
     from audioengram.data.corpora import get_corpus
     corpora = corpora or ["debian-speech"]
-    if root and len(corpora) > 1: raise ParameterError(f"--root is where one corpus lies, and {len(corpora)} are named", remedy="Set AUDIOENGRAM_LIBRISPEECH instead, or train on one")
+    if root and len(corpora) > 1:
+        raise ParameterError(
+            f"--root is where one corpus lies, and {len(corpora)} are named",
+            remedy="Set AUDIOENGRAM_LIBRISPEECH instead, or train on one",
+        )
     settings = replace(read_config(config), **({"start": str(start)} if start else {}))
-    trainer = train_nano_on([get_corpus(c, root) for c in corpora], settings, out, pick_device(device), minutes or float("inf"))
+    trainer = train_nano_on(
+        [get_corpus(c, root) for c in corpora], settings, out, pick_device(device), minutes or float("inf")
+    )
     print(trainer.folder / "nano.safetensors")
 
 @latents_app.command("encode")
 def latents_encode(
     corpus: Annotated[str, typer.Argument(help="Corpus, as `corpus list` names it.")] = "debian-speech",
     codec: Annotated[str, typer.Argument(help="Codec with views: nano, lyra+stack4+pca128, …")] = "nano",
-    out: Annotated[Path | None, typer.Option(help="Folder of the store; the cache if not given.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the store; the cache if not given.", show_default=False)
+    ] = None,
     root: Root = None,
     workers: Annotated[int | None, typer.Option(help="Processes; all cores if not given.", show_default=False)] = None,
 ):
-    "Encode a corpus into a latent store. Resumes after an interruption; recordings that fail are listed and do not stop it."
+    """Encode a corpus into a latent store. Resumes after an interruption; recordings that fail are listed and do not
+    stop it."""
     from audioengram.codecs import get_codec
     from audioengram.data.corpora import get_corpus
     from audioengram.data.latents import encode_corpus
@@ -177,7 +243,8 @@ def parse_parameters(
     pairs,  # ["codec=nano", "lags=1,2"]
 ) -> dict:  # name -> text; the runner reads each in the type of its default. Raises ParameterError
     "Take `-p name=value` options apart."
-    if bad := [p for p in pairs if not p.partition("=")[0].isidentifier() or "=" not in p]: raise ParameterError(f"cannot read the parameter {bad[0]!r}", remedy="Write -p name=value")
+    if bad := [p for p in pairs if not p.partition("=")[0].isidentifier() or "=" not in p]:
+        raise ParameterError(f"cannot read the parameter {bad[0]!r}", remedy="Write -p name=value")
     return dict(p.split("=", 1) for p in pairs)
 
 @app.command("list")
@@ -189,19 +256,29 @@ def list_(json_: Json = False):
 @app.command()
 def run(
     name: Annotated[str, typer.Argument(help="A discussion: d00_structure, or d00.")],
-    parameter: Annotated[list[str], typer.Option("--parameter", "-p", help="name=value for the notebook's parameters cell; repeatable.")] = [],  # noqa: B006
+    parameter: Annotated[
+        list[str], typer.Option("--parameter", "-p", help="name=value for the notebook's parameters cell; repeatable.")
+    ] = [],  # noqa: B006
     profile: Profile = "quick",
-    publish: Annotated[bool, typer.Option("--publish", help="Write figures/: from a clean commit, with the page's own parameters.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", "--figures", help="Where results go instead of runs/.", show_default=False)] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Write figures/: from a clean commit, with the page's own parameters.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "--figures", help="Where results go instead of runs/.", show_default=False)
+    ] = None,
 ):
-    "Run one discussion by papermill, as a draft in runs/ unless --publish. Unknown parameters are refused, and a page replaces the old one only when all of it ran."
+    """Run one discussion by papermill, as a draft in runs/ unless --publish. Unknown parameters are refused, and a
+    page replaces the old one only when all of it ran."""
     from audioengram.lab.notebooks import run_notebook
     page = run_notebook(name, parse_parameters(parameter), profile=profile, figures=out, publish=publish)
     print(page)
 
 @app.command()
 def redraw(
-    names: Annotated[list[str] | None, typer.Argument(help="Discussions; every one whose text changed if not given.", show_default=False)] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Discussions; every one whose text changed if not given.", show_default=False),
+    ] = None,
 ):
     "Write pages again from the results that stand, after a change of prose: nothing is measured."
     from audioengram.lab.notebooks import notebook_path, redraw_page
@@ -215,10 +292,15 @@ def reproduce(
     all_: Annotated[bool, typer.Option("--all", help="Codes and ember discussions too.")] = False,
     only: Annotated[list[str], typer.Option(help="Only these discussions; repeatable.")] = [],  # noqa: B006
     force: Annotated[bool, typer.Option("--force", help="Run what is up to date as well.")] = False,
-    site_: Annotated[bool, typer.Option("--site/--no-site", help="Build the site: first from what is published, again at the end.")] = True,
-    workers: Annotated[int | None, typer.Option(help="Discussions at a time; a core each if not given. 1 shows a bar over the cells.")] = None,
+    site_: Annotated[
+        bool, typer.Option("--site/--no-site", help="Build the site: first from what is published, again at the end.")
+    ] = True,
+    workers: Annotated[
+        int | None, typer.Option(help="Discussions at a time; a core each if not given. 1 shows a bar over the cells.")
+    ] = None,
 ):
-    "Measure every stale discussion and say which verdicts hold. The site is built first, from what is published. What fails is listed at the end and stops nothing else."
+    """Measure every stale discussion and say which verdicts hold. The site is built first, from what is published.
+    What fails is listed at the end and stops nothing else."""
     from audioengram.lab.reproduce import reproduce as run_stale
     if site_: site()
     try: failures = run_stale(all=all_, profile=profile, only=list(only) or None, force=force, workers=workers)
@@ -230,7 +312,8 @@ def reproduce(
 def site(
     out: Annotated[Path, typer.Option(help="Folder of the site.")] = Path("_site"),
 ):
-    "Build the site (and README.md) from the notebooks and figures/ on disk: with Quarto where it is on PATH, else with the pure-Python renderer."
+    """Build the site (and README.md) from the notebooks and figures/ on disk: with Quarto where it is on PATH, else
+    with the pure-Python renderer."""
     from audioengram.lab.site import build_site
     print(build_site(out))
 

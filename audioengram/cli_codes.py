@@ -22,16 +22,25 @@ from rich.table import Table
 from .core import ModelFileError, ParameterError
 
 # %% ../nbs/91_cli_codes.ipynb #8b8e2b8d
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="A sound palette from 5 to 500 files: a discrete vocabulary, a model that writes in it, a grid to edit. "
-    "Models are mono: stereo recordings are mixed down on the way in.", epilog="In order: train FOLDER v.distill, then health v.distill, train-prior v.distill FOLDER, generate v.distill new.wav. By hand: encode v.distill sound.wav g.json, edit v.distill g.json h.json --do 'swap 0:4 10:14', "
-    "decode v.distill h.json new.wav.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="A sound palette from 5 to 500 files: a discrete vocabulary, a model that writes in it, a grid to edit. "
+    "Models are mono: stereo recordings are mixed down on the way in.",
+    epilog="In order: train FOLDER v.distill, then health v.distill, train-prior v.distill FOLDER, generate v.distill new.wav. By hand: encode v.distill sound.wav g.json, edit v.distill g.json h.json --do 'swap 0:4 10:14', "
+    "decode v.distill h.json new.wav.",
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Model = Annotated[Path, typer.Argument(help="A .distill file.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")]
-Channels = Annotated[int, typer.Option(min=1, max=2, help="Channels of the file. The model is mono: 2 writes two equal channels.")]
-Rate = Annotated[int | None, typer.Option(help="Sample rate of the output, Hz; the model's if not given.", show_default=False)]
+Channels = Annotated[
+    int, typer.Option(min=1, max=2, help="Channels of the file. The model is mono: 2 writes two equal channels.")
+]
+Rate = Annotated[
+    int | None, typer.Option(help="Sample rate of the output, Hz; the model's if not given.", show_default=False)
+]
 Bits = Annotated[int, typer.Option(help="16 or 24 bits a sample (wav and flac).")]
 
 def tell(
@@ -44,13 +53,15 @@ def tell(
     if as_json: print(rows.to_json(orient="records", indent=1, default_handler=str)); return
     table = Table(title=title and escape(title), title_justify="left", header_style="bold")
     for c in rows: table.add_column(str(c).replace("_", " "), overflow="fold")
-    for row in rows.itertuples(index=False): table.add_row(*(f"{x:,.3g}" if isinstance(x, float) else escape(str(x)) for x in row))
+    for row in rows.itertuples(index=False):
+        table.add_row(*(f"{x:,.3g}" if isinstance(x, float) else escape(str(x)) for x in row))
     Console(force_jupyter=False).print(table)
 
 def check_sound(path: Path, bits=16, overwrite=False):
     "Whether a sound can be written there; asked before it is made."
     from audioengram.data.audio import check_written
-    if Path(path).exists() and not overwrite: raise ParameterError(f"{path} is there already", remedy="Choose another name, or pass --overwrite")
+    if Path(path).exists() and not overwrite:
+        raise ParameterError(f"{path} is there already", remedy="Choose another name, or pass --overwrite")
     if bits not in (16, 24): raise ParameterError(f"{bits} bits cannot be written", remedy="Choose 16 or 24")
     check_written(path)
 
@@ -62,25 +73,49 @@ def write_sound(
     from audioengram.data.audio import resample, save_audio
     check_sound(path, bits, overwrite)
     wav = resample(wav, rate, to_rate or rate)
-    save_audio(path, np.stack([wav] * channels, 1) if channels > 1 else wav, to_rate or rate, subtype="PCM_24" if bits == 24 and Path(path).suffix.lower() in (".wav", ".flac") else None)
+    save_audio(
+        path,
+        np.stack([wav] * channels, 1) if channels > 1 else wav,
+        to_rate or rate,
+        subtype="PCM_24" if bits == 24 and Path(path).suffix.lower() in (".wav", ".flac") else None,
+    )
     return Path(path)
 
 # %% ../nbs/91_cli_codes.ipynb #90ca528b
 @app.command()
 def train(
-    folder: Annotated[Path, typer.Argument(help="Folder of recordings; any format and rate, stereo is mixed down to mono.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of recordings; any format and rate, stereo is mixed down to mono.")
+    ],
     out: Annotated[Path, typer.Argument(help="The .distill file to write.")],
-    size: Annotated[int | None, typer.Option(help="Codes a level; chosen from the data if not given.", show_default=False)] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Codes a level; chosen from the data if not given.", show_default=False)
+    ] = None,
     levels: Annotated[int | None, typer.Option(help="Levels.", show_default=False)] = None,
     decay: Annotated[float | None, typer.Option(help="Of the codebooks' moving average.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.", show_default=False)] = None,
-    seed: Seed = 0, overwrite: Overwrite = False, json_: Json = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json_: Json = False,
 ):
     "Learn a vocabulary. Ctrl-C leaves a usable model; the same call again goes on."
     from audioengram.codes.training import fit
-    model = fit(folder, out, size=size, levels=levels, decay=decay, steps=steps, seed=seed, overwrite=overwrite, show=not json_)
-    if json_: print(json.dumps({k: model.about[k] for k in ("table", "health", "verdict", "interrupted", "cpu_seconds")} | dict(file=str(out)), indent=1)); return
-    tell([dict(choice=r["choice"], value=f"{r['value']} ({r['source']})", why=r["why"]) for r in model.about["table"]], title="Choices")
+    model = fit(
+        folder, out, size=size, levels=levels, decay=decay, steps=steps, seed=seed, overwrite=overwrite, show=not json_
+    )
+    if json_:
+        print(
+            json.dumps(
+                {k: model.about[k] for k in ("table", "health", "verdict", "interrupted", "cpu_seconds")}
+                | dict(file=str(out)),
+                indent=1,
+            )
+        )
+        return
+    tell(
+        [dict(choice=r["choice"], value=f"{r['value']} ({r['source']})", why=r["why"]) for r in model.about["table"]],
+        title="Choices",
+    )
     tell(model.about["health"], title="Health")
     for reason, n in model.about["left_out"].items(): print(f"{n} left out: {reason}")
     print(*model.about["verdict"])
@@ -90,10 +125,14 @@ def train(
 def train_prior(
     model: Model,
     folder: Annotated[Path, typer.Argument(help="The recordings that the model was trained on.")],
-    out: Annotated[Path | None, typer.Option(help="File to write; the model itself if not given.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; the model itself if not given.", show_default=False)
+    ] = None,
     steps: Annotated[int, typer.Option(help="At most; stops when held-out files no longer gain.")] = 1000,
     memory: Annotated[str, typer.Option(help="Engram memory: '', suffix or column.")] = "",
-    seed: Seed = 0, overwrite: Overwrite = False, json_: Json = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json_: Json = False,
 ):
     "Learn to write in a vocabulary, and report whether it copies."
     from audioengram.codes.copying import copy_report
@@ -106,14 +145,28 @@ def train_prior(
     known = {r["sha256"]: r["side"] for r in m.about.get("provenance", [])}
     sides = [known.get(s) for s in corpus.utterances.sha256]
     held = frozenset(corpus.utterances.utterance_id[[s == "held out" for s in sides]])
-    if None in sides or not held: held = hold_out(corpus.utterances.utterance_id, seed=seed)   # other recordings than those of the model
+    # other recordings than those of the model
+    if None in sides or not held: held = hold_out(corpus.utterances.utterance_id, seed=seed)
     sounds = read_recordings(corpus, m.config.rate, held=held)
     codes, valid = ([m.encode(w) for w in sounds.side(h)] for h in (False, True))
-    m.prior = fit_prior(codes, valid, choose_prior(sum(g.size for g in codes), m.config, memory=memory), steps=steps, seed=seed, show=not json_)
+    m.prior = fit_prior(
+        codes,
+        valid,
+        choose_prior(sum(g.size for g in codes), m.config, memory=memory),
+        steps=steps,
+        seed=seed,
+        show=not json_,
+    )
     report = copy_report(m, sounds.side(False), sounds.side(True), seed=seed)
     m.prior.about |= dict(copying=report.sentence, signs=json.loads(report.signs.to_json(orient="records")))
     save_model(m, out or model, overwrite=True)
-    facts = dict(file=str(out or model), train_bits=m.prior.about["train_bits"], held_out_bits=m.prior.about["valid_bits"], steps=m.prior.about["history"][-1]["step"], copying=report.sentence)
+    facts = dict(
+        file=str(out or model),
+        train_bits=m.prior.about["train_bits"],
+        held_out_bits=m.prior.about["valid_bits"],
+        steps=m.prior.about["history"][-1]["step"],
+        copying=report.sentence,
+    )
     if json_: print(json.dumps(facts, indent=1)); return
     tell(report.signs, title="Copying"); tell([dict(fact=k, value=v) for k, v in facts.items()])
 
@@ -122,12 +175,20 @@ def train_prior(
 def generate(
     model: Model,
     out: Annotated[Path, typer.Argument(help="Sound to write: .wav, .flac, .ogg or .mp3.")],
-    seconds: Annotated[float, typer.Option(min=.05, max=3600., help="Length.")] = 10.,
+    seconds: Annotated[float, typer.Option(min=0.05, max=3600.0, help="Length.")] = 10.0,
     temperature: Annotated[list[float], typer.Option(help="One, or one a level (repeat the option).")] = [1.0],  # noqa: B006
     top_k: Annotated[list[int], typer.Option(help="Only the k likeliest codes; one, or one a level.")] = [],  # noqa: B006
-    top_p: Annotated[list[float], typer.Option(help="Only the likeliest codes with this probability; one, or one a level.")] = [],  # noqa: B006
-    continue_: Annotated[Path | None, typer.Option("--continue", help="Go on from this recording.", show_default=False)] = None,
-    seed: Seed = 0, channels: Channels = 1, rate: Rate = None, bits: Bits = 16, overwrite: Overwrite = False,
+    top_p: Annotated[
+        list[float], typer.Option(help="Only the likeliest codes with this probability; one, or one a level.")
+    ] = [],  # noqa: B006
+    continue_: Annotated[
+        Path | None, typer.Option("--continue", help="Go on from this recording.", show_default=False)
+    ] = None,
+    seed: Seed = 0,
+    channels: Channels = 1,
+    rate: Rate = None,
+    bits: Bits = 16,
+    overwrite: Overwrite = False,
 ):
     "Let the prior write a piece."
     from audioengram.codes.modelfile import load_model
@@ -135,9 +196,21 @@ def generate(
     from audioengram.data.audio import load_audio
     check_sound(out, bits, overwrite)
     m = load_model(model)
-    if m.prior is None: raise ParameterError("this model has no prior, so it cannot write", remedy=f"Train one: `audioengram codes train-prior {model.name} FOLDER`")
+    if m.prior is None:
+        raise ParameterError(
+            "this model has no prior, so it cannot write",
+            remedy=f"Train one: `audioengram codes train-prior {model.name} FOLDER`",
+        )
     prompt = None if continue_ is None else m.encode(load_audio(continue_, m.config.rate)[0])
-    codes = write(m.prior, max(1, round(seconds * m.config.columns_per_second)), prompt, temperature, top_k or None, top_p or None, seed)
+    codes = write(
+        m.prior,
+        max(1, round(seconds * m.config.columns_per_second)),
+        prompt,
+        temperature,
+        top_k or None,
+        top_p or None,
+        seed,
+    )
     print(write_sound(out, m.decode(codes), m.config.rate, channels, rate, bits, overwrite))
 
 @app.command()
@@ -151,7 +224,8 @@ def encode(
     from audioengram.codes.grid import CodeGrid
     from audioengram.codes.modelfile import load_model
     from audioengram.data.audio import load_audio
-    if out.exists() and not overwrite: raise ParameterError(f"{out} is there already", remedy="Choose another name, or pass --overwrite")
+    if out.exists() and not overwrite:
+        raise ParameterError(f"{out} is there already", remedy="Choose another name, or pass --overwrite")
     m = load_model(model)
     grid = CodeGrid.encode(m, load_audio(sound, m.config.rate)[0])
     grid.save(out)
@@ -196,12 +270,15 @@ def apply_edit(
         if name == "set": return grid.set_cell(*map(int, args[0].split(",")), int(args[1]))
         if name == "swap": return grid.swap(parse_region(args[0]), parse_region(args[1]))
         if name == "mute": return grid.mute(parse_region(args[0]))
-        if name == "blend": return grid.blend(parse_region(args[0]), parse_region(args[1]), float(args[2]) if len(args) > 2 else .5)
+        if name == "blend":
+            return grid.blend(parse_region(args[0]), parse_region(args[1]), float(args[2]) if len(args) > 2 else 0.5)
         if name == "infill": return grid.infill(parse_region(args[0]), int(args[1]) if len(args) > 1 else 0)
     except (IndexError, TypeError) as e: raise ParameterError(f"the edit {text!r} is not complete ({e})", remedy="See `audioengram codes edit --help`") from None
     except ValueError as e:
         if isinstance(e, ParameterError) or not str(e).startswith(("invalid literal", "could not convert")): raise
-        raise ParameterError(f"cannot read the edit {text!r} ({e})", remedy="See `audioengram codes edit --help`") from None
+        raise ParameterError(
+            f"cannot read the edit {text!r} ({e})", remedy="See `audioengram codes edit --help`"
+        ) from None
     raise ParameterError(f"unknown edit {name!r}", remedy="Use set, swap, mute, blend or infill")
 
 @app.command()
@@ -209,13 +286,19 @@ def edit(
     model: Model,
     grid: Annotated[Path, typer.Argument(help="A grid of this model (.json).")],
     out: Annotated[Path, typer.Argument(help="Grid to write (.json).")],
-    do: Annotated[list[str], typer.Option(help="An edit, in order: 'set 3,1,0 5', 'swap 0:4 10:14', 'mute :,:,2', 'blend 0:4 10:14 .3', 'infill 4:8,1'.")],
+    do: Annotated[
+        list[str],
+        typer.Option(
+            help="An edit, in order: 'set 3,1,0 5', 'swap 0:4 10:14', 'mute :,:,2', 'blend 0:4 10:14 .3', 'infill 4:8,1'."
+        ),
+    ],
     overwrite: Overwrite = False,
 ):
     "Edit a code grid; regions are time,frequency,level."
     from audioengram.codes.grid import CodeGrid
     from audioengram.codes.modelfile import load_model
-    if out.exists() and not overwrite: raise ParameterError(f"{out} is there already", remedy="Choose another name, or pass --overwrite")
+    if out.exists() and not overwrite:
+        raise ParameterError(f"{out} is there already", remedy="Choose another name, or pass --overwrite")
     g = CodeGrid.load(grid, load_model(model))
     for text in do: apply_edit(g, text)
     g.save(out)
@@ -225,7 +308,9 @@ def edit(
 @app.command()
 def health(
     model: Model,
-    folder: Annotated[Path | None, typer.Option(help="Judge on these recordings instead of the training files.", show_default=False)] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Judge on these recordings instead of the training files.", show_default=False)
+    ] = None,
     json_: Json = False,
 ):
     "Utilisation, perplexity, dead codes; a verdict and what to do. Exit code 2 if less than 30 % of a level is in use."
@@ -233,11 +318,22 @@ def health(
     from audioengram.codes.modelfile import load_model
     from audioengram.codes.training import check_health, read_recordings
     m = load_model(model)
-    rows = pd.DataFrame(m.about.get("health", [])) if folder is None else check_health(m, read_recordings(folder, m.config.rate, show=not json_).wavs)
+    rows = (
+        pd.DataFrame(m.about.get("health", []))
+        if folder is None
+        else check_health(m, read_recordings(folder, m.config.rate, show=not json_).wavs)
+    )
     if rows.empty: raise ModelFileError("holds no health report", model, "Pass --folder with recordings to judge it on")
     sentence, action = verdict(rows)
-    if json_: print(json.dumps(dict(levels=json.loads(rows.to_json(orient="records")), verdict=sentence, action=action), indent=1))
-    else: tell(rows, title=str(model)); print(sentence, action)
+    if json_:
+        print(
+            json.dumps(
+                dict(levels=json.loads(rows.to_json(orient="records")), verdict=sentence, action=action), indent=1
+            )
+        )
+    else:
+        tell(rows, title=str(model))
+        print(sentence, action)
     if rows.utilisation.min() < .3: raise typer.Exit(2)
 
 @app.command()
@@ -246,9 +342,21 @@ def info(model: Model, json_: Json = False):
     from audioengram.codes.modelfile import load_model
     m = load_model(model)
     files = pd.DataFrame(m.about.get("provenance", []), columns=["name", "licence", "sha256", "seconds", "side"])
-    facts = dict(fingerprint=m.fingerprint, **asdict(m.config), columns_per_second=m.config.columns_per_second, bits_per_second=m.config.bits_per_second, parameters=sum(p.numel() for p in m.parameters()),
-                 files=len(files), seconds=float(files.seconds.sum()), licences=" / ".join(sorted(set(files.licence.astype(str)))), prior=None if m.prior is None else asdict(m.prior.config),
-                 copying=None if m.prior is None else m.prior.about.get("copying"), interrupted=m.about.get("interrupted"))
-    if json_: print(json.dumps(dict(facts, training_files=json.loads(files.to_json(orient="records"))), indent=1)); return
+    facts = dict(
+        fingerprint=m.fingerprint,
+        **asdict(m.config),
+        columns_per_second=m.config.columns_per_second,
+        bits_per_second=m.config.bits_per_second,
+        parameters=sum(p.numel() for p in m.parameters()),
+        files=len(files),
+        seconds=float(files.seconds.sum()),
+        licences=" / ".join(sorted(set(files.licence.astype(str)))),
+        prior=None if m.prior is None else asdict(m.prior.config),
+        copying=None if m.prior is None else m.prior.about.get("copying"),
+        interrupted=m.about.get("interrupted"),
+    )
+    if json_:
+        print(json.dumps(dict(facts, training_files=json.loads(files.to_json(orient="records"))), indent=1))
+        return
     tell([dict(fact=k, value="" if v is None else v) for k, v in facts.items()], title=str(model))
     tell(files.drop(columns="sha256").head(20), title="Training files (first rows)")

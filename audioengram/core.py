@@ -84,7 +84,9 @@ def spawn(
     "Derive a seed for a named part of a run."
     text = repr(_python((seed, *names)))
     if found := re.search(r"\S+ at 0x[0-9a-f]+", text):
-        raise ParameterError(f"{found[0]} cannot name a part of a run: its name is its place in memory", remedy="Use text or numbers")
+        raise ParameterError(
+            f"{found[0]} cannot name a part of a run: its name is its place in memory", remedy="Use text or numbers"
+        )
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 2**31
 
 def _python(x):
@@ -117,7 +119,9 @@ def pick_device(
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try: torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as e:
-        raise ParameterError(f"device {name!r} is not available ({str(e).splitlines()[0]})", remedy='Use device="auto" or "cpu"') from None
+        raise ParameterError(
+            f"device {name!r} is not available ({str(e).splitlines()[0]})", remedy='Use device="auto" or "cpu"'
+        ) from None
     return torch.device(name)
 
 def pick_dtype(
@@ -130,7 +134,8 @@ def pick_dtype(
 
 @contextlib.contextmanager
 def flush_denormal():
-    "Inside, numbers below the smallest normal one are zero on the CPU: responsibilities underflow, and denormals are slow. Outside it is as it was."
+    """Inside, numbers below the smallest normal one are zero on the CPU: responsibilities underflow, and denormals
+    are slow. Outside it is as it was."""
     was = bool(torch.tensor(1e-39, dtype=torch.float32, device="cpu") + 0 == 0)          # torch has no getter
     torch.set_flush_denormal(True)
     try: yield
@@ -193,14 +198,18 @@ def check_shape(
         given = f" with {', '.join(f'{k}={v}' for k, v in sizes.items())}" if sizes else ""
         raise ShapeError(f"{name} has shape {tuple(x.shape)}, expected [{', '.join(axes)}]{given}")
     if finite and not bool((torch.isfinite(x) if isinstance(x, Tensor) else np.isfinite(x)).all()):
-        raise ShapeError(f"{name} holds NaN or infinite values", remedy="Find the recording or the step that made them; nothing downstream can use them")
+        raise ShapeError(
+            f"{name} holds NaN or infinite values",
+            remedy="Find the recording or the step that made them; nothing downstream can use them",
+        )
     return want
 
 # %% ../nbs/00_core.ipynb #258ff954
 def expand(
     path,       # a path, perhaps ~/… or ~somebody/…
 ) -> Path:      # raises ParameterError if there is no such somebody
-    "A path with the home folder in it; shells do this for words, but not behind an equals sign, nor in quotes or files."
+    """A path with the home folder in it; shells do this for words, but not behind an equals sign, nor in quotes or
+    files."""
     try: return Path(path).expanduser()
     except RuntimeError:
         raise ParameterError("names a home folder that is not there", path, "Write the whole path") from None
@@ -209,7 +218,9 @@ def cache_dir(
     *parts,     # sub-folders, created
 ) -> Path:      # raises AudioengramError if it cannot be made
     "The cache folder: `AUDIOENGRAM_CACHE`, else `$XDG_CACHE_HOME/audioengram`, else `~/.cache/audioengram`."
-    root = expand(os.environ.get("AUDIOENGRAM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "audioengram")
+    root = expand(
+        os.environ.get("AUDIOENGRAM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "audioengram"
+    )
     path = root.joinpath(*map(str, parts))
     try: path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -281,7 +292,10 @@ def fingerprint(
         if isinstance(x, Tensor): x = _as_array(x)
         if isinstance(x, np.ndarray):
             if x.dtype.hasobject:
-                raise ParameterError(f"an array of {x.dtype.name} has no content to hash, only places in memory", remedy="Turn it into numbers, text or a list")
+                raise ParameterError(
+                    f"an array of {x.dtype.name} has no content to hash, only places in memory",
+                    remedy="Turn it into numbers, text or a list",
+                )
             h.update(f"array{x.dtype.str}{x.shape}".encode()); h.update(np.ascontiguousarray(x).tobytes())
         elif isinstance(x, (bytes, bytearray)): h.update(b"bytes%d:" % len(x)); h.update(x)
         elif isinstance(x, dict):
@@ -297,8 +311,13 @@ def fingerprint(
     return h.hexdigest()[:length]
 
 def _as_array(x):
-    "A tensor as an array; a kind of number that NumPy does not have (bfloat16, the float8s), as a pair of its name and its bytes."
+    """A tensor as an array; a kind of number that NumPy does not have (bfloat16, the float8s), as a pair of its name
+    and its bytes."""
     x = x.detach().cpu().contiguous()
     try: return x.numpy()
     except TypeError:
-        return (str(x.dtype), list(x.shape), x.view(torch.uint8).numpy() if x.ndim else x[None].view(torch.uint8).numpy())
+        return (
+            str(x.dtype),
+            list(x.shape),
+            x.view(torch.uint8).numpy() if x.ndim else x[None].view(torch.uint8).numpy(),
+        )

@@ -61,7 +61,10 @@ def measures(
     if not re.fullmatch(r"[a-z][a-z0-9 -]*", name) or version < 1:
         raise ParameterError(f"{name!r}, {version} is no stage", remedy="Use lower-case words and versions from 1")
     if _registered.setdefault(name, version) != version:
-        raise StageError(f"stage {name!r} has version {version} here and {_registered[name]} elsewhere", remedy="Raise all of them together")
+        raise StageError(
+            f"stage {name!r} has version {version} here and {_registered[name]} elsewhere",
+            remedy="Raise all of them together",
+        )
     def mark(fn):
         @functools.wraps(fn)
         def watched(*args, **kwargs):
@@ -96,4 +99,8 @@ def moved_stages(
 ) -> list:                # reasons in words, empty if today's stages would give the same number
     "Which stages of a result have another version today."
     now = stage_versions() if register is None else register
-    return [f"stage {k} was version {v}, is {now[k]}" if k in now else f"stage {k} is gone" for k, v in made_by.items() if now.get(k) != v]
+    return [
+        f"stage {k} was version {v}, is {now[k]}" if k in now else f"stage {k} is gone"
+        for k, v in made_by.items()
+        if now.get(k) != v
+    ]

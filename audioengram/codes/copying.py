@@ -23,11 +23,13 @@ from ..core import ParameterError, spawn
 ALARM = .05   # false alarms of a whole report; each of the three signs takes a third of it
 
 def allowance(
-    n: int,            # values judged
-    m: int,            # values of sounds that were not learnt
+    n: int,  # values judged
+    m: int,  # values of sounds that were not learnt
     alarm: float = ALARM / 3,
-    tail: float = .05,  # share of the m beyond the limit
-) -> tuple:            # rank of the limit among the m from above (1 is the largest); the smallest count beyond it that is a sign, or None
+    tail: float = 0.05,  # share of the m beyond the limit
+) -> (
+    tuple
+):  # rank of the limit among the m from above (1 is the largest); the smallest count beyond it that is a sign, or None
     "How many of n may lie beyond the limit by chance."
     rank = max(1, int(tail * (m + 1)))
     return rank, next((k for k in range(1, n + 1) if hypergeom.sf(k - 1, n + m, n, k + rank - 1) <= alarm), None)
@@ -52,7 +54,12 @@ def run_overlap(
     for i, g in enumerate(train):
         for r in runs(g, n): where.setdefault(r, set()).add(i)
     known = lambda r, i: bool(where.get(r, set()) - {i})
-    return np.array([np.mean([known(r, i) for r in runs(g, n)] or [0.]) for g, i in zip(grids, own if own is not None else [None] * len(grids), strict=True)])
+    return np.array(
+        [
+            np.mean([known(r, i) for r in runs(g, n)] or [0.0])
+            for g, i in zip(grids, own if own is not None else [None] * len(grids), strict=True)
+        ]
+    )
 
 # %% ../../nbs/codes/45_copying.ipynb #abc7f693
 def pictures(
@@ -67,32 +74,50 @@ def pictures(
             x = np.zeros(size, np.float32); part = w[start:start + size]; x[:len(part)] = part
             if np.sqrt(np.mean(x**2)) > 1e-3: made.append(x); where.append((i, start))
     if not made: return np.zeros((0, 384), np.float32), []
-    with torch.inference_mode(): mel = model.mel.log(torch.from_numpy(np.stack(made)).to(model.device)) * (20 / np.log(10))
+    with torch.inference_mode():
+        mel = model.mel.log(torch.from_numpy(np.stack(made)).to(model.device)) * (20 / np.log(10))
     small = torch.nn.functional.adaptive_avg_pool2d(mel[:, None], (24, 16)).flatten(1).cpu().numpy()
     return np.maximum(small - small.max(1, keepdims=True), -60.), where
 
 def nearest(
-    model: CodeModel, pieces,   # sounds [S] to judge
-    train,                      # sounds [S] of the training files
-    own=None,                   # the training file that each piece was cut from, which does not count
-) -> pd.DataFrame:              # one row a piece that has a window above silence: piece, distance in dB (rms), and where: start, file, file_start (samples)
+    model: CodeModel,
+    pieces,  # sounds [S] to judge
+    train,  # sounds [S] of the training files
+    own=None,  # the training file that each piece was cut from, which does not count
+) -> pd.DataFrame:  # one row a piece that has a window above silence: piece, distance in dB (rms), and where: start, file, file_start (samples)
     "The closest window of each piece and its neighbour."
     (a, at), (b, source) = pictures(model, pieces), pictures(model, train)
-    if not len(a) or not len(b): raise ParameterError("there are no windows above silence to compare", remedy="Generate more, or look at the recordings")
+    if not len(a) or not len(b):
+        raise ParameterError(
+            "there are no windows above silence to compare", remedy="Generate more, or look at the recordings"
+        )
     d = cdist(a, b) / np.sqrt(a.shape[1])
     if own is not None: d[np.array([own[i] for i, _ in at])[:, None] == np.array([i for i, _ in source])] = np.inf
-    rows = pd.DataFrame([dict(piece=i, distance=float(d[j].min()), start=s, file=source[d[j].argmin()][0], file_start=source[d[j].argmin()][1]) for j, (i, s) in enumerate(at)])
+    rows = pd.DataFrame(
+        [
+            dict(
+                piece=i,
+                distance=float(d[j].min()),
+                start=s,
+                file=source[d[j].argmin()][0],
+                file_start=source[d[j].argmin()][1],
+            )
+            for j, (i, s) in enumerate(at)
+        ]
+    )
     return rows[np.isfinite(rows.distance)].sort_values("distance").drop_duplicates("piece").reset_index(drop=True)
 
 # %% ../../nbs/codes/45_copying.ipynb #2d0314ce
 @dataclass(frozen=True, eq=False)
 class CopyReport:
     "What speaks for copying."
-    signs: pd.DataFrame    # sign, typical, unheard (medians), limit, beyond (pieces), of, needed (pieces; NaN: too few to tell), seen
+    # sign, typical, unheard (medians), limit, beyond (pieces), of, needed (pieces; NaN: too few to tell), seen
+    signs: pd.DataFrame
     flagged: bool
     sentence: str
     distances: pd.DataFrame  # kind (generated, unheard), distance
-    pairs: list            # closest pairs: dict(distance, generated [S], training [S], index of the training file, second)
+    # closest pairs: dict(distance, generated [S], training [S], index of the training file, second)
+    pairs: list
 
 def cut(
     grids,         # list of codes [T,F,Q]
@@ -108,7 +133,10 @@ def bits_saved(
     own=None,        # the training file of each piece, which the table does not count
 ) -> np.ndarray:     # bits per code that the prior saves on the table of single codes, [pieces]
     "How much better than a table that has not seen the file."
-    table = [table_bits([t for j, t in enumerate(train) if j != i] or train, [g], prior.config.size)[0] for g, i in zip(grids, own if own is not None else [-1] * len(grids), strict=True)]
+    table = [
+        table_bits([t for j, t in enumerate(train) if j != i] or train, [g], prior.config.size)[0]
+        for g, i in zip(grids, own if own is not None else [-1] * len(grids), strict=True)
+    ]
     return (np.array(table)[:, 0] - bits_per_code(prior, grids)[:, 0]) / np.array([g.size for g in grids])
 
 def sign(
@@ -120,7 +148,16 @@ def sign(
     limit = np.sort(unheard)[-rank] if len(unheard) >= rank else np.inf
     beyond = int((values > limit).sum())
     if needed and most: needed = max(needed, len(values) // 2 + 1)
-    return dict(sign=name, typical=float(np.median(values)), unheard=float(np.median(unheard)), limit=float(limit), beyond=beyond, of=len(values), needed=needed or np.nan, seen=bool(needed and beyond >= needed))
+    return dict(
+        sign=name,
+        typical=float(np.median(values)),
+        unheard=float(np.median(unheard)),
+        limit=float(limit),
+        beyond=beyond,
+        of=len(values),
+        needed=needed or np.nan,
+        seen=bool(needed and beyond >= needed),
+    )
 
 def copy_report(
     model: CodeModel,      # with a prior
@@ -134,10 +171,21 @@ def copy_report(
 ) -> CopyReport:           # raises ParameterError
     "Is the model composing or copying?"
     prior = prior or model.prior
-    if prior is None: raise ParameterError("this model has no prior, so it cannot copy", remedy="Train one: `audioengram codes train-prior`")
+    if prior is None:
+        raise ParameterError(
+            "this model has no prior, so it cannot copy", remedy="Train one: `audioengram codes train-prior`"
+        )
     grids, others = [model.encode(w) for w in train], [model.encode(w) for w in held]
     size = int(np.clip(np.median([len(g) for g in grids]), 8, 3 * model.config.columns_per_second))
-    made = list(write_side_by_side(prior, size, np.zeros((max(8, round(seconds * model.config.columns_per_second / size)), 0, *grids[0].shape[1:]), int), temperature, seed=spawn(seed, "pieces")))
+    made = list(
+        write_side_by_side(
+            prior,
+            size,
+            np.zeros((max(8, round(seconds * model.config.columns_per_second / size)), 0, *grids[0].shape[1:]), int),
+            temperature,
+            seed=spawn(seed, "pieces"),
+        )
+    )
     some = np.random.default_rng(spawn(seed, "files")).permutation(len(grids))[:most]
     (mine, own), (new, _) = cut([grids[i] for i in some], size), cut(others, size)
     own = [int(some[i]) for i in own]
@@ -148,14 +196,34 @@ def copy_report(
         sign("gap", bits_saved(prior, mine, grids, own), bits_saved(prior, new, grids), most=True),
         sign("runs", run_overlap(made, grids), np.r_[run_overlap(new, grids), run_overlap(mine, grids, own)]),
         sign("distance", -near.distance.to_numpy(), -pd.concat(unheard).to_numpy())])
-    rows = pd.DataFrame([dict(kind=k, distance=float(x)) for k, v in (("generated", near.distance), ("unheard", pd.concat(unheard))) for x in v])
+    rows = pd.DataFrame(
+        [
+            dict(kind=k, distance=float(x))
+            for k, v in (("generated", near.distance), ("unheard", pd.concat(unheard)))
+            for x in v
+        ]
+    )
     window = int(.5 * model.config.rate)
-    found = [dict(distance=r.distance, generated=sound[0][r.piece][r.start:r.start + window], training=sound[1][r.file][r.file_start:r.file_start + window], file=r.file, second=r.file_start / model.config.rate) for r in near.head(pairs).itertuples()]
+    found = [
+        dict(
+            distance=r.distance,
+            generated=sound[0][r.piece][r.start : r.start + window],
+            training=sound[1][r.file][r.file_start : r.file_start + window],
+            file=r.file,
+            second=r.file_start / model.config.rate,
+        )
+        for r in near.head(pairs).itertuples()
+    ]
     return CopyReport(table, bool(table.seen.any()), _words(table), rows, found)
 
 def _words(table) -> str:
     "The report in a sentence or two."
     seen, blind = set(table.sign[table.seen]), table.sign[table.needed.isna()].tolist()
-    said = (f"It copies: what it writes stands in its training files ({' and '.join(s for s in ('runs', 'distance') if s in seen)})." if seen & {"runs", "distance"}
-            else "It knows its training files by heart, though what it wrote here is no closer to them than new sounds are." if seen else "It composes: no sign of copying is seen.")
+    said = (
+        f"It copies: what it writes stands in its training files ({' and '.join(s for s in ('runs', 'distance') if s in seen)})."
+        if seen & {"runs", "distance"}
+        else "It knows its training files by heart, though what it wrote here is no closer to them than new sounds are."
+        if seen
+        else "It composes: no sign of copying is seen."
+    )
     return said + (f" There are too few files to judge by {' and '.join(blind)}; hold out more." if blind else "")

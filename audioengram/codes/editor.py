@@ -40,37 +40,67 @@ class CodeGridEditor(anywidget.AnyWidget):
     ):
         self.grid, self.seed = grid, seed
         flat, wav = grid.codes.ravel().tolist(), self._wav(grid.sound())
-        super().__init__(shape=list(grid.shape), size=grid.model.config.size, codes=flat, original_codes=flat, original_wav=wav, edited_wav=wav, **options)
+        super().__init__(
+            shape=list(grid.shape),
+            size=grid.model.config.size,
+            codes=flat,
+            original_codes=flat,
+            original_wav=wav,
+            edited_wav=wav,
+            **options,
+        )
         self.on_msg(lambda _, message, buffers: self.handle(message))
 
     def _wav(self, sound) -> bytes:
         "16-bit WAV in memory."
-        sf.write(out := io.BytesIO(), np.clip(sound, -1, 1), self.grid.model.config.rate, format="WAV", subtype="PCM_16")
+        sf.write(
+            out := io.BytesIO(), np.clip(sound, -1, 1), self.grid.model.config.rate, format="WAV", subtype="PCM_16"
+        )
         return out.getvalue()
 
     def handle(self,
         message: dict,   # do, region, mark, level, and code, ratio where they matter
     ):
         "Carry out what was clicked; a mistake is told and changes nothing."
-        try: self.status = self._do(**message)
-        except AudioengramError as e: self.status = str(e)
-        except (TypeError, ValueError, KeyError) as e: self.status = f"The editor sent what the grid does not understand ({e})."
-        self.codes, self.can_undo, self.can_redo = self.grid.codes.ravel().tolist(), bool(self.grid.done), bool(self.grid.undone)
+        try:
+            self.status = self._do(**message)
+        except AudioengramError as e:
+            self.status = str(e)
+        except (TypeError, ValueError, KeyError) as e:
+            self.status = f"The editor sent what the grid does not understand ({e})."
+        self.codes, self.can_undo, self.can_redo = (
+            self.grid.codes.ravel().tolist(),
+            bool(self.grid.done),
+            bool(self.grid.undone),
+        )
 
     def _do(self, do, region=None, mark=None, level=0, code=0, ratio=.5) -> str:
         "One command; what to say about it."
         box = lambda r, **more: Region(tuple(r["time"]), tuple(r["frequency"]), **more)
         one, said, grid = (level, level + 1), "", self.grid
-        if do in ("swap", "blend") and not mark: raise ParameterError("no rectangle is marked", remedy="Select one and press mark first")
-        if do in ("undo", "redo"): said = "" if getattr(grid, do)() else f"Nothing to {do}."
-        elif do == "set": grid.fill(box(region, level=one), code)
-        elif do == "mute": grid.mute(box(region, level=one))
-        elif do == "swap": grid.swap(box(region), box(mark))
-        elif do == "blend": said = f"Blended; the codes are {grid.blend(box(region), box(mark), ratio).max():.2f} from the blend at most."
+        if do in ("swap", "blend") and not mark:
+            raise ParameterError("no rectangle is marked", remedy="Select one and press mark first")
+        if do in ("undo", "redo"):
+            said = "" if getattr(grid, do)() else f"Nothing to {do}."
+        elif do == "set":
+            grid.fill(box(region, level=one), code)
+        elif do == "mute":
+            grid.mute(box(region, level=one))
+        elif do == "swap":
+            grid.swap(box(region), box(mark))
+        elif do == "blend":
+            said = (
+                f"Blended; the codes are {grid.blend(box(region), box(mark), ratio).max():.2f} from the blend at most."
+            )
         elif do == "infill":
             fits, blind = grid.infill(box(region), seed=self.seed)
-            self.seed, said = self.seed + 1, f"Filled in; what follows costs {fits:.0f} bits, and {blind:.0f} after a blind guess."
-        elif do == "preview": self.preview_wav = self._wav(grid.preview(box(region, level=one)))
-        else: raise ParameterError(f"there is no command {do!r}")
+            self.seed, said = (
+                self.seed + 1,
+                f"Filled in; what follows costs {fits:.0f} bits, and {blind:.0f} after a blind guess.",
+            )
+        elif do == "preview":
+            self.preview_wav = self._wav(grid.preview(box(region, level=one)))
+        else:
+            raise ParameterError(f"there is no command {do!r}")
         if do != "preview": self.edited_wav = self._wav(grid.sound())
         return said

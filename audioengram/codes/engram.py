@@ -45,7 +45,8 @@ def hash_keys(
     sizes: Tensor,         # primes, [H]
 ) -> Tensor:               # rows of each head's table, [B,N,H]
     "Multiplicative-xor hash of a key for every head."
-    parts = (torch.cat([tokens + 2, (slot + 1).expand(tokens.shape[:2])[..., None]], -1))[..., None, :] * multipliers   # [B,N,H,J+1]
+    # [B,N,H,J+1]
+    parts = (torch.cat([tokens + 2, (slot + 1).expand(tokens.shape[:2])[..., None]], -1))[..., None, :] * multipliers
     mixed = parts[..., 0]
     for j in range(1, parts.shape[-1]): mixed = mixed ^ parts[..., j]
     mixed = mixed ^ (mixed >> 15)
@@ -70,13 +71,22 @@ class Engram(nn.Module):
         seed: int = 0,          # of the hash
     ):
         super().__init__()
-        if config.dim % config.heads: raise ParameterError(f"{config.dim} dimensions cannot be shared by {config.heads} tables")
+        if config.dim % config.heads:
+            raise ParameterError(f"{config.dim} dimensions cannot be shared by {config.heads} tables")
         self.config, self.slots, self.offsets = config, slots, key_offsets(config.keys, slots)
         sizes = np.array(primes(config.rows, config.heads * len(self.offsets))).reshape(len(self.offsets), config.heads)
-        draw = np.random.default_rng(seed).integers(1 << 20, 1 << 30, (len(self.offsets), config.heads, 1 + max(map(len, self.offsets)))) * 2 + 1
+        draw = (
+            np.random.default_rng(seed).integers(
+                1 << 20, 1 << 30, (len(self.offsets), config.heads, 1 + max(map(len, self.offsets)))
+            )
+            * 2
+            + 1
+        )
         self.register_buffer("sizes", torch.from_numpy(sizes), persistent=False)
         self.register_buffer("multipliers", torch.from_numpy(draw), persistent=False)
-        self.register_buffer("start", torch.from_numpy(np.r_[0, sizes.ravel().cumsum()[:-1]].reshape(sizes.shape)), persistent=False)
+        self.register_buffer(
+            "start", torch.from_numpy(np.r_[0, sizes.ravel().cumsum()[:-1]].reshape(sizes.shape)), persistent=False
+        )
         self.table = nn.Embedding(int(sizes.sum()), config.dim // config.heads)
         wide = config.dim * len(self.offsets)
         self.key, self.value = nn.Linear(wide, hidden, bias=False), nn.Linear(wide, hidden, bias=False)
@@ -87,10 +97,11 @@ class Engram(nn.Module):
     @property
     def reach(self) -> int: return max(map(max, self.offsets))   # how many tokens back the keys go
 
-    def rows(self,
-        past: Tensor,   # tokens before each position: past[:, i + reach − j] stands j before position i; [B, reach + N]; −1 is nothing
-        first: int,     # position of the first to predict
-    ) -> Tensor:        # rows in the common table, [B,N,keys,heads]
+    def rows(
+        self,
+        past: Tensor,  # tokens before each position: past[:, i + reach − j] stands j before position i; [B, reach + N]; −1 is nothing
+        first: int,  # position of the first to predict
+    ) -> Tensor:  # rows in the common table, [B,N,keys,heads]
         "Where each position looks."
         n = past.shape[1] - self.reach
         slot = (first + torch.arange(n, device=past.device)) % self.slots
@@ -127,12 +138,26 @@ def collisions(
         for s in streams:
             past = F.pad(s[None], (memory.reach, 0), value=-1)
             slot = torch.arange(past.shape[1] - memory.reach) % memory.slots
-            keys.append(torch.stack([slot, *(past[0, memory.reach - j:memory.reach - j + len(slot)] for j in offsets)], -1))
+            keys.append(
+                torch.stack([slot, *(past[0, memory.reach - j : memory.reach - j + len(slot)] for j in offsets)], -1)
+            )
             rows.append(memory.rows(past.to(memory.table.weight.device), 0)[0, :, k].cpu())
         keys, at = torch.unique(torch.cat(keys), dim=0, return_inverse=True)
         table = torch.zeros(len(keys), memory.config.heads, dtype=torch.long).index_copy_(0, at, torch.cat(rows))
-        shared = lambda r: float((torch.unique(r, dim=0, return_inverse=True, return_counts=True)[2][torch.unique(r, dim=0, return_inverse=True)[1]] > 1).float().mean())
+        shared = lambda r: float(
+            (
+                torch.unique(r, dim=0, return_inverse=True, return_counts=True)[2][
+                    torch.unique(r, dim=0, return_inverse=True)[1]
+                ]
+                > 1
+            )
+            .float()
+            .mean()
+        )
         out["keys"] += len(keys)
-        out["one_head"].append(np.mean([shared(table[:, i:i + 1]) for i in range(memory.config.heads)])); out["all_heads"].append(shared(table))
-        out["filled"].append(np.mean([len(table[:, i].unique()) / int(memory.sizes[k, i]) for i in range(memory.config.heads)]))
+        out["one_head"].append(np.mean([shared(table[:, i : i + 1]) for i in range(memory.config.heads)]))
+        out["all_heads"].append(shared(table))
+        out["filled"].append(
+            np.mean([len(table[:, i].unique()) / int(memory.sizes[k, i]) for i in range(memory.config.heads)])
+        )
     return {k: v if k == "keys" else float(np.mean(v)) for k, v in out.items()}

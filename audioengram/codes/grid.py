@@ -32,7 +32,8 @@ class Region:
         out = []
         for name, (a, b), n in zip(AXES, astuple(self), shape, strict=True):
             a, b = 0 if a is None else int(a), n if b is None else int(b)
-            if not 0 <= a < b <= n: raise ParameterError(f"the region [{a}, {b}) lies outside the grid's {name} axis, which has {n}")
+            if not 0 <= a < b <= n:
+                raise ParameterError(f"the region [{a}, {b}) lies outside the grid's {name} axis, which has {n}")
             out.append(slice(a, b))
         return tuple(out)
 
@@ -50,7 +51,8 @@ class CodeGrid:
         self._codes = check_codes(codes, c.size, c.bands, c.levels)
         if not len(self._codes): raise ShapeError("a grid needs at least one column")
         self.length = len(self._codes) * c.column if length is None else int(length)
-        if not 0 < self.length <= len(self._codes) * c.column: raise ShapeError(f"{self.length} samples do not lie in {len(self._codes)} columns")
+        if not 0 < self.length <= len(self._codes) * c.column:
+            raise ShapeError(f"{self.length} samples do not lie in {len(self._codes)} columns")
         self.done, self.undone = [], []   # codes before each edit; codes after each undone edit
 
     @classmethod
@@ -66,7 +68,8 @@ class CodeGrid:
     @property
     def shape(self) -> tuple: return self._codes.shape
     def __len__(self): return len(self._codes)
-    def __repr__(self): return f"CodeGrid({' × '.join(f'{n} {a}' for n, a in zip(self.shape, AXES, strict=True))}, {self.length / self.model.config.rate:.2f} s, {len(self.done)} edits)"
+    def __repr__(self):
+        return f"CodeGrid({' × '.join(f'{n} {a}' for n, a in zip(self.shape, AXES, strict=True))}, {self.length / self.model.config.rate:.2f} s, {len(self.done)} edits)"
 
     def sound(self) -> np.ndarray: return self.model.decode(self._codes, self.length)   # [S]
 
@@ -111,8 +114,13 @@ class CodeGrid:
     ):
         "Exchange two rectangles."
         a, b, new = a.within(self.shape), b.within(self.shape), self.codes
-        if new[a].shape != new[b].shape: raise ParameterError(f"cannot swap a region of {new[a].shape} with one of {new[b].shape}", remedy="Give two regions of one shape")
-        if a != b and all(max(x.start, y.start) < min(x.stop, y.stop) for x, y in zip(a, b, strict=True)): raise ParameterError("the regions overlap", remedy="Swap regions that do not share a cell")
+        if new[a].shape != new[b].shape:
+            raise ParameterError(
+                f"cannot swap a region of {new[a].shape} with one of {new[b].shape}",
+                remedy="Give two regions of one shape",
+            )
+        if a != b and all(max(x.start, y.start) < min(x.stop, y.stop) for x, y in zip(a, b, strict=True)):
+            raise ParameterError("the regions overlap", remedy="Swap regions that do not share a cell")
         new[a], new[b] = self._codes[b], self._codes[a]
         self._edit(new)
 
@@ -138,18 +146,33 @@ class CodeGrid:
         parts,                 # list of (Region, ratio): how much of the other grid each region takes
     ) -> np.ndarray:           # distances, [T,F]; 0 where nothing was mixed
         "Mix another grid in, with a ratio for each region, as one edit."
-        if other.shape != self.shape: raise ParameterError(f"cannot mix a grid of {self.shape} with one of {other.shape}", remedy="Cut them to one length")
+        if other.shape != self.shape:
+            raise ParameterError(
+                f"cannot mix a grid of {self.shape} with one of {other.shape}", remedy="Cut them to one length"
+            )
         return self._blend([(r, r, ratio) for r, ratio in parts], other)
 
     def _blend(self, jobs, source) -> np.ndarray:
-        if source.model.fingerprint != self.model.fingerprint: raise ParameterError("the grids belong to different models", remedy="Encode both with one model")
+        if source.model.fingerprint != self.model.fingerprint:
+            raise ParameterError("the grids belong to different models", remedy="Encode both with one model")
         new, far, whole = self.codes, np.zeros(self.shape[:2], np.float32), slice(0, self.shape[2])
         for a, b, ratio in jobs:
-            if not 0 <= ratio <= 1: raise ParameterError(f"the ratio is {ratio}", remedy="Give a share from 0 (keep) to 1 (replace)")
+            if not 0 <= ratio <= 1:
+                raise ParameterError(f"the ratio is {ratio}", remedy="Give a share from 0 (keep) to 1 (replace)")
             a, b = a.within(self.shape), b.within(source.shape)
-            if a[2] != whole or b[2] != whole: raise ParameterError("blending mixes vectors, which all levels make together", remedy="Leave the level axis open")
-            x, y = (self.model.quantizer.embed(torch.as_tensor(c).to(self.model.device)) for c in (self._codes[a], source._codes[b]))
-            if x.shape != y.shape: raise ParameterError(f"cannot blend {tuple(x.shape[:2])} columns × bands with {tuple(y.shape[:2])}", remedy="Give two regions of one shape")
+            if a[2] != whole or b[2] != whole:
+                raise ParameterError(
+                    "blending mixes vectors, which all levels make together", remedy="Leave the level axis open"
+                )
+            x, y = (
+                self.model.quantizer.embed(torch.as_tensor(c).to(self.model.device))
+                for c in (self._codes[a], source._codes[b])
+            )
+            if x.shape != y.shape:
+                raise ParameterError(
+                    f"cannot blend {tuple(x.shape[:2])} columns × bands with {tuple(y.shape[:2])}",
+                    remedy="Give two regions of one shape",
+                )
             codes, distance = self.model.quantizer.snap((1 - ratio) * x + ratio * y)
             codes = self._codes[a] if ratio == 0 else source._codes[b] if ratio == 1 else codes.cpu().numpy()
             new[a], far[a[:2]] = codes, 0 if ratio in (0, 1) else distance.cpu().numpy()
@@ -163,7 +186,11 @@ class CodeGrid:
     ) -> tuple:          # bits that the codes behind the region cost now; mean over all candidates
         "Let the prior rewrite a region."
         from audioengram.codes.prior import infill
-        if self.model.prior is None: raise ParameterError("this model has no prior, so nothing can be filled in", remedy="Train one: `audioengram codes train-prior`")
+        if self.model.prior is None:
+            raise ParameterError(
+                "this model has no prior, so nothing can be filled in",
+                remedy="Train one: `audioengram codes train-prior`",
+            )
         mask = np.zeros(self.shape, bool); mask[region.within(self.shape)] = True
         new, fits, blind = infill(self.model.prior, self._codes, mask, seed=seed, **how)
         self._edit(new)
@@ -186,7 +213,16 @@ class CodeGrid:
 
     def as_dict(self) -> dict:
         "What JSON holds."
-        return dict(format=GRID_FORMAT, version=GRID_VERSION, model=self.model.fingerprint, axes=AXES, size=self.model.config.size, rate=self.model.config.rate, length=self.length, codes=self._codes.tolist())
+        return dict(
+            format=GRID_FORMAT,
+            version=GRID_VERSION,
+            model=self.model.fingerprint,
+            axes=AXES,
+            size=self.model.config.size,
+            rate=self.model.config.rate,
+            length=self.length,
+            codes=self._codes.tolist(),
+        )
 
     @classmethod
     def load(cls,
@@ -195,9 +231,20 @@ class CodeGrid:
     ) -> "CodeGrid":       # raises ModelFileError
         "Read back, for the model that it belongs to."
         d = read_json(path, ModelFileError)
-        if not isinstance(d, dict) or d.get("format") != GRID_FORMAT: raise ModelFileError("is no code grid", path, "Write one with `audioengram codes encode`")
-        if d.get("version") != GRID_VERSION: raise ModelFileError(f"is a code grid of version {d.get('version')!r}, this program reads {GRID_VERSION}", path, "Encode the recording again")
-        if d.get("model") != model.fingerprint: raise ModelFileError(f"belongs to the model {d.get('model')!r}, not to {model.fingerprint!r}", path, "Use the model that encoded it, or encode the recording again")
+        if not isinstance(d, dict) or d.get("format") != GRID_FORMAT:
+            raise ModelFileError("is no code grid", path, "Write one with `audioengram codes encode`")
+        if d.get("version") != GRID_VERSION:
+            raise ModelFileError(
+                f"is a code grid of version {d.get('version')!r}, this program reads {GRID_VERSION}",
+                path,
+                "Encode the recording again",
+            )
+        if d.get("model") != model.fingerprint:
+            raise ModelFileError(
+                f"belongs to the model {d.get('model')!r}, not to {model.fingerprint!r}",
+                path,
+                "Use the model that encoded it, or encode the recording again",
+            )
         try:
             return cls(model, np.asarray(d["codes"]), d["length"])
         except (ShapeError, KeyError, ValueError, TypeError, OverflowError) as e: raise ModelFileError(f"holds codes that this model cannot have ({str(e)[:160]})", path, "Encode the recording again") from None

@@ -21,7 +21,9 @@ def code_counts(
     def one(level):
         level = level[level >= 0]
         return np.bincount(level, minlength=size)
-    return np.stack([[one(g[..., q].astype(np.int64).ravel()) for q in range(g.shape[-1])] for g in map(np.asarray, grids)])
+    return np.stack(
+        [[one(g[..., q].astype(np.int64).ravel()) for q in range(g.shape[-1])] for g in map(np.asarray, grids)]
+    )
 
 def perplexity(
     counts,         # [...,K]
@@ -36,20 +38,32 @@ def codebook_drift(
 ) -> list:            # one number a level; 0 is at rest
     "How far the codes of each level moved, in units of their spread."
     rms = lambda x: float(np.sqrt(np.square(x).sum(1).mean()))
-    return [rms(b - e) / max(rms(b - b.mean(0)), 1e-9) for b, e in zip(np.asarray(books), np.asarray(earlier), strict=True)]
+    return [
+        rms(b - e) / max(rms(b - b.mean(0)), 1e-9) for b, e in zip(np.asarray(books), np.asarray(earlier), strict=True)
+    ]
 
 def health_table(
-    grids,               # list of codes [T,F,Q] of the training files
-    size: int,           # codes a level, K
-    vectors=None,        # what was quantized, [N,D], and
-    embedded=None,       # what the codes up to each level stand for, list of Q arrays [N,D]: gives the variance explained
-) -> pd.DataFrame:       # one row a level
+    grids,  # list of codes [T,F,Q] of the training files
+    size: int,  # codes a level, K
+    vectors=None,  # what was quantized, [N,D], and
+    embedded=None,  # what the codes up to each level stand for, list of Q arrays [N,D]: gives the variance explained
+) -> pd.DataFrame:  # one row a level
     "Utilisation, perplexity, dead codes, spread over files, variance explained."
     counts = code_counts(grids, size)
     total, used = counts.sum(0), (counts.sum(0) > 0).sum(-1)
-    rows = pd.DataFrame(dict(level=np.arange(1, len(total) + 1), utilisation=used / size, perplexity=perplexity(total), dead=size - used,
-                             absent=[float(np.mean([np.mean(np.asarray(g)[..., q] < 0) for g in grids])) for q in range(len(total))],
-                             one_file=[float(((counts[:, q] > 0).sum(0) == 1)[total[q] > 0].mean()) if used[q] else 0. for q in range(len(total))]))
+    rows = pd.DataFrame(
+        dict(
+            level=np.arange(1, len(total) + 1),
+            utilisation=used / size,
+            perplexity=perplexity(total),
+            dead=size - used,
+            absent=[float(np.mean([np.mean(np.asarray(g)[..., q] < 0) for g in grids])) for q in range(len(total))],
+            one_file=[
+                float(((counts[:, q] > 0).sum(0) == 1)[total[q] > 0].mean()) if used[q] else 0.0
+                for q in range(len(total))
+            ],
+        )
+    )
     if vectors is not None:
         spread = np.square(vectors - vectors.mean(0)).sum()
         rows["variance_explained"] = [1 - float(np.square(vectors - e).sum() / max(spread, 1e-12)) for e in embedded]
@@ -61,12 +75,28 @@ def verdict(
     "What the table means."
     worst = table.loc[table.utilisation.idxmin()]
     name = f"level {int(worst.level)}"
-    if worst.utilisation < .3: return (f"Collapsed: {name} uses {worst.utilisation:.0%} of its codes.", "Train with fewer codes (size), or give more and more varied recordings.")
-    if worst.utilisation < .9: return (f"Wasteful: {name} leaves {int(worst.dead)} codes unused.", "Halve the number of codes, or train longer.")
-    if "drift" in table and table.drift.max() > .3: return (f"Still moving: codes shifted by {table.drift.max():.0%} of their spread at the end.", "Train longer.")
+    if worst.utilisation < 0.3:
+        return (
+            f"Collapsed: {name} uses {worst.utilisation:.0%} of its codes.",
+            "Train with fewer codes (size), or give more and more varied recordings.",
+        )
+    if worst.utilisation < 0.9:
+        return (
+            f"Wasteful: {name} leaves {int(worst.dead)} codes unused.",
+            "Halve the number of codes, or train longer.",
+        )
+    if "drift" in table and table.drift.max() > 0.3:
+        return (f"Still moving: codes shifted by {table.drift.max():.0%} of their spread at the end.", "Train longer.")
     if "variance_explained" in table and table.variance_explained.iloc[-1] < .5:
-        return (f"Too coarse: all levels together explain {table.variance_explained.iloc[-1]:.0%} of the variance.", "Add a level or more codes.")
-    if table.one_file.iloc[0] > .5: return (f"Memorising: {table.one_file.iloc[0]:.0%} of the codes of level 1 belong to a single file.", "Use fewer codes, or more recordings.")
+        return (
+            f"Too coarse: all levels together explain {table.variance_explained.iloc[-1]:.0%} of the variance.",
+            "Add a level or more codes.",
+        )
+    if table.one_file.iloc[0] > 0.5:
+        return (
+            f"Memorising: {table.one_file.iloc[0]:.0%} of the codes of level 1 belong to a single file.",
+            "Use fewer codes, or more recordings.",
+        )
     return (f"Healthy: every level uses at least {worst.utilisation:.0%} of its codes.", "Nothing to do.")
 
 # %% ../../nbs/codes/15_health.ipynb #5ba6d220

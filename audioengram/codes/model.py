@@ -35,11 +35,27 @@ class ModelConfig:
     levels: int = 3      # levels, Q
 
     def __post_init__(self):
-        for name, low, high in (("rate", 8000, 96_000), ("n_fft", 64, 8192), ("hop", 16, 4096), ("mels", 4, 512), ("stride", 1, 64), ("bands", 1, 64), ("dim", 1, 512),
-                                ("width", 4, 2048), ("size", 2, 16_384), ("levels", 1, 16)):
-            if isinstance(v := getattr(self, name), bool) or not isinstance(v, int) or not low <= v <= high: raise ParameterError(f"{name} is {v!r}, not a whole number in {low} … {high}")
-        if self.mels % self.bands: raise ParameterError(f"{self.mels} mel channels cannot be cut into {self.bands} equal bands")
-        if self.n_fft != 4 * self.hop: raise ParameterError(f"n_fft is {self.n_fft}, not four times the hop of {self.hop}", remedy="The phases of the decoder assume this overlap")
+        for name, low, high in (
+            ("rate", 8000, 96_000),
+            ("n_fft", 64, 8192),
+            ("hop", 16, 4096),
+            ("mels", 4, 512),
+            ("stride", 1, 64),
+            ("bands", 1, 64),
+            ("dim", 1, 512),
+            ("width", 4, 2048),
+            ("size", 2, 16_384),
+            ("levels", 1, 16),
+        ):
+            if isinstance(v := getattr(self, name), bool) or not isinstance(v, int) or not low <= v <= high:
+                raise ParameterError(f"{name} is {v!r}, not a whole number in {low} … {high}")
+        if self.mels % self.bands:
+            raise ParameterError(f"{self.mels} mel channels cannot be cut into {self.bands} equal bands")
+        if self.n_fft != 4 * self.hop:
+            raise ParameterError(
+                f"n_fft is {self.n_fft}, not four times the hop of {self.hop}",
+                remedy="The phases of the decoder assume this overlap",
+            )
 
     @property
     def column(self) -> int: return self.stride * self.hop                                   # samples a column
@@ -51,7 +67,8 @@ class ModelConfig:
     @classmethod
     def read(cls, values: dict) -> "ModelConfig":
         "From JSON; raises ModelFileError for anything else than these fields in their ranges."
-        if not isinstance(values, dict) or set(values) != {f.name for f in fields(cls)}: raise ModelFileError("holds a configuration of another version")
+        if not isinstance(values, dict) or set(values) != {f.name for f in fields(cls)}:
+            raise ModelFileError("holds a configuration of another version")
         try: return cls(**values)
         except ParameterError as e: raise ModelFileError(f"holds an impossible configuration: {e}") from None
 
@@ -75,7 +92,9 @@ class Mel(nn.Module):
     ) -> Tensor:       # natural log of the mel magnitude, [B,M,frames]
         "Log-mel magnitude, floored at −80 dB."
         c = self.config
-        spectrum = torch.stft(wav, c.n_fft, c.hop, window=self.window, center=True, pad_mode="constant", return_complex=True)[..., :wav.shape[-1] // c.hop]
+        spectrum = torch.stft(
+            wav, c.n_fft, c.hop, window=self.window, center=True, pad_mode="constant", return_complex=True
+        )[..., : wav.shape[-1] // c.hop]
         return (self.bank @ spectrum.abs() * (2 / self.window.sum())).clamp_min(1e-4).log()
 
     def forward(self, wav: Tensor) -> Tensor: return (self.log(wav) - self.mean) / self.scale
@@ -96,7 +115,10 @@ class Encoder(nn.Module):
     ) -> Tensor:       # [B,T,F,D]
         "Encode."
         c, (B, _, frames) = self.config, mel.shape
-        patches = mel.reshape(B, c.bands, c.mels // c.bands, frames // c.stride, c.stride).permute(0, 3, 1, 2, 4).flatten(3)   # [B,T,F,patch]
+        # [B,T,F,patch]
+        patches = (
+            mel.reshape(B, c.bands, c.mels // c.bands, frames // c.stride, c.stride).permute(0, 3, 1, 2, 4).flatten(3)
+        )
         h = F.gelu(self.patch(patches) + self.band).permute(0, 3, 1, 2)
         for conv in self.mix: h = h + F.gelu(conv(h))
         return self.out(h.permute(0, 2, 3, 1))
@@ -150,9 +172,13 @@ class Decoder(nn.Module):
         c, (B, n, _) = self.config, h.shape  # noqa: F841
         tone, click, noise, turn, offset = self.stft(h).chunk(5, dim=-1)
         at, k = torch.arange(n, device=h.device), torch.arange(c.n_fft // 2 + 1, device=h.device)
-        carrier = (at[:, None] * k % 4) * (math.pi / 2) + math.pi * (k % 2)                # hop = N/4; frames are counted from their middle
+        # hop = N/4; frames are counted from their middle
+        carrier = (at[:, None] * k % 4) * (math.pi / 2) + math.pi * (k % 2)
         parts = ((tone, turn + carrier), (click, offset + math.pi * (k % 2)), (noise, self.noise[at % len(self.noise)]))
-        spectrum = sum(torch.polar(m.clamp(-14, 3).exp().float(), p.float().expand_as(m)) for m, p in parts) * (.375 * c.n_fft)   # one bin alone gives a tone of its magnitude
+        # one bin alone gives a tone of its magnitude
+        spectrum = sum(torch.polar(m.clamp(-14, 3).exp().float(), p.float().expand_as(m)) for m, p in parts) * (
+            0.375 * c.n_fft
+        )
         spectrum = torch.cat([spectrum, torch.zeros_like(spectrum[:, :1])], 1).transpose(1, 2)
         return torch.istft(spectrum, c.n_fft, c.hop, window=self.window, center=True, length=n * c.hop)
 
@@ -166,7 +192,9 @@ class CodeModel(nn.Module):
         super().__init__()
         self.config = config
         self.mel, self.encoder, self.decoder = Mel(config), Encoder(config), Decoder(config)
-        self.quantizer = Quantizer(config.dim, config.size, config.levels, decay, expire=expire, kmeans=kmeans, dropout=dropout)
+        self.quantizer = Quantizer(
+            config.dim, config.size, config.levels, decay, expire=expire, kmeans=kmeans, dropout=dropout
+        )
         self.about: dict = {}    # training curves, health, provenance of the files: JSON-like
         self.prior = None        # a codes.prior.Prior, once trained
 
@@ -176,13 +204,22 @@ class CodeModel(nn.Module):
     @property
     def fingerprint(self) -> str:
         "Hash of configuration and weights: grids know their model by it."
-        return fingerprint(asdict(self.config), *(v for k, v in sorted(self.state_dict().items()) if not k.startswith("prior.") and "embed_avg" not in k and "cluster_size" not in k))
+        return fingerprint(
+            asdict(self.config),
+            *(
+                v
+                for k, v in sorted(self.state_dict().items())
+                if not k.startswith("prior.") and "embed_avg" not in k and "cluster_size" not in k
+            ),
+        )
 
     def pad(self,
         wav,          # [S] or [B,S]
     ) -> Tensor:      # [B,S'], S' a whole number of columns, at least two
         "Silence behind the sound, up to a whole column."
-        wav = torch.as_tensor(np.asarray(wav) if not isinstance(wav, Tensor) else wav, dtype=torch.float32, device=self.device)
+        wav = torch.as_tensor(
+            np.asarray(wav) if not isinstance(wav, Tensor) else wav, dtype=torch.float32, device=self.device
+        )
         wav = wav[None] if wav.ndim == 1 else wav
         check_shape(wav, "B S", "sound", finite=True)
         if not wav.shape[1]: raise ShapeError("the sound holds no samples", remedy="Give at least one")
@@ -211,9 +248,14 @@ class CodeModel(nn.Module):
     ) -> np.ndarray:      # [S] float32
         "Sound of codes."
         self.eval()
-        codes = torch.as_tensor(check_codes(codes, self.config.size, self.config.bands, self.config.levels), device=self.device)
+        codes = torch.as_tensor(
+            check_codes(codes, self.config.size, self.config.bands, self.config.levels), device=self.device
+        )
         if not len(codes): return np.zeros(0, np.float32)
-        return self.decoder.sound(self.decoder.features(self.quantizer.embed(codes, upto)[None]))[0, :length].cpu().numpy()
+        return (
+            self.decoder.sound(self.decoder.features(self.quantizer.embed(codes, upto)[None]))[0, :length].cpu().numpy()
+        )
 
     @cached_property
-    def sizes(self) -> dict: return {k: sum(p.numel() for p in getattr(self, k).parameters()) for k in ("encoder", "decoder")}
+    def sizes(self) -> dict:
+        return {k: sum(p.numel() for p in getattr(self, k).parameters()) for k in ("encoder", "decoder")}

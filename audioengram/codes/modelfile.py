@@ -36,9 +36,11 @@ def check_target(
     path = expand(path)
     if path.suffix != ".distill": raise ModelFileError("is no name for a model", path, "End it in .distill")
     if path.is_dir(): raise ModelFileError("is a folder", path, "Choose another name")
-    if path.exists() and not overwrite: raise ModelFileError("is there already", path, "Choose another name, or pass overwrite=True")
+    if path.exists() and not overwrite:
+        raise ModelFileError("is there already", path, "Choose another name, or pass overwrite=True")
     near = next(p for p in (path.absolute().parent, *path.absolute().parents) if p.exists())
-    if not near.is_dir() or not os.access(near, os.W_OK): raise ModelFileError("cannot be written there", path, "Choose a folder that you may write to")
+    if not near.is_dir() or not os.access(near, os.W_OK):
+        raise ModelFileError("cannot be written there", path, "Choose a folder that you may write to")
     return path
 
 def save_model(
@@ -49,16 +51,31 @@ def save_model(
     "Write a model, its prior and all that is known of them."
     path = check_target(path, overwrite)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if not k.startswith("prior.")}
-    members = {"config.json": _json(asdict(model.config)), "model.safetensors": save_tensors(state), "about.json": _json(model.about)}
+    members = {
+        "config.json": _json(asdict(model.config)),
+        "model.safetensors": save_tensors(state),
+        "about.json": _json(model.about),
+    }
     if model.prior is not None:
-        members |= {"prior.json": _json(dict(config=asdict(model.prior.config), about=model.prior.about)),
-                    "prior.safetensors": save_tensors({k: v.detach().cpu().contiguous() for k, v in model.prior.state_dict().items()})}
-    manifest = dict(format=FORMAT, version=VERSION, fingerprint=model.fingerprint, sha256={k: hashlib.sha256(v).hexdigest() for k, v in members.items()})
+        members |= {
+            "prior.json": _json(dict(config=asdict(model.prior.config), about=model.prior.about)),
+            "prior.safetensors": save_tensors(
+                {k: v.detach().cpu().contiguous() for k, v in model.prior.state_dict().items()}
+            ),
+        }
+    manifest = dict(
+        format=FORMAT,
+        version=VERSION,
+        fingerprint=model.fingerprint,
+        sha256={k: hashlib.sha256(v).hexdigest() for k, v in members.items()},
+    )
     with atomic_path(path) as tmp, zipfile.ZipFile(tmp, "w", zipfile.ZIP_STORED) as z:
-        for name, data in {"manifest.json": _json(manifest), **members}.items(): z.writestr(zipfile.ZipInfo(name), data)   # a fixed date: equal models, equal files
+        # a fixed date: equal models, equal files
+        for name, data in {"manifest.json": _json(manifest), **members}.items(): z.writestr(zipfile.ZipInfo(name), data)
     return path
 
-def _json(value) -> bytes: return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=_plain) + "\n").encode()
+def _json(value) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=_plain) + "\n").encode()
 
 def _plain(x):
     "Numpy numbers as numbers."
@@ -72,34 +89,59 @@ def read_members(
     "Open the zip with every check that needs no trust."
     path = Path(path)
     bad = lambda what, remedy="Get the file again from where it came": ModelFileError(what, path, remedy)
-    if not path.is_file(): raise ModelFileError("file not found", path, "Train a model first: `audioengram codes train`")
+    if not path.is_file():
+        raise ModelFileError("file not found", path, "Train a model first: `audioengram codes train`")
     if not zipfile.is_zipfile(path):
         with open(path, "rb") as f: first = f.read(2)
-        if first[:1] == b"\x80": raise bad("is a version 2 model (a pickle), which is not opened since it could run code", "Train again from its recordings")
+        if first[:1] == b"\x80":
+            raise bad(
+                "is a version 2 model (a pickle), which is not opened since it could run code",
+                "Train again from its recordings",
+            )
         raise bad("is no model file")
     try:
         with zipfile.ZipFile(path) as z:
             names = z.namelist()
-            if any(n.endswith("data.pkl") for n in names): raise bad("is a version 2 model (a torch pickle), which is not opened since it could run code", "Train again from its recordings")
-            if strange := sorted(set(names) - set(MEMBERS)): raise bad(f"holds {strange[0][:80]!r}, which no model file has")
-            if len(names) != len(set(names)) or not set(MEMBERS[:4]) <= set(names): raise bad("lacks a part, or has one twice")
+            if any(n.endswith("data.pkl") for n in names):
+                raise bad(
+                    "is a version 2 model (a torch pickle), which is not opened since it could run code",
+                    "Train again from its recordings",
+                )
+            if strange := sorted(set(names) - set(MEMBERS)):
+                raise bad(f"holds {strange[0][:80]!r}, which no model file has")
+            if len(names) != len(set(names)) or not set(MEMBERS[:4]) <= set(names):
+                raise bad("lacks a part, or has one twice")
             for i in z.infolist():
-                if i.compress_type != zipfile.ZIP_STORED or i.flag_bits & 1 or i.file_size != i.compress_size or i.file_size > min(LIMIT, path.stat().st_size):
+                if (
+                    i.compress_type != zipfile.ZIP_STORED
+                    or i.flag_bits & 1
+                    or i.file_size != i.compress_size
+                    or i.file_size > min(LIMIT, path.stat().st_size)
+                ):
                     raise bad(f"declares {i.file_size} bytes for {i.filename}, which is not what a model file stores")
             data = {n: z.read(n) for n in names}
     except (zipfile.BadZipFile, EOFError, OSError, struct.error, NotImplementedError) as e: raise bad(f"is damaged ({e})") from None
     manifest = _read_json(data.pop("manifest.json"), "manifest.json", path)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT: raise bad("is no model file")
-    if manifest.get("version") != VERSION: raise bad(f"is of version {manifest.get('version')!r}, and this program reads {VERSION}", "Use the program that wrote it, or train again")
+    if manifest.get("version") != VERSION:
+        raise bad(
+            f"is of version {manifest.get('version')!r}, and this program reads {VERSION}",
+            "Use the program that wrote it, or train again",
+        )
     sums = manifest.get("sha256") if isinstance(manifest.get("sha256"), dict) else {}
     for name in sorted(data.keys() | sums.keys()):
-        if name not in data or sums.get(name) != hashlib.sha256(data[name]).hexdigest(): raise bad(f"has the wrong checksum for {name}")
+        if name not in data or sums.get(name) != hashlib.sha256(data[name]).hexdigest():
+            raise bad(f"has the wrong checksum for {name}")
     return data
 
 def _read_json(data: bytes, name, path):
     "JSON of a member; nesting bombs and NaN are damage as well."
-    try: return json.loads(data.decode("utf-8"), parse_constant=lambda c: float("nan"))
-    except (ValueError, RecursionError) as e: raise ModelFileError(f"holds a {name} that is not valid JSON ({str(e)[:80]})", path, "Get the file again from where it came") from None
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=lambda c: float("nan"))
+    except (ValueError, RecursionError) as e:
+        raise ModelFileError(
+            f"holds a {name} that is not valid JSON ({str(e)[:80]})", path, "Get the file again from where it came"
+        ) from None
 
 def check_tensors(
     data: bytes,     # a safetensors file
@@ -108,16 +150,22 @@ def check_tensors(
 ) -> dict:           # name -> tensor; raises ModelFileError
     "Compare the header with what is expected before any tensor is made."
     bad = lambda what: ModelFileError(f"holds a {name} that {what}", path, "Get the file again from where it came")
-    if len(data) < 8 or (n := struct.unpack("<Q", data[:8])[0]) > min(len(data) - 8, 1 << 20): raise bad("is cut or has an impossible header")
+    if len(data) < 8 or (n := struct.unpack("<Q", data[:8])[0]) > min(len(data) - 8, 1 << 20):
+        raise bad("is cut or has an impossible header")
     header = _read_json(data[8:8 + n], name, path)
     if not isinstance(header, dict): raise bad("has an impossible header")
-    declared = {k: tuple(v.get("shape", ())) if isinstance(v, dict) else None for k, v in header.items() if k != "__metadata__"}
+    declared = {
+        k: tuple(v.get("shape", ())) if isinstance(v, dict) else None for k, v in header.items() if k != "__metadata__"
+    }
     for k in declared.keys() | shapes.keys():
         if declared.get(k) != tuple(shapes.get(k, ("missing",))):
-            raise bad(f"declares {str(k)[:60]} as {str(declared.get(k, 'missing'))[:60]}, its configuration says {tuple(shapes[k]) if k in shapes else 'nothing of it'}")
+            raise bad(
+                f"declares {str(k)[:60]} as {str(declared.get(k, 'missing'))[:60]}, its configuration says {tuple(shapes[k]) if k in shapes else 'nothing of it'}"
+            )
     try: tensors = load_tensors(data)
     except (SafetensorError, ValueError, KeyError) as e: raise bad(f"is damaged ({str(e)[:80]})") from None
-    if broken := [k for k, v in tensors.items() if v.is_floating_point() and not bool(v.isfinite().all())]: raise bad(f"has values that are not finite in {broken[0]}")
+    if broken := [k for k, v in tensors.items() if v.is_floating_point() and not bool(v.isfinite().all())]:
+        raise bad(f"has values that are not finite in {broken[0]}")
     return tensors
 
 def load_model(
@@ -134,20 +182,25 @@ def load_model(
     model = CodeModel(config)
     model.load_state_dict(tensors)
     about = _read_json(data["about.json"], "about.json", path)
-    if not isinstance(about, dict): raise ModelFileError("holds an about.json that is no table", path, "Get the file again from where it came")
+    if not isinstance(about, dict):
+        raise ModelFileError("holds an about.json that is no table", path, "Get the file again from where it came")
     model.about = about
     if "prior.json" in data: model.prior = _load_prior(data, model, path)
     return model.to(device).eval()
 
 def _bound(shapes, path):
     "Refuse a configuration whose weights could not be in a model file."
-    if 4 * sum(math.prod(s) for s in shapes.values()) > LIMIT: raise ModelFileError("declares weights far larger than a model file holds", path, "Get the file again from where it came")
+    if 4 * sum(math.prod(s) for s in shapes.values()) > LIMIT:
+        raise ModelFileError(
+            "declares weights far larger than a model file holds", path, "Get the file again from where it came"
+        )
 
 def _load_prior(data, model, path):
     "The bundled prior."
     from audioengram.codes.prior import Prior, PriorConfig
     told = _read_json(data["prior.json"], "prior.json", path)
-    if not isinstance(told, dict) or "prior.safetensors" not in data: raise ModelFileError("holds half a prior", path, "Get the file again from where it came")
+    if not isinstance(told, dict) or "prior.safetensors" not in data:
+        raise ModelFileError("holds half a prior", path, "Get the file again from where it came")
     try: config = PriorConfig.read(told.get("config"), model.config)
     except ModelFileError as e: raise ModelFileError(e.what, path, "Get the file again from where it came") from None
     with torch.device("meta"): shapes = {k: v.shape for k, v in Prior(config).state_dict().items()}

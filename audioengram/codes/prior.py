@@ -41,7 +41,8 @@ class PriorConfig:
     memory_dim: int = 64  # of a key's entry
 
     def __post_init__(self):
-        if self.hidden % (2 * self.heads): raise ParameterError(f"{self.hidden} channels cannot be shared by {self.heads} heads with rotary positions")
+        if self.hidden % (2 * self.heads):
+            raise ParameterError(f"{self.hidden} channels cannot be shared by {self.heads} heads with rotary positions")
 
     @property
     def slots(self) -> int: return self.bands * self.levels
@@ -52,12 +53,19 @@ class PriorConfig:
     def read(cls, values, model) -> "PriorConfig":
         "From JSON, for a model's configuration; raises ModelFileError."
         limits = dict(hidden=2048, layers=48, heads=64, window=65_536, rows=10**7, memory_dim=1024)
-        if not isinstance(values, dict) or set(values) != {f.name for f in fields(cls)}: raise ModelFileError("holds a prior of another version")
-        if any(values[k] != getattr(model, k) for k in ("size", "levels", "bands")): raise ModelFileError("holds the prior of another model")
-        if values["memory"] not in ("", "suffix", "column") or any(isinstance(values[k], bool) or not isinstance(values[k], int) or not 0 < values[k] <= m for k, m in limits.items()):
+        if not isinstance(values, dict) or set(values) != {f.name for f in fields(cls)}:
+            raise ModelFileError("holds a prior of another version")
+        if any(values[k] != getattr(model, k) for k in ("size", "levels", "bands")):
+            raise ModelFileError("holds the prior of another model")
+        if values["memory"] not in ("", "suffix", "column") or any(
+            isinstance(values[k], bool) or not isinstance(values[k], int) or not 0 < values[k] <= m
+            for k, m in limits.items()
+        ):
             raise ModelFileError("holds an impossible configuration of its prior")
-        try: return cls(**values)
-        except ParameterError as e: raise ModelFileError(f"holds an impossible configuration of its prior: {e}") from None
+        try:
+            return cls(**values)
+        except ParameterError as e:
+            raise ModelFileError(f"holds an impossible configuration of its prior: {e}") from None
 
 def choose_prior(
     tokens: int,      # codes in the training files
@@ -66,7 +74,9 @@ def choose_prior(
 ) -> PriorConfig:
     "Hidden width and depth by the amount of data: 128/2, 256/4, 512/6."
     hidden, layers = (128, 2) if tokens < 100_000 else (256, 4) if tokens < 2_000_000 else (512, 6)
-    return PriorConfig(**dict(size=model.size, levels=model.levels, bands=model.bands, hidden=hidden, layers=layers) | given)
+    return PriorConfig(
+        **dict(size=model.size, levels=model.levels, bands=model.bands, hidden=hidden, layers=layers) | given
+    )
 
 def to_stream(
     codes,        # [T,F,Q]; −1 is absent
@@ -114,25 +124,35 @@ class Prior(nn.Module):
     def __init__(self, config: PriorConfig):
         super().__init__()
         self.config, c = config, config
-        self.token, self.slot = nn.Embedding(c.levels * c.size + 2, c.hidden), nn.Embedding(c.slots, c.hidden)   # + absent, BOS
+        # + absent, BOS
+        self.token, self.slot = nn.Embedding(c.levels * c.size + 2, c.hidden), nn.Embedding(c.slots, c.hidden)
         self.layers = nn.ModuleList(Layer(c.hidden, c.heads) for _ in range(c.layers))
         self.norm, self.head = nn.LayerNorm(c.hidden), nn.Parameter(torch.randn(c.levels, c.size, c.hidden) * .02)
         self.memory = Engram(c.engram, c.hidden, c.slots) if c.memory else None
-        self.register_buffer("turn", 10_000. ** (-torch.arange(c.hidden // c.heads // 2) / (c.hidden // c.heads // 2)), persistent=False)
+        self.register_buffer(
+            "turn", 10_000.0 ** (-torch.arange(c.hidden // c.heads // 2) / (c.hidden // c.heads // 2)), persistent=False
+        )
         for e in (self.token, self.slot): nn.init.normal_(e.weight, std=.02)
         self.about: dict = {}
 
     @property
     def bos(self) -> int: return self.config.levels * self.config.size + 1
 
-    def forward(self,
-        tokens: Tensor,   # [B,N], starting at a column
-        before=None,      # tokens that come before the first, [B,J], −1 where there are none; None: the piece starts here
-    ) -> Tensor:          # logits of each token given those before it, [B,N,K]
+    def forward(
+        self,
+        tokens: Tensor,  # [B,N], starting at a column
+        before=None,  # tokens that come before the first, [B,J], −1 where there are none; None: the piece starts here
+    ) -> Tensor:  # logits of each token given those before it, [B,N,K]
         "All positions at once."
         c, (B, N) = self.config, tokens.shape
-        start = tokens.new_full((B, 1), self.bos) if before is None else torch.where(before[:, -1:] < 0, self.bos, before[:, -1:])
-        x = self.token(torch.cat([start, tokens[:, :-1]], 1)) + self.slot(torch.arange(N, device=tokens.device) % c.slots)
+        start = (
+            tokens.new_full((B, 1), self.bos)
+            if before is None
+            else torch.where(before[:, -1:] < 0, self.bos, before[:, -1:])
+        )
+        x = self.token(torch.cat([start, tokens[:, :-1]], 1)) + self.slot(
+            torch.arange(N, device=tokens.device) % c.slots
+        )
         angle = torch.arange(N, device=tokens.device)[:, None] * self.turn
         mask = None
         if N > c.window:
@@ -142,7 +162,9 @@ class Prior(nn.Module):
         for i, layer in enumerate(self.layers):
             x = layer(x, angle.cos(), angle.sin(), mask)
             if i == 0 and self.memory: x = x + self.memory(x, past)[0]
-        return torch.einsum("bnqc,qkc->bnqk", self.norm(x).view(B, -1, c.levels, c.hidden), self.head).reshape(B, N, c.size)
+        return torch.einsum("bnqc,qkc->bnqk", self.norm(x).view(B, -1, c.levels, c.hidden), self.head).reshape(
+            B, N, c.size
+        )
 
     def _past(self, tokens, before):
         "Tokens as the memory reads them: its reach of earlier ones in front."
@@ -160,11 +182,19 @@ class Writer:
     ):
         self.prior, self.batch, c = prior, batch, prior.config
         self.w = {k: v.detach().cpu().numpy() for k, v in prior.state_dict().items()}
-        self.cache = np.zeros((c.layers, 2, batch, c.heads, 2 * c.window, c.hidden // c.heads), np.float32)   # keys and values of the last tokens; moved back when it is full
+        # keys and values of the last tokens; moved back when it is full
+        self.cache = np.zeros((c.layers, 2, batch, c.heads, 2 * c.window, c.hidden // c.heads), np.float32)
         self.turn, self.mean = prior.turn.cpu().numpy(), np.full((c.hidden, 1), 1 / c.hidden, np.float32)
-        self.i, self.n, self.last = 0, 0, np.full(batch, prior.bos)                                            # n: tokens in the cache
-        self.memory = prior.memory if prior.memory is None or prior.turn.device.type == "cpu" else copy.deepcopy(prior.memory).cpu()
-        self.past, self.state = (torch.full((batch, prior.memory.reach + 1), -1), None) if prior.memory else (None, None)
+        # n: tokens in the cache
+        self.i, self.n, self.last = 0, 0, np.full(batch, prior.bos)
+        self.memory = (
+            prior.memory
+            if prior.memory is None or prior.turn.device.type == "cpu"
+            else copy.deepcopy(prior.memory).cpu()
+        )
+        self.past, self.state = (
+            (torch.full((batch, prior.memory.reach + 1), -1), None) if prior.memory else (None, None)
+        )
 
     def _norm(self, x, name):
         x = x - x @ self.mean
@@ -172,14 +202,26 @@ class Writer:
 
     def _layer(self, i, x, cos, sin):
         "Attention to what is in the cache, and the MLP."
-        w, c, at = (lambda k: self.w[f"layers.{i}.{k}"]), self.prior.config, slice(max(0, self.n + 1 - self.prior.config.window), self.n + 1)
+        w, c, at = (
+            (lambda k: self.w[f"layers.{i}.{k}"]),
+            self.prior.config,
+            slice(max(0, self.n + 1 - self.prior.config.window), self.n + 1),
+        )
         qkv = (self._norm(x, f"layers.{i}.norm1") @ w("qkv.weight").T).reshape(self.batch, 3, c.heads, 2, -1)
         a, b = qkv[:, :2, :, 0], qkv[:, :2, :, 1]
-        turned = np.concatenate([a * cos - b * sin, a * sin + b * cos], -1)                                # queries and keys, [B,2,heads,d]
-        self.cache[i, 0, :, :, self.n], self.cache[i, 1, :, :, self.n] = turned[:, 1], qkv[:, 2].reshape(self.batch, c.heads, -1)
+        # queries and keys, [B,2,heads,d]
+        turned = np.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
+        self.cache[i, 0, :, :, self.n], self.cache[i, 1, :, :, self.n] = (
+            turned[:, 1],
+            qkv[:, 2].reshape(self.batch, c.heads, -1),
+        )
         score = (self.cache[i, 0, :, :, at] @ turned[:, 0, :, :, None])[..., 0] / math.sqrt(turned.shape[-1])
         p = np.exp(score - score.max(-1, keepdims=True))
-        x = x + ((p / p.sum(-1, keepdims=True))[:, :, None] @ self.cache[i, 1, :, :, at]).reshape(self.batch, -1) @ w("out.weight").T
+        x = (
+            x
+            + ((p / p.sum(-1, keepdims=True))[:, :, None] @ self.cache[i, 1, :, :, at]).reshape(self.batch, -1)
+            @ w("out.weight").T
+        )
         h = self._norm(x, f"layers.{i}.norm2") @ w("up.weight").T + w("up.bias")
         return x + (h * (.5 + .5 * erf(h * math.sqrt(.5)))) @ w("down.weight").T + w("down.bias")
 
@@ -187,7 +229,8 @@ class Writer:
     def logits(self) -> Tensor:   # [B,K] of the next token
         "What may come next; call once a token, then `write`."
         c, at, angle = self.prior.config, self.i % self.prior.config.slots, self.i * self.turn
-        if self.n == 2 * c.window: self.cache[..., :c.window, :], self.n = self.cache[..., c.window:, :].copy(), c.window
+        if self.n == 2 * c.window:
+            self.cache[..., : c.window, :], self.n = self.cache[..., c.window :, :].copy(), c.window
         x = self.w["token.weight"][self.last] + self.w["slot.weight"][at]
         for i in range(c.layers):
             x = self._layer(i, x, np.cos(angle), np.sin(angle))
@@ -201,13 +244,15 @@ class Writer:
     ):
         "Append a token to each stream."
         self.last, self.i, self.n = np.asarray(tokens), self.i + 1, self.n + 1
-        if self.past is not None: self.past = F.pad(torch.cat([self.past[:, 1:-1], torch.from_numpy(self.last)[:, None]], 1), (0, 1))
+        if self.past is not None:
+            self.past = F.pad(torch.cat([self.past[:, 1:-1], torch.from_numpy(self.last)[:, None]], 1), (0, 1))
 
     def copies(self, n: int) -> "Writer":
         "The same state for n streams, from a single one."
         new = Writer(self.prior, n)
         new.i, new.n, new.last, new.cache[:] = self.i, self.n, self.last.repeat(n), self.cache
-        if self.past is not None: new.past, new.state = self.past.expand(n, -1), None if self.state is None else self.state.repeat(n, 1, 1)
+        if self.past is not None:
+            new.past, new.state = self.past.expand(n, -1), None if self.state is None else self.state.repeat(n, 1, 1)
         return new
 
 # %% ../../nbs/codes/35_prior.ipynb #b0ea95fa
@@ -221,7 +266,10 @@ def choose(
     "Draw from what the filters leave; the likeliest code always stays."
     if temperature <= 0: return logits.argmax(-1)
     logits = logits / temperature
-    if top_k: logits = logits.masked_fill(logits < logits.topk(min(int(top_k), logits.shape[-1]), -1).values[:, -1:], -math.inf)
+    if top_k:
+        logits = logits.masked_fill(
+            logits < logits.topk(min(int(top_k), logits.shape[-1]), -1).values[:, -1:], -math.inf
+        )
     if top_p is not None and top_p < 1:
         p, order = logits.softmax(-1).sort(-1, descending=True)
         drop = (p.cumsum(-1) - p >= top_p).scatter(-1, order, p.cumsum(-1) - p >= top_p)
@@ -236,9 +284,17 @@ def per_level(
     "A sampling parameter for each level."
     values = list(value) if isinstance(value, (list, tuple)) else [value] * levels
     if len(values) == 1: values *= levels
-    if len(values) != levels: raise ParameterError(f"{name} has {len(values)} values for {levels} levels", remedy="Give one value, or one a level")
+    if len(values) != levels:
+        raise ParameterError(
+            f"{name} has {len(values)} values for {levels} levels", remedy="Give one value, or one a level"
+        )
     for v in values:
-        if v is not None and (not math.isfinite(v) or v < 0 or (name == "top_p" and not 0 < v <= 1) or (name == "top_k" and v < 1)): raise ParameterError(f"{name} is {v}", remedy="Use a temperature of 0 or more, top_k of 1 or more, top_p in (0, 1]")
+        if v is not None and (
+            not math.isfinite(v) or v < 0 or (name == "top_p" and not 0 < v <= 1) or (name == "top_k" and v < 1)
+        ):
+            raise ParameterError(
+                f"{name} is {v}", remedy="Use a temperature of 0 or more, top_k of 1 or more, top_p in (0, 1]"
+            )
     return values
 
 @torch.inference_mode()
@@ -250,7 +306,15 @@ def generate(
     seed: int = 0,
 ) -> np.ndarray:           # codes [T,F,Q], int16
     "Write a grid, or go on with one."
-    return write_side_by_side(prior, columns, [np.zeros((0, prior.config.bands, prior.config.levels), int) if prompt is None else prompt], temperature, top_k, top_p, seed)[0]
+    return write_side_by_side(
+        prior,
+        columns,
+        [np.zeros((0, prior.config.bands, prior.config.levels), int) if prompt is None else prompt],
+        temperature,
+        top_k,
+        top_p,
+        seed,
+    )[0]
 
 @torch.inference_mode()
 def write_side_by_side(
@@ -261,8 +325,16 @@ def write_side_by_side(
 ) -> np.ndarray:           # codes [B,T + columns,F,Q], int16
     "Go on with several grids at once, which costs little more than one."
     c = prior.eval().config
-    how = list(zip(*(per_level(v, c.levels, n) for n, v in (("temperature", temperature), ("top_k", top_k), ("top_p", top_p))), strict=True))
-    out, g = list(torch.stack([to_stream(check_codes(p, c.size, c.bands, c.levels), c.size) for p in prompts], 1)), generator(seed)
+    how = list(
+        zip(
+            *(per_level(v, c.levels, n) for n, v in (("temperature", temperature), ("top_k", top_k), ("top_p", top_p))),
+            strict=True,
+        )
+    )
+    out, g = (
+        list(torch.stack([to_stream(check_codes(p, c.size, c.bands, c.levels), c.size) for p in prompts], 1)),
+        generator(seed),
+    )
     with threadpool_limits(1):
         writer = Writer(prior, len(prompts))
         for t in out: writer.logits(); writer.write(t)
@@ -274,22 +346,30 @@ def write_side_by_side(
 @torch.inference_mode()
 def infill(
     prior: Prior,
-    codes,                # [T,F,Q]
-    mask,                 # True where codes are to be written, [T,F,Q] or broadcastable
-    temperature=1.0, top_k=None, top_p=None,
+    codes,  # [T,F,Q]
+    mask,  # True where codes are to be written, [T,F,Q] or broadcastable
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
     seed: int = 0,
     candidates: int = 8,  # drawn in parallel
-    ahead: int = 8,       # columns behind the hole that judge
-) -> tuple:               # codes [T,F,Q]; bits that the codes behind cost with the chosen filling; the same with a filling drawn blindly (mean)
+    ahead: int = 8,  # columns behind the hole that judge
+) -> tuple:  # codes [T,F,Q]; bits that the codes behind cost with the chosen filling; the same with a filling drawn blindly (mean)
     "Rewrite a region."
     c = prior.eval().config
     codes = check_codes(codes, c.size, c.bands, c.levels)
     mask = np.broadcast_to(np.asarray(mask, bool), codes.shape)
     if not mask.any(): return codes, 0., 0.
-    how = list(zip(*(per_level(v, c.levels, n) for n, v in (("temperature", temperature), ("top_k", top_k), ("top_p", top_p))), strict=True))
+    how = list(
+        zip(
+            *(per_level(v, c.levels, n) for n, v in (("temperature", temperature), ("top_k", top_k), ("top_p", top_p))),
+            strict=True,
+        )
+    )
     stream, hole, g = to_stream(codes, c.size), torch.from_numpy(mask.reshape(-1).copy()), generator(seed)
     first, last = int(hole.nonzero()[0]), int(hole.nonzero()[-1])
-    writer, reach = Writer(prior), max(0, first - 2 * c.window) // c.slots * c.slots       # what is further back cannot be felt
+    # what is further back cannot be felt
+    writer, reach = Writer(prior), max(0, first - 2 * c.window) // c.slots * c.slots
     for t in stream[reach:first].tolist(): writer.logits(); writer.write(torch.tensor([t]))
     writer, made, cost = writer.copies(candidates), [], torch.zeros(candidates)
     for i in range(first, min(len(stream), last + 1 + ahead * c.slots)):
@@ -359,18 +439,27 @@ def fit_prior(
     device="auto",            # the prior ends there; the codes stay on the CPU
 ) -> Prior:                   # .about: history, bits per code of training and validation
     "Train a prior."
-    if not len(train) or not len(valid): raise TrainingError("a prior needs codes of training and of validation files", remedy="Give at least two recordings")
+    if not len(train) or not len(valid):
+        raise TrainingError(
+            "a prior needs codes of training and of validation files", remedy="Give at least two recordings"
+        )
     torch.manual_seed(spawn(seed, "prior"))
     prior, streams = Prior(config).to(working_device(device)), [to_stream(g, config.size) for g in train]
     slow = [p for n, p in prior.named_parameters() if "table" not in n]
-    groups = [dict(params=slow, lr=lr, weight_decay=.05)] + ([dict(params=prior.memory.table.parameters(), lr=5 * lr, weight_decay=0.)] if prior.memory else [])   # tables: 5 × the rate, no decay, as in the paper
+    # tables: 5 × the rate, no decay, as in the paper
+    groups = [dict(params=slow, lr=lr, weight_decay=0.05)] + (
+        [dict(params=prior.memory.table.parameters(), lr=5 * lr, weight_decay=0.0)] if prior.memory else []
+    )
     opt = torch.optim.AdamW(groups, betas=(.9, .95), foreach=True)
     best, kept, since, history = math.inf, None, 0, []
     try:
         with progress_bar(steps, "prior", show, unit="step") as bar:
             for step in range(steps):
                 g = generator(spawn(seed, "pieces", step))
-                for group, full in zip(opt.param_groups, (lr, 5 * lr), strict=False): group["lr"] = full * min(1, (step + 1) / 20) * (.1 + .9 * .5 * (1 + math.cos(math.pi * step / steps)))
+                for group, full in zip(opt.param_groups, (lr, 5 * lr), strict=False):
+                    group["lr"] = (
+                        full * min(1, (step + 1) / 20) * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+                    )
                 loss = _piece_loss(prior.train(), streams, batch, g, dropout)
                 opt.zero_grad(set_to_none=True); loss.backward()
                 torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.); opt.step(); bar.update()
@@ -379,13 +468,20 @@ def fit_prior(
                 history.append(dict(step=step + 1, train=float(loss.detach()) / math.log(2), valid=v[0] / v[1]))
                 if watch: watch(step, history[-1])
                 since += 1
-                if not patience or history[-1]["valid"] < best: best, kept, since = history[-1]["valid"], {k: x.clone() for k, x in prior.state_dict().items()}, 0
+                if not patience or history[-1]["valid"] < best:
+                    best, kept, since = history[-1]["valid"], {k: x.clone() for k, x in prior.state_dict().items()}, 0
                 if patience and since >= patience: break
     except KeyboardInterrupt:
-        if kept is None: raise TrainingError("interrupted before the first look at the validation files", remedy="Run it again") from None
+        if kept is None:
+            raise TrainingError(
+                "interrupted before the first look at the validation files", remedy="Run it again"
+            ) from None
     prior.load_state_dict(kept); prior.eval()
-    bits = {k: bits_per_code(prior, g).sum(0) for k, g in (("train", train[::-(-len(train) // 32)]), ("valid", valid))}   # some thirty training files tell enough
-    prior.about = dict(history=history, seed=seed, tokens=sum(map(len, streams)), **{f"{k}_bits": v[0] / v[1] for k, v in bits.items()})
+    # some thirty training files tell enough
+    bits = {k: bits_per_code(prior, g).sum(0) for k, g in (("train", train[::-(-len(train) // 32)]), ("valid", valid))}
+    prior.about = dict(
+        history=history, seed=seed, tokens=sum(map(len, streams)), **{f"{k}_bits": v[0] / v[1] for k, v in bits.items()}
+    )
     return prior
 
 def _piece_loss(prior, streams, batch, g, dropout):
@@ -393,7 +489,9 @@ def _piece_loss(prior, streams, batch, g, dropout):
     c = prior.config
     length = min(c.window, max(map(len, streams)))
     length -= length % c.slots
-    pick = torch.multinomial(torch.tensor([float(len(s)) for s in streams]), batch, replacement=True, generator=g).tolist()
+    pick = torch.multinomial(
+        torch.tensor([float(len(s)) for s in streams]), batch, replacement=True, generator=g
+    ).tolist()
     tokens, before = torch.full((batch, length), -100), torch.full((batch, max(c.slots * 2, 4)), -1)
     where = torch.rand(batch, generator=g).tolist()
     for i, (j, u) in enumerate(zip(pick, where, strict=True)):
@@ -406,5 +504,6 @@ def _piece_loss(prior, streams, batch, g, dropout):
     seen = torch.where(tokens < 0, absent, tokens)
     seen = torch.where(torch.rand(seen.shape, generator=g) < dropout, absent, seen)
     wanted = torch.where(tokens < 0, tokens, tokens % c.size).flatten()
-    logits = prior(*(x.to(prior.turn.device) for x in (seen, before)))                     # a piece that starts a file starts with BOS
+    # a piece that starts a file starts with BOS
+    logits = prior(*(x.to(prior.turn.device) for x in (seen, before)))
     return F.cross_entropy(logits.flatten(0, 1), wanted.to(logits.device), ignore_index=-100)

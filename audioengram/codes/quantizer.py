@@ -34,7 +34,10 @@ def check_codes(
     check_shape(codes, "T F Q", name, **{k: v for k, v in (("F", bands), ("Q", levels)) if v is not None})
     if codes.dtype.kind not in "iu": raise ShapeError(f"{name} must be whole numbers, not {codes.dtype}")
     if codes.size and (codes.min() < ABSENT or codes.max() >= size):
-        raise ShapeError(f"{name} hold {codes.min() if codes.min() < ABSENT else codes.max()}, outside −1 (absent) … {size - 1}", remedy="They belong to another model, or were damaged")
+        raise ShapeError(
+            f"{name} hold {codes.min() if codes.min() < ABSENT else codes.max()}, outside −1 (absent) … {size - 1}",
+            remedy="They belong to another model, or were damaged",
+        )
     return codes.astype(np.int16)
 
 # %% ../../nbs/codes/05_quantizer.ipynb #99b3db7c
@@ -47,7 +50,8 @@ class Sizing:
     levels: int      # levels, Q
     decay: float     # of the codebooks' moving average
     steps: int       # training steps
-    expire: float = 1.0        # a code used less often than this (moving average, a batch) is moved to a vector of the batch; 0 never
+    # a code used less often than this (moving average, a batch) is moved to a vector of the batch; 0 never
+    expire: float = 1.0
     settle: bool = True        # refit the codebooks on all vectors once the encoder stands
     kmeans: bool = True        # start from k-means
 
@@ -57,9 +61,16 @@ class Sizing:
         given=(),        # names of fields that the caller decided
     ) -> list:           # rows of choice, value, source, why
         "The choices and their reasons."
-        why = dict(size=f"{vectors} vectors in {seconds:.0f} s of sound; at least {PER_CODE} a code (FAISS)", levels="every level learns from all vectors; 3, and 4 from 100 000 vectors on",
-                   decay="the average remembers about 100 vectors a code", steps="grows with the root of the number of vectors")
-        return [dict(choice=k, value=getattr(self, k), source="override" if k in given else "auto", why=w) for k, w in why.items()]
+        why = dict(
+            size=f"{vectors} vectors in {seconds:.0f} s of sound; at least {PER_CODE} a code (FAISS)",
+            levels="every level learns from all vectors; 3, and 4 from 100 000 vectors on",
+            decay="the average remembers about 100 vectors a code",
+            steps="grows with the root of the number of vectors",
+        )
+        return [
+            dict(choice=k, value=getattr(self, k), source="override" if k in given else "auto", why=w)
+            for k, w in why.items()
+        ]
 
 def choose_size(
     vectors: int,        # training vectors (places in time and frequency over all files)
@@ -68,13 +79,21 @@ def choose_size(
 ) -> Sizing:             # raises ParameterError
     "Size by the number of encoded vectors."
     given = {k: v for k, v in given.items() if v is not None}
-    if vectors < 1: raise ParameterError("there are no vectors to learn from", remedy="Give recordings that are not silent")
+    if vectors < 1:
+        raise ParameterError("there are no vectors to learn from", remedy="Give recordings that are not silent")
     size = int(given.get("size") or 2 ** min(max(math.floor(math.log2(vectors / PER_CODE)), 3), 9))
-    auto = dict(size=size, levels=3 if vectors < 100_000 else 4, decay=round(min(max(1 - batch / (100 * size), .8), .99), 3),
-                steps=int(min(max(100 * round(math.sqrt(vectors) / 50 + 1), 200), 3000)))
+    auto = dict(
+        size=size,
+        levels=3 if vectors < 100_000 else 4,
+        decay=round(min(max(1 - batch / (100 * size), 0.8), 0.99), 3),
+        steps=int(min(max(100 * round(math.sqrt(vectors) / 50 + 1), 200), 3000)),
+    )
     made = Sizing(**auto | given)
     if made.size < 2 or made.levels < 1 or not 0 < made.decay < 1 or made.steps < 1:
-        raise ParameterError(f"cannot train {made.levels} levels of {made.size} codes with decay {made.decay} for {made.steps} steps", remedy="Use 2 or more codes, 1 or more levels, a decay in (0, 1)")
+        raise ParameterError(
+            f"cannot train {made.levels} levels of {made.size} codes with decay {made.decay} for {made.steps} steps",
+            remedy="Use 2 or more codes, 1 or more levels, a decay in (0, 1)",
+        )
     return made
 
 def reference_size(
@@ -102,15 +121,24 @@ class Quantizer(nn.Module):
         super().__init__()
         self.dim, self.size, self.levels, self.dropout = dim, size, levels, dropout if levels > 1 else 0.
         self.rvq = need("vector_quantize_pytorch", "codes").ResidualVQ(
-            dim=dim, num_quantizers=levels, codebook_size=size, decay=decay, commitment_weight=commitment, threshold_ema_dead_code=expire,
-            kmeans_init=kmeans, kmeans_iters=10, quantize_dropout=levels > 1)
+            dim=dim,
+            num_quantizers=levels,
+            codebook_size=size,
+            decay=decay,
+            commitment_weight=commitment,
+            threshold_ema_dead_code=expire,
+            kmeans_init=kmeans,
+            kmeans_iters=10,
+            quantize_dropout=levels > 1,
+        )
         self.waiting = []   # vectors seen before k-means could start
 
     @property
     def started(self) -> bool: return all(bool(layer._codebook.initted) for layer in self.rvq.layers)
 
     @property
-    def codebooks(self) -> Tensor: return torch.stack([layer._codebook.embed[0] for layer in self.rvq.layers])   # [Q,K,D]
+    def codebooks(self) -> Tensor:
+        return torch.stack([layer._codebook.embed[0] for layer in self.rvq.layers])  # [Q,K,D]
 
     def forward(self,
         z: Tensor,    # vectors [B,T,F,D]
@@ -118,14 +146,16 @@ class Quantizer(nn.Module):
         "Quantize; in training this also moves the codebooks."
         check_shape(z, "B T F D", "vectors", D=self.dim)
         flat = z.reshape(z.shape[0], -1, self.dim)
-        if not self.started and not self._start(flat): return z, torch.full((*z.shape[:3], self.levels), ABSENT), z.new_zeros(())
+        if not self.started and not self._start(flat):
+            return z, torch.full((*z.shape[:3], self.levels), ABSENT), z.new_zeros(())
         self.rvq.quantize_dropout = self.training and bool(torch.rand(()) < self.dropout)
         quantized, codes, loss = self.rvq(flat)
         return quantized.reshape(z.shape), codes.reshape(*z.shape[:3], self.levels), loss.sum()
 
     def _start(self, flat) -> bool:
         "k-means on all vectors so far, once there are enough; in evaluation an untrained quantizer is an error."
-        if not self.training: raise TrainingError("the quantizer has not been trained", remedy="Train it, or load a trained model")
+        if not self.training:
+            raise TrainingError("the quantizer has not been trained", remedy="Train it, or load a trained model")
         self.waiting.append(flat.detach().reshape(-1, self.dim))
         if (n := sum(map(len, self.waiting))) < self.size: return False
         self.rvq.quantize_dropout = False
@@ -139,7 +169,12 @@ class Quantizer(nn.Module):
     ) -> Tensor:         # vectors [...,D]
         "Sum of the code vectors of all levels."
         codes = codes.long()[..., :upto]
-        vectors = torch.stack([book[c.clamp_min(0)] * (c >= 0)[..., None] for book, c in zip(self.codebooks, codes.unbind(-1), strict=False)])
+        vectors = torch.stack(
+            [
+                book[c.clamp_min(0)] * (c >= 0)[..., None]
+                for book, c in zip(self.codebooks, codes.unbind(-1), strict=False)
+            ]
+        )
         return vectors.sum(0)
 
     @torch.no_grad()
@@ -147,7 +182,8 @@ class Quantizer(nn.Module):
         z: Tensor,    # vectors [...,D]
     ) -> tuple:       # codes [...,Q], distance to what they stand for [...]
         "The codes of vectors, and how far off they are."
-        if not self.started: raise TrainingError("the quantizer has not been trained", remedy="Train it, or load a trained model")
+        if not self.started:
+            raise TrainingError("the quantizer has not been trained", remedy="Train it, or load a trained model")
         was, _ = self.training, self.eval()
         codes = self.rvq(z.reshape(1, -1, self.dim))[1].reshape(*z.shape[:-1], self.levels)
         self.train(was)
@@ -169,8 +205,11 @@ def settle(
         distinct.append(len(np.unique(residual.round(5), axis=0)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)   # fewer distinct vectors than codes: returned
-            start = book.embed[0].cpu().numpy() if book.initted and np.ptp(book.embed.cpu().numpy()) > 0 else "k-means++"
-            if len(residual) < quantizer.size: centres, labels = _few(residual, quantizer.size), np.arange(len(residual))
+            start = (
+                book.embed[0].cpu().numpy() if book.initted and np.ptp(book.embed.cpu().numpy()) > 0 else "k-means++"
+            )
+            if len(residual) < quantizer.size:
+                centres, labels = _few(residual, quantizer.size), np.arange(len(residual))
             else:
                 km = KMeans(quantizer.size, init=start, n_init=1, max_iter=iterations, random_state=seed).fit(residual)
                 centres, labels = km.cluster_centers_.astype(np.float32), km.labels_

@@ -40,7 +40,8 @@ class Recordings:
     rows: pd.DataFrame    # name, licence, sha256, seconds, side: what the model file says of its training set
     left_out: pd.DataFrame  # path, reason
 
-    def side(self, held: bool) -> list: return [w for n, w in zip(self.names, self.wavs, strict=True) if (n in self.held) == held]
+    def side(self, held: bool) -> list:
+        return [w for n, w in zip(self.names, self.wavs, strict=True) if (n in self.held) == held]
     @property
     def fingerprint(self) -> str: return fingerprint(self.rate, sorted(self.held), list(self.rows.sha256))
 
@@ -51,7 +52,11 @@ def hold_out(
 ) -> frozenset:              # names; raises CorpusError for fewer than two files
     "Choose whole files at random."
     names = sorted(names)
-    if len(names) < 2: raise CorpusError(f"there is {len(names)} usable recording, and one must be held out to tell learning from memorising", remedy="Give at least two different recordings")
+    if len(names) < 2:
+        raise CorpusError(
+            f"there is {len(names)} usable recording, and one must be held out to tell learning from memorising",
+            remedy="Give at least two different recordings",
+        )
     order = np.random.default_rng(spawn(seed, "held out")).permutation(len(names))
     return frozenset(names[i] for i in order[:max(1, min(len(names) - 1, round(share * len(names))))])
 
@@ -70,8 +75,18 @@ def read_recordings(
     u = corpus.utterances
     held = hold_out(u.utterance_id, share, seed) if held is None else frozenset(held)
     wavs = tuple(corpus.load(i, rate)[0][:int(longest * rate)] for i in u.utterance_id)
-    rows = pd.DataFrame(dict(name=u.utterance_id, licence=u.licence, sha256=u.sha256, seconds=u.seconds, side=np.where(u.utterance_id.isin(held), "held out", "training")))
-    return Recordings(tuple(u.utterance_id), wavs, rate, held, rows, pd.concat([corpus.failures, corpus.excluded], ignore_index=True))
+    rows = pd.DataFrame(
+        dict(
+            name=u.utterance_id,
+            licence=u.licence,
+            sha256=u.sha256,
+            seconds=u.seconds,
+            side=np.where(u.utterance_id.isin(held), "held out", "training"),
+        )
+    )
+    return Recordings(
+        tuple(u.utterance_id), wavs, rate, held, rows, pd.concat([corpus.failures, corpus.excluded], ignore_index=True)
+    )
 
 # %% ../../nbs/codes/20_training.ipynb #465a573c
 def crops(
@@ -86,13 +101,20 @@ def crops(
     pick = torch.multinomial(weights, n, replacement=True, generator=g)
     u = torch.rand(n, 5, generator=g)
     out = torch.zeros(n, length)
-    for i, (w, (start, where, gain, flip, speed)) in enumerate(zip((wavs[j] for j in pick.tolist()), u.tolist(), strict=True)):
+    for i, (w, (start, where, gain, flip, speed)) in enumerate(
+        zip((wavs[j] for j in pick.tolist()), u.tolist(), strict=True)
+    ):
         step = 1.06 ** (2 * speed - 1) if augment else 1.
         take = int(length * step) + 2
         at = 0 if start < .5 else int(where * max(len(w) - take // 2, 1))
         x = torch.from_numpy(np.ascontiguousarray(w[at:at + take]))
         x = F.pad(x, (0, take - len(x)))
-        if augment: x = F.interpolate(x[None, None], length, mode="linear")[0, 0] * 10 ** (.6 * (gain - .5)) * (1 if flip < .5 else -1)
+        if augment:
+            x = (
+                F.interpolate(x[None, None], length, mode="linear")[0, 0]
+                * 10 ** (0.6 * (gain - 0.5))
+                * (1 if flip < 0.5 else -1)
+            )
         out[i] = x[:length]
     return out.clamp(-1, 1)
 
@@ -105,8 +127,15 @@ def spectral_loss(
     "Multi-resolution spectral loss: spectral convergence and log magnitude (Yamamoto et al. 2020)."
     total = 0.
     for n in sizes:
-        a, b = (torch.stft(x, n, n // 4, window=torch.hann_window(n, device=x.device), return_complex=True).abs() * (2 / n) for x in (made, true))
-        total = total + (a - b).norm() / b.norm().clamp_min(1e-3) + (a.clamp_min(1e-4).log() - b.clamp_min(1e-4).log()).abs().mean()
+        a, b = (
+            torch.stft(x, n, n // 4, window=torch.hann_window(n, device=x.device), return_complex=True).abs() * (2 / n)
+            for x in (made, true)
+        )
+        total = (
+            total
+            + (a - b).norm() / b.norm().clamp_min(1e-3)
+            + (a.clamp_min(1e-4).log() - b.clamp_min(1e-4).log()).abs().mean()
+        )
     return total / len(sizes)
 
 def step_loss(
@@ -124,7 +153,8 @@ def step_loss(
     keep = torch.ones(z.shape[:3], device=z.device)
     blanked = max(1, len(wav) // 8)
     keep[-blanked:] = (torch.rand(blanked, z.shape[1], z.shape[2], generator=g) < .6).to(z)
-    keep[-1, :, int(torch.randint(c.bands, (), generator=g))] = 0.                         # and one band of one crop altogether
+    # and one band of one crop altogether
+    keep[-1, :, int(torch.randint(c.bands, (), generator=g))] = 0.
     silence = (model.mel.floor - model.mel.mean) / model.mel.scale
     shown = keep.transpose(1, 2).repeat_interleave(c.mels // c.bands, 1).repeat_interleave(c.stride, 2)
     h = model.decoder.features(z * keep[..., None])
@@ -133,7 +163,13 @@ def step_loss(
     if heard:
         out["stft"] = spectral_loss(model.decoder.sound(h[:heard]), wav[:heard])
         out["loss"] = out["loss"] + out["stft"]
-        if blank: out["loss"] = out["loss"] + .5 * (model.mel(model.decoder.sound(h[-1:])) - torch.where(shown[-1:] > 0, mel[-1:], silence)).abs().mean()   # silence must be silent in the sound, too
+        # silence must be silent in the sound, too
+        if blank:
+            out["loss"] = (
+                out["loss"]
+                + 0.5
+                * (model.mel(model.decoder.sound(h[-1:])) - torch.where(shown[-1:] > 0, mel[-1:], silence)).abs().mean()
+            )
     return out
 
 # %% ../../nbs/codes/20_training.ipynb #c6f78ed6
@@ -141,11 +177,14 @@ def save_checkpoint(path, model, opt, history, about):
     "All that the next step needs; written whole or not at all."
     import json
     tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
-    for i, s in opt.state_dict()["state"].items(): tensors |= {f"adam.{i}.{k}": torch.as_tensor(v).contiguous() for k, v in s.items()}
-    with atomic_path(path) as tmp: save_file(tensors, tmp, metadata=dict(history=json.dumps(history), about=json.dumps(about)))
+    for i, s in opt.state_dict()["state"].items():
+        tensors |= {f"adam.{i}.{k}": torch.as_tensor(v).contiguous() for k, v in s.items()}
+    with atomic_path(path) as tmp:
+        save_file(tensors, tmp, metadata=dict(history=json.dumps(history), about=json.dumps(about)))
 
 def load_checkpoint(path, model, opt, about) -> list:
-    "Put a checkpoint back; the history so far, or nothing if it is of another run. Raises TrainingError if it is damaged."
+    """Put a checkpoint back; the history so far, or nothing if it is of another run. Raises TrainingError if it is
+    damaged."""
     import json
     try:
         with safe_open(path, "pt") as f:
@@ -158,7 +197,9 @@ def load_checkpoint(path, model, opt, about) -> list:
         opt.load_state_dict(state)
         return json.loads(meta["history"])
     except (SafetensorError, KeyError, ValueError, RuntimeError) as e:
-        raise TrainingError(f"checkpoint cannot be read ({str(e).splitlines()[0]})", path, "Delete it to start over") from None
+        raise TrainingError(
+            f"checkpoint cannot be read ({str(e).splitlines()[0]})", path, "Delete it to start over"
+        ) from None
 
 # %% ../../nbs/codes/20_training.ipynb #5eb5fd77
 class Watch:
@@ -173,7 +214,10 @@ class Watch:
         if self.handle is None:
             self.image, self.text, self.sound = Image(format="png"), HTML(), Output()
             self.handle = display(VBox([self.image, self.text, self.sound]), display_id=True)
-        self.image.value, self.text.value = curve(history), f"step {history[-1]['step']}, loss {history[-1]['loss']:.3f}; a held-out recording as the codes have it now:"
+        self.image.value, self.text.value = (
+            curve(history),
+            f"step {history[-1]['step']}, loss {history[-1]['loss']:.3f}; a held-out recording as the codes have it now:",
+        )
         heard = model.decode(model.encode(self.wav), len(self.wav)) if model.quantizer.started else np.zeros(1)
         self.sound.clear_output(wait=True)
         with self.sound: display(Audio(heard, rate=model.config.rate))
@@ -193,30 +237,33 @@ def curve(
 def _in_jupyter() -> bool:
     "Whether a notebook's kernel with a person at it runs this."
     import os
-    return any(os.environ.get(k) for k in ("JPY_SESSION_NAME", "VSCODE_PID")) and "PYTEST_CURRENT_TEST" not in os.environ
+    return (
+        any(os.environ.get(k) for k in ("JPY_SESSION_NAME", "VSCODE_PID")) and "PYTEST_CURRENT_TEST" not in os.environ
+    )
 
 # %% ../../nbs/codes/20_training.ipynb #fcf0e3d3
 @measures("codes", 1)
 def fit(
-    source,                  # folder, Corpus or Recordings
-    out=None,                # a .distill file to write; None keeps the model in memory only
-    config=None,             # ModelConfig; size and levels in it are replaced by the sizing
-    sizing=None,             # Sizing; chosen from the data if None
+    source,  # folder, Corpus or Recordings
+    out=None,  # a .distill file to write; None keeps the model in memory only
+    config=None,  # ModelConfig; size and levels in it are replaced by the sizing
+    sizing=None,  # Sizing; chosen from the data if None
     seed: int = 0,
-    batch: int = 16,         # crops a step
-    frames: int = 64,        # mel frames a crop
+    batch: int = 16,  # crops a step
+    frames: int = 64,  # mel frames a crop
     device: str = "auto",
-    show: bool = True,       # progress bar, curves and previews
-    resume: bool = True,     # go on from a checkpoint beside `out`
-    overwrite: bool = False, # replace `out`
-    **given,                 # size, levels, decay, steps: overrides
-) -> CodeModel:              # its .about holds sizing, history, health and provenance; raises CorpusError, TrainingError
+    show: bool = True,  # progress bar, curves and previews
+    resume: bool = True,  # go on from a checkpoint beside `out`
+    overwrite: bool = False,  # replace `out`
+    **given,  # size, levels, decay, steps: overrides
+) -> CodeModel:  # its .about holds sizing, history, health and provenance; raises CorpusError, TrainingError
     "Learn a vocabulary of sound."
     config = config or ModelConfig()
     if out is not None:
         from audioengram.codes.modelfile import check_target, save_model
         resumed = resume and _checkpoint(out).exists()
-        if Path(out).exists() and not overwrite and not resumed: raise TrainingError("is there already", out, "Choose another name, or pass overwrite=True")
+        if Path(out).exists() and not overwrite and not resumed:
+            raise TrainingError("is there already", out, "Choose another name, or pass overwrite=True")
         out = check_target(out, overwrite=True)
     sounds = read_recordings(source, config.rate, seed=seed, show=show)
     vectors, seconds = count_vectors(sounds.side(False), config), sum(map(len, sounds.side(False))) / config.rate
@@ -224,10 +271,22 @@ def fit(
     config, device = replace(config, size=sizing.size, levels=sizing.levels), working_device(device)
     torch.manual_seed(spawn(seed, "model"))
     model = CodeModel(config, sizing.decay, sizing.expire, sizing.kmeans).to(device)
-    model.about = dict(seed=seed, vectors=vectors, seconds=round(seconds, 2), sizing=asdict(sizing), table=sizing.table(vectors, seconds, [k for k, v in given.items() if v is not None]))
+    model.about = dict(
+        seed=seed,
+        vectors=vectors,
+        seconds=round(seconds, 2),
+        sizing=asdict(sizing),
+        table=sizing.table(vectors, seconds, [k for k, v in given.items() if v is not None]),
+    )
     began = time.process_time()
     history, interrupted = _train(model, sounds, sizing, seed, batch, frames, out, show, resume)
-    model.about |= dict(history=history, interrupted=interrupted, cpu_seconds=round(time.process_time() - began, 1), provenance=sounds.rows.to_dict("records"), left_out=sounds.left_out.reason.value_counts().to_dict())
+    model.about |= dict(
+        history=history,
+        interrupted=interrupted,
+        cpu_seconds=round(time.process_time() - began, 1),
+        provenance=sounds.rows.to_dict("records"),
+        left_out=sounds.left_out.reason.value_counts().to_dict(),
+    )
     health = check_health(model, sounds.side(False))
     if (drift := model.about.pop("drift", None)) is not None: health["drift"] = drift
     model.about["health"] = health.to_dict("records")
@@ -248,11 +307,19 @@ def _checkpoint(out) -> Path: return Path(out).with_suffix(".checkpoint.safetens
 def _train(model, sounds, sizing, seed, batch, frames, out, show, resume):
     "The loop: rows of history, and whether it was interrupted."
     wavs, device, length = sounds.side(False), model.device, frames * model.config.hop
-    with torch.no_grad():                                                # scale of the mel picture, from the training files
+    # scale of the mel picture, from the training files
+    with torch.no_grad():
         picture = model.mel.log(crops(wavs, 256, length, generator(spawn(seed, "scale")), augment=False).to(device))
         model.mel.mean.copy_(picture.mean()); model.mel.scale.copy_(picture.std().clamp_min(.1))
     opt = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(.9, .95), weight_decay=1e-3, foreach=True)
-    about = dict(seed=seed, batch=batch, frames=frames, sounds=sounds.fingerprint, config=asdict(model.config), sizing=asdict(sizing))
+    about = dict(
+        seed=seed,
+        batch=batch,
+        frames=frames,
+        sounds=sounds.fingerprint,
+        config=asdict(model.config),
+        sizing=asdict(sizing),
+    )
     kept = out is not None and resume and _checkpoint(out).exists()
     history = load_checkpoint(_checkpoint(out), model, opt, about) if kept else []
     turn, begin, saved = int(.6 * sizing.steps), int(.25 * sizing.steps), time.monotonic()
@@ -261,24 +328,40 @@ def _train(model, sounds, sizing, seed, batch, frames, out, show, resume):
     try:
         with progress_bar(sizing.steps, "training", show, initial=len(history), unit="step") as bar:
             for step in range(len(history), sizing.steps):
-                if step == turn - sizing.steps // 10 and model.quantizer.started: earlier = model.quantizer.codebooks.cpu().clone()
+                if step == turn - sizing.steps // 10 and model.quantizer.started:
+                    earlier = model.quantizer.codebooks.cpu().clone()
                 if step == turn:
-                    if earlier is not None: model.about["drift"] = codebook_drift(model.quantizer.codebooks.cpu(), earlier)
+                    if earlier is not None:
+                        model.about["drift"] = codebook_drift(model.quantizer.codebooks.cpu(), earlier)
                     settle_model(model, wavs, seed)
                 frozen = step >= turn
                 for group in opt.param_groups: group["lr"] = _rate(step, turn, sizing.steps)
                 g = generator(spawn(seed, "step", step)); torch.manual_seed(spawn(seed, "dropout", step))
                 model.train(); model.quantizer.train(not frozen)
-                parts = step_loss(model, crops(wavs, batch, length, g).to(device), g, heard=3 if frozen or (step >= begin and step % 2) else 0, frozen=frozen, blank=step % 3 == 0)
+                parts = step_loss(
+                    model,
+                    crops(wavs, batch, length, g).to(device),
+                    g,
+                    heard=3 if frozen or (step >= begin and step % 2) else 0,
+                    frozen=frozen,
+                    blank=step % 3 == 0,
+                )
                 opt.zero_grad(set_to_none=True); parts["loss"].backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.); opt.step()
                 row = {k: float(v.detach()) for k, v in parts.items()}
-                if not math.isfinite(row["loss"]): raise TrainingError(f"the loss is not finite at step {step}", remedy="Look for damaged recordings, or train with another seed")
+                if not math.isfinite(row["loss"]):
+                    raise TrainingError(
+                        f"the loss is not finite at step {step}",
+                        remedy="Look for damaged recordings, or train with another seed",
+                    )
                 history.append(dict(step=step, **row)); bar.update()
-                if out is not None and time.monotonic() - saved > 20: save_checkpoint(_checkpoint(out), model, opt, history, about); saved = time.monotonic()
+                if out is not None and time.monotonic() - saved > 20:
+                    save_checkpoint(_checkpoint(out), model, opt, history, about)
+                    saved = time.monotonic()
                 if watch: watch(model, history)
     except KeyboardInterrupt:
-        if len(history) < 2: raise TrainingError("interrupted before anything was learnt", remedy="Run it again") from None
+        if len(history) < 2:
+            raise TrainingError("interrupted before anything was learnt", remedy="Run it again") from None
         interrupted = True
         if out is not None: save_checkpoint(_checkpoint(out), model, opt, history, about)
         if len(history) <= turn: settle_model(model, wavs, seed)
@@ -287,7 +370,10 @@ def _train(model, sounds, sizing, seed, batch, frames, out, show, resume):
 
 def _rate(step, turn, steps) -> float:
     "Learning rate: short warm-up, then a cosine in each stage."
-    warm, x = min(1., (step + 1) / 20), (step / turn if step < turn else (step - turn) / max(steps - turn, 1)) if turn else 1.
+    warm, x = (
+        min(1.0, (step + 1) / 20),
+        (step / turn if step < turn else (step - turn) / max(steps - turn, 1)) if turn else 1.0,
+    )
     return 2e-3 * warm * (.15 + .85 * .5 * (1 + math.cos(math.pi * x)))
 
 # %% ../../nbs/codes/20_training.ipynb #46f14ac5

@@ -28,12 +28,33 @@ LOUDEST = 100.   # full scale is 1; beyond 40 dB over it, somebody stored intege
 AUDIO_SUFFIXES = frozenset(
     ".wav .flac .ogg .oga .opus .mp3 .m4a .mp4 .aac .webm .mka .wma .g722 .aif .aiff .au .caf .w64 "
     ".wv .mov .mkv .m4b .m4v .3gp .amr .aifc .snd .rf64 .bwf .ape .tta .mp2 .ac3 .avi .ogv .spx".split())
-UNREAD_SUFFIXES = {   # recordings, by their names, that are not read -> why
+UNREAD_SUFFIXES = {  # recordings, by their names, that are not read -> why
     **dict.fromkeys((".raw", ".pcm", ".sln", ".sw"), "samples without a header, so nobody knows their rate"),
     **dict.fromkeys((".aax", ".aa", ".m4p"), "encrypted"),
     **dict.fromkeys((".mid", ".midi", ".mod", ".xm"), "a score, not a recording"),
     **dict.fromkeys((".dsf", ".dff"), "one-bit sound"),
-    **dict.fromkeys((".sd2", ".ra", ".rm", ".shn", ".mpc", ".vox", ".voc", ".sph", ".gsm", ".dss", ".ds2", ".wmv", ".flv", ".ts", ".dts", ".aup3"), "a format that is not tested here")}
+    **dict.fromkeys(
+        (
+            ".sd2",
+            ".ra",
+            ".rm",
+            ".shn",
+            ".mpc",
+            ".vox",
+            ".voc",
+            ".sph",
+            ".gsm",
+            ".dss",
+            ".ds2",
+            ".wmv",
+            ".flv",
+            ".ts",
+            ".dts",
+            ".aup3",
+        ),
+        "a format that is not tested here",
+    ),
+}
 
 # %% ../../nbs/data/05_audio.ipynb #37993d52
 @dataclass(frozen=True)
@@ -79,8 +100,11 @@ def audio_blocks(
         n += len(block)
         yield block
     if n < max(2, SHORTEST * sound.rate):
-        raise AudioError(f"holds {n} sample{'s' * (n != 1)}, under the {SHORTEST * 1000:.0f} ms of the shortest usable recording", sound.path,
-                         "Remove it from the corpus")
+        raise AudioError(
+            f"holds {n} sample{'s' * (n != 1)}, under the {SHORTEST * 1000:.0f} ms of the shortest usable recording",
+            sound.path,
+            "Remove it from the corpus",
+        )
 
 def blame(
     path,          # a recording
@@ -147,7 +171,13 @@ def _resampled(blocks, from_rate, to_rate):
 
 # %% ../../nbs/data/05_audio.ipynb #9f295cf5
 MOST_CHANNELS = 64   # a batch of two rows is no recording of two samples in 16,000 channels
-_SUBTYPES = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS"), ".opus": ("OGG", "OPUS"), ".mp3": ("MP3", "MPEG_LAYER_III")}
+_SUBTYPES = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
 
 def check_written(
     path,        # where a recording shall go
@@ -195,14 +225,17 @@ def loudness(
     if not len(wav): return -math.inf
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # log of an all-zero block
-        return float(pyloudnorm.Meter(rate, filter_class="DeMan", block_size=min(0.4, len(wav) / rate)).integrated_loudness(wav))
+        return float(
+            pyloudnorm.Meter(rate, filter_class="DeMan", block_size=min(0.4, len(wav) / rate)).integrated_loudness(wav)
+        )
 
 def match_loudness(
     wav,                    # mono samples [S]
     rate: int,              # their rate, Hz
     target: float = -23.0,  # LUFS; -23 is EBU R 128
 ) -> np.ndarray:            # float32 [S]
-    "Scale to a loudness; silence stays as it is, and no sample is pushed beyond ±1 (such a clip stays quieter than asked)."
+    """Scale to a loudness; silence stays as it is, and no sample is pushed beyond ±1 (such a clip stays quieter than
+    asked)."""
     wav, now = np.asarray(wav, np.float32), loudness(wav, rate)
     if not math.isfinite(now): return wav
     return wav * np.float32(min(10 ** ((target - now) / 20), 1 / max(np.abs(wav).max(), 1e-9)))

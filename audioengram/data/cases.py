@@ -41,7 +41,8 @@ def parse_cases(
     "Which cases are asked for."
     if corpus or codec: return [Case(corpus or "debian-speech", codec or "nano")]
     found = [re.fullmatch(r"\s*([\w-]+):([\w+-]+)\s*", c) for c in cases.split(";") if c.strip()]
-    if not found or None in found: raise ParameterError(f"cases={cases!r} cannot be read", remedy='Write "corpus:codec; corpus:codec"')
+    if not found or None in found:
+        raise ParameterError(f"cases={cases!r} cannot be read", remedy='Write "corpus:codec; corpus:codec"')
     return [Case(*m.groups()) for m in found]
 
 # %% ../../nbs/data/20_cases.ipynb #9db8f3cb
@@ -78,7 +79,11 @@ class SomeWindows:
         idx,       # their numbers
     ):
         self.windows, self.idx = windows, torch.as_tensor(idx)
-        self.speaker, self.speakers, self.row = np.asarray(windows.speaker)[idx], windows.speakers, np.asarray(windows.row)[idx]
+        self.speaker, self.speakers, self.row = (
+            np.asarray(windows.speaker)[idx],
+            windows.speakers,
+            np.asarray(windows.row)[idx],
+        )
     def __len__(self): return len(self.idx)
     def contexts(self, i=slice(None)): return self.windows.contexts(self.idx[i])
     def targets(self, i=slice(None)): return self.windows.targets(self.idx[i])

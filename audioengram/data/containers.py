@@ -58,7 +58,8 @@ class Extent:
     start: int      # its first byte
     announced: int  # bytes that the header announces
     present: int    # bytes that are there
-    state: str      # "whole", "unfilled" (the recorder never knew the size), "miscounted" (by bytes that never were), "cut"
+    # "whole", "unfilled" (the recorder never knew the size), "miscounted" (by bytes that never were), "cut"
+    state: str
     patch: tuple = ()  # (place, bytes) that would make the header right
 
     @property
@@ -70,7 +71,8 @@ class Extent:
         return ""
 
 def _is_placeholder(n, width) -> bool:
-    "Whether a size is one that recorders write when they do not know it: all that a field can hold, half or a quarter of it, less some header."
+    """Whether a size is one that recorders write when they do not know it: all that a field can hold, half or a
+    quarter of it, less some header."""
     if width == 8: return n < 0 or n > 2**48
     return any(abs(n - 2**k) <= 2**16 for k in (30, 31, 32))
 
@@ -90,7 +92,13 @@ def _au_extent(head, size) -> Extent:
     start, n = struct.unpack(">4xII", head[:12])
     present = max(0, size - start)
     state = "unfilled" if _is_placeholder(n, 4) and n > present or not n else "whole" if n <= present else "cut"
-    return Extent(start, n, n if state == "whole" else present, state, ((8, struct.pack(">I", present)),) if present and not n else ())
+    return Extent(
+        start,
+        n,
+        n if state == "whole" else present,
+        state,
+        ((8, struct.pack(">I", present)),) if present and not n else (),
+    )
 
 def _chunk_extent(f, family, head, size):
     "The extent in a file of chunks; None if it has no samples."
@@ -102,7 +110,8 @@ def _chunk_extent(f, family, head, size):
         if name == b"ds64": long = (content + 8, *struct.unpack("<QQ", f.read(16).ljust(16, b"\0")))
         if name != family.name: continue
         start, width = content + family.inner, struct.calcsize(family.head[-1])
-        if long and n in (0, 2**32 - 1): width, size_at, n, outer = 8, long[0], long[2], None if _is_placeholder(long[1], 8) else long[1] + 8
+        if long and n in (0, 2**32 - 1):
+            width, size_at, n, outer = 8, long[0], long[2], None if _is_placeholder(long[1], 8) else long[1] + 8
         n -= family.inner + family.own
         present = max(0, size - start)
         state, end = _judge(f, family, n, width, start, size, outer)

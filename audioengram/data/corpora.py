@@ -73,8 +73,14 @@ class Ear:
         loud, louder = energy >= energy.max() * 1e-3, energy >= energy.max() * 0.1
         content = self.sha.copy()
         content.update(b"%d" % self.rate)
-        return {"level": float(10 * np.log10(energy.max() * 2 / self.size / (self.window**2).sum())), "tone": float(np.median(tone[loud])),
-                "flatness": float(np.median(flat[loud])), "hum": float(np.median(hum[louder])), "peak": self.peak, "content": content.hexdigest()[:32]}
+        return {
+            "level": float(10 * np.log10(energy.max() * 2 / self.size / (self.window**2).sum())),
+            "tone": float(np.median(tone[loud])),
+            "flatness": float(np.median(flat[loud])),
+            "hum": float(np.median(hum[louder])),
+            "peak": self.peak,
+            "content": content.hexdigest()[:32],
+        }
 
 def listen(
     wav,         # mono samples [S]
@@ -89,7 +95,8 @@ def listen(
 _MEASURES = 3  # raised whenever `_measure` or `listen` change, so that old cached figures are not used
 
 def _measure(path, ears) -> dict:
-    "What is known of one file: header, checksum and, with ears, what `listen` says; or `error`: whatever one file raises is its own affair."
+    """What is known of one file: header, checksum and, with ears, what `listen` says; or `error`: whatever one file
+    raises is its own affair."""
     try:
         info = _heard(path) if ears else asdict(audio_info(path))
         if not info["frames"]: raise AudioError("holds no samples", path, "Remove it from the corpus")
@@ -108,8 +115,16 @@ def _heard(path) -> dict:
         frames += len(block)
         mixed += float(mono.var(dtype=float)) * len(mono)
         apart += float(block.var(0, dtype=float).mean()) * len(mono)
-    return {"seconds": frames / sound.rate, "rate": sound.rate, "channels": sound.channels, "frames": frames, "note": sound.note,
-            "artist": audio_tags(path).get("artist", "").strip(), "mixed": 10 * math.log10((sound.channels * mixed + 1e-20) / (apart + 1e-20)), **ear.verdict()}
+    return {
+        "seconds": frames / sound.rate,
+        "rate": sound.rate,
+        "channels": sound.channels,
+        "frames": frames,
+        "note": sound.note,
+        "artist": audio_tags(path).get("artist", "").strip(),
+        "mixed": 10 * math.log10((sound.channels * mixed + 1e-20) / (apart + 1e-20)),
+        **ear.verdict(),
+    }
 
 def _stat(path):
     "(size, mtime_ns), or (-1, -1) if the file is gone or out of reach: it will then fail with its own reason."
@@ -141,10 +156,15 @@ def scan(
     "Measure the files that are new or have changed since the last call."
     cache = cache_dir("manifests") / f"{key}-{_MEASURES}{'-ears' if ears else ''}.parquet"
     known = _known(cache)
-    items = items.assign(**dict(zip(("size", "mtime"), np.array([_stat(p) for p in items.path]).reshape(-1, 2).T, strict=True)))
+    items = items.assign(
+        **dict(zip(("size", "mtime"), np.array([_stat(p) for p in items.path]).reshape(-1, 2).T, strict=True))
+    )
     new = items.merge(known[["path", "size", "mtime"]], how="left", indicator=True)._merge.eq("left_only").to_numpy()
     errors, todo = {}, items[new]
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, progress_bar(len(todo), "scanning", show, unit="file") as bar:
+    with (
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        progress_bar(len(todo), "scanning", show, unit="file") as bar,
+    ):
         for start in range(0, len(todo), 2000):  # what is measured is kept, should the scan be interrupted
             part = todo.iloc[start:start + 2000]
             found = []
@@ -153,7 +173,9 @@ def scan(
                 if "error" in m: errors[at.path] = m["error"]
                 else: found.append({"path": at.path, "size": at.size, "mtime": at.mtime, **m})
             if found:
-                known = pd.concat([known[~known.path.isin({f["path"] for f in found})], DataFrame(found)], ignore_index=True)
+                known = pd.concat(
+                    [known[~known.path.isin({f["path"] for f in found})], DataFrame(found)], ignore_index=True
+                )
                 _keep(known, cache)
     # not one file could ever be measured
     if "rate" not in known: return items[:0].drop(columns=["size", "mtime"]), list(errors.items())
@@ -163,7 +185,10 @@ def scan(
 # %% ../../nbs/data/10_corpora.ipynb #6584296c
 RULES = {  # name -> (which rows, reason)
     "short": (lambda t, shortest: t.seconds < shortest, "is shorter than the shortest length asked for"),
-    "antiphase": (lambda t, _: t.reindex(columns=["mixed"]).mixed < -17, "its channels cancel each other when they are mixed: one is the other, inverted"),
+    "antiphase": (
+        lambda t, _: t.reindex(columns=["mixed"]).mixed < -17,
+        "its channels cancel each other when they are mixed: one is the other, inverted",
+    ),
     "silent": (lambda t, _: t.level < -60, "is silence"),
     "tone": (lambda t, _: t.tone > 0.993, "is a beep or another pure tone"),
     "noise": (lambda t, _: t.flatness > 0.45, "is noise"),
@@ -211,10 +236,11 @@ class CorpusSource:
         "Find the files, or fetch them."
         raise NotImplementedError
 
-    def items(self,
-        root,        # what `prepare` returned
+    def items(
+        self,
+        root,  # what `prepare` returned
         **options,
-    ):               # rows with utterance_id, speaker_id, path, licence, fold and, if known, text, sex, language; two lists of (path, reason): failed, unwanted
+    ):  # rows with utterance_id, speaker_id, path, licence, fold and, if known, text, sex, language; two lists of (path, reason): failed, unwanted
         "List the corpus's files with what is known of each."
         raise NotImplementedError
 
@@ -239,18 +265,21 @@ def _check_options(source, options):
     "Refuse options that the source does not know."
     known = [p for p in inspect.signature(source.items).parameters if p != "root"]
     if unknown := sorted(set(options) - set(known)):
-        raise ParameterError(f"corpus {source.name!r} has no option {', '.join(unknown)}", remedy=f"It knows {', '.join(known) or 'none'}")
+        raise ParameterError(
+            f"corpus {source.name!r} has no option {', '.join(unknown)}",
+            remedy=f"It knows {', '.join(known) or 'none'}",
+        )
 
 # %% ../../nbs/data/10_corpora.ipynb #dcfc3eaa
 def get_corpus(
     name: str = "debian-speech",  # as `list_corpora` names it
-    root=None,                    # folder of the recordings; None is the corpus's own place
-    fetch=None,                   # fetch what is missing; None lets the corpus decide (debian-speech yes, librispeech no)
-    shortest: float = 0.2,        # s; shorter utterances are left out (a spoken letter takes about 0.2 s)
-    workers=None,                 # threads that measure files
-    show: bool = True,            # progress bars
-    **options,                    # librispeech: subset; folder: speaker, licence; synthetic: n_speakers, n_utterances, seconds, seed
-) -> Corpus:                      # raises CorpusError
+    root=None,  # folder of the recordings; None is the corpus's own place
+    fetch=None,  # fetch what is missing; None lets the corpus decide (debian-speech yes, librispeech no)
+    shortest: float = 0.2,  # s; shorter utterances are left out (a spoken letter takes about 0.2 s)
+    workers=None,  # threads that measure files
+    show: bool = True,  # progress bars
+    **options,  # librispeech: subset; folder: speaker, licence; synthetic: n_speakers, n_utterances, seconds, seed
+) -> Corpus:  # raises CorpusError
     "Find or fetch a corpus, measure its files (once) and return its table."
     source, root = _source(name), None if root is None else expand(root)
     _check_options(source, options)
@@ -258,18 +287,40 @@ def get_corpus(
     rows, failed, unwanted = source.items(folder, **options)
     failed += [(_spell(r["path"]), _unspelt(r["path"])) for r in rows if _spell(r["path"]) != r["path"]]
     rows = [r for r in rows if _spell(r["path"]) == r["path"]]
-    items = DataFrame(rows, columns=list(rows[0]) if rows else ["utterance_id", "path"]).sort_values("utterance_id", kind="stable", ignore_index=True)
+    items = DataFrame(rows, columns=list(rows[0]) if rows else ["utterance_id", "path"]).sort_values(
+        "utterance_id", kind="stable", ignore_index=True
+    )
     twice = items.duplicated("utterance_id")
-    failed += [(p, f"has the same utterance id as another file, {i}") for p, i in zip(items.path[twice], items.utterance_id[twice], strict=True)]
-    table, errors = scan(items[~twice], f"{name}-{fingerprint(str(Path(folder).resolve()))}", source.ears, workers, show)
+    failed += [
+        (p, f"has the same utterance id as another file, {i}")
+        for p, i in zip(items.path[twice], items.utterance_id[twice], strict=True)
+    ]
+    table, errors = scan(
+        items[~twice], f"{name}-{fingerprint(str(Path(folder).resolve()))}", source.ears, workers, show
+    )
     table, left_out = exclude(source.finish(table), ("short", *source.rules), shortest) if len(table) else (table, [])
     failures, excluded = listing(errors + failed), listing(unwanted + left_out)
     odd = table[table.note.fillna("") != ""] if "note" in table else table[:0]
     if table.empty:
-        raise CorpusError(f"has no usable recording ({len(failures)} failed, {len(excluded)} excluded)", folder, _first(failures, excluded))
-    columns = {c: table[c] if c in ("seconds", "rate", "channels") else table[c].fillna("").astype(str) if c in table else "" for c in COLUMNS}
+        raise CorpusError(
+            f"has no usable recording ({len(failures)} failed, {len(excluded)} excluded)",
+            folder,
+            _first(failures, excluded),
+        )
+    columns = {
+        c: table[c] if c in ("seconds", "rate", "channels") else table[c].fillna("").astype(str) if c in table else ""
+        for c in COLUMNS
+    }
     licence = " / ".join(sorted(set(table.licence)))
-    return Corpus(name, DataFrame(columns).reset_index(drop=True), licence, source.source, failures, excluded, listing(zip(odd.path, odd.note, strict=True)))
+    return Corpus(
+        name,
+        DataFrame(columns).reset_index(drop=True),
+        licence,
+        source.source,
+        failures,
+        excluded,
+        listing(zip(odd.path, odd.note, strict=True)),
+    )
 
 def _spell(path) -> str:
     "A path that can be printed and stored: bytes that are no UTF-8 are spelt out."
@@ -283,7 +334,10 @@ def _unspelt(path) -> str:
 
 def _first(*listings) -> str:
     "The first reason in any of the listings, as a remedy's beginning."
-    return next((f"The first: {t.path.iloc[0]} {t.reason.iloc[0]}" for t in listings if len(t)), "Check that it is the right folder")
+    return next(
+        (f"The first: {t.path.iloc[0]} {t.reason.iloc[0]}" for t in listings if len(t)),
+        "Check that it is the right folder",
+    )
 
 # %% ../../nbs/data/10_corpora.ipynb #3e5a7e4f
 def list_corpora(
@@ -293,7 +347,19 @@ def list_corpora(
     rows = []
     for name, s in _registry().items():
         ready, usable, why = s.status(roots.get(name.replace("-", "_")))
-        rows.append({"name": name, "ready": ready, "usable": usable, "why": why, "licence": s.licence, "source": s.source, "fetched": s.fetched, "speakers": s.speakers, "folds": s.folds})
+        rows.append(
+            {
+                "name": name,
+                "ready": ready,
+                "usable": usable,
+                "why": why,
+                "licence": s.licence,
+                "source": s.source,
+                "fetched": s.fetched,
+                "speakers": s.speakers,
+                "folds": s.folds,
+            }
+        )
     return DataFrame(rows)
 
 def fetch_corpus(

@@ -18,7 +18,20 @@ from ..core import CorpusError, ParameterError, fingerprint, read_json, spawn, w
 from .audio import load_audio
 
 # %% ../../nbs/data/08_corpus.ipynb #e3309e02
-COLUMNS = ("utterance_id", "speaker_id", "path", "seconds", "rate", "channels", "text", "sha256", "licence", "fold", "sex", "language")
+COLUMNS = (
+    "utterance_id",
+    "speaker_id",
+    "path",
+    "seconds",
+    "rate",
+    "channels",
+    "text",
+    "sha256",
+    "licence",
+    "fold",
+    "sex",
+    "language",
+)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Corpus:
@@ -35,19 +48,29 @@ class Corpus:
 
     def __len__(self): return len(self.utterances)
     def __repr__(self):
-        return "Corpus({name}: {utterances} utterances, {speakers} speakers, {folds} folds, {minutes:.1f} min, {fingerprint})".format(**self.summary())
+        return "Corpus({name}: {utterances} utterances, {speakers} speakers, {folds} folds, {minutes:.1f} min, {fingerprint})".format(
+            **self.summary()
+        )
 
     @cached_property
     def fingerprint(self) -> str:
         "Hash of ids, speakers, folds and file contents; where the files lie does not matter."
         u = self.utterances
-        return fingerprint(self.name, "\n".join(map("\t".join, zip(u.utterance_id, u.speaker_id, u.fold, u.sha256, strict=True))))
+        return fingerprint(
+            self.name, "\n".join(map("\t".join, zip(u.utterance_id, u.speaker_id, u.fold, u.sha256, strict=True)))
+        )
 
     @property
     def speakers(self) -> DataFrame:
         "One row a speaker: speaker_id, fold, sex, language, utterances, minutes."
         g = self.utterances.groupby("speaker_id", sort=True)
-        one = g.agg(fold=("fold", "first"), sex=("sex", "first"), language=("language", "first"), utterances=("utterance_id", "size"), minutes=("seconds", "sum"))
+        one = g.agg(
+            fold=("fold", "first"),
+            sex=("sex", "first"),
+            language=("language", "first"),
+            utterances=("utterance_id", "size"),
+            minutes=("seconds", "sum"),
+        )
         return one.assign(minutes=one.minutes / 60).reset_index()
 
     @cached_property
@@ -59,16 +82,31 @@ class Corpus:
     ):                       # mono float32 [S], rate
         "Read one utterance."
         if utterance_id not in self._paths:
-            raise CorpusError(f"corpus {self.name!r} has no utterance {utterance_id!r}", remedy="See corpus.utterances.utterance_id")
+            raise CorpusError(
+                f"corpus {self.name!r} has no utterance {utterance_id!r}", remedy="See corpus.utterances.utterance_id"
+            )
         return load_audio(self._paths[utterance_id], rate)
 
     def summary(self) -> dict:
         "Figures for `audioengram corpus show` and for run manifests."
         u = self.utterances
-        return {"name": self.name, "utterances": len(u), "speakers": u.speaker_id.nunique(), "folds": u.fold.nunique(), "languages": u.language.nunique(),
-                "minutes": float(u.seconds.sum() / 60), "seconds_min": float(u.seconds.min()) if len(u) else 0.0, "seconds_max": float(u.seconds.max()) if len(u) else 0.0,
-                "rates": sorted(int(r) for r in u.rate.unique()), "with_text": int((u.text != "").sum()), "failures": len(self.failures), "excluded": len(self.excluded),
-                "licence": self.licence, "source": self.source, "fingerprint": self.fingerprint}
+        return {
+            "name": self.name,
+            "utterances": len(u),
+            "speakers": u.speaker_id.nunique(),
+            "folds": u.fold.nunique(),
+            "languages": u.language.nunique(),
+            "minutes": float(u.seconds.sum() / 60),
+            "seconds_min": float(u.seconds.min()) if len(u) else 0.0,
+            "seconds_max": float(u.seconds.max()) if len(u) else 0.0,
+            "rates": sorted(int(r) for r in u.rate.unique()),
+            "with_text": int((u.text != "").sum()),
+            "failures": len(self.failures),
+            "excluded": len(self.excluded),
+            "licence": self.licence,
+            "source": self.source,
+            "fingerprint": self.fingerprint,
+        }
 
     def split(self,
         eval_fraction: float = 0.2,    # share of speakers and of time that evaluation should have
@@ -122,8 +160,11 @@ class SpeakerSplit:
             raise CorpusError("is not a split of this version", path, "Draw it again with corpus.split()")
         split = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in d.items()})
         if corpus is not None and corpus.fingerprint != split.fingerprint:
-            raise CorpusError(f"was drawn from {split.corpus} {split.fingerprint}, not from {corpus.name} {corpus.fingerprint}", path,
-                              "Draw it again with corpus.split()")
+            raise CorpusError(
+                f"was drawn from {split.corpus} {split.fingerprint}, not from {corpus.name} {corpus.fingerprint}",
+                path,
+                "Draw it again with corpus.split()",
+            )
         return split
 
 # %% ../../nbs/data/08_corpus.ipynb #890295cc
@@ -144,13 +185,23 @@ def make_split(
     u = corpus.utterances
     folds = u.groupby("fold").agg(seconds=("seconds", "sum"), speakers=("speaker_id", "nunique")).sort_index()
     if len(folds) < 2:
-        raise CorpusError(f"corpus {corpus.name!r} has {len(folds)} fold of speakers, so none can be held out", remedy="Use a corpus or a subset with more speakers")
+        raise CorpusError(
+            f"corpus {corpus.name!r} has {len(folds)} fold of speakers, so none can be held out",
+            remedy="Use a corpus or a subset with more speakers",
+        )
     held_out = _nearest(folds / folds.sum(), eval_fraction, np.random.default_rng(spawn(seed, "split")))
     is_eval = u.fold.isin(held_out)
     ids = sorted(u.utterance_id[~is_eval], key=lambda i: _draw(i, seed, "valid"))
     n = min(len(ids) - 1, max(1, round(valid_fraction * len(ids)))) if valid_fraction else 0
-    return SpeakerSplit(*(tuple(sorted(set(u.speaker_id[side]))) for side in (~is_eval, is_eval)), seed, tuple(sorted(ids[n:])), tuple(sorted(ids[:n])),
-                        tuple(sorted(u.utterance_id[is_eval])), corpus.name, corpus.fingerprint)
+    return SpeakerSplit(
+        *(tuple(sorted(set(u.speaker_id[side]))) for side in (~is_eval, is_eval)),
+        seed,
+        tuple(sorted(ids[n:])),
+        tuple(sorted(ids[:n])),
+        tuple(sorted(u.utterance_id[is_eval])),
+        corpus.name,
+        corpus.fingerprint,
+    )
 
 def _nearest(
     share,          # table: fold -> share of seconds, share of speakers
@@ -172,7 +223,8 @@ def make_subset(
     seed: int = 0,
     n_speakers: int = 8,  # preferred number of speakers
 ) -> Corpus:
-    "Take turns: a speaker from each fold, then an utterance from each speaker, until the limit; utterances that would pass it are skipped."
+    """Take turns: a speaker from each fold, then an utterance from each speaker, until the limit; utterances that
+    would pass it are skipped."""
     u, limit = corpus.utterances, float("inf") if max_seconds is None else float(max_seconds)
     most = len(u) if n_utterances is None else int(n_utterances)
     if most < 1 or limit <= 0: raise ParameterError("a subset needs at least one utterance and some audio")
@@ -181,12 +233,30 @@ def make_subset(
         if len(keep) < most and total + u.seconds.iat[i] <= limit: keep.append(i); total += u.seconds.iat[i]
     if not keep:
         raise CorpusError(f"no utterance of {corpus.name!r} is shorter than {limit:g} s", remedy="Ask for more seconds")
-    return replace(corpus, utterances=u.iloc[sorted(keep)].reset_index(drop=True), failures=listing(), excluded=listing(), notes=listing())
+    return replace(
+        corpus,
+        utterances=u.iloc[sorted(keep)].reset_index(drop=True),
+        failures=listing(),
+        excluded=listing(),
+        notes=listing(),
+    )
 
 def _turns(u, seed, n_speakers, limit) -> list:
-    "Row numbers in the order in which a subset takes them; what would fill over half of it comes last, so that two folds always find room."
-    t = DataFrame({"fold": u.fold, "speaker": u.speaker_id, "row": np.arange(len(u)), "u": [_draw(i, seed) for i in u.utterance_id], "long": u.seconds > limit / 2})
-    t["s"], t["f"] = t.speaker.map({s: _draw(s, seed) for s in t.speaker.unique()}), t.fold.map({f: _draw(f, seed) for f in t.fold.unique()})
+    """Row numbers in the order in which a subset takes them; what would fill over half of it comes last, so that two
+    folds always find room."""
+    t = DataFrame(
+        {
+            "fold": u.fold,
+            "speaker": u.speaker_id,
+            "row": np.arange(len(u)),
+            "u": [_draw(i, seed) for i in u.utterance_id],
+            "long": u.seconds > limit / 2,
+        }
+    )
+    t["s"], t["f"] = (
+        t.speaker.map({s: _draw(s, seed) for s in t.speaker.unique()}),
+        t.fold.map({f: _draw(f, seed) for f in t.fold.unique()}),
+    )
     # nth utterance of its speaker
     t["nth"] = t.sort_values(["long", "u"]).groupby("speaker").cumcount()
     who = t[t.nth == 0].sort_values(["long", "s"])

@@ -40,8 +40,13 @@ def explain(
                       "Play it in another program; replace it, or remove it from the corpus")
 
 def cut_short(path, have, want) -> AudioError:
-    "The error for a file that ends early: seconds that are there, seconds that were announced (inf if the end is missing, but no count says so)."
-    promise = f"its header announces {want:.2f} s, its bytes give" if math.isfinite(want) else "it stops in the middle of a packet, after"
+    """The error for a file that ends early: seconds that are there, seconds that were announced (inf if the end is
+    missing, but no count says so)."""
+    promise = (
+        f"its header announces {want:.2f} s, its bytes give"
+        if math.isfinite(want)
+        else "it stops in the middle of a packet, after"
+    )
     return AudioError(f"is truncated: {promise} {have:.2f} s", path, "Copy or download it again")
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ class _Steady(sf.SoundFile):
     def seekable(self): return False
 
 def _opened(path, parts, patch):
-    "The streams of a file that follow one another, each open: parts are (start, stop), patch what `FilePart` should read instead."
+    """The streams of a file that follow one another, each open: parts are (start, stop), patch what `FilePart`
+    should read instead."""
     for start, stop in parts:
         if start == 0 and stop is None and not patch:
             with _Steady(os.fspath(path)) as f: yield f
@@ -114,13 +120,24 @@ def _plan_sndfile(path, extent):
     patch = extent.patch if extent else ()
     try:
         for f in _opened(path, ((0, None),), patch):
-            kind, coding, plan = f.format, f.subtype, _Plan(f.samplerate, f.channels, f.frames if 0 <= f.frames < 2**62 else None)
+            kind, coding, plan = (
+                f.format,
+                f.subtype,
+                _Plan(f.samplerate, f.channels, f.frames if 0 <= f.frames < 2**62 else None),
+            )
     except sf.LibsndfileError: return None
     if kind == "OGG": return _plan_ogg(path, plan)
     if kind == "FLAC":
-        return plan if plan.frames is None else None if _packets(path)[1] > plan.frames else replace(plan, promised=plan.frames)
+        return (
+            plan
+            if plan.frames is None
+            else None
+            if _packets(path)[1] > plan.frames
+            else replace(plan, promised=plan.frames)
+        )
     if coding.startswith("MPEG"): plan = _plan_mpeg(path, plan)
-    elif not coding.startswith(_EXACT): plan = replace(plan, frames=None)       # counted in blocks, the last of them perhaps not full
+    # counted in blocks, the last of them perhaps not full
+    elif not coding.startswith(_EXACT): plan = replace(plan, frames=None)
     elif extent is None: plan = replace(plan, promised=plan.frames)
     if plan is None or extent is None: return plan
     if extent.state != "cut": return replace(plan, patch=patch, note=extent.note)
@@ -134,7 +151,8 @@ def _plan_mpeg(path, plan):
     return None if plan.frames is None or samples > plan.frames else replace(plan, frames=None)
 
 def _plan_ogg(path, plan) -> _Plan:
-    "The links of a chain, which must be of one kind; those of another kind that hold not a sound are what an editor left behind."
+    """The links of a chain, which must be of one kind; those of another kind that hold not a sound are what an
+    editor left behind."""
     links, whole = ogg_links(path)
     if len(links) < 2: return replace(plan, promised=plan.frames, whole=whole)
     kept, frames, kinds = [], 0, set()
@@ -145,9 +163,14 @@ def _plan_ogg(path, plan) -> _Plan:
         kinds.add(kind)
         frames += n
     if len(kinds) != 1: raise _changes(path)
-    [(rate, channels)], note = kinds, f"{len(kept)} streams that follow one another, read as one" if len(kept) > 1 else ""
+    [(rate, channels)], note = (
+        kinds,
+        f"{len(kept)} streams that follow one another, read as one" if len(kept) > 1 else "",
+    )
     parts = plan.parts if kept == links[:1] else tuple(kept)
-    return replace(plan, rate=rate, channels=channels, frames=frames, promised=frames, parts=parts, whole=whole, note=note)
+    return replace(
+        plan, rate=rate, channels=channels, frames=frames, promised=frames, parts=parts, whole=whole, note=note
+    )
 
 def _changes(path):
     return AudioError("changes its sample rate or its channels midway", path, "Convert it to WAV or FLAC first")
@@ -157,7 +180,9 @@ def _open_av(
     path,                        # file to open
 ) -> av.container.InputContainer:
     "Open with FFmpeg; raw G.722 has no header, so its suffix decides."
-    return av.open(os.fspath(path), format="g722" if Path(path).suffix.lower() == ".g722" else None, metadata_errors="ignore")
+    return av.open(
+        os.fspath(path), format="g722" if Path(path).suffix.lower() == ".g722" else None, metadata_errors="ignore"
+    )
 
 def _track(container, path):
     "The first sound track."

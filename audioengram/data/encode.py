@@ -36,7 +36,9 @@ def _writing(path):
     try: yield
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        what, remedy = ("the disk is full", "Free some space") if full else (f"cannot write ({e.strerror or e})", "Mend that")
+        what, remedy = (
+            ("the disk is full", "Free some space") if full else (f"cannot write ({e.strerror or e})", "Mend that")
+        )
         raise StoreError(what, e.filename or path, f"{remedy} and run again; what was finished is kept") from e
 
 def _put(
@@ -55,7 +57,8 @@ def _get(
     "Read a file back and insist that it is the one that was written."
     try: data = Path(path).read_bytes()
     except OSError as e: raise StoreError(f"cannot be read ({e.strerror})", path, remedy) from None
-    if len(data) != seal["bytes"] or hashlib.sha256(data).hexdigest() != seal["sha256"]: raise StoreError("is damaged", path, remedy)
+    if len(data) != seal["bytes"] or hashlib.sha256(data).hexdigest() != seal["sha256"]:
+        raise StoreError("is damaged", path, remedy)
     return data
 
 def _sealed(file) -> dict:
@@ -121,7 +124,8 @@ def plan_batches(
     return batches
 
 # %% ../../nbs/data/14_encode.ipynb #c2b53e89
-_LISTED = (AudioError, CodecError, torch.OutOfMemoryError)  # failures of one utterance; anything else is a bug and stops the run
+# failures of one utterance; anything else is a bug and stops the run
+_LISTED = (AudioError, CodecError, torch.OutOfMemoryError)
 _ACCELERATOR = threading.Lock()  # its memory is for one batch at a time, while other threads read recordings
 
 def _encode_batch(wavs, codec) -> list:
@@ -129,7 +133,8 @@ def _encode_batch(wavs, codec) -> list:
     lengths = [len(w) for w in wavs]
     x = torch.zeros(len(wavs), max(lengths))
     for row, w in zip(x, wavs, strict=True): row[:len(w)] = torch.from_numpy(w)
-    with contextlib.nullcontext() if codec.device.type == "cpu" else _ACCELERATOR: z = codec.encode(x, lengths=lengths).cpu().numpy()
+    with contextlib.nullcontext() if codec.device.type == "cpu" else _ACCELERATOR:
+        z = codec.encode(x, lengths=lengths).cpu().numpy()
     return [z[i, :codec.frames(n)] for i, n in enumerate(lengths)]
 
 def _or_error(f, *args):
@@ -142,7 +147,8 @@ def _alone(wav, codec):
     z = _encode_batch([wav], codec)[0]
     return z if len(z) else _too_short(codec)
 
-def _too_short(codec): return CodecError(f"the recording is shorter than one frame of {codec.name}", remedy="Leave out or pad it")
+def _too_short(codec):
+    return CodecError(f"the recording is shorter than one frame of {codec.name}", remedy="Leave out or pad it")
 
 def _together(wavs, codec) -> list:
     "Latents of each recording, or its error; a batch that fails is taken apart to find the culprit."
@@ -180,7 +186,8 @@ def _finite(z, codec):
 
 # %% ../../nbs/data/14_encode.ipynb #59fc87d9
 LONG_SECONDS = 1200.                      # a longer recording is encoded in pieces
-PIECE_SECONDS, MARGIN_SECONDS = 600., 30.   # of so much, with so much more sound on either side: further than any codec looks
+# of so much, with so much more sound on either side: further than any codec looks
+PIECE_SECONDS, MARGIN_SECONDS = 600., 30.
 
 def _encode_long(
     path,                            # a recording
@@ -190,7 +197,8 @@ def _encode_long(
 ) -> tuple:                          # latents [T,D] and energy [T]; raises AudioError, CodecError
     "Encode a recording that is never in memory as a whole."
     piece, margin = (max(1, round(s * codec.frame_rate)) for s in (piece_seconds, margin_seconds))
-    held, start, done, total, z, energy = np.zeros(0, np.float32), 0, 0, 0, [], []      # samples from frame `start` on; frames that are done
+    # samples from frame `start` on; frames that are done
+    held, start, done, total, z, energy = np.zeros(0, np.float32), 0, 0, 0, [], []
     def encode(n):
         "Do n more frames with what is held."
         first = done - start
@@ -264,7 +272,10 @@ class _Place:
             try: return self.lock.acquire(timeout=1 if self.wait else 0)
             except FileNotFoundError: pass  # the other has just finished and tidied up
             except Timeout:
-                if not self.wait: raise StoreError("another process is writing this store", self.path, "Wait until it is done") from None
+                if not self.wait:
+                    raise StoreError(
+                        "another process is writing this store", self.path, "Wait until it is done"
+                    ) from None
 
     def _claim(self):
         "Take the folder over from a killed writer, or refuse it."
@@ -314,9 +325,15 @@ def _wipe(work, but=None):
 class _Bar(tqdm):
     "A progress bar in seconds of sound, with the rate as multiples of real time."
     def __init__(self, total, done, desc, progress):
-        super().__init__(total=total, initial=done, desc=desc, disable=not progress, leave=False,
-                         mininterval=.1 if sys.stderr.isatty() else 5.,  # a line every five seconds in a log
-                         bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}, {speed}]")
+        super().__init__(
+            total=total,
+            initial=done,
+            desc=desc,
+            disable=not progress,
+            leave=False,
+            mininterval=0.1 if sys.stderr.isatty() else 5.0,  # a line every five seconds in a log
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}, {speed}]",
+        )
     @property
     def format_dict(self):
         d = super().format_dict
@@ -346,9 +363,14 @@ class _Shards:
         self.folder, self.seconds, self.dim = folder, np.asarray(seconds, float), dim
         self.stop, self.tick = threading.Event(), threading.Lock()
         with _writing(folder):
-            if not (folder / "plan.json").exists(): write_json(folder / "plan.json", plan_shards(seconds, shard_seconds))
+            if not (folder / "plan.json").exists():
+                write_json(folder / "plan.json", plan_shards(seconds, shard_seconds))
         self.plan, ledger = read_json(folder / "plan.json", StoreError, list), folder / "shards.json"
-        self.done = {k: s for k, s in (read_json(ledger, StoreError, dict) if ledger.exists() else {}).items() if self._whole(k, s)}
+        self.done = {
+            k: s
+            for k, s in (read_json(ledger, StoreError, dict) if ledger.exists() else {}).items()
+            if self._whole(k, s)
+        }
 
     def file(self, k): return self.folder / f"shard-{int(k):05d}.safetensors"
     def _whole(self, k, seal) -> bool:
@@ -367,7 +389,8 @@ class _Shards:
         lanes = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
         with _Bar(self.seconds.sum() + 1e-3, before, name, progress) as bar, _one_thread(), lanes:
             try:
-                for future in as_completed([lanes.submit(self._do, k, encode, bar) for k in todo]): self._enter(*future.result())
+                for future in as_completed([lanes.submit(self._do, k, encode, bar) for k in todo]):
+                    self._enter(*future.result())
             except BaseException: self.stop.set(); lanes.shutdown(cancel_futures=True); raise
 
     def _do(self, k, encode, bar):
@@ -384,7 +407,10 @@ class _Shards:
         data = {"z": np.concatenate([np.empty((0, self.dim), np.float32), *z]),
                 "energy": np.concatenate([np.empty(0, np.float32), *energy]),
                 "rows": np.array(sorted(done), np.int64), "frames": np.array([len(x) for x in z], np.int64)}
-        return k, _put(self.file(k), save_tensors(data)) | {"frames": int(data["frames"].sum()), "failed": sorted(failed)}
+        return k, _put(self.file(k), save_tensors(data)) | {
+            "frames": int(data["frames"].sum()),
+            "failed": sorted(failed),
+        }
 
     def _enter(self, k, entry):
         "Add a finished shard to the ledger."
@@ -397,4 +423,5 @@ class _Shards:
     def failed(self) -> list: return [f for k in range(len(self.plan)) for f in self.done[str(k)]["failed"]]
     def __iter__(self):
         "The shards' arrays, in order, each verified."
-        for k in range(len(self.plan)): yield load_tensors(_get(self.file(k), self.done[str(k)], "Run again: it is then encoded once more"))
+        for k in range(len(self.plan)):
+            yield load_tensors(_get(self.file(k), self.done[str(k)], "Run again: it is then encoded once more"))

@@ -70,7 +70,10 @@ def download(
 
 def _download(url, path, kind, digest, attempts, patience, show) -> Path:
     "What `download` does when nobody else is at it."
-    part, path_is_good = path.with_name(path.name + ".part"), path.exists() and digest in (None, checksum(path, kind) if path.exists() else None)
+    part, path_is_good = (
+        path.with_name(path.name + ".part"),
+        path.exists() and digest in (None, checksum(path, kind) if path.exists() else None),
+    )
     if path_is_good: return path
     path.parent.mkdir(parents=True, exist_ok=True)
     for clean in (False, True):
@@ -102,13 +105,20 @@ class _Short(Exception): "The connection closed before the last byte."
 
 def _reason(e) -> str:
     "The last clause of a nested network error."
-    return re.sub(r"<[^>]*>:? ?", "", str(e.args[0] if e.args else e)).split("Caused by ")[-1].strip("()'\"")[:160] or type(e).__name__
+    return (
+        re.sub(r"<[^>]*>:? ?", "", str(e.args[0] if e.args else e)).split("Caused by ")[-1].strip("()'\"")[:160]
+        or type(e).__name__
+    )
 
 def _stream(url, part, show):
     "One connection: append from where `part` ends, or start over if the server cannot."
     have = part.stat().st_size if part.exists() else 0
-    with requests.get(url, stream=True, timeout=(10, 60), headers={"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else
-                      {"Accept-Encoding": "identity"}) as r:
+    with requests.get(
+        url,
+        stream=True,
+        timeout=(10, 60),
+        headers={"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {"Accept-Encoding": "identity"},
+    ) as r:
         if r.status_code == 416: return  # nothing left to send: complete, or the checksum will tell
         if not r.ok:
             raise CorpusError(f"cannot be downloaded (HTTP {r.status_code} {r.reason})", url,
@@ -116,7 +126,10 @@ def _stream(url, part, show):
         have = have if r.status_code == 206 else 0
         length = r.headers.get("Content-Length")
         total = have + int(length) if length else None
-        with open(part, "ab" if have else "wb") as f, progress_bar(total, Path(part).stem, show, initial=have, unit="B", unit_scale=True) as bar:
+        with (
+            open(part, "ab" if have else "wb") as f,
+            progress_bar(total, Path(part).stem, show, initial=have, unit="B", unit_scale=True) as bar,
+        ):
             for block in r.iter_content(1 << 14): f.write(block); bar.update(len(block))
         if total is not None and part.stat().st_size < total:
             raise _Short(f"connection closed at {part.stat().st_size} of {total} bytes")
@@ -143,13 +156,28 @@ def unpack(
 # %% ../../nbs/data/07_fetch.ipynb #c101f1c8
 def _run(*command, cwd=None) -> subprocess.CompletedProcess:
     "Run a program quietly, in plain English."
-    return subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8", errors="replace", env={**os.environ, "LC_ALL": "C.UTF-8"})
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )
 
 def _own_index(folder) -> list:
     "Options that make apt keep its package index inside a folder, which is filled if it is not a day old."
     base = Path(folder).absolute()
     for sub in ("lists/partial", "cache/archives/partial"): (base / sub).mkdir(parents=True, exist_ok=True)
-    options = ["-o", f"Dir::State::Lists={base}/lists", "-o", f"Dir::Cache={base}/cache", "-o", "Debug::NoLocking=1", *_sandbox()]
+    options = [
+        "-o",
+        f"Dir::State::Lists={base}/lists",
+        "-o",
+        f"Dir::Cache={base}/cache",
+        "-o",
+        "Debug::NoLocking=1",
+        *_sandbox(),
+    ]
     stamp = base / "updated"
     with alone(base): _update_index(base, stamp, options)
     return options
@@ -176,7 +204,8 @@ def _last(text) -> str:
 _URI = re.compile(r"'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) (?P<kind>[A-Za-z0-9]+):(?P<digest>[0-9a-f]+)")
 
 def _locate(package, folder) -> dict:
-    "Where apt would get a package: uri, file, size, kind and digest, and the options with which it knows it; {} if it is nowhere."
+    """Where apt would get a package: uri, file, size, kind and digest, and the options with which it knows it; {} if
+    it is nowhere."""
     with tempfile.TemporaryDirectory() as empty:  # with the .deb in its working folder apt would print nothing
         for index in (_sandbox, lambda: _own_index(Path(folder) / "index")):
             options = index()
@@ -207,7 +236,13 @@ def _fetch_package(package, folder, show) -> dict:
         raise CorpusError(f"cannot be unpacked ({_last(done.stderr)})", deb,
                           "Delete it and fetch again; check the free space")
     os.replace(scratch, folder / package)
-    kept = {"package": package, "version": plan["file"].split("_")[1].replace("%3a", ":"), "sha256": checksum(deb), "size": plan["size"], "source": plan["uri"]}
+    kept = {
+        "package": package,
+        "version": plan["file"].split("_")[1].replace("%3a", ":"),
+        "sha256": checksum(deb),
+        "size": plan["size"],
+        "source": plan["uri"],
+    }
     write_json(record, kept); deb.unlink()
     return kept
 
@@ -215,8 +250,15 @@ def _apt_download(package, plan, deb, show):
     "Let apt fetch the .deb while a bar watches the file grow; then check it once more ourselves."
     if deb.exists() and checksum(deb, plan["kind"].lower()) == plan["digest"]: return
     deb.unlink(missing_ok=True)
-    job = subprocess.Popen(["apt-get", "download", "-q", *plan["options"], package], cwd=deb.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                           encoding="utf-8", errors="replace", env={**os.environ, "LC_ALL": "C.UTF-8"})
+    job = subprocess.Popen(
+        ["apt-get", "download", "-q", *plan["options"], package],
+        cwd=deb.parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )
     try:
         with progress_bar(plan["size"], package, show, unit="B", unit_scale=True) as bar:
             while job.poll() is None:
@@ -231,7 +273,10 @@ def _apt_download(package, plan, deb, show):
                           "Check the network and run it again")
     if got != deb: os.replace(got, deb)
     if checksum(deb, plan["kind"].lower()) != plan["digest"]:
-        deb.unlink(); raise CorpusError(f"has the wrong {plan['kind']} checksum", plan["uri"], "Run it again; if it stays wrong, run apt-get update")
+        deb.unlink()
+        raise CorpusError(
+            f"has the wrong {plan['kind']} checksum", plan["uri"], "Run it again; if it stays wrong, run apt-get update"
+        )
 
 # %% ../../nbs/data/07_fetch.ipynb #3756c871
 def fetch_packages(
@@ -243,10 +288,15 @@ def fetch_packages(
     folder = expand(folder)
     ready = all((folder / f"{p}.json").exists() and (folder / p).is_dir() for p in packages)
     if not ready and (lacking := [t for t in ("apt-get", "dpkg-deb") if shutil.which(t) is None]):
-        raise CorpusError(f"this machine has no {' or '.join(lacking)}, so Debian packages cannot be had", remedy=
-                          'Use get_corpus("librispeech", fetch=True), which downloads dev-clean from openslr.org, or get_corpus("folder", root=...) on your own recordings')
+        raise CorpusError(
+            f"this machine has no {' or '.join(lacking)}, so Debian packages cannot be had",
+            remedy='Use get_corpus("librispeech", fetch=True), which downloads dev-clean from openslr.org, or get_corpus("folder", root=...) on your own recordings',
+        )
     records = [fetch_package(p, folder, show) for p in packages]
     missing = [p for p, r in zip(packages, records, strict=True) if not r]
     if len(missing) == len(packages):
-        raise CorpusError("none of the packages is in this machine's archive", remedy="Enable the Debian main archive, or use the corpus librispeech or folder")
+        raise CorpusError(
+            "none of the packages is in this machine's archive",
+            remedy="Enable the Debian main archive, or use the corpus librispeech or folder",
+        )
     return [r for r in records if r], missing

@@ -22,9 +22,36 @@ from torch import Tensor
 from zarr.codecs import Crc32cCodec
 
 from ..codecs import get_codec
-from ..core import CodecError, CorpusError, ParameterError, StoreError, atomic_path, cache_dir, expand, fingerprint, read_json, write_json
-from .encode import (  # noqa: F401
-    _cores, _encode_rows, _fitted, _get, _Place, _put, _sealed, _Shards, _sync, _transform_rows, _wipe, _writing, frame_energy, plan_batches, plan_shards, stacked_energy)
+from audioengram.core import (
+    CodecError,
+    CorpusError,
+    ParameterError,
+    StoreError,
+    atomic_path,
+    cache_dir,
+    expand,
+    fingerprint,
+    read_json,
+    write_json,
+)
+from audioengram.data.encode import (  # noqa: F401
+    _cores,
+    _encode_rows,
+    _fitted,
+    _get,
+    _Place,
+    _put,
+    _sealed,
+    _Shards,
+    _sync,
+    _transform_rows,
+    _wipe,
+    _writing,
+    frame_energy,
+    plan_batches,
+    plan_shards,
+    stacked_energy,
+)
 from .windows import SLICES, Windows
 from ..stages import measures
 
@@ -39,8 +66,15 @@ class _Appender:
     "Writes blocks of any length into a new zarr array, each chunk once."
     def __init__(self, group, name, shape):
         self.rows, self.at, self.held = min(max(1, _CHUNK_BYTES // (4 * int(np.prod(shape[1:])))), shape[0]), 0, []
-        self.array = group.create_array(name, shape=shape, chunks=(self.rows, *shape[1:]), dtype="float32", fill_value=float("nan"),
-                                        compressors=[Crc32cCodec()], dimension_names=("frame", "dim")[:len(shape)])
+        self.array = group.create_array(
+            name,
+            shape=shape,
+            chunks=(self.rows, *shape[1:]),
+            dtype="float32",
+            fill_value=float("nan"),
+            compressors=[Crc32cCodec()],
+            dimension_names=("frame", "dim")[: len(shape)],
+        )
     def add(self, block):
         "Take frames; write whenever a chunk is full."
         self.held.append(block)
@@ -65,12 +99,18 @@ def _write_arrays(out, shards, table, attributes) -> pd.DataFrame:
         rows.append(part["rows"]); frames.append(part["frames"])
     z.close(); energy.close()
     frames = np.concatenate(frames)
-    return table.iloc[np.concatenate(rows)].assign(offset=np.cumsum(frames) - frames, frames=frames).reset_index(drop=True)
+    return (
+        table.iloc[np.concatenate(rows)].assign(offset=np.cumsum(frames) - frames, frames=frames).reset_index(drop=True)
+    )
 
 def _failure_table(table, failed, before=None) -> pd.DataFrame:
     "Failures [row, error, message] as a table with the utterances' names."
     rows, errors, messages = zip(*failed, strict=True) if failed else ((), (), ())
-    new = table.iloc[list(rows)][["utterance_id", "speaker_id", "path"]].assign(error=errors, message=messages).astype(str)
+    new = (
+        table.iloc[list(rows)][["utterance_id", "speaker_id", "path"]]
+        .assign(error=errors, message=messages)
+        .astype(str)
+    )
     return pd.concat([new.iloc[:0] if before is None else before, new], ignore_index=True)
 
 def _parquet(table) -> bytes:
@@ -83,15 +123,20 @@ def _write_manifest(out, meta, index, failed):
     "Seal every file and write the manifest."
     seals = {f.relative_to(out).as_posix(): _sealed(f) for f in sorted(out.rglob("*")) if f.is_file()}
     for folder in {f.parent for f in out.rglob("*")}: _sync(folder)
-    content = [meta["corpus"]["fingerprint"], meta["codec"]["fingerprint"], {k: seal["sha256"] for k, seal in seals.items() if "/c/" in k},
-               *(index[c].tolist() for c in ("utterance_id", "speaker_id", "frames"))]
+    content = [
+        meta["corpus"]["fingerprint"],
+        meta["codec"]["fingerprint"],
+        {k: seal["sha256"] for k, seal in seals.items() if "/c/" in k},
+        *(index[c].tolist() for c in ("utterance_id", "speaker_id", "frames")),
+    ]
     m = {"format": _FORMAT, "fingerprint": fingerprint(_FORMAT, content), **meta,
          "utterances": len(index), "speakers": int(index["speaker_id"].nunique()), "failed": failed,
          "frames": int(index["frames"].sum()), "seconds": float(index["seconds"].sum()), "files": seals}
     write_json(out / "manifest.json", m | {"checksum": fingerprint(m)})
 
 def _publish(place, shards, table, meta, state=None, before=None):
-    "Make a store of shards and put it in its place; `state` is what views have learned, `before` failures of the store it comes from."
+    """Make a store of shards and put it in its place; `state` is what views have learned, `before` failures of the
+    store it comes from."""
     failures = _failure_table(table, shards.failed, before)
     if not shards.frames:
         _wipe(place.work)
@@ -100,7 +145,9 @@ def _publish(place, shards, table, meta, state=None, before=None):
     with _writing(place.path):
         out = place.work / "store"
         if out.exists(): shutil.rmtree(out)
-        index = _write_arrays(out, shards, table, {"format": _FORMAT, "corpus": meta["corpus"]["name"], "codec": meta["codec"]["name"]})
+        index = _write_arrays(
+            out, shards, table, {"format": _FORMAT, "corpus": meta["corpus"]["name"], "codec": meta["codec"]["name"]}
+        )
         _put(out / "index.parquet", _parquet(index)); _put(out / "failures.parquet", _parquet(failures))
         if state: _put(out / "views.safetensors", save_tensors(state))
         _write_manifest(out, meta | {"request": place.request}, index, len(failures))
@@ -111,10 +158,15 @@ def _read_manifest(path) -> dict:
     "The manifest of a store, or why there is none."
     file = path / "manifest.json"
     if not file.exists() and path.with_name(f".{path.name}.partial").exists():
-        raise StoreError("is not complete: encoding was interrupted", path, "Call encode_corpus as before; it goes on where it stopped")
+        raise StoreError(
+            "is not complete: encoding was interrupted",
+            path,
+            "Call encode_corpus as before; it goes on where it stopped",
+        )
     if not file.exists(): raise StoreError("there is no latent store", path, "Make one with encode_corpus")
     m = read_json(file, StoreError, dict)
-    if m.get("format") != _FORMAT: raise StoreError(f"is of format {m.get('format')!r}, this version reads {_FORMAT!r}", file, _AGAIN)
+    if m.get("format") != _FORMAT:
+        raise StoreError(f"is of format {m.get('format')!r}, this version reads {_FORMAT!r}", file, _AGAIN)
     if m.pop("checksum", None) != fingerprint(m): raise StoreError("is damaged", file, _AGAIN)
     return m
 
@@ -170,8 +222,11 @@ class _Frames:
         ids = pd.Index([utterances] if isinstance(utterances, str) else list(utterances))
         rows = self._row.get_indexer(ids)
         if len(lost := ids[rows < 0].difference(self.failures["utterance_id"])):
-            raise StoreError(f"{len(lost)} of {len(ids)} utterances are not in this store, such as {lost[0]!r}", self.path,
-                             "Use ids of the corpus that it was made from, as in store.keys()")
+            raise StoreError(
+                f"{len(lost)} of {len(ids)} utterances are not in this store, such as {lost[0]!r}",
+                self.path,
+                "Use ids of the corpus that it was made from, as in store.keys()",
+            )
         return np.unique(rows[rows >= 0])
 
     def keys(self) -> list:
@@ -182,7 +237,8 @@ class _Frames:
     def __contains__(self, utterance): return utterance in self._row
     def __getitem__(self, utterance) -> np.ndarray:
         r = self.rows([utterance])
-        if not len(r): raise StoreError(f"utterance {utterance!r} could not be encoded", self.path, "store.failures says why")
+        if not len(r):
+            raise StoreError(f"utterance {utterance!r} could not be encoded", self.path, "store.failures says why")
         return np.array(self._data[self.offsets[r[0]]:self.offsets[r[0] + 1]])
     def items(self): return ((u, self[u]) for u in self.keys())
     def latents(self, utterances=None) -> _Latents:
@@ -224,7 +280,8 @@ class LatentStore(_Frames):
         corpus=None,    # the corpus you expect
         memory="auto",  # "load" latents into memory, "map" them from a file, or "auto" by their size
     ):                  # raises StoreError
-        if memory not in ("auto", "load", "map"): raise ParameterError(f"unknown memory={memory!r}", remedy="Choose auto, load or map")
+        if memory not in ("auto", "load", "map"):
+            raise ParameterError(f"unknown memory={memory!r}", remedy="Choose auto, load or map")
         self.path, self.memory = expand(path), memory
         self.meta = _read_manifest(self.path)
         small = {k: _get(self.path / k, seal, _AGAIN) for k, seal in self.meta["files"].items() if "/c/" not in k}
@@ -237,20 +294,30 @@ class LatentStore(_Frames):
         "Refuse a store of something else."
         if ok: return
         m = self.meta[what]
-        raise StoreError(f"is of {what} {m['name']!r} ({m['fingerprint']}), not of this {wanted.name!r} ({wanted.fingerprint})", self.path,
-                         "Use what it was made with, or encode to another path")
+        raise StoreError(
+            f"is of {what} {m['name']!r} ({m['fingerprint']}), not of this {wanted.name!r} ({wanted.fingerprint})",
+            self.path,
+            "Use what it was made with, or encode to another path",
+        )
     def _is_of(self, codec) -> bool:
         "Whether these are a codec's latents; where views are yet to be fitted, its name and base must do."
         m = self.meta["codec"]
-        return m["fingerprint"] == codec.fingerprint if codec.is_fitted else (m["name"], m["base"]) == (codec.name, codec.base.fingerprint)
+        return (
+            m["fingerprint"] == codec.fingerprint
+            if codec.is_fitted
+            else (m["name"], m["base"]) == (codec.name, codec.base.fingerprint)
+        )
 
-    fingerprint = property(lambda self: self.meta["fingerprint"])           # equal for equal latents of the same utterances
+    # equal for equal latents of the same utterances
+    fingerprint = property(lambda self: self.meta["fingerprint"])
     dim = property(lambda self: self.meta["codec"]["dim"])                  # D
     frame_rate = property(lambda self: self.meta["codec"]["frame_rate"])    # frames a second
     def __repr__(self):
         m = self.meta
-        return (f"LatentStore({m['corpus']['name']} x {m['codec']['name']}: {len(self)} utterances, {m['speakers']} speakers, "
-                f"{m['frames']} frames of {self.dim}-d at {self.frame_rate:g} Hz)")
+        return (
+            f"LatentStore({m['corpus']['name']} x {m['codec']['name']}: {len(self)} utterances, {m['speakers']} speakers, "
+            f"{m['frames']} frames of {self.dim}-d at {self.frame_rate:g} Hz)"
+        )
 
     def codec(self,
         **options,   # for the base codec, in place of those it had: weights, weights_dir, device
@@ -261,18 +328,20 @@ class LatentStore(_Frames):
         self._expect("codec", codec, self._is_of(codec))
         return codec
 
-    def windows(self,
-        utterances=None,        # utterance ids, or a SpeakerSplit; all if None
-        length=8,               # W, frames of context
-        lag=1,                  # k: the context ends k frames before the target
-        slice="all",            # "all", "high_energy" (target above the threshold), "medial" (target within 0.17 to 0.83 of its utterance)
-        part="train",           # of a SpeakerSplit: "train", "eval" or "valid"
+    def windows(
+        self,
+        utterances=None,  # utterance ids, or a SpeakerSplit; all if None
+        length=8,  # W, frames of context
+        lag=1,  # k: the context ends k frames before the target
+        slice="all",  # "all", "high_energy" (target above the threshold), "medial" (target within 0.17 to 0.83 of its utterance)
+        part="train",  # of a SpeakerSplit: "train", "eval" or "valid"
         energy_threshold=None,  # dB; median over the training utterances if a SpeakerSplit is given
-    ):                          # Windows; raises ParameterError
+    ):  # Windows; raises ParameterError
         "Contexts and the steps they should predict."
         if hasattr(utterances, "train_utterances"):
             self._keep_apart(utterances)
-            if slice == "high_energy" and energy_threshold is None: energy_threshold = self.median_energy(utterances.train_utterances)
+            if slice == "high_energy" and energy_threshold is None:
+                energy_threshold = self.median_energy(utterances.train_utterances)
             utterances = getattr(utterances, f"{part}_utterances")
         return Windows(self, self.rows(utterances), length, lag, slice, energy_threshold)
 
@@ -280,27 +349,43 @@ class LatentStore(_Frames):
         "Refuse a split that evaluates speakers on whom the views were fitted."
         fitted_on = self.meta["codec"].get("fitted_on", {"speakers": ()})["speakers"]
         if both := sorted(set(fitted_on) & set(split.eval)):
-            raise StoreError(f"its views were fitted on {len(both)} speakers that this split evaluates, such as {both[0]!r}", self.path,
-                             "Encode with encode_corpus(..., split=split)")
+            raise StoreError(
+                f"its views were fitted on {len(both)} speakers that this split evaluates, such as {both[0]!r}",
+                self.path,
+                "Encode with encode_corpus(..., split=split)",
+            )
 
     def check(self):
         "Compare every byte with the manifest; returns the store, raises StoreError naming what is damaged."
         files = self.meta["files"]
         bad = [k for k, seal in files.items() if not (self.path / k).is_file() or _sealed(self.path / k) != seal]
-        if bad: raise StoreError(f"{len(bad)} of {len(files)} files are damaged or missing, the first", self.path / bad[0], _AGAIN)
+        if bad:
+            raise StoreError(
+                f"{len(bad)} of {len(files)} files are damaged or missing, the first", self.path / bad[0], _AGAIN
+            )
         return self
     def summary(self) -> pd.Series:
         "What the store holds, for people."
         m, frames, fit = self.meta, self.index["frames"], self.meta["codec"].get("fitted_on")
-        return pd.Series({
-            "corpus": f"{m['corpus']['name']} ({m['corpus']['fingerprint']})", "licence": m["corpus"]["licence"],
-            "codec": f"{m['codec']['name']} ({m['codec']['fingerprint']})",
-            "views fitted on": f"{len(fit['speakers'])} speakers, {fit['utterances']} utterances" if fit else "-",
-            "latents": f"{m['frames']} frames of {self.dim}-d at {self.frame_rate:g} Hz", "sound": f"{m['seconds'] / 60:.1f} min",
-            "utterances": len(self), "speakers": m["speakers"], "failed": m["failed"],
-            "frames an utterance": f"{frames.min()} to {frames.max()}, median {frames.median():.0f}",
-            "level": f"median {np.median(self.energy):.1f} dB", "on disk": f"{_megabytes(m):.1f} MB",
-            "fingerprint": m["fingerprint"], "path": str(self.path)}, name="store")
+        return pd.Series(
+            {
+                "corpus": f"{m['corpus']['name']} ({m['corpus']['fingerprint']})",
+                "licence": m["corpus"]["licence"],
+                "codec": f"{m['codec']['name']} ({m['codec']['fingerprint']})",
+                "views fitted on": f"{len(fit['speakers'])} speakers, {fit['utterances']} utterances" if fit else "-",
+                "latents": f"{m['frames']} frames of {self.dim}-d at {self.frame_rate:g} Hz",
+                "sound": f"{m['seconds'] / 60:.1f} min",
+                "utterances": len(self),
+                "speakers": m["speakers"],
+                "failed": m["failed"],
+                "frames an utterance": f"{frames.min()} to {frames.max()}, median {frames.median():.0f}",
+                "level": f"median {np.median(self.energy):.1f} dB",
+                "on disk": f"{_megabytes(m):.1f} MB",
+                "fingerprint": m["fingerprint"],
+                "path": str(self.path),
+            },
+            name="store",
+        )
 
 # %% ../../nbs/data/15_latents.ipynb #969441eb
 @measures("encoding", 1)
@@ -321,16 +406,30 @@ def encode_corpus(
     elif split is None: split = corpus.split()
     request = _request(corpus, codec, split)
     wait = path is None  # runs that share a cache share the work
-    path = cache_dir("latents") / f"{corpus.name}-{codec.name}-{fingerprint(request)}" if path is None else expand(path).absolute()
-    if not path.name or path == Path.cwd(): raise StoreError("cannot be the folder of a store", path, "Name a folder that does not exist yet")
+    path = (
+        cache_dir("latents") / f"{corpus.name}-{codec.name}-{fingerprint(request)}"
+        if path is None
+        else expand(path).absolute()
+    )
+    if not path.name or path == Path.cwd():
+        raise StoreError("cannot be the folder of a store", path, "Name a folder that does not exist yet")
     if store := _standing(path, request, corpus, codec, overwrite): return _with_left_out(store, corpus)
     with _Place(path, request, overwrite, wait) as place:
         if place.finished: return _with_left_out(LatentStore(path, corpus=corpus), corpus)
         if base: table, codec = base.index.drop(columns=["offset", "frames"]), _fitted(codec, base, split, place.work)
-        encode = functools.partial(_transform_rows, base, codec) if base else functools.partial(_encode_rows, table, codec)
+        encode = (
+            functools.partial(_transform_rows, base, codec) if base else functools.partial(_encode_rows, table, codec)
+        )
         shards = _Shards(place.work, table["seconds"].to_numpy(float), codec.dim, shard_seconds)
         shards.run(encode, workers or _cores(), progress, f"{corpus.name} x {codec.name}")
-        _publish(place, shards, table, _about(corpus, codec, split), codec.state(), base.failures if base else _left_out(corpus))
+        _publish(
+            place,
+            shards,
+            table,
+            _about(corpus, codec, split),
+            codec.state(),
+            base.failures if base else _left_out(corpus),
+        )
     return _reported(LatentStore(path))
 
 # %% ../../nbs/data/15_latents.ipynb #41e51229
@@ -341,18 +440,27 @@ def _checked(corpus) -> pd.DataFrame:
     if lost: raise CorpusError(f"the table of {corpus.name!r} lacks {', '.join(sorted(lost))}")
     if not len(table): raise CorpusError(f"{corpus.name!r} has no utterances", remedy="Check where it was read from")
     ids, seconds = table["utterance_id"], table["seconds"]
-    if ids.duplicated().any(): raise CorpusError(f"{corpus.name!r} has two utterances called {ids[ids.duplicated()].iloc[0]!r}")
-    if (odd := ~(seconds >= 0)).any(): raise CorpusError(f"{corpus.name!r} does not know how long utterance {ids[odd].iloc[0]!r} is")
+    if ids.duplicated().any():
+        raise CorpusError(f"{corpus.name!r} has two utterances called {ids[ids.duplicated()].iloc[0]!r}")
+    if (odd := ~(seconds >= 0)).any():
+        raise CorpusError(f"{corpus.name!r} does not know how long utterance {ids[odd].iloc[0]!r} is")
     return table
 
 def _request(corpus, codec, split) -> dict:
     "What was asked for, in a form that can be compared."
-    return {"format": _FORMAT, "corpus": corpus.fingerprint, "utterances": fingerprint(corpus.utterances["utterance_id"].tolist()),
-            "codec": codec.name, "base": codec.base.fingerprint, "fitted": codec.fingerprint if codec.is_fitted else None,
-            "fitted_on": fingerprint(sorted(split.train_utterances)) if split else None}
+    return {
+        "format": _FORMAT,
+        "corpus": corpus.fingerprint,
+        "utterances": fingerprint(corpus.utterances["utterance_id"].tolist()),
+        "codec": codec.name,
+        "base": codec.base.fingerprint,
+        "fitted": codec.fingerprint if codec.is_fitted else None,
+        "fitted_on": fingerprint(sorted(split.train_utterances)) if split else None,
+    }
 
 def _standing(path, request, corpus, codec, overwrite):
-    "The store that stands at `path` if it is what was asked for; None if there is none; StoreError if it is something else."
+    """The store that stands at `path` if it is what was asked for; None if there is none; StoreError if it is
+    something else."""
     if not (path / "manifest.json").exists():
         if path.is_file() or path.is_dir() and any(path.iterdir()):
             raise StoreError("something that is no latent store is in the way", path, "Choose another path")
@@ -360,7 +468,11 @@ def _standing(path, request, corpus, codec, overwrite):
     if overwrite: return None
     _Place(path, request).tidy()
     store, had = LatentStore(path, codec, corpus), _read_manifest(path)["request"]
-    if had["utterances"] != request["utterances"] or request["fitted_on"] and had["fitted_on"] not in (None, request["fitted_on"]):
+    if (
+        had["utterances"] != request["utterances"]
+        or request["fitted_on"]
+        and had["fitted_on"] not in (None, request["fitted_on"])
+    ):
         raise StoreError("holds other utterances of this corpus, or its views were fitted on another split", path,
                          "Choose another path, or overwrite=True")
     return store
@@ -375,7 +487,13 @@ def _about(corpus, codec, split) -> dict:
 def _left_out(corpus) -> pd.DataFrame:
     "Files that the corpus could not use, as failures: they have no utterance, so their path names them."
     rows = getattr(corpus, "failures", pd.DataFrame(columns=["path", "reason"]))
-    return pd.DataFrame({"utterance_id": rows.path, "speaker_id": "", "path": rows.path, "error": LEFT_OUT, "message": rows.reason}).astype(str).reset_index(drop=True)
+    return (
+        pd.DataFrame(
+            {"utterance_id": rows.path, "speaker_id": "", "path": rows.path, "error": LEFT_OUT, "message": rows.reason}
+        )
+        .astype(str)
+        .reset_index(drop=True)
+    )
 
 def _with_left_out(store, corpus) -> LatentStore:
     "A store that was made before, with what the corpus leaves out today."
@@ -385,9 +503,13 @@ def _with_left_out(store, corpus) -> LatentStore:
 def _reported(store) -> LatentStore:
     "Say at the end what failed."
     if n := len(store.failures):
-        shown = "".join(f"\n  {u}: {m}" for u, m in zip(store.failures.utterance_id[:10], store.failures.message[:10], strict=True))
-        warnings.warn(f"{n} of {n + len(store)} utterances could not be encoded (store.failures):{shown}" + "\n  ..." * (n > 10),
-                      stacklevel=3)
+        shown = "".join(
+            f"\n  {u}: {m}" for u, m in zip(store.failures.utterance_id[:10], store.failures.message[:10], strict=True)
+        )
+        warnings.warn(
+            f"{n} of {n + len(store)} utterances could not be encoded (store.failures):{shown}" + "\n  ..." * (n > 10),
+            stacklevel=3,
+        )
     return store
 
 # %% ../../nbs/data/15_latents.ipynb #aad930a9
@@ -397,6 +519,15 @@ def list_stores(
     "The stores in a folder."
     found = sorted(expand(folder or cache_dir("latents")).glob("*/manifest.json"), key=lambda f: -f.stat().st_mtime)
     counts = ["utterances", "speakers", "frames", "failed"]
-    rows = [[m["corpus"]["name"], m["codec"]["name"], m["codec"]["dim"], *(m[k] for k in counts), round(_megabytes(m), 1), str(f.parent)]
-            for f, m in ((f, read_json(f, StoreError)) for f in found)]
+    rows = [
+        [
+            m["corpus"]["name"],
+            m["codec"]["name"],
+            m["codec"]["dim"],
+            *(m[k] for k in counts),
+            round(_megabytes(m), 1),
+            str(f.parent),
+        ]
+        for f, m in ((f, read_json(f, StoreError)) for f in found)
+    ]
     return pd.DataFrame(rows, columns=["corpus", "codec", "dim", *counts, "MB", "path"])

@@ -33,4 +33,7 @@ def small_nano(
     return codec
 
 register_codec("nano-linear-32", functools.partial(get_codec, "nano-linear", dim=32), "nano-linear in 32 dimensions")
-for profile in SMALL: register_codec(f"nano-{profile}", functools.partial(small_nano, profile), f"trained when it is asked for: profile {profile}")
+for profile in SMALL:
+    register_codec(
+        f"nano-{profile}", functools.partial(small_nano, profile), f"trained when it is asked for: profile {profile}"
+    )

@@ -24,14 +24,18 @@ from .corpora import CorpusSource
 from .fetch import alone, download, fetch_packages, unpack
 
 # %% ../../nbs/data/11_sources.ipynb #54e4be72
-_VOWELS = np.array([[270, 2290, 3010], [530, 1840, 2480], [730, 1090, 2440], [570, 840, 2410], [300, 870, 2240]], float)  # i e a o u: F1-F3, Hz
+# i e a o u: F1-F3, Hz
+_VOWELS = np.array([[270, 2290, 3010], [530, 1840, 2480], [730, 1090, 2440], [570, 840, 2410], [300, 870, 2240]], float)
 
 def _score(rng, seconds, hop):
     "Tracks at one value a frame: voicing [T], noise [T], formants [T,4] and fricative centre [T]."
     voice, hiss, formants, centre = [], [], [], []
     def add(ms, v, h, f, c):
         n = max(2, round(ms / 1000 / hop))
-        voice.append(np.full(n, v)); hiss.append(np.full(n, h)); formants.append(np.tile(f, (n, 1))); centre.append(np.full(n, c))
+        voice.append(np.full(n, v))
+        hiss.append(np.full(n, h))
+        formants.append(np.tile(f, (n, 1)))
+        centre.append(np.full(n, c))
     while sum(map(len, voice)) * hop < seconds:
         f, c = np.append(_VOWELS[rng.integers(5)] * rng.uniform(0.93, 1.07, 3), 3500), rng.uniform(2500, 6500)
         if rng.random() < 0.3: add(rng.uniform(80, 300), 0, 0, f, c)
@@ -48,8 +52,14 @@ def synthesise(
 ) -> np.ndarray:          # float32 [S], peak 0.5
     "Speech-like sound from pulses, noise and moving formants."
     rng, hop = np.random.default_rng(seed), 0.005
-    smooth = lambda x, n: np.apply_along_axis(lambda y: np.convolve(np.pad(y, n // 2, "edge"), np.hanning(n + 2)[1:-1] / np.hanning(n + 2).sum(), "valid"), 0, x)
-    voice, hiss, formants, centre = (smooth(x, n) for x, n in zip(_score(rng, seconds + 0.1, hop), (7, 5, 11, 5), strict=True))
+    smooth = lambda x, n: np.apply_along_axis(
+        lambda y: np.convolve(np.pad(y, n // 2, "edge"), np.hanning(n + 2)[1:-1] / np.hanning(n + 2).sum(), "valid"),
+        0,
+        x,
+    )
+    voice, hiss, formants, centre = (
+        smooth(x, n) for x, n in zip(_score(rng, seconds + 0.1, hop), (7, 5, 11, 5), strict=True)
+    )
     size, at = round(seconds * rate), np.arange(round(seconds * rate)) / rate / hop
     frame = np.arange(len(voice))
     f0 = pitch * np.exp(0.12 * smooth(rng.standard_normal(len(voice)), 61) * 4 - 0.1 * frame / len(frame))
@@ -57,9 +67,14 @@ def synthesise(
     pulses = np.diff(np.floor(phase), prepend=0) * np.sqrt(rate / pitch)
     stft = ShortTimeFFT(np.hanning(322)[1:-1], round(hop * rate), rate, mfft=512, phase_shift=None)
     hz, when = stft.f[:, None], np.clip(stft.t(size) / hop, 0, len(voice) - 1).round().astype(int)
-    mouth = np.prod([f**2 / np.sqrt((f**2 - hz**2) ** 2 + ((60 + 0.06 * f) * hz) ** 2) for f in tract * formants[when].T], axis=0) / (1 + hz / 500)
+    mouth = np.prod(
+        [f**2 / np.sqrt((f**2 - hz**2) ** 2 + ((60 + 0.06 * f) * hz) ** 2) for f in tract * formants[when].T], axis=0
+    ) / (1 + hz / 500)
     teeth = np.exp(-0.5 * ((hz - tract * centre[when]) / 900) ** 2)
-    spectrum = stft.stft(pulses) * mouth * voice[when] + stft.stft(rng.standard_normal(size)) * (0.4 * teeth + 0.02) * hiss[when]
+    spectrum = (
+        stft.stft(pulses) * mouth * voice[when]
+        + stft.stft(rng.standard_normal(size)) * (0.4 * teeth + 0.02) * hiss[when]
+    )
     wav = stft.istft(spectrum, k1=size)
     wav = 0.5 * wav / np.abs(wav).max() + 3e-4 * rng.standard_normal(size)
     return wav.astype(np.float32)
@@ -76,7 +91,11 @@ def _with_pauses(wav, i: int):
 
 class Synthetic(CorpusSource):
     name, licence, source = "synthetic", "CC0-1.0", "audioengram.data.sources.synthesise"
-    fetched, speakers, folds = "written to the cache on first use", "a pitch and a vocal tract length each", "one a speaker"
+    fetched, speakers, folds = (
+        "written to the cache on first use",
+        "a pitch and a vocal tract length each",
+        "one a speaker",
+    )
     fetch_by_default = True
 
     def status(self, root=None): return True, True, "made on this machine in a second"
@@ -94,7 +113,11 @@ class Synthetic(CorpusSource):
     def _speak(self, folder, s, o):
         "Write the utterances of one speaker; women's and men's pitch alternate."
         rng = np.random.default_rng(spawn(o["seed"], "speaker", s))
-        pitch, tract = (rng.uniform(170, 240), rng.uniform(1.05, 1.2)) if s % 2 else (rng.uniform(85, 140), rng.uniform(0.85, 1.02))
+        pitch, tract = (
+            (rng.uniform(170, 240), rng.uniform(1.05, 1.2))
+            if s % 2
+            else (rng.uniform(85, 140), rng.uniform(0.85, 1.02))
+        )
         for i in range(1 if o.get("uneven") and s == 1 else o["n_utterances"]):
             seconds = o["seconds"] * rng.uniform(0.8, 1.2)
             if o.get("uneven"): seconds *= _UNEVEN.get((s, i), 2. if s == 2 else 1.)
@@ -103,13 +126,23 @@ class Synthetic(CorpusSource):
             save_audio(folder / f"s{s:02d}" / f"s{s:02d}-{i:03d}.flac", wav, 16_000)
 
     def items(self, root, n_speakers=6, n_utterances=6, seconds=3.0, seed=0, uneven=False):
-        rows = [{"utterance_id": p.stem, "speaker_id": p.parent.name, "path": str(p), "licence": self.licence, "fold": p.parent.name, "sex": "MF"[int(p.parent.name[1:]) % 2]}
-                for p in sorted(Path(root).glob("s*/*.flac"))]
+        rows = [
+            {
+                "utterance_id": p.stem,
+                "speaker_id": p.parent.name,
+                "path": str(p),
+                "licence": self.licence,
+                "fold": p.parent.name,
+                "sex": "MF"[int(p.parent.name[1:]) % 2],
+            }
+            for p in sorted(Path(root).glob("s*/*.flac"))
+        ]
         return rows, [], []
 
 # %% ../../nbs/data/11_sources.ipynb #2cd84853
 def _walk(root):
-    "Folders and their files, in order, entering none twice and no hidden one; links are followed after all else, so that what is here goes by its own name."
+    """Folders and their files, in order, entering none twice and no hidden one; links are followed after all else,
+    so that what is here goes by its own name."""
     seen, tops = set(), [os.fspath(root)]
     while tops:
         links = []
@@ -135,7 +168,8 @@ def fetch_librispeech(
     site: str = "https://www.openslr.org/resources/12",  # or a mirror
 ) -> Path:                       # the LibriSpeech folder
     "Download, check and unpack one subset; resumes, and is instant if it is here."
-    if subset not in LIBRISPEECH: raise ParameterError(f"LibriSpeech has no subset {subset!r}", remedy=f"Choose from {', '.join(LIBRISPEECH)}")
+    if subset not in LIBRISPEECH:
+        raise ParameterError(f"LibriSpeech has no subset {subset!r}", remedy=f"Choose from {', '.join(LIBRISPEECH)}")
     root = expand(root) if root else cache_dir("corpora", "librispeech")
     home = root if root.name == "LibriSpeech" else root / "LibriSpeech"
     with alone(home / subset): return _fetch_subset(subset, home, show, site)
@@ -143,11 +177,15 @@ def fetch_librispeech(
 def _fetch_subset(subset, home, show, site) -> Path:
     "What `fetch_librispeech` does when nobody else is at it."
     if (home / subset).is_dir(): return home
-    archive = download(f"{site}/{subset}.tar.gz", home.parent / f"{subset}.tar.gz", "md5", LIBRISPEECH[subset], show=show)
+    archive = download(
+        f"{site}/{subset}.tar.gz", home.parent / f"{subset}.tar.gz", "md5", LIBRISPEECH[subset], show=show
+    )
     unpack(archive, scratch := home.parent / f".{subset}")
-    for file in (scratch / "LibriSpeech").iterdir():  # the subset's folder last, for its presence says that all is there
+    # the subset's folder last, for its presence says that all is there
+    for file in (scratch / "LibriSpeech").iterdir():
         if file.is_file(): home.mkdir(exist_ok=True); os.replace(file, home / file.name)
-    if not (scratch / "LibriSpeech" / subset).is_dir(): raise CorpusError(f"does not hold LibriSpeech/{subset}", archive, "Delete it and fetch again")
+    if not (scratch / "LibriSpeech" / subset).is_dir():
+        raise CorpusError(f"does not hold LibriSpeech/{subset}", archive, "Delete it and fetch again")
     os.replace(scratch / "LibriSpeech" / subset, home / subset)
     shutil.rmtree(scratch); archive.unlink()
     return home
@@ -155,7 +193,9 @@ def _fetch_subset(subset, home, show, site) -> Path:
 # %% ../../nbs/data/11_sources.ipynb #553365fc
 class LibriSpeech(CorpusSource):
     name, licence, source = "librispeech", "CC BY 4.0", "https://www.openslr.org/12"
-    fetched = "by hand, or on request from openslr.org (MD5 checked, resumes); root, AUDIOENGRAM_LIBRISPEECH or the cache"
+    fetched = (
+        "by hand, or on request from openslr.org (MD5 checked, resumes); root, AUDIOENGRAM_LIBRISPEECH or the cache"
+    )
     speakers, folds = "by the reader's folder", "one a reader"
 
     def _place(self, root, subset=None):
@@ -164,12 +204,18 @@ class LibriSpeech(CorpusSource):
         asked = [subset] if isinstance(subset, str) else list(subset or [])
         if (home / "LibriSpeech").is_dir(): home = home / "LibriSpeech"
         if home.name in LIBRISPEECH: home, asked = home.parent, asked or [home.name]
-        return home, asked or sorted(d.name for d in home.glob("*") if d.is_dir() and any(c.name.isdigit() for c in d.iterdir()))
+        return home, asked or sorted(
+            d.name for d in home.glob("*") if d.is_dir() and any(c.name.isdigit() for c in d.iterdir())
+        )
 
     def status(self, root=None):
         home, found = self._place(root)
         if found: return True, True, f"{', '.join(found)} in {home}"
-        return False, True, "not here; `audioengram corpus fetch librispeech` downloads dev-clean (337 MB), or set AUDIOENGRAM_LIBRISPEECH"
+        return (
+            False,
+            True,
+            "not here; `audioengram corpus fetch librispeech` downloads dev-clean (337 MB), or set AUDIOENGRAM_LIBRISPEECH",
+        )
 
     def prepare(self, root, fetch, show, subset=None):
         home, names = self._place(root, subset)
@@ -178,8 +224,11 @@ class LibriSpeech(CorpusSource):
             home, names = self._place(root, subset)
         lacking = [name for name in names if not (home / name).is_dir()]
         if lacking or not names:
-            raise CorpusError(f"holds no LibriSpeech subset {', '.join(lacking)}".rstrip(), home,
-                              "Pass the folder that holds dev-clean, train-clean-100 …, or fetch it: `audioengram corpus fetch librispeech`")
+            raise CorpusError(
+                f"holds no LibriSpeech subset {', '.join(lacking)}".rstrip(),
+                home,
+                "Pass the folder that holds dev-clean, train-clean-100 …, or fetch it: `audioengram corpus fetch librispeech`",
+            )
         return Path(root) if root and Path(root).name in LIBRISPEECH else home
 
     def items(self, root, subset=None):
@@ -192,9 +241,23 @@ class LibriSpeech(CorpusSource):
                     stem, suffix = os.path.splitext(file)
                     if suffix.lower() not in AUDIO_SUFFIXES: continue
                     path, speaker = os.path.join(folder, file), Path(folder).parent.name
-                    if not stem.startswith(f"{speaker}-{Path(folder).name}-"): passed.append((path, "is not where LibriSpeech keeps it (subset/speaker/chapter/speaker-chapter-number)"))
-                    else: rows.append({"utterance_id": stem, "speaker_id": speaker, "path": path, "text": texts.get(stem), "licence": self.licence, "fold": speaker,
-                                       "sex": sex.get(speaker), "language": "en"})
+                    if not stem.startswith(f"{speaker}-{Path(folder).name}-"):
+                        passed.append(
+                            (path, "is not where LibriSpeech keeps it (subset/speaker/chapter/speaker-chapter-number)")
+                        )
+                    else:
+                        rows.append(
+                            {
+                                "utterance_id": stem,
+                                "speaker_id": speaker,
+                                "path": path,
+                                "text": texts.get(stem),
+                                "licence": self.licence,
+                                "fold": speaker,
+                                "sex": sex.get(speaker),
+                                "language": "en",
+                            }
+                        )
         return rows, passed, []
 
 def _transcripts(folder, files, passed) -> dict:
@@ -202,21 +265,33 @@ def _transcripts(folder, files, passed) -> dict:
     texts = {}
     for file in files:
         if not file.endswith(".trans.txt"): continue
-        try: texts.update(line.split(" ", 1) for line in Path(folder, file).read_text("utf-8-sig").splitlines() if " " in line)
-        except (OSError, UnicodeDecodeError) as e: passed.append((os.path.join(folder, file), f"transcripts cannot be read ({e})"))
+        try:
+            texts.update(
+                line.split(" ", 1) for line in Path(folder, file).read_text("utf-8-sig").splitlines() if " " in line
+            )
+        except (OSError, UnicodeDecodeError) as e:
+            passed.append((os.path.join(folder, file), f"transcripts cannot be read ({e})"))
     return texts
 
 def _librispeech_sex(home) -> dict:
     "reader -> F or M, from SPEAKERS.TXT if there is one."
     table = home / "SPEAKERS.TXT"
     if not table.exists(): return {}
-    cells = [[c.strip() for c in line.split("|", 4)] for line in table.read_text("utf-8-sig", errors="replace").splitlines() if not line.startswith(";")]
+    cells = [
+        [c.strip() for c in line.split("|", 4)]
+        for line in table.read_text("utf-8-sig", errors="replace").splitlines()
+        if not line.startswith(";")
+    ]
     return {c[0]: c[1] for c in cells if len(c) > 1 and c[1] in ("F", "M")}
 
 # %% ../../nbs/data/11_sources.ipynb #fb770b61
 class Folder(CorpusSource):
     name, licence, source = "folder", "yours: pass licence=…", "your own recordings"
-    fetched, speakers, folds = "by you: pass root=…", "the first folder below the root; or speaker='parent', or a regular expression", "one a first folder"
+    fetched, speakers, folds = (
+        "by you: pass root=…",
+        "the first folder below the root; or speaker='parent', or a regular expression",
+        "one a first folder",
+    )
     ears, rules = True, ("antiphase", "silent", "copy")
 
     def status(self, root=None):
@@ -224,8 +299,10 @@ class Folder(CorpusSource):
         return False, True, "pass root, a folder with recordings"
 
     def prepare(self, root, fetch, show, speaker="folder", licence="unknown"):
-        if root is None: raise CorpusError("the corpus 'folder' needs root", remedy='get_corpus("folder", root="…/recordings")')
-        if not Path(root).is_dir(): raise CorpusError("is not a folder", root, "Pass the folder that holds the recordings")
+        if root is None:
+            raise CorpusError("the corpus 'folder' needs root", remedy='get_corpus("folder", root="…/recordings")')
+        if not Path(root).is_dir():
+            raise CorpusError("is not a folder", root, "Pass the folder that holds the recordings")
         return Path(root)
 
     def items(self, root, speaker="folder", licence="unknown"):
@@ -234,21 +311,39 @@ class Folder(CorpusSource):
         rows, ids = [], Counter(map(_nfc, found))
         for rel, path in found.items():
             nearest = _nfc(rel.rpartition("/")[0]) or root.resolve().name
-            who = {"folder": top[rel] or root.resolve().name, "parent": nearest}[speaker] if pattern is None else _nfc(_who(pattern, rel))
+            who = (
+                {"folder": top[rel] or root.resolve().name, "parent": nearest}[speaker]
+                if pattern is None
+                else _nfc(_who(pattern, rel))
+            )
             if not who: failed.append((path, f"gives no speaker: {speaker!r} does not match {rel!r}")); continue
             id_ = _nfc(rel) if ids[_nfc(rel)] == 1 else rel
-            rows.append({"utterance_id": id_, "speaker_id": who, "path": path, "licence": licence, "fold": top[rel] or who if speaker == "parent" else who})
-        if not rows and not failed: raise CorpusError("holds no recording", root, "Pass a folder with .wav, .flac, .ogg, .mp3 or other audio files")
+            rows.append(
+                {
+                    "utterance_id": id_,
+                    "speaker_id": who,
+                    "path": path,
+                    "licence": licence,
+                    "fold": top[rel] or who if speaker == "parent" else who,
+                }
+            )
+        if not rows and not failed:
+            raise CorpusError(
+                "holds no recording", root, "Pass a folder with .wav, .flac, .ogg, .mp3 or other audio files"
+            )
         return rows, failed, linked
 
 def _recordings(root) -> tuple:
-    "path below the root -> path, of what may be sound; (path, reason) of recordings that are not read, and of links to files that stand here under their own names."
+    """path below the root -> path, of what may be sound; (path, reason) of recordings that are not read, and of
+    links to files that stand here under their own names."""
     found, failed, linked = {}, [], []
     for folder, files in _walk(root):
         for path in (os.path.join(folder, f) for f in files):
             suffix = os.path.splitext(path)[1].lower()
-            if suffix in UNREAD_SUFFIXES: failed.append((path, f"is not read: {suffix} is {UNREAD_SUFFIXES[suffix]}. Convert it to FLAC"))
-            elif suffix in AUDIO_SUFFIXES: found[Path(path).relative_to(root).as_posix()] = path
+            if suffix in UNREAD_SUFFIXES:
+                failed.append((path, f"is not read: {suffix} is {UNREAD_SUFFIXES[suffix]}. Convert it to FLAC"))
+            elif suffix in AUDIO_SUFFIXES:
+                found[Path(path).relative_to(root).as_posix()] = path
     here = {os.path.realpath(p) for p in found.values() if not os.path.islink(p)}
     for rel, path in list(found.items()):
         if os.path.islink(path) and os.path.realpath(path) in here:
@@ -260,10 +355,14 @@ def _nfc(text) -> str:
     "One spelling for letters that can be written in two ways (é, or e and an accent); macOS and Linux differ in it."
     return unicodedata.normalize("NFC", text)
 
-_PART = re.compile(r"(train|training|dev|test|valid|validation|val|eval)([-_. ].*)?|audio|clips|data|flac|mp3|recordings|sound|sounds|wav|wavs", re.I)
+_PART = re.compile(
+    r"(train|training|dev|test|valid|validation|val|eval)([-_. ].*)?|audio|clips|data|flac|mp3|recordings|sound|sounds|wav|wavs",
+    re.I,
+)
 
 def _people(rels) -> dict:
-    "path below the root -> the first of its folders that can be a person's: not one that all paths share, nor the name of a part of a corpus; \"\" if there is none."
+    """path below the root -> the first of its folders that can be a person's: not one that all paths share, nor the
+    name of a part of a corpus; \"\" if there is none."""
     folders = {rel: [_nfc(f) for f in rel.split("/")[:-1]] for rel in rels}
     shared = os.path.commonprefix(list(folders.values()))
     spare = {rel: [f for f in own[len(shared):] if not _PART.fullmatch(f)] for rel, own in folders.items()}
@@ -272,8 +371,13 @@ def _people(rels) -> dict:
 
 def _pattern(text):
     "Compile a regular expression or say what is wrong with it."
-    try: return re.compile(text)
-    except re.error as e: raise ParameterError(f"speaker={text!r} is not a regular expression ({e})", remedy="Use 'folder', 'parent', or for example r'spk(?P<speaker>[0-9]+)_'") from None
+    try:
+        return re.compile(text)
+    except re.error as e:
+        raise ParameterError(
+            f"speaker={text!r} is not a regular expression ({e})",
+            remedy="Use 'folder', 'parent', or for example r'spk(?P<speaker>[0-9]+)_'",
+        ) from None
 
 def _who(pattern, rel) -> str:
     "Speaker from a path by a pattern; empty if it does not match."
@@ -286,12 +390,23 @@ DEBIAN_PACKAGES = {  # package -> licence
     **{f"asterisk-core-sounds-{lang}-g722": "CC BY-SA 3.0" for lang in ("en", "es", "fr")},
     **{f"asterisk-core-sounds-{lang}-g722": "CC BY 3.0" for lang in ("it", "ru")},
     "klettres-data": "GPL-2+", "ktuberling-data": "GPL-2+"}
-_PLACES = [re.compile(p) for p in (  # where the packages keep recordings
-    r"asterisk/sounds/(?P<lang>[a-z]+)_[A-Z]+_(?P<sex>[fm])_(?P<voice>[^/]+)/(?P<what>.+)\.g722$",
-    r"klettres/(?P<lang>[^/]+)/(?P<what>.+)\.(ogg|opus|wav)$", r"ktuberling/sounds/(?P<lang>[^/]+)/(?P<what>.+)\.(ogg|opus|wav)$")]
-_UNWANTED = [(re.compile(p), why) for p, why in (
-    (r"^asterisk:.*:silence/", "is silence"), (r"^asterisk:.*:(beep|beeperr|(a|de)scending-2tone|confbridge-(join|leave))$", "is a beep"),
-    (r"^asterisk:.*:tt-monkeys$", "is monkeys"), (r"^(klettres|ktuberling):nn:", "was spoken by a text-to-speech service"))]
+_PLACES = [
+    re.compile(p)
+    for p in (  # where the packages keep recordings
+        r"asterisk/sounds/(?P<lang>[a-z]+)_[A-Z]+_(?P<sex>[fm])_(?P<voice>[^/]+)/(?P<what>.+)\.g722$",
+        r"klettres/(?P<lang>[^/]+)/(?P<what>.+)\.(ogg|opus|wav)$",
+        r"ktuberling/sounds/(?P<lang>[^/]+)/(?P<what>.+)\.(ogg|opus|wav)$",
+    )
+]
+_UNWANTED = [
+    (re.compile(p), why)
+    for p, why in (
+        (r"^asterisk:.*:silence/", "is silence"),
+        (r"^asterisk:.*:(beep|beeperr|(a|de)scending-2tone|confbridge-(join|leave))$", "is a beep"),
+        (r"^asterisk:.*:tt-monkeys$", "is monkeys"),
+        (r"^(klettres|ktuberling):nn:", "was spoken by a text-to-speech service"),
+    )
+]
 _FOLDS = {"en": "en+es", "es": "en+es", "nb": "no", "nn": "no"}
 
 # %% ../../nbs/data/11_sources.ipynb #77a23b8c
@@ -299,7 +414,10 @@ class DebianSpeech(CorpusSource):
     name, licence = "debian-speech", "CC BY-SA 3.0 / CC BY 3.0 / GPL-2+"
     source = "Debian packages " + ", ".join(DEBIAN_PACKAGES)
     fetched = "on first use by apt-get download and dpkg-deb -x, no root needed (141 MB)"
-    speakers, folds = "by Asterisk's voice folder, the artist tag, else one voice a folder", "one a language across the packages; en with es"
+    speakers, folds = (
+        "by Asterisk's voice folder, the artist tag, else one voice a folder",
+        "one a language across the packages; en with es",
+    )
     ears, rules, fetch_by_default = True, ("antiphase", "silent", "tone", "noise", "hum", "overdriven", "copy"), True
 
     def _home(self, root) -> Path: return expand(root) if root else cache_dir("corpora", "debian-speech")
@@ -307,27 +425,46 @@ class DebianSpeech(CorpusSource):
     def status(self, root=None):
         here = [p for p in DEBIAN_PACKAGES if (self._home(root) / p).is_dir()]
         if len(here) == len(DEBIAN_PACKAGES): return True, True, f"in {self._home(root)}"
-        if all(map(shutil.which, ("apt-get", "dpkg-deb"))): return bool(here), True, "fetched on first use (141 MB by apt-get download)"
+        if all(map(shutil.which, ("apt-get", "dpkg-deb"))):
+            return bool(here), True, "fetched on first use (141 MB by apt-get download)"
         return bool(here), bool(here), "this machine has no apt-get; use librispeech or folder"
 
     def prepare(self, root, fetch, show):
         home = self._home(root)
         if fetch: fetch_packages(DEBIAN_PACKAGES, home, show)
         if not any((home / p).is_dir() for p in DEBIAN_PACKAGES):
-            raise CorpusError("holds none of the speech packages", home, "Run `audioengram corpus fetch debian-speech`, or pass fetch=True")
+            raise CorpusError(
+                "holds none of the speech packages",
+                home,
+                "Run `audioengram corpus fetch debian-speech`, or pass fetch=True",
+            )
         return home
 
     def items(self, root):
         rows, failed, unwanted = [], [], []
         for package, licence in DEBIAN_PACKAGES.items():
-            if not (base := Path(root) / package).is_dir(): failed.append((str(base), "package is not here: this machine's archive has none by that name")); continue
+            if not (base := Path(root) / package).is_dir():
+                failed.append((str(base), "package is not here: this machine's archive has none by that name"))
+                continue
             texts = _klettres_texts(base, failed) if package == "klettres-data" else {}
             for folder, files in _walk(base):
                 for path in (os.path.join(folder, f) for f in files):
-                    if not (row := _debian_row(Path(path).relative_to(base).as_posix(), package.split("-")[0])): continue
+                    if not (row := _debian_row(Path(path).relative_to(base).as_posix(), package.split("-")[0])):
+                        continue
                     why = next((why for pattern, why in _UNWANTED if pattern.search(row["utterance_id"])), None)
-                    if why: unwanted.append((path, why))
-                    else: rows.append({**row, "path": path, "licence": licence, "text": texts.get(Path(path).relative_to(base / "usr/share/klettres").as_posix(), "") if texts else ""})
+                    if why:
+                        unwanted.append((path, why))
+                    else:
+                        rows.append(
+                            {
+                                **row,
+                                "path": path,
+                                "licence": licence,
+                                "text": texts.get(Path(path).relative_to(base / "usr/share/klettres").as_posix(), "")
+                                if texts
+                                else "",
+                            }
+                        )
         return rows, failed, unwanted
 
     def finish(self, table):
@@ -335,8 +472,13 @@ class DebianSpeech(CorpusSource):
         name = name.where(name.str.len() <= 40, "")                                    # some put a licence there
         place = table.speaker_id.str.replace(r":[^:]*$", ":", regex=True)
         share = (name != "").groupby(place).transform("mean")
-        usual = name.where(name != "").groupby(place).transform(lambda x: x.value_counts().index[0] if x.notna().any() else "")
-        name = name.where((name != "") | (share < 0.9), usual)                           # a file or two that the signer forgot
+        usual = (
+            name.where(name != "")
+            .groupby(place)
+            .transform(lambda x: x.value_counts().index[0] if x.notna().any() else "")
+        )
+        # a file or two that the signer forgot
+        name = name.where((name != "") | (share < 0.9), usual)
         return table.assign(speaker_id=table.speaker_id.where(name == "", place + name))
 
 def _debian_row(rel, program):
@@ -346,7 +488,13 @@ def _debian_row(rel, program):
     d = m.groupdict()
     lang, voice = d["lang"], d.get("voice", "unnamed").lower()
     base = re.split(r"[_@]", lang)[0]
-    return {"utterance_id": f"{program}:{lang}:{d['what']}", "speaker_id": f"{program}:{lang}:{voice}", "fold": _FOLDS.get(base, base), "sex": d.get("sex", "").upper(), "language": base}
+    return {
+        "utterance_id": f"{program}:{lang}:{d['what']}",
+        "speaker_id": f"{program}:{lang}:{voice}",
+        "fold": _FOLDS.get(base, base),
+        "sex": d.get("sex", "").upper(),
+        "language": base,
+    }
 
 def _klettres_texts(base, failed) -> dict:
     "lang/folder/file -> the letter or syllable spoken."
@@ -358,16 +506,30 @@ def _klettres_texts(base, failed) -> dict:
 
 # %% ../../nbs/data/11_sources.ipynb #23f66876
 KIT_LICENCES = {
-    **dict.fromkeys(("ElectricEmpireKit", "HardElectro1", "VariBreaks"), "GPL-2+"), "ColomboAcousticDrumkit": "GPL-2+ with composition exception",
-    **dict.fromkeys(("Millo-Drums_v.1", "Millo_MultiLayered2", "Millo_MultiLayered3", "Gimme A Hand 1.0", "The Black Pearl 1.0"), "GPL-2"),
-    "circAfrique v4": "CC BY-SA 3.0", "BJA_Pacific": "CC BY-SA 3.0", "rumpf_kit_z01_h2": "CC BY 3.0", "Audiophob": "CC0-1.0", "ForzeeStereo": "GPL-2"}
-SUPERSONIC = ("https://registry.npmjs.org/supersonic-scsynth-samples/-/supersonic-scsynth-samples-0.84.2.tgz",  # and its SHA-512, as npm publishes it
+    **dict.fromkeys(("ElectricEmpireKit", "HardElectro1", "VariBreaks"), "GPL-2+"),
+    "ColomboAcousticDrumkit": "GPL-2+ with composition exception",
+    **dict.fromkeys(
+        ("Millo-Drums_v.1", "Millo_MultiLayered2", "Millo_MultiLayered3", "Gimme A Hand 1.0", "The Black Pearl 1.0"),
+        "GPL-2",
+    ),
+    "circAfrique v4": "CC BY-SA 3.0",
+    "BJA_Pacific": "CC BY-SA 3.0",
+    "rumpf_kit_z01_h2": "CC BY 3.0",
+    "Audiophob": "CC0-1.0",
+    "ForzeeStereo": "GPL-2",
+}
+# and its SHA-512, as npm publishes it
+SUPERSONIC = ("https://registry.npmjs.org/supersonic-scsynth-samples/-/supersonic-scsynth-samples-0.84.2.tgz",
               "5d6ab5154dfe2d059f9ca81ff5718eed9dd207d4371fd6855ba4e14e3583d18b"
               "1384aac90a3c8c20ef6b31baf25e511ef7e531caf076d522a62490579526630b")
 
 class SonicPi(CorpusSource):
     name, licence, source, package = "sonic-pi", "CC0-1.0", "Debian package sonic-pi-samples", "sonic-pi-samples"
-    fetched, speakers, folds = "on first use by apt-get download and dpkg-deb -x (22 MB)", "the family of samples: ambi, bass, bd, …", "one a family"
+    fetched, speakers, folds = (
+        "on first use by apt-get download and dpkg-deb -x (22 MB)",
+        "the family of samples: ambi, bass, bd, …",
+        "one a family",
+    )
     ears, rules, fetch_by_default = True, ("antiphase", "silent", "copy"), True
 
     def _home(self, root) -> Path: return expand(root) if root else cache_dir("corpora", self.name)
@@ -381,11 +543,21 @@ class SonicPi(CorpusSource):
     def prepare(self, root, fetch, show):
         home = self._home(root)
         if fetch and not (home / self.package).is_dir(): self._fetch(home, show)
-        if not (home / self.package).is_dir(): raise CorpusError(f"holds no folder {self.package}", home, f"Run `audioengram corpus fetch {self.name}`, or pass fetch=True")
+        if not (home / self.package).is_dir():
+            raise CorpusError(
+                f"holds no folder {self.package}",
+                home,
+                f"Run `audioengram corpus fetch {self.name}`, or pass fetch=True",
+            )
         return home / self.package
 
     def items(self, root):
-        files = [os.path.join(folder, f) for folder, files in _walk(root) for f in files if Path(f).suffix.lower() in AUDIO_SUFFIXES]
+        files = [
+            os.path.join(folder, f)
+            for folder, files in _walk(root)
+            for f in files
+            if Path(f).suffix.lower() in AUDIO_SUFFIXES
+        ]
         return [dict(self._row(Path(p)), path=p) for p in files], [], []
 
     def _row(self, path) -> dict:
@@ -406,4 +578,9 @@ class HydrogenDrumkits(SonicPi):
     fetched, speakers, folds = "on first use by apt-get download and dpkg-deb -x (143 MB)", "the kit", "one a kit"
     def _row(self, path) -> dict:
         kit = path.parent.name
-        return dict(utterance_id=f"{kit}/{path.stem}", speaker_id=kit, fold=kit, licence=KIT_LICENCES.get(kit, "see its drumkit.xml"))
+        return dict(
+            utterance_id=f"{kit}/{path.stem}",
+            speaker_id=kit,
+            fold=kit,
+            licence=KIT_LICENCES.get(kit, "see its drumkit.xml"),
+        )

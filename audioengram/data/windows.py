@@ -45,9 +45,17 @@ class Windows:
         if slice not in SLICES:
             raise ParameterError(f"unknown slice {slice!r}", remedy=f"Choose one of {', '.join(SLICES)}")
         if slice == "high_energy" and energy_threshold is None:
-            raise ParameterError('slice="high_energy" needs a threshold from training speech',
-                                 remedy="Pass a SpeakerSplit, or energy_threshold=store.median_energy(split.train_utterances)")
-        self.store, self.length, self.lag, self.slice, self.energy_threshold = store, length, lag, slice, energy_threshold
+            raise ParameterError(
+                'slice="high_energy" needs a threshold from training speech',
+                remedy="Pass a SpeakerSplit, or energy_threshold=store.median_energy(split.train_utterances)",
+            )
+        self.store, self.length, self.lag, self.slice, self.energy_threshold = (
+            store,
+            length,
+            lag,
+            slice,
+            energy_threshold,
+        )
         frames = np.diff(store.offsets)[rows]
         owner, frame = _targets(frames, length + lag - 1)
         row = store.offsets[rows][owner] + frame

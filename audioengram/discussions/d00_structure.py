@@ -55,8 +55,16 @@ def recipe(
 ) -> dict:                     # all that decides the rows of a case, beside its data and the code
     "The parameters of a measurement."
     p = get_profile(profile)
-    return dict(lags=[int(k) for k in lags], length=p.pick(min(int(length), 4), int(length), int(length)), seed=int(seed), eval_fraction=p.pick(.25, eval_fraction, eval_fraction),
-                max_seconds=p.pick(300., p.max_seconds, None), min_count=p.pick(20, 100, 100), repeats=p.pick(1, 3, 5), small=p.name == "smoke")
+    return dict(
+        lags=[int(k) for k in lags],
+        length=p.pick(min(int(length), 4), int(length), int(length)),
+        seed=int(seed),
+        eval_fraction=p.pick(0.25, eval_fraction, eval_fraction),
+        max_seconds=p.pick(300.0, p.max_seconds, None),
+        min_count=p.pick(20, 100, 100),
+        repeats=p.pick(1, 3, 5),
+        small=p.name == "smoke",
+    )
 
 @measures("structure", 1)
 def measure_store(
@@ -68,9 +76,13 @@ def measure_store(
     train, found = (*split.train_utterances, *split.valid_utterances), {}
     loud = store.median_energy(train)
     for lag in how["lags"]:
-        cut = lambda ids, name, lag=lag: store.windows(ids, length=how["length"], lag=lag, slice=name, energy_threshold=loud)
+        cut = lambda ids, name, lag=lag: store.windows(
+            ids, length=how["length"], lag=lag, slice=name, energy_threshold=loud
+        )
         slices = {s: (cut(train, s), cut(split.eval_utterances, s)) for s in ("all", "high_energy", "medial")}
-        got = phase0(slices, SMALL_KEYS if how["small"] else KEYS, how["min_count"], repeats=how["repeats"], seed=how["seed"])
+        got = phase0(
+            slices, SMALL_KEYS if how["small"] else KEYS, how["min_count"], repeats=how["repeats"], seed=how["seed"]
+        )
         for table in ("rows", "summary", "readers") + (("confidence", "cells") if lag == how["lags"][0] else ()):
             found.setdefault(table, []).append(getattr(got, table).assign(lag=lag))
     return {table: pd.concat(dfs, ignore_index=True) for table, dfs in found.items()}
@@ -86,13 +98,30 @@ def ratio_table(
     for (key, lag, part), g in rows.groupby(["key", "lag", "slice"], sort=False):
         held, e = g[g.split == "held"], ratio_of(g, n=n, seed=seed)
         over = lambda a, b="total", held=held: held[a].sum() / held[b].sum()
-        gain = bootstrap_sums(held[["gain", "frames"]].to_numpy(), held.speaker, lambda s: s[..., 0] / s[..., 1], n=n, seed=seed)
+        gain = bootstrap_sums(
+            held[["gain", "frames"]].to_numpy(), held.speaker, lambda s: s[..., 0] / s[..., 1], n=n, seed=seed
+        )
         trained = g[g.split == "train"]
-        table.append(dict(key=key, lag=lag, slice=part, ratio=e.value, lo=e.lo, hi=e.hi, speakers=e.n,
-                          degradation=e.value / (trained.within.sum() / trained.total.sum()) - 1, shuffled=over("within_shuffled"),
-                          rotated=over("within_rotated"), in_sample=over("within_own", "total_own"),
-                          in_sample_shuffled=over("within_own_shuffled", "total_own"), raw=over("within_raw", "total_raw"),
-                          gain=gain.value, gain_lo=gain.lo, gain_hi=gain.hi))
+        table.append(
+            dict(
+                key=key,
+                lag=lag,
+                slice=part,
+                ratio=e.value,
+                lo=e.lo,
+                hi=e.hi,
+                speakers=e.n,
+                degradation=e.value / (trained.within.sum() / trained.total.sum()) - 1,
+                shuffled=over("within_shuffled"),
+                rotated=over("within_rotated"),
+                in_sample=over("within_own", "total_own"),
+                in_sample_shuffled=over("within_own_shuffled", "total_own"),
+                raw=over("within_raw", "total_raw"),
+                gain=gain.value,
+                gain_lo=gain.lo,
+                gain_hi=gain.hi,
+            )
+        )
     return pd.DataFrame(table)
 
 READERS = ("differencing", "diagonal", "last", "pooled", "flattened")
@@ -106,7 +135,9 @@ def reader_table(
     table = []
     for (lag, part), g in readers.groupby(["lag", "slice"], sort=False):
         for name in READERS:
-            e = bootstrap_sums(g[[name, "total"]].to_numpy(), g.speaker, lambda s: 1 - s[..., 0] / s[..., 1], n=n, seed=seed)
+            e = bootstrap_sums(
+                g[[name, "total"]].to_numpy(), g.speaker, lambda s: 1 - s[..., 0] / s[..., 1], n=n, seed=seed
+            )
             table.append(dict(lag=lag, slice=part, reader=name, r2=e.value, lo=e.lo, hi=e.hi, speakers=e.n))
     return pd.DataFrame(table)
 
@@ -125,18 +156,33 @@ def claims_of(
     pick = lambda **at: functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], at.items(), tables["rows"])
     first = tables["readers"].query("lag == @lag and slice == 'all'")
     r2 = reader_table(tables["readers"], n, seed).query("lag == @lag and slice == 'all'").set_index("reader")
-    deciding, summary = ratios[ratios.key.isin(table.key)], tables["summary"].query("slice == 'all'").set_index(["key", "lag"])
+    deciding, summary = (
+        ratios[ratios.key.isin(table.key)],
+        tables["summary"].query("slice == 'all'").set_index(["key", "lag"]),
+    )
     usable = table[[summary.excluded_held[k, g] < .5 for k, g in zip(table.key, table.lag, strict=True)]]
     best = (usable if len(usable) else table).dropna(subset="ratio").sort_values("ratio").iloc[0]
     checked = deciding.merge(tables["summary"][["key", "lag", "slice", "excluded_held"]]).query("excluded_held < .5")
     summary, spoke = summary.xs(lag, level="lag"), tables["readers"].query("lag == @lag and slice == 'all'").frames
     one = lambda row: Estimate(row.r2, row.lo, row.hi, int(row.speakers))
-    say = dict(case=about["title"], outcome="passes" if table.passes.any() else "fails", verdict=VERDICTS[verdict(table, first, n=n, seed=seed)],
-               tried=len(table), minutes=about["minutes"], speakers_train=about["speakers_train"], speakers_held=about["speakers_held"],
-               ratio_best=ratio_of(pick(key=best.key, lag=best.lag, slice="all"), n=n, seed=seed), best=f"{best.key} at lag {best.lag:.0f}",
-               degradation_worst=usable.degradation.max(), control_low=checked.shuffled.min(), control_high=checked.shuffled.max(),
-               in_sample_control_low=checked.in_sample_shuffled.min(), largest_share=spoke.max() / spoke.sum(),
-               raw_best=deciding[deciding.key.isin(usable.key)].raw.min(), beyond=beyond_differencing(first, n=n, seed=seed))
+    say = dict(
+        case=about["title"],
+        outcome="passes" if table.passes.any() else "fails",
+        verdict=VERDICTS[verdict(table, first, n=n, seed=seed)],
+        tried=len(table),
+        minutes=about["minutes"],
+        speakers_train=about["speakers_train"],
+        speakers_held=about["speakers_held"],
+        ratio_best=ratio_of(pick(key=best.key, lag=best.lag, slice="all"), n=n, seed=seed),
+        best=f"{best.key} at lag {best.lag:.0f}",
+        degradation_worst=usable.degradation.max(),
+        control_low=checked.shuffled.min(),
+        control_high=checked.shuffled.max(),
+        in_sample_control_low=checked.in_sample_shuffled.min(),
+        largest_share=spoke.max() / spoke.sum(),
+        raw_best=deciding[deciding.key.isin(usable.key)].raw.min(),
+        beyond=beyond_differencing(first, n=n, seed=seed),
+    )
     say |= {f"r2_{name}": one(r2.loc[name]) for name in READERS}
     for i, spec in enumerate(keys, 1):
         at = deciding if spec.decides else ratios[ratios.key == spec.name]
@@ -144,16 +190,30 @@ def claims_of(
         if spec.name in summary.index: say[f"excluded_key{i}"] = float(summary.excluded_held[spec.name])
         if here.empty: continue
         row = here.iloc[0]
-        say |= {f"ratio_key{i}": ratio_of(pick(key=spec.name, lag=lag, slice="all"), n=n, seed=seed), f"in_sample_key{i}": row.in_sample,
-                f"gain_key{i}": Estimate(row.gain, row.gain_lo, row.gain_hi, int(row.speakers)), f"gain_median_key{i}": summary.gain_median[spec.name],
-                f"entropy_key{i}": summary.entropy[spec.name], f"entropy_null_key{i}": summary.entropy_shuffled[spec.name],
-                f"control_key{i}": row.shuffled, f"control_expected_key{i}": summary.expected_control[spec.name]}
+        say |= {
+            f"ratio_key{i}": ratio_of(pick(key=spec.name, lag=lag, slice="all"), n=n, seed=seed),
+            f"in_sample_key{i}": row.in_sample,
+            f"gain_key{i}": Estimate(row.gain, row.gain_lo, row.gain_hi, int(row.speakers)),
+            f"gain_median_key{i}": summary.gain_median[spec.name],
+            f"entropy_key{i}": summary.entropy[spec.name],
+            f"entropy_null_key{i}": summary.entropy_shuffled[spec.name],
+            f"control_key{i}": row.shuffled,
+            f"control_expected_key{i}": summary.expected_control[spec.name],
+        }
     return say
 
 # %% ../../nbs/discussions/d00_structure.ipynb #7043fbc6
 def _below(ax, columns=2, **options):
     "The legend under the axes, where it hides nothing."
-    ax.legend(loc="upper center", bbox_to_anchor=(.5, -.17), ncol=columns, fontsize=8, columnspacing=1.2, handletextpad=.5, **options)
+    ax.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.17),
+        ncol=columns,
+        fontsize=8,
+        columnspacing=1.2,
+        handletextpad=0.5,
+        **options,
+    )
 
 def _usable(df):
     "Rows of keys that keep at least half of the held-out frames."
@@ -177,9 +237,22 @@ def draw_ratio(
     for (title, ratios), (whole, close) in zip(cases, zip(axes[::2], axes[1::2], strict=True), strict=True):
         df = ratios[ratios.slice == "all"].assign(lag=lambda d: d.lag.astype(str))
         for ax, rows in ((whole, df), (close, _usable(df))):
-            interval_plot(rows, "lag", "ratio", "lo", "hi", hue="key", ax=ax, xlabel="lag, frames", ylabel="variance ratio, out of sample", connect=True)
+            interval_plot(
+                rows,
+                "lag",
+                "ratio",
+                "lo",
+                "hi",
+                hue="key",
+                ax=ax,
+                xlabel="lag, frames",
+                ylabel="variance ratio, out of sample",
+                connect=True,
+            )
             _recolour(ax, df.key); _below(ax)
-        reference(whole, RATIO_BOUND, "the bar: below it, a lookup passes"); reference(whole, 1, "no structure"); reference(close, 1)
+        reference(whole, RATIO_BOUND, "the bar: below it, a lookup passes")
+        reference(whole, 1, "no structure")
+        reference(close, 1)
         whole.set(ylim=(RATIO_BOUND - .06, 1.12), title=title); close.set_title("close up")
     return fig
 
@@ -191,7 +264,19 @@ def draw_slices(
     for (_, ratios), ax in zip(cases, axes, strict=True):
         whole = ratios[ratios.lag == ratios.lag.min()].assign(slice=lambda d: d.slice.str.replace("_", " "))
         df = _usable(whole)
-        interval_plot(df, "slice", "ratio", "lo", "hi", hue="key", ax=ax, connect=False, ylabel="variance ratio, out of sample", xlabel="", dodge=.17)
+        interval_plot(
+            df,
+            "slice",
+            "ratio",
+            "lo",
+            "hi",
+            hue="key",
+            ax=ax,
+            connect=False,
+            ylabel="variance ratio, out of sample",
+            xlabel="",
+            dodge=0.17,
+        )
         slices, keys = list(dict.fromkeys(df.slice)), list(dict.fromkeys(df.key))
         at = df.slice.map(slices.index) + (df.key.map(keys.index) - (len(keys) - 1) / 2) * .17
         _recolour(ax, whole.key)
@@ -210,8 +295,14 @@ def draw_sizes(
         lost = summary[(summary.slice == "all") & (summary.lag == summary.lag.min())].set_index("key")
         for key, style in look(lost.index).items():
             sizes = np.sort(cells.frames[cells.key == key])[::-1]
-            ax.plot(np.arange(1, len(sizes) + 1), sizes, color=style["color"], label=f"{key}: {lost.excluded_held[key]:.1%} excluded")
-        ax.set(xscale="log", yscale="log", xlabel="cell, in order of size", ylabel="training frames in the cell"); _below(ax, columns=1)
+            ax.plot(
+                np.arange(1, len(sizes) + 1),
+                sizes,
+                color=style["color"],
+                label=f"{key}: {lost.excluded_held[key]:.1%} excluded",
+            )
+        ax.set(xscale="log", yscale="log", xlabel="cell, in order of size", ylabel="training frames in the cell")
+        _below(ax, columns=1)
     return fig
 
 def draw_spread(
@@ -224,7 +315,9 @@ def draw_spread(
             mine = cells[cells.key == key]
             ax.scatter(mine.frames, mine.variance, s=9, color=style["color"], alpha=.6, linewidths=0, label=key)
         reference(ax, 1, "all frames")
-        ax.set(xscale="log", yscale="log", xlabel="training frames in the cell", ylabel="variance of Δz within the cell")
+        ax.set(
+            xscale="log", yscale="log", xlabel="training frames in the cell", ylabel="variance of Δz within the cell"
+        )
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); ax.yaxis.set_minor_formatter(NullFormatter())
         ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
         _below(ax, markerscale=1.6)
@@ -235,11 +328,15 @@ def draw_means(
 ):                 # figure
     "The cells' mean steps on their two main axes, and those of a shuffled key with cells of the same sizes."
     keys = list(dict.fromkeys(cases[0][1].key))[:2]
-    fig, axes = panels(2 * len(cases), columns=2, width=3.7, height=3.3, titles=[f"{t}\n{k}" for t, _ in cases for k in keys])
+    fig, axes = panels(
+        2 * len(cases), columns=2, width=3.7, height=3.3, titles=[f"{t}\n{k}" for t, _ in cases for k in keys]
+    )
     for ((_, cells), key), ax in zip(itertools.product(cases, keys), axes, strict=True):
         mine = cells[cells.key == key]
         cloud(mine[["pc1", "pc2"]], size=16, ax=ax, xlabel="first axis of the cell means", ylabel="second axis")
-        ax.scatter(mine.null_pc1, mine.null_pc2, s=9, color="#8A8A8A", linewidths=0, label="shuffled key", rasterized=True)
+        ax.scatter(
+            mine.null_pc1, mine.null_pc2, s=9, color="#8A8A8A", linewidths=0, label="shuffled key", rasterized=True
+        )
         ax.set_aspect("equal", "datalim"); ax.legend(fontsize=8, loc="best")
     return fig
 
@@ -268,7 +365,8 @@ def draw_confidence(
                   xlabel="confidence of the assignment, decile")
         styles = look(every.key)
         for line in ax.lines: line.set_color(styles.get(line.get_label(), {}).get("color", line.get_color()))
-        for fill, key in zip(ax.collections, dict.fromkeys(table.key), strict=False): fill.set_color(styles[key]["color"])
+        for fill, key in zip(ax.collections, dict.fromkeys(table.key), strict=False):
+            fill.set_color(styles[key]["color"])
         _below(ax)
     return fig
 
@@ -281,9 +379,23 @@ def draw_readers(
         mine = readers[(readers.slice == "all") & (readers.reader != "last")]
         whole = _usable(ratios[(ratios.slice == "all") & ~ratios.key.str.endswith("(reference)")])
         best = whole.loc[whole.groupby("lag").ratio.idxmin()]
-        lookup = pd.DataFrame(dict(lag=best.lag, reader="best lookup", r2=1 - best.ratio, lo=1 - best.hi, hi=1 - best.lo))
+        lookup = pd.DataFrame(
+            dict(lag=best.lag, reader="best lookup", r2=1 - best.ratio, lo=1 - best.hi, hi=1 - best.lo)
+        )
         df = pd.concat([mine, lookup], ignore_index=True).assign(lag=lambda d: d.lag.astype(str))
-        interval_plot(df, "lag", "r2", "lo", "hi", hue="reader", ax=ax, connect=True, null=0, xlabel="lag, frames", ylabel="R² of the step, new speakers")
+        interval_plot(
+            df,
+            "lag",
+            "r2",
+            "lo",
+            "hi",
+            hue="reader",
+            ax=ax,
+            connect=True,
+            null=0,
+            xlabel="lag, frames",
+            ylabel="R² of the step, new speakers",
+        )
         ax.set_ylim(max(-.25, df.r2.min() - .05), df.r2.max() + .1)     # an interval may reach below
         _below(ax, columns=3)
     return fig
@@ -299,7 +411,12 @@ def draw_speakers(
             own = mine[(mine.key == key) & (mine.frames >= 50)]
             wobble = np.random.default_rng(i).uniform(-.28, .28, len(own))
             ax.scatter(own.within / own.total, i + wobble, s=10, color=style["color"], alpha=.6, linewidths=0)
-        ax.set(yticks=range(mine.key.nunique()), yticklabels=[k.replace(" + ", " +\n").replace(" (", "\n(") for k in dict.fromkeys(mine.key)], xlabel="variance ratio of a speaker", ylim=(mine.key.nunique() - .4, -.6))
+        ax.set(
+            yticks=range(mine.key.nunique()),
+            yticklabels=[k.replace(" + ", " +\n").replace(" (", "\n(") for k in dict.fromkeys(mine.key)],
+            xlabel="variance ratio of a speaker",
+            ylim=(mine.key.nunique() - 0.4, -0.6),
+        )
         reference(ax, 1, axis="x"); ax.grid(False, axis="y"); ax.grid(True, axis="x")
     return fig
 
@@ -312,14 +429,18 @@ def cell_clip(
     count: int = 7, # excerpts
     seed: int = 0,
 ):                  # sound [S]; None if the cell has no held-out window
-    "Excerpts of one cell strung together: the context and the frame that followed, from different utterances where possible."
+    """Excerpts of one cell strung together: the context and the frame that followed, from different utterances where
+    possible."""
     found = np.flatnonzero(key.assign(np.asarray(windows.contexts(np.arange(len(windows)))))[0] == cell)
     if not len(found): return None
     found = np.random.default_rng(seed).permutation(found)
     found = found[np.sort(np.unique(np.asarray(windows.utterance)[found], return_index=True)[1])][:count]
     z = torch.cat([torch.as_tensor(windows.contexts(found)), torch.as_tensor(windows.targets(found))[:, None]], 1)
     wav = codec.decode(z).cpu().numpy()
-    fade, gap = np.minimum(1, np.arange(wav.shape[1]) / (.01 * codec.sample_rate)), np.zeros(int(.12 * codec.sample_rate), np.float32)
+    fade, gap = (
+        np.minimum(1, np.arange(wav.shape[1]) / (0.01 * codec.sample_rate)),
+        np.zeros(int(0.12 * codec.sample_rate), np.float32),
+    )
     return np.concatenate([x for one in wav for x in (one * fade * fade[::-1], gap)])
 
 def telling_cells(
@@ -330,7 +451,9 @@ def telling_cells(
     "Two loud cells: the one whose mean step is largest, and one in the middle."
     of = key.assign(np.asarray(windows.contexts(np.arange(len(windows)))))[0]
     level = pd.Series(store.energy[windows.row]).groupby(of).mean()
-    loud = cells[cells.cell.isin(level.index[level >= np.median(store.energy[windows.row])]) & (cells.frames_held > 0)].sort_values("shift")
+    loud = cells[
+        cells.cell.isin(level.index[level >= np.median(store.energy[windows.row])]) & (cells.frames_held > 0)
+    ].sort_values("shift")
     return {} if loud.empty else dict(largest_step=int(loud.cell.iloc[-1]), typical=int(loud.cell.iloc[len(loud) // 2]))
 
 def listen(
@@ -346,12 +469,21 @@ def listen(
     if not first: return
     _, split, store = opened
     codec, name = store.codec(), case.file
-    windows = [store.windows(ids, length=how["length"], lag=how["lags"][0]) for ids in ((*split.train_utterances, *split.valid_utterances), split.eval_utterances)]
+    windows = [
+        store.windows(ids, length=how["length"], lag=how["lags"][0])
+        for ids in ((*split.train_utterances, *split.valid_utterances), split.eval_utterances)
+    ]
     spec = (SMALL_KEYS if how["small"] else KEYS)[0]
     key = fit_keys(windows[0], (spec,), seed=how["seed"])[spec.name]
     chosen = telling_cells(store, windows[1], key, tables["cells"][tables["cells"].key == spec.name])
-    clips = {f"{name}_cell_{k}": (cell_clip(windows[1], key, c, codec, seed=spawn(how["seed"], k)), codec.sample_rate) for k, c in chosen.items()}
-    notes = {f"{name}_cell_{k}": f"contexts in cell {c} of {spec.name}, each with the frame that followed" for k, c in chosen.items()}
+    clips = {
+        f"{name}_cell_{k}": (cell_clip(windows[1], key, c, codec, seed=spawn(how["seed"], k)), codec.sample_rate)
+        for k, c in chosen.items()
+    }
+    notes = {
+        f"{name}_cell_{k}": f"contexts in cell {c} of {spec.name}, each with the frame that followed"
+        for k, c in chosen.items()
+    }
     if clips: write_row(run, clips, notes, suffix=".ogg")
 
 # %% ../../nbs/discussions/d00_structure.ipynb #6e7b9aba
@@ -362,16 +494,51 @@ def figures(
 ):
     "Draw and keep every figure."
     lost = lambda t: t["summary"][["key", "lag", "slice", "excluded_held"]]
-    every = [(case_title(a), t, ratio_table(t["rows"], n, seed).merge(lost(t)), reader_table(t["readers"], n, seed)) for t, a in found]
+    every = [
+        (case_title(a), t, ratio_table(t["rows"], n, seed).merge(lost(t)), reader_table(t["readers"], n, seed))
+        for t, a in found
+    ]
     keep = lambda name, fig, alt, caption="": run.figure(name, fig, alt, caption)
-    keep("ratio", draw_ratio([(a, r) for a, _, r, _ in every]), "Variance ratio by key and lag with intervals over speakers, against the bar and close up")
-    keep("slices", draw_slices([(a, r) for a, _, r, _ in every]), "Variance ratio by slice at the first lag, beside two controls")
-    keep("speakers", draw_speakers([(a, t["rows"]) for a, t, *_ in every]), "Histogram of the held-out speakers' own variance ratios")
-    keep("sizes", draw_sizes([(a, t["cells"], t["summary"]) for a, t, *_ in every]), "Training frames in each cell, in order of size")
-    keep("spread", draw_spread([(a, t["cells"]) for a, t, *_ in every]), "Variance of the step within each cell against the cell's size")
-    keep("means", draw_means([(a, t["cells"]) for a, t, *_ in every]), "Mean steps of the cells on two axes, beside those of a shuffled key")
-    keep("confidence", draw_confidence([(a, confidence_table(t["confidence"], n, seed), r) for a, t, r, _ in every]), "Variance ratio by decile of assignment confidence")
-    keep("readers", draw_readers([(a, l, r) for a, _, r, l in every]), "R squared of linear readers by lag, beside the best lookup")
+    keep(
+        "ratio",
+        draw_ratio([(a, r) for a, _, r, _ in every]),
+        "Variance ratio by key and lag with intervals over speakers, against the bar and close up",
+    )
+    keep(
+        "slices",
+        draw_slices([(a, r) for a, _, r, _ in every]),
+        "Variance ratio by slice at the first lag, beside two controls",
+    )
+    keep(
+        "speakers",
+        draw_speakers([(a, t["rows"]) for a, t, *_ in every]),
+        "Histogram of the held-out speakers' own variance ratios",
+    )
+    keep(
+        "sizes",
+        draw_sizes([(a, t["cells"], t["summary"]) for a, t, *_ in every]),
+        "Training frames in each cell, in order of size",
+    )
+    keep(
+        "spread",
+        draw_spread([(a, t["cells"]) for a, t, *_ in every]),
+        "Variance of the step within each cell against the cell's size",
+    )
+    keep(
+        "means",
+        draw_means([(a, t["cells"]) for a, t, *_ in every]),
+        "Mean steps of the cells on two axes, beside those of a shuffled key",
+    )
+    keep(
+        "confidence",
+        draw_confidence([(a, confidence_table(t["confidence"], n, seed), r) for a, t, r, _ in every]),
+        "Variance ratio by decile of assignment confidence",
+    )
+    keep(
+        "readers",
+        draw_readers([(a, l, r) for a, _, r, l in every]),
+        "R squared of linear readers by lag, beside the best lookup",
+    )
 
 # %% ../../nbs/discussions/d00_structure.ipynb #33623c37
 @published(NAME)
@@ -390,8 +557,20 @@ def run(
     p, how = get_profile(profile), recipe(profile, lags, length, eval_fraction, seed)
     asked = parse_cases(p.pick("synthetic:nano", CASES, CASES) if cases == "auto" else cases, corpus, codec)
     use_style()
-    parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), lags=how["lags"], length=length, eval_fraction=eval_fraction, seed=seed)
-    study = Study(NAME, measure_store, ("rows", "summary", "readers", "confidence", "cells"), listen, lambda tables, about, how: claims_of(tables, about, p.bootstrap, seed))
+    parameters = dict(
+        cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked),
+        lags=how["lags"],
+        length=length,
+        eval_fraction=eval_fraction,
+        seed=seed,
+    )
+    study = Study(
+        NAME,
+        measure_store,
+        ("rows", "summary", "readers", "confidence", "cells"),
+        listen,
+        lambda tables, about, how: claims_of(tables, about, p.bootstrap, seed),
+    )
     with Run(NAME, parameters, folder=folder, profile=p) as out:
         figures(out, run_cases(out, study, asked, how, corpus_root), p.bootstrap, seed)
     return read_run(out.final)
@@ -409,13 +588,25 @@ def decision_tables(
         df["degradation"] = [f"{x:+.1%}" for x in df.degradation]
         kept = f", rows published on {about['measured']}" if about["kept"] else ""
         names = {"worst_slice": "ratio, worst slice", "control": "control, worst slice"}
-        parts.append(f"**{about['title']}** ({about['minutes']} min, {about['speakers_held']} held-out speakers{kept})\n\n" + as_markdown(df.rename(columns=names)))
+        parts.append(
+            f"**{about['title']}** ({about['minutes']} min, {about['speakers_held']} held-out speakers{kept})\n\n"
+            + as_markdown(df.rename(columns=names))
+        )
     return "\n\n".join(parts)
 
 def case_table(
     result,   # RunResult
 ) -> str:     # Markdown
     "What the verdict rests on, a column a case."
-    lines = dict(outcome="Phase 0", best="best key", ratio_best="its ratio", r2_differencing="R² of differencing alone", r2_diagonal="R², differencing shrunk (diagonal)",
-                 r2_pooled="R², ridge on the mean of the window", r2_flattened="R², ridge on all frames", beyond="more than differencing", verdict="verdict")
+    lines = dict(
+        outcome="Phase 0",
+        best="best key",
+        ratio_best="its ratio",
+        r2_differencing="R² of differencing alone",
+        r2_diagonal="R², differencing shrunk (diagonal)",
+        r2_pooled="R², ridge on the mean of the window",
+        r2_flattened="R², ridge on all frames",
+        beyond="more than differencing",
+        verdict="verdict",
+    )
     return claims_table(result, lines)

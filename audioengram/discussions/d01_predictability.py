@@ -48,10 +48,20 @@ from ..stages import measures
 NAME = "d01_predictability"
 CASES = "debian-speech:nano; debian-speech:nano+pca64+normalise; librispeech:lyra+stack4+pca128; librispeech:lyra+stack4+pca128+normalise"
 NULLS = {"diagonal marginal": dict(head="mixture"), "marginal": dict(head="mixture", covariance="semi-tied")}
-HEADS = {"Gaussian": dict(head="gaussian"), "Student-t": dict(head="student"), "MDN": dict(head="mixture"), "low rank": dict(head="lowrank", rank=2),
-         "semi-tied MDN": dict(head="mixture", covariance="semi-tied"), "… on all frames": dict(head="mixture", covariance="semi-tied", encoder="mlp"), "factored": dict(head="factored", magnitude="mixture")}
+HEADS = {
+    "Gaussian": dict(head="gaussian"),
+    "Student-t": dict(head="student"),
+    "MDN": dict(head="mixture"),
+    "low rank": dict(head="lowrank", rank=2),
+    "semi-tied MDN": dict(head="mixture", covariance="semi-tied"),
+    "… on all frames": dict(head="mixture", covariance="semi-tied", encoder="mlp"),
+    "factored": dict(head="factored", magnitude="mixture"),
+}
 MAIN = "semi-tied MDN"          # the model of the headline
-CODE = functools.partial(code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor")   # what trained models depend on
+# what trained models depend on
+CODE = functools.partial(
+    code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
+)
 
 def recipe(
     profile,                     # run profile
@@ -63,10 +73,25 @@ def recipe(
 ) -> dict:                       # all that decides the rows of a case, beside its data and the code
     "The parameters of a measurement."
     p = get_profile(profile)
-    return dict(lags=p.pick([1, 2], [int(k) for k in lags], [int(k) for k in lags]), length=p.pick(4, int(length), int(length)), components=p.pick(2, int(components), int(components)), seed=int(seed),
-                eval_fraction=p.pick(.25, eval_fraction, eval_fraction), max_seconds=p.pick(300., p.max_seconds, None), encoder="state", hidden=p.pick(32, 256, 512), layers=p.pick(1, 2, 2),
-                dropout=.3, epochs=p.pick(2, 5, 40), epoch_frames=p.pick(None, 25_000, None), samples=p.pick(8, 32, 64), scored=p.pick(500, 6000, 20_000),
-                heads=p.pick(["MDN", MAIN, "… on all frames", "factored"], [h for h in HEADS if h != "low rank"], list(HEADS)), heads_at=p.pick([1], [1], [int(k) for k in lags]), decoded=p.pick(10., 120., 600.))
+    return dict(
+        lags=p.pick([1, 2], [int(k) for k in lags], [int(k) for k in lags]),
+        length=p.pick(4, int(length), int(length)),
+        components=p.pick(2, int(components), int(components)),
+        seed=int(seed),
+        eval_fraction=p.pick(0.25, eval_fraction, eval_fraction),
+        max_seconds=p.pick(300.0, p.max_seconds, None),
+        encoder="state",
+        hidden=p.pick(32, 256, 512),
+        layers=p.pick(1, 2, 2),
+        dropout=0.3,
+        epochs=p.pick(2, 5, 40),
+        epoch_frames=p.pick(None, 25_000, None),
+        samples=p.pick(8, 32, 64),
+        scored=p.pick(500, 6000, 20_000),
+        heads=p.pick(["MDN", MAIN, "… on all frames", "factored"], [h for h in HEADS if h != "low rank"], list(HEADS)),
+        heads_at=p.pick([1], [1], [int(k) for k in lags]),
+        decoded=p.pick(10.0, 120.0, 600.0),
+    )
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #505a5930
 def fit(
@@ -79,11 +104,28 @@ def fit(
     "Train one model, or read it back."
     single = head["head"] in ("gaussian", "student")
     options = head | ({} if single else dict(components=how["components"]))
-    model = Predictor(store.dim, how["length"], encoder or how["encoder"], hidden=how["hidden"], layers=how["layers"], dropout=how["dropout"], seed=spawn(how["seed"], "weights"), **options)
+    model = Predictor(
+        store.dim,
+        how["length"],
+        encoder or how["encoder"],
+        hidden=how["hidden"],
+        layers=how["layers"],
+        dropout=how["dropout"],
+        seed=spawn(how["seed"], "weights"),
+        **options,
+    )
     size = min(512, max(32, len(sets["train"]) // 8))
-    if model.config["encoder"] == "none": options = dict(epochs=2 * how["epochs"])                                    # a null must be converged, and is cheap
-    else: options = dict(epochs=how["epochs"] * (1 if sets["train"].lag > 1 else 2), epoch_frames=how["epoch_frames"], noise=.1)   # longer lags start from the first
-    return fitted(model, sets, [store.fingerprint, CODE()], start, batch_size=size, lr=2e-3, seed=how["seed"], **options)
+    # a null must be converged, and is cheap
+    if model.config["encoder"] == "none":
+        options = dict(epochs=2 * how["epochs"])
+    # longer lags start from the first
+    else:
+        options = dict(
+            epochs=how["epochs"] * (1 if sets["train"].lag > 1 else 2), epoch_frames=how["epoch_frames"], noise=0.1
+        )
+    return fitted(
+        model, sets, [store.fingerprint, CODE()], start, batch_size=size, lr=2e-3, seed=how["seed"], **options
+    )
 
 def score(
     forecast, windows,
@@ -94,7 +136,11 @@ def score(
     "Score a forecaster: the likelihood on all windows, the rest on a sample."
     every = speaker_sums(score_windows(forecast, windows, samples=0), **sums)
     if not draws: return every
-    some = torch.randperm(len(windows), generator=torch.Generator().manual_seed(how["seed"]))[:how["scored"]].sort().values
+    some = (
+        torch.randperm(len(windows), generator=torch.Generator().manual_seed(how["seed"]))[: how["scored"]]
+        .sort()
+        .values
+    )
     drawn = score_windows(forecast, windows, samples=how["samples"], seed=how["seed"], idx=some)
     rest = speaker_sums(drawn, **sums).drop(columns=["frames", "nll", "above", "nll_above", "nll_median"])
     return every.merge(rest, on="speaker", how="left").fillna({c: 0 for c in rest.columns if c != "speaker"}), drawn
@@ -116,40 +162,98 @@ def measure_store(
     sums = dict(centre=float(moves[moves > 0].log().mean()), floor=.05 * float(moves.median()))
     for lag in (first, last) if twin else how["lags"]:
         sets = split_windows(store, split, how["length"], lag)
-        base = {k: f for k, f in fit_baselines(sets["train"], seed=how["seed"]).items() if lag == 1 or not k.startswith("step")} | nulls
+        base = {
+            k: f
+            for k, f in fit_baselines(sets["train"], seed=how["seed"]).items()
+            if lag == 1 or not k.startswith("step")
+        } | nulls
         for name in heads if lag in how["heads_at"] else [MAIN]:
-            start = models.get((name, first)) or (nulls["marginal"] if "semi-tied" in HEADS[name].values() else nulls["diagonal marginal"] if name == "MDN" else None)
+            start = models.get((name, first)) or (
+                nulls["marginal"]
+                if "semi-tied" in HEADS[name].values()
+                else nulls["diagonal marginal"]
+                if name == "MDN"
+                else None
+            )
             models[name, lag] = fit(store, sets, how, start=start, **HEADS[name])
         for name, forecast in {**base, **{name: m for (name, k), m in models.items() if k == lag}}.items():
             got, drawn = score(forecast, sets["test"], how, **sums)
             rows.append(got.assign(model=name, lag=lag))
-            if lag == first: pits += [pit_histogram(drawn, column, rank_bins(how["samples"])).assign(model=name, of=column) for column in ("pit_magnitude", "pit_cosine")]
+            if lag == first:
+                pits += [
+                    pit_histogram(drawn, column, rank_bins(how["samples"])).assign(model=name, of=column)
+                    for column in ("pit_magnitude", "pit_cosine")
+                ]
         for name, point in dict(stand_still=StandStill(), copy_last=CopyLast()).items():
-            if lag == 1: rows.append(points(score_points(point, sets["test"])).assign(model=name.replace("_", "-"), lag=lag))
+            if lag == 1:
+                rows.append(points(score_points(point, sets["test"])).assign(model=name.replace("_", "-"), lag=lag))
     fast, slow = shared_windows(split_windows(store, split, how["length"], first)["test"], sets["test"])
-    ends = {"step-diagonal": None, "marginal-diagonal": None, **nulls, "slow": models[MAIN, last], "fast": models[MAIN, first]}
+    ends = {
+        "step-diagonal": None,
+        "marginal-diagonal": None,
+        **nulls,
+        "slow": models[MAIN, last],
+        "fast": models[MAIN, first],
+    }
     plain = fit_baselines(split_windows(store, split, how["length"], first)["train"], seed=how["seed"])
-    for name, forecast in ends.items(): common.append(score(forecast or plain[name], slow if name == "slow" else fast, how, draws=False, **sums).assign(model=name))
-    parts, found = describe_components(store, models[MAIN, first], split_windows(store, split, how["length"], first)["test"], how)
-    sizes = pd.DataFrame([dict(model=name, lag=k, parameters=m.n_parameters, multiply_adds=m.flops) for (name, k), m in models.items()])
-    return dict(scores=pd.concat(rows, ignore_index=True), common=pd.concat(common, ignore_index=True), pit=pd.concat(pits, ignore_index=True), components=parts, examples=found, sizes=sizes)
+    for name, forecast in ends.items():
+        common.append(
+            score(forecast or plain[name], slow if name == "slow" else fast, how, draws=False, **sums).assign(
+                model=name
+            )
+        )
+    parts, found = describe_components(
+        store, models[MAIN, first], split_windows(store, split, how["length"], first)["test"], how
+    )
+    sizes = pd.DataFrame(
+        [dict(model=name, lag=k, parameters=m.n_parameters, multiply_adds=m.flops) for (name, k), m in models.items()]
+    )
+    return dict(
+        scores=pd.concat(rows, ignore_index=True),
+        common=pd.concat(common, ignore_index=True),
+        pit=pd.concat(pits, ignore_index=True),
+        components=parts,
+        examples=found,
+        sizes=sizes,
+    )
 
 def points(scores: pd.DataFrame) -> pd.DataFrame:
     "Sums by speaker of a forecast that has no density."
-    s = pd.DataFrame(dict(speaker=scores.speaker, frames=1, moved=scores.cosine.notna().astype(int), cosine=scores.cosine.fillna(0.)))
+    s = pd.DataFrame(
+        dict(
+            speaker=scores.speaker, frames=1, moved=scores.cosine.notna().astype(int), cosine=scores.cosine.fillna(0.0)
+        )
+    )
     return s.groupby("speaker", sort=False).sum().reset_index()
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #90716e4c
 def describe_components(store, model, windows, how) -> tuple:   # one row a component; one row an example
     "Describe the components of a mixture by the frames that they claim."
     near, parts = batches_on(windows, device_of(model)), torch.arange(len(windows)).split(4096)
-    claimed = torch.cat([model(near.contexts(i)).responsibilities(near.targets(i)).argmax(-1).cpu() for i in parts]).numpy()
+    claimed = torch.cat(
+        [model(near.contexts(i)).responsibilities(near.targets(i)).argmax(-1).cpu() for i in parts]
+    ).numpy()
     energy, row = np.asarray(store.energy, float), windows.row
     stays = np.append(claimed[1:] == claimed[:-1], False) & np.append(np.diff(row) == 1, False)
-    facts = pd.DataFrame(dict(component=claimed, step=windows.steps().norm(dim=1).numpy(), level=energy[row], change=energy[row] - energy[row - 1], stays=stays, row=row, frame=windows.frame, utterance=windows.utterances[windows.utterance]))
+    facts = pd.DataFrame(
+        dict(
+            component=claimed,
+            step=windows.steps().norm(dim=1).numpy(),
+            level=energy[row],
+            change=energy[row] - energy[row - 1],
+            stays=stays,
+            row=row,
+            frame=windows.frame,
+            utterance=windows.utterances[windows.utterance],
+        )
+    )
     facts = facts.merge(acoustics(store, facts, how), on="row", how="left")
     mean = facts.groupby("component")[["step", "level", "change", "stays", "centroid", "crossings", "flux"]].mean()
-    table = mean.assign(share=facts.component.value_counts(normalize=True), frames=facts.component.value_counts()).reset_index().sort_values("share", ascending=False)
+    table = (
+        mean.assign(share=facts.component.value_counts(normalize=True), frames=facts.component.value_counts())
+        .reset_index()
+        .sort_values("share", ascending=False)
+    )
     rng = np.random.default_rng(how["seed"])
     some = [g.iloc[rng.permutation(len(g))].drop_duplicates("utterance").head(8) for _, g in facts.groupby("component")]
     return table, pd.concat(some)[["component", "utterance", "frame"]].reset_index(drop=True)
@@ -158,15 +262,29 @@ def acoustics(store, facts, how) -> pd.DataFrame:      # row, centroid (Hz), cro
     "Acoustics of decoded frames, utterances taken in a seeded order until there is enough speech."
     import librosa
     codec, out, seconds = store.codec(), [], 0.
-    rate, hop, start = codec.sample_rate, round(codec.sample_rate / codec.frame_rate), dict(zip(store.keys(), store.offsets[:-1], strict=True))
+    rate, hop, start = (
+        codec.sample_rate,
+        round(codec.sample_rate / codec.frame_rate),
+        dict(zip(store.keys(), store.offsets[:-1], strict=True)),
+    )
     for uid in np.random.default_rng(how["seed"]).permutation(facts.utterance.unique()):
         wav = codec.decode(torch.as_tensor(store[uid])[None])[0].cpu().numpy()
         n, seconds = len(store[uid]), seconds + len(wav) / rate
         stft = np.abs(librosa.stft(wav, n_fft=512, hop_length=hop // 8))
         per = lambda v, n=n: np.array([v[8 * t: 8 * t + 8].mean() if len(v) > 8 * t else np.nan for t in range(n)])
         flux = np.append(0, np.maximum(np.diff(np.log1p(100 * stft), axis=1), 0).mean(0))
-        out.append(pd.DataFrame(dict(row=start[uid] + np.arange(n), centroid=per(librosa.feature.spectral_centroid(S=stft, sr=rate)[0]),
-                                     crossings=per(librosa.feature.zero_crossing_rate(wav, frame_length=512, hop_length=hop // 8)[0] * rate), flux=per(flux))))
+        out.append(
+            pd.DataFrame(
+                dict(
+                    row=start[uid] + np.arange(n),
+                    centroid=per(librosa.feature.spectral_centroid(S=stft, sr=rate)[0]),
+                    crossings=per(
+                        librosa.feature.zero_crossing_rate(wav, frame_length=512, hop_length=hop // 8)[0] * rate
+                    ),
+                    flux=per(flux),
+                )
+            )
+        )
         if seconds > how["decoded"]: break
     return pd.concat(out, ignore_index=True)
 
@@ -189,13 +307,26 @@ def gain_table(
         for what in ("nll", "cosine", "r2", "length_ratio", "cover50", "cover90", "energy"):
             e = of_sums(mine, what, n=n, seed=seed)
             row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
-        out.append(row | dict(speakers=len(mine), frames=int(mine.frames.sum()), median=mine.nll_median.median(), bits=bits_per_second(row["gain"], rate)))
+        out.append(
+            row
+            | dict(
+                speakers=len(mine),
+                frames=int(mine.frames.sum()),
+                median=mine.nll_median.median(),
+                bits=bits_per_second(row["gain"], rate),
+            )
+        )
     return pd.DataFrame(out)
 
 def ladder_table(tables: dict, n: int = 2000, seed: int = 0) -> pd.DataFrame:
     "The ladder on windows that the fast and the slow model share; the marginal's shape against the stronger null."
     s = tables["common"]
-    return ladder(*(pick(s, model=m) for m in ("step-diagonal", "marginal-diagonal", "marginal", "slow", "fast")), above=True, n=n, seed=seed)
+    return ladder(
+        *(pick(s, model=m) for m in ("step-diagonal", "marginal-diagonal", "marginal", "slow", "fast")),
+        above=True,
+        n=n,
+        seed=seed,
+    )
 
 @measures("ladder", 1)
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
@@ -205,19 +336,53 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     at = lambda model, lag=first: pick(s, model=model, lag=lag)
     over = lambda null, model=MAIN, lag=first: gain(at(null, lag), at(model, lag), above=True, n=n, seed=seed)
     est = lambda rung: estimate_of(rungs.loc[rung])
-    say = dict(case=about["title"], total=est("total"), differencing=est(LADDER[0]), shape=est(LADDER[1]), slow=est(LADDER[2]), dynamics=est(LADDER[3]), gain=over("marginal"), gain_diagonal=over("diagonal marginal"),
-               bits=bits_per_second(over("marginal").value, rate), delta=over("step-diagonal"), shape_lean=over("diagonal marginal", "marginal"), cosine=of_sums(at(MAIN), "cosine", n=n, seed=seed),
-               cosine_null=of_sums(at("marginal"), "cosine", n=n, seed=seed), r2=of_sums(at(MAIN), "r2", n=n, seed=seed), r2_null=of_sums(at("marginal"), "r2", n=n, seed=seed), cover90=of_sums(at(MAIN), "cover90", n=n, seed=seed),
-               cover50=of_sums(at(MAIN), "cover50", n=n, seed=seed), energy=of_sums(at(MAIN), "energy", n=n, seed=seed), energy_null=of_sums(at("marginal"), "energy", n=n, seed=seed), gain_last=over("marginal", lag=last),
-               ridge=over("marginal-full", "ridge-1"), speakers_held=len(at(MAIN)), ladder_speakers=int(rungs.n.iloc[0]), frames=int(at(MAIN).frames.sum()), ladder_frames=int(pick(tables["common"], model="fast").frames.sum()),
-               minutes=about["minutes"], lag_last=last, largest_share=float(at(MAIN).frames.max() / at(MAIN).frames.sum()), stand_still=of_sums(at("copy-last"), "cosine", n=n, seed=seed))
+    say = dict(
+        case=about["title"],
+        total=est("total"),
+        differencing=est(LADDER[0]),
+        shape=est(LADDER[1]),
+        slow=est(LADDER[2]),
+        dynamics=est(LADDER[3]),
+        gain=over("marginal"),
+        gain_diagonal=over("diagonal marginal"),
+        bits=bits_per_second(over("marginal").value, rate),
+        delta=over("step-diagonal"),
+        shape_lean=over("diagonal marginal", "marginal"),
+        cosine=of_sums(at(MAIN), "cosine", n=n, seed=seed),
+        cosine_null=of_sums(at("marginal"), "cosine", n=n, seed=seed),
+        r2=of_sums(at(MAIN), "r2", n=n, seed=seed),
+        r2_null=of_sums(at("marginal"), "r2", n=n, seed=seed),
+        cover90=of_sums(at(MAIN), "cover90", n=n, seed=seed),
+        cover50=of_sums(at(MAIN), "cover50", n=n, seed=seed),
+        energy=of_sums(at(MAIN), "energy", n=n, seed=seed),
+        energy_null=of_sums(at("marginal"), "energy", n=n, seed=seed),
+        gain_last=over("marginal", lag=last),
+        ridge=over("marginal-full", "ridge-1"),
+        speakers_held=len(at(MAIN)),
+        ladder_speakers=int(rungs.n.iloc[0]),
+        frames=int(at(MAIN).frames.sum()),
+        ladder_frames=int(pick(tables["common"], model="fast").frames.sum()),
+        minutes=about["minutes"],
+        lag_last=last,
+        largest_share=float(at(MAIN).frames.max() / at(MAIN).frames.sum()),
+        stand_still=of_sums(at("copy-last"), "cosine", n=n, seed=seed),
+    )
     say |= dict(nominal90=nominal_coverage(how["samples"], .9), nominal50=nominal_coverage(how["samples"], .5))
     middle = lambda model: at(model).nll_median.median()
-    say |= dict(gain_all=gain(at("marginal"), at(MAIN), n=n, seed=seed), gain_median=middle("marginal") - middle(MAIN), below=1 - float(at(MAIN).above.sum() / at(MAIN).frames.sum()))
+    say |= dict(
+        gain_all=gain(at("marginal"), at(MAIN), n=n, seed=seed),
+        gain_median=middle("marginal") - middle(MAIN),
+        below=1 - float(at(MAIN).above.sum() / at(MAIN).frames.sum()),
+    )
     size = tables["sizes"].query("lag == @first").set_index("model")
-    say |= dict(parameters=int(size.parameters[MAIN]), multiply_adds=int(size.multiply_adds[MAIN]), flat=abs(of_sums(at(MAIN), "length_ratio", n=n, seed=seed).value))
+    say |= dict(
+        parameters=int(size.parameters[MAIN]),
+        multiply_adds=int(size.multiply_adds[MAIN]),
+        flat=abs(of_sums(at(MAIN), "length_ratio", n=n, seed=seed).value),
+    )
     if "factored" in size.index: say["factored_ahead"] = gain(at(MAIN), at("factored"), above=True, n=n, seed=seed)
-    if "… on all frames" in size.index: say["all_frames"] = gain(at(MAIN), at("… on all frames"), above=True, n=n, seed=seed)
+    if "… on all frames" in size.index:
+        say["all_frames"] = gain(at(MAIN), at("… on all frames"), above=True, n=n, seed=seed)
     if "MDN" in size.index: say["lean_gain"] = gain(at("MDN"), at(MAIN), above=True, n=n, seed=seed)
     return say
 
@@ -226,19 +391,51 @@ def draw_ladder(cases: list):      # (title, ladder_table)
     "The rungs of each case."
     df = pd.concat([t.assign(case=title) for title, t in cases])
     fig, (ax,) = panels(1, columns=1, width=7.2, height=3.4)
-    interval_plot(df[df.rung != "total"], "rung", "value", "lo", "hi", hue="case", ax=ax, connect=False, xlabel="", ylabel="nats a frame")
+    interval_plot(
+        df[df.rung != "total"],
+        "rung",
+        "value",
+        "lo",
+        "hi",
+        hue="case",
+        ax=ax,
+        connect=False,
+        xlabel="",
+        ylabel="nats a frame",
+    )
     reference(ax, 0); legend_below(ax)
     return fig
 
 def draw_lags(cases: list):        # (title, gain_table)
     "Gain over the marginal, and direction cosine beside its null, by lag."
-    fig, axes = panels(2, columns=2, width=4.4, height=3.5, titles=["gain over the marginal", "direction cosine of the step"])
+    fig, axes = panels(
+        2, columns=2, width=4.4, height=3.5, titles=["gain over the marginal", "direction cosine of the step"]
+    )
     df = pd.concat([t[t.model == MAIN].assign(case=title) for title, t in cases])
-    interval_plot(df, "lag", "gain", "gain_lo", "gain_hi", hue="case", ax=axes[0], xlabel="lag, frames", ylabel="nats a frame")
-    interval_plot(df, "lag", "cosine", "cosine_lo", "cosine_hi", hue="case", ax=axes[1], xlabel="lag, frames", ylabel="cosine with the true step")
+    interval_plot(
+        df, "lag", "gain", "gain_lo", "gain_hi", hue="case", ax=axes[0], xlabel="lag, frames", ylabel="nats a frame"
+    )
+    interval_plot(
+        df,
+        "lag",
+        "cosine",
+        "cosine_lo",
+        "cosine_hi",
+        hue="case",
+        ax=axes[1],
+        xlabel="lag, frames",
+        ylabel="cosine with the true step",
+    )
     for i, (_, t) in enumerate(cases):
         null = t[t.model == "marginal"]
-        axes[1].plot(null.lag, null.cosine, "--", color=PALETTE[i % len(PALETTE)], linewidth=1, label="marginal (knows no dynamics)" if i == 0 else None)
+        axes[1].plot(
+            null.lag,
+            null.cosine,
+            "--",
+            color=PALETTE[i % len(PALETTE)],
+            linewidth=1,
+            label="marginal (knows no dynamics)" if i == 0 else None,
+        )
     reference(axes[0], 0)
     for ax in axes: doublings(ax, df.lag); legend_below(ax, ncol=1)
     return fig
@@ -248,17 +445,40 @@ def draw_heads(cases: list, heads: list):   # (title, gain_table)
     df = pd.concat([t[(t.lag == t.lag.min()) & t.model.isin(heads)].assign(case=title) for title, t in cases])
     df = df.assign(order=df.model.map(list(heads).index)).sort_values("order", kind="stable")
     fig, (ax,) = panels(1, columns=1, width=7.2, height=3.4)
-    interval_plot(df, "model", "gain", "gain_lo", "gain_hi", hue="case", ax=ax, connect=False, xlabel="", ylabel="gain over the marginal, nats a frame")
+    interval_plot(
+        df,
+        "model",
+        "gain",
+        "gain_lo",
+        "gain_hi",
+        hue="case",
+        ax=ax,
+        connect=False,
+        xlabel="",
+        ylabel="gain over the marginal, nats a frame",
+    )
     reference(ax, 0, "the semi-tied marginal"); legend_below(ax)
     return fig
 
 def draw_calibration(cases: list, heads: list):   # (title, table pit)
     "PIT histograms: flat is calibrated."
-    fig, axes = panels(2 * len(cases), columns=2, width=4.4, height=2.7, titles=[f"{t}\n{w}" for t, _ in cases for w in ("length of the step", "cosine with the mean step")])
+    fig, axes = panels(
+        2 * len(cases),
+        columns=2,
+        width=4.4,
+        height=2.7,
+        titles=[f"{t}\n{w}" for t, _ in cases for w in ("length of the step", "cosine with the mean step")],
+    )
     for ((_, pit), column), ax in zip(itertools.product(cases, ("pit_magnitude", "pit_cosine")), axes, strict=True):
         for i, name in enumerate(h for h in ("marginal", *heads) if h in pit.model.to_numpy()):
             p = pit[(pit.model == name) & (pit.of == column)].sort_values("bin")
-            ax.plot(p.bin, p.density, color="#8A8A8A" if name == "marginal" else PALETTE[i % len(PALETTE)], linewidth=1.2, label=name)
+            ax.plot(
+                p.bin,
+                p.density,
+                color="#8A8A8A" if name == "marginal" else PALETTE[i % len(PALETTE)],
+                linewidth=1.2,
+                label=name,
+            )
             if name == MAIN: ax.fill_between(p.bin, p.lo, p.hi, color=PALETTE[i % len(PALETTE)], alpha=.2, linewidth=0)
         reference(ax, 1); ax.set(xlabel="probability integral transform", ylabel="density", ylim=(0, 3))
     legend_below(axes[-1], ncol=3, bbox_to_anchor=(-.1, -.25))
@@ -268,8 +488,19 @@ def draw_components(cases: list):   # (title, table components)
     "What the components claim: level against step length, area by share."
     fig, axes = panels(len(cases), columns=2, width=4.4, height=3.3, titles=[t for t, _ in cases])
     for (_, parts), ax in zip(cases, axes, strict=True):
-        points = ax.scatter(parts.level, parts.step, s=1500 * parts.share, c=parts.change, cmap="RdBu_r", vmin=-parts.change.abs().max(), vmax=parts.change.abs().max(), edgecolors="#333333", linewidths=.5)
-        for row in parts.itertuples(): ax.annotate(str(row.component), (row.level, row.step), ha="center", va="center", fontsize=8)
+        points = ax.scatter(
+            parts.level,
+            parts.step,
+            s=1500 * parts.share,
+            c=parts.change,
+            cmap="RdBu_r",
+            vmin=-parts.change.abs().max(),
+            vmax=parts.change.abs().max(),
+            edgecolors="#333333",
+            linewidths=0.5,
+        )
+        for row in parts.itertuples():
+            ax.annotate(str(row.component), (row.level, row.step), ha="center", va="center", fontsize=8)
         ax.figure.colorbar(points, ax=ax, label="change of level, dB", shrink=.85); ax.margins(.18)
         ax.set(xlabel="mean level of the claimed frames, dB", ylabel="mean length of the step")
     return fig
@@ -283,9 +514,14 @@ def listen(run, case, how, tables, opened, first):
     rate, clips, notes = store.codec().sample_rate, {}, {}
     for part in tables["components"].head(how.get("clips", 4)).component:
         picked = tables["examples"].query("component == @part").head(5)
-        cuts = [excerpt(corpus, u, f, store.frame_rate, rate) for u, f in zip(picked.utterance, picked.frame, strict=True)]
+        cuts = [
+            excerpt(corpus, u, f, store.frame_rate, rate) for u, f in zip(picked.utterance, picked.frame, strict=True)
+        ]
         name = f"{case.file}_component_{part}"
-        clips[name], notes[name] = (np.concatenate([x for c in cuts for x in (c, np.zeros(rate // 5, np.float32))]), rate), f"recordings around frames of component {part}"
+        clips[name], notes[name] = (
+            (np.concatenate([x for c in cuts for x in (c, np.zeros(rate // 5, np.float32))]), rate),
+            f"recordings around frames of component {part}",
+        )
     write_row(run, clips, notes, suffix=".ogg")
 
 def excerpt(corpus, utterance, frame: int, frame_rate: float, rate: int, around: int = 4) -> np.ndarray:
@@ -314,18 +550,50 @@ def run(
     p, how = get_profile(profile), recipe(profile, lags, length, components, eval_fraction, seed)
     asked = parse_cases(p.pick("synthetic:nano", CASES, CASES) if cases == "auto" else cases, corpus, codec)
     use_style()
-    parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), lags=how["lags"], length=length, components=components, eval_fraction=eval_fraction, seed=seed)
-    study = Study(NAME, measure_store, ("scores", "common", "pit", "components", "examples", "sizes"), listen, functools.partial(claims_of, n=p.bootstrap))
+    parameters = dict(
+        cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked),
+        lags=how["lags"],
+        length=length,
+        components=components,
+        eval_fraction=eval_fraction,
+        seed=seed,
+    )
+    study = Study(
+        NAME,
+        measure_store,
+        ("scores", "common", "pit", "components", "examples", "sizes"),
+        listen,
+        functools.partial(claims_of, n=p.bootstrap),
+    )
     with Run(NAME, parameters, folder=folder, profile=p) as out:
         found = run_cases(out, study, asked, how, corpus_root)
         gains = [(case_title(a), gain_table(t, a["frame_rate"], p.bootstrap, seed)) for t, a in found]
-        for (_, table), (_, about) in zip(gains, found, strict=True): out.rows(table.assign(case=about["case"]), "gains")
+        for (_, table), (_, about) in zip(gains, found, strict=True):
+            out.rows(table.assign(case=about["case"]), "gains")
         keep = lambda name, fig, alt: out.figure(name, fig, alt)
-        keep("ladder", draw_ladder([(case_title(a), ladder_table(t, p.bootstrap, seed)) for t, a in found]), "The ladder of nats for each case with intervals over speakers")
-        keep("lags", draw_lags(gains), "Gain over the marginal and direction cosine by lag, with intervals over speakers")
-        keep("heads", draw_heads(gains, how["heads"]), "Gain over the marginal at lag 1 for each head, with intervals over speakers")
-        keep("calibration", draw_calibration([(case_title(a), t["pit"]) for t, a in found], how["heads"]), "Histograms of the probability integral transform of step length and cosine")
-        keep("components", draw_components([(case_title(a), t["components"]) for t, a in found]), "Mixture components by level, step length and share")
+        keep(
+            "ladder",
+            draw_ladder([(case_title(a), ladder_table(t, p.bootstrap, seed)) for t, a in found]),
+            "The ladder of nats for each case with intervals over speakers",
+        )
+        keep(
+            "lags", draw_lags(gains), "Gain over the marginal and direction cosine by lag, with intervals over speakers"
+        )
+        keep(
+            "heads",
+            draw_heads(gains, how["heads"]),
+            "Gain over the marginal at lag 1 for each head, with intervals over speakers",
+        )
+        keep(
+            "calibration",
+            draw_calibration([(case_title(a), t["pit"]) for t, a in found], how["heads"]),
+            "Histograms of the probability integral transform of step length and cosine",
+        )
+        keep(
+            "components",
+            draw_components([(case_title(a), t["components"]) for t, a in found]),
+            "Mixture components by level, step length and share",
+        )
     return read_run(out.final)
 
 def phase1_table(result) -> str:
@@ -335,15 +603,47 @@ def phase1_table(result) -> str:
         df = result.table("gains").query("case == @about['case']")
         null = df[df.model == "marginal"].set_index("lag")
         show = lambda v, lo, hi, d=2: f"{v:.{d}f} [{lo:.{d}f}, {hi:.{d}f}]".replace("-", "−")
-        rows = [{"model": r.model, "lag": r.lag, "gain over the marginal, nats": show(r.gain, r.gain_lo, r.gain_hi), "over the diagonal one": f"{r.gain_diagonal:.2f}".replace("-", "−"), "bits/s": f"{r.bits:.0f}".replace("-", "−"),
-                 "cosine (null)": f"{r.cosine:.3f} ({null.cosine[r.lag]:.3f})", "R² of log length (null)": f"{r.r2:.2f} ({null.r2[r.lag]:.2f})".replace("-", "−"), "90 % covers": f"{r.cover90:.0%}",
-                 "energy score (null)": f"{r.energy:.2f} ({null.energy[r.lag]:.2f})"} for r in df.itertuples() if not r.model.startswith(("step", "marginal", "diagonal"))]
+        rows = [
+            {
+                "model": r.model,
+                "lag": r.lag,
+                "gain over the marginal, nats": show(r.gain, r.gain_lo, r.gain_hi),
+                "over the diagonal one": f"{r.gain_diagonal:.2f}".replace("-", "−"),
+                "bits/s": f"{r.bits:.0f}".replace("-", "−"),
+                "cosine (null)": f"{r.cosine:.3f} ({null.cosine[r.lag]:.3f})",
+                "R² of log length (null)": f"{r.r2:.2f} ({null.r2[r.lag]:.2f})".replace("-", "−"),
+                "90 % covers": f"{r.cover90:.0%}",
+                "energy score (null)": f"{r.energy:.2f} ({null.energy[r.lag]:.2f})",
+            }
+            for r in df.itertuples()
+            if not r.model.startswith(("step", "marginal", "diagonal"))
+        ]
         kept = f", rows published on {about['measured']}" if about["kept"] else ""
-        parts.append(f"**{about['title']}** ({about['minutes']} min, {about['speakers_held']} held-out speakers{kept})\n\n" + as_markdown(pd.DataFrame(rows)))
+        parts.append(
+            f"**{about['title']}** ({about['minutes']} min, {about['speakers_held']} held-out speakers{kept})\n\n"
+            + as_markdown(pd.DataFrame(rows))
+        )
     return "\n\n".join(parts)
 
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
-    return claims_table(result, dict(total="all of it: over N(z_t, ·) with a diagonal covariance", differencing="differencing", shape="shape of the marginal", slow="slow context", dynamics="short-horizon dynamics",
-                                     gain="over the semi-tied marginal", gain_all="the same over all frames, silence too", gain_diagonal="over the diagonal mixture marginal", cosine="cosine", cosine_null="cosine of the marginal", r2="R² of log step length",
-                                     r2_null="the same, marginal", cover90="90 % interval of the length covers", factored_ahead="factored head ahead of the MDN by", lean_gain="leaning components earn"))
+    return claims_table(
+        result,
+        dict(
+            total="all of it: over N(z_t, ·) with a diagonal covariance",
+            differencing="differencing",
+            shape="shape of the marginal",
+            slow="slow context",
+            dynamics="short-horizon dynamics",
+            gain="over the semi-tied marginal",
+            gain_all="the same over all frames, silence too",
+            gain_diagonal="over the diagonal mixture marginal",
+            cosine="cosine",
+            cosine_null="cosine of the marginal",
+            r2="R² of log step length",
+            r2_null="the same, marginal",
+            cover90="90 % interval of the length covers",
+            factored_ahead="factored head ahead of the MDN by",
+            lean_gain="leaning components earn",
+        ),
+    )

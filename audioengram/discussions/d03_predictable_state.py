@@ -46,9 +46,24 @@ from ..stages import measures
 NAME = "d03_predictable_state"
 CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128"
 STATES = ("zdyn", "slow", "pca", "random")
-LABELS = dict(zdyn="z_dyn, learned", slow="slow features, linear", pca="principal components", random="random projection", whole="whole latent")
-WAYS = dict(posterior="z_dyn and z_rec", prior="z_dyn alone, its own decoder", zdyn="z_dyn alone", slow="slow features alone", pca="principal components alone")
-CODE = functools.partial(code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor")   # what trained models depend on
+LABELS = dict(
+    zdyn="z_dyn, learned",
+    slow="slow features, linear",
+    pca="principal components",
+    random="random projection",
+    whole="whole latent",
+)
+WAYS = dict(
+    posterior="z_dyn and z_rec",
+    prior="z_dyn alone, its own decoder",
+    zdyn="z_dyn alone",
+    slow="slow features alone",
+    pca="principal components alone",
+)
+# what trained models depend on
+CODE = functools.partial(
+    code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
+)
 
 def recipe(
     profile,                     # run profile
@@ -60,20 +75,61 @@ def recipe(
 ) -> dict:                       # all that decides the rows of a case, beside its data and the code
     "The parameters of a measurement."
     p = get_profile(profile)
-    return dict(dims=p.pick([8], [int(d) for d in dims][:2], [int(d) for d in dims]), main=p.pick(8, int(dims[:2][-1]), int(dims[:2][-1])), window=p.pick(2, 1, 4), lag=p.pick(4, 16, 16), components=p.pick(2, int(components), int(components)),
-                share=float(share), seed=int(seed), eval_fraction=p.pick(.25, eval_fraction, eval_fraction), max_seconds=p.pick(300., p.max_seconds, None), hidden=p.pick(32, 128, 512), layers=p.pick(1, 1, 2), dropout=.2,
-                epochs=p.pick(1, 6, 40), epoch_frames=p.pick(None, 25_000, None), samples=p.pick(8, 16, 64), scored=p.pick(300, 4000, 20_000), heard=p.pick(2, 10, 40), seconds=4.)
+    return dict(
+        dims=p.pick([8], [int(d) for d in dims][:2], [int(d) for d in dims]),
+        main=p.pick(8, int(dims[:2][-1]), int(dims[:2][-1])),
+        window=p.pick(2, 1, 4),
+        lag=p.pick(4, 16, 16),
+        components=p.pick(2, int(components), int(components)),
+        share=float(share),
+        seed=int(seed),
+        eval_fraction=p.pick(0.25, eval_fraction, eval_fraction),
+        max_seconds=p.pick(300.0, p.max_seconds, None),
+        hidden=p.pick(32, 128, 512),
+        layers=p.pick(1, 1, 2),
+        dropout=0.2,
+        epochs=p.pick(1, 6, 40),
+        epoch_frames=p.pick(None, 25_000, None),
+        samples=p.pick(8, 16, 64),
+        scored=p.pick(300, 4000, 20_000),
+        heard=p.pick(2, 10, 40),
+        seconds=4.0,
+    )
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #6e825ac5
 def train_factorizer(store, sets: dict, how: dict, d: int) -> Factorizer:
     "Fit z_dyn of d dimensions, or read back what this machine fitted."
-    return fitted(make_factorizer(store.dim, how, d), sets, [store.fingerprint, CODE("audioengram.dynamics.factorizer:Factorizer")], **_training(sets, how))
+    return fitted(
+        make_factorizer(store.dim, how, d),
+        sets,
+        [store.fingerprint, CODE("audioengram.dynamics.factorizer:Factorizer")],
+        **_training(sets, how),
+    )
 
 def make_factorizer(dim: int, how: dict, d: int) -> Factorizer:
     "A model of the recipe, untrained."
-    return Factorizer(dim, d, window=how["window"], hidden=how["hidden"], layers=how["layers"], dropout=how["dropout"], components=how["components"], share=how["share"], seed=spawn(how["seed"], "factorizer"))
+    return Factorizer(
+        dim,
+        d,
+        window=how["window"],
+        hidden=how["hidden"],
+        layers=how["layers"],
+        dropout=how["dropout"],
+        components=how["components"],
+        share=how["share"],
+        seed=spawn(how["seed"], "factorizer"),
+    )
 
-def _training(sets, how): return dict(epochs=how["epochs"], epoch_frames=how["epoch_frames"], batch_size=min(512, max(64, len(sets["train"]) // 8)), lr=2e-3, noise=.1, seed=how["seed"], progress=False)
+def _training(sets, how):
+    return dict(
+        epochs=how["epochs"],
+        epoch_frames=how["epoch_frames"],
+        batch_size=min(512, max(64, len(sets["train"]) // 8)),
+        lr=2e-3,
+        noise=0.1,
+        seed=how["seed"],
+        progress=False,
+    )
 
 def linear_states(windows, d: int, seed: int) -> dict:   # name -> (mean [D], weight [D,d])
     "Slow features, principal components, and a random projection of the latents at equal scale."
@@ -83,24 +139,44 @@ def linear_states(windows, d: int, seed: int) -> dict:   # name -> (mean [D], we
     turn = torch.linalg.qr(torch.randn(now.shape[1], d, generator=generator(spawn(seed, "random"))))[0]
     return dict(slow=(mean, slow), pca=(mean, axes), random=(mean, turn / now.std(0)[:, None]))
 
-def states_of(store, sets: dict, how: dict, d: int) -> tuple:   # name -> map of latents [N,D] to states [N,d]; the factorizer
+def states_of(
+    store, sets: dict, how: dict, d: int
+) -> tuple:  # name -> map of latents [N,D] to states [N,d]; the factorizer
     "Every state of d dimensions."
     model = train_factorizer(store, sets, how, d)
-    plain = {name: (lambda z, m=m, w=w: (z - m) @ w) for name, (m, w) in linear_states(sets["train"], d, how["seed"]).items() if d == how["main"] or name != "random"}
+    plain = {
+        name: (lambda z, m=m, w=w: (z - m) @ w)
+        for name, (m, w) in linear_states(sets["train"], d, how["seed"]).items()
+        if d == how["main"] or name != "random"
+    }
     return dict(zdyn=from_cpu(model.state_of, device_of(model))) | plain, model
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #f4941c17
 def fit_pair(frames, sets: dict, how: dict, start=None) -> tuple:   # null, predictor
-    "The null of a state and its predictor, trained alike; from `start`, a pair of another lag, only the predictor goes on."
-    mixture = dict(head="mixture", covariance="semi-tied", components=how["components"], seed=spawn(how["seed"], "weights"))
+    """The null of a state and its predictor, trained alike; from `start`, a pair of another lag, only the predictor
+    goes on."""
+    mixture = dict(
+        head="mixture", covariance="semi-tied", components=how["components"], seed=spawn(how["seed"], "weights")
+    )
     key, options = [frames.fingerprint, CODE()], _training(sets, how)
-    null = start[0] if start else fitted(Predictor(frames.dim, how["window"], "none", **mixture), sets, key, **options | dict(noise=0.))
-    model = Predictor(frames.dim, how["window"], "state", hidden=how["hidden"], layers=how["layers"], dropout=.3, **mixture)
+    null = (
+        start[0]
+        if start
+        else fitted(Predictor(frames.dim, how["window"], "none", **mixture), sets, key, **options | dict(noise=0.0))
+    )
+    model = Predictor(
+        frames.dim, how["window"], "state", hidden=how["hidden"], layers=how["layers"], dropout=0.3, **mixture
+    )
     return null, fitted(model, sets, key, start[1] if start else null, **options)
 
 def score_state(forecast, windows, lengths, floor: float, how: dict, draws=True) -> pd.DataFrame:   # sums by speaker
     "Log score on all windows, the direction cosine on a sample; `lengths` are the latents' steps."
-    judged = lambda **kw: speaker_sums(score_windows(forecast, windows, seed=how["seed"], **kw).assign(magnitude=lengths[kw["idx"]] if "idx" in kw else lengths), floor=floor)
+    judged = lambda **kw: speaker_sums(
+        score_windows(forecast, windows, seed=how["seed"], **kw).assign(
+            magnitude=lengths[kw["idx"]] if "idx" in kw else lengths
+        ),
+        floor=floor,
+    )
     every = judged(samples=0)
     if not draws: return every
     some = torch.randperm(len(windows), generator=generator(how["seed"]))[:how["scored"]].sort().values
@@ -108,7 +184,8 @@ def score_state(forecast, windows, lengths, floor: float, how: dict, draws=True)
     return every.merge(rest, on="speaker", how="left").fillna(dict(cosine=0, moved=0))
 
 def state_rows(store, sets: dict, how: dict, states: dict, d: int) -> tuple:   # scores, ladder rows, spectrum
-    "Every state of d dimensions against its own null; at the main dimension also where its nats come from, and how they spread over dimensions."
+    """Every state of d dimensions against its own null; at the main dimension also where its nats come from, and how
+    they spread over dimensions."""
     lengths = sets["test"].steps().norm(dim=1).numpy()
     floor, scores, rungs, spread = .05 * float(sets["train"].steps().norm(dim=1).median()), [], [], []
     for name, f in states.items():
@@ -116,20 +193,31 @@ def state_rows(store, sets: dict, how: dict, states: dict, d: int) -> tuple:   #
         here = {k: frames.windows(w.utterances, how["window"]) for k, w in sets.items()}
         null, model = fit_pair(frames, here, how)
         plain = fit_baselines(here["train"], seed=how["seed"])
-        for kind, forecast in {"step": plain["step-diagonal"], "marginal": null, "model": model}.items(): scores.append(score_state(forecast, here["test"], lengths, floor, how).assign(state=name, d=d, model=kind))
+        for kind, forecast in {"step": plain["step-diagonal"], "marginal": null, "model": model}.items():
+            scores.append(score_state(forecast, here["test"], lengths, floor, how).assign(state=name, d=d, model=kind))
         if d != how["main"] or name not in ("zdyn", "slow"): continue
         spread.append(spectrum_rows(model, here, how).assign(state=name))
         late = {k: frames.windows(w.utterances, how["window"], how["lag"]) for k, w in sets.items()}
         slow = fit_pair(frames, late, how, (null, model))[1]
         fast, old = shared_windows(here["test"], late["test"])
         moved = lengths[np.isin(here["test"].row, fast.row)]
-        ends = {"step-diagonal": plain["step-diagonal"], "marginal-diagonal": plain["marginal-diagonal"], "marginal": null, "slow": slow, "fast": model}
-        rungs += [score_state(m, old if k == "slow" else fast, moved, floor, how, draws=False).assign(state=name, model=k) for k, m in ends.items()]
+        ends = {
+            "step-diagonal": plain["step-diagonal"],
+            "marginal-diagonal": plain["marginal-diagonal"],
+            "marginal": null,
+            "slow": slow,
+            "fast": model,
+        }
+        rungs += [
+            score_state(m, old if k == "slow" else fast, moved, floor, how, draws=False).assign(state=name, model=k)
+            for k, m in ends.items()
+        ]
     return scores, rungs, spread
 
 @torch.no_grad()
 def spectrum_rows(model, sets: dict, how: dict) -> pd.DataFrame:   # one row a dimension: dimension, r2, lo, hi
-    "R² of the state's own directions, most predictable first: directions from training frames, R² from held-out ones, whatever coordinates the state has."
+    """R² of the state's own directions, most predictable first: directions from training frames, R² from held-out
+    ones, whatever coordinates the state has."""
     def both(windows, most):
         i = torch.randperm(len(windows), generator=generator(how["seed"]))[:most].sort().values
         y = windows.targets(i)
@@ -142,12 +230,16 @@ def spectrum_rows(model, sets: dict, how: dict) -> pd.DataFrame:   # one row a d
     i, y, guess = both(sets["test"], 30_000)
     who = np.asarray(sets["test"].speakers)[np.asarray(sets["test"].speaker)[i.numpy()]]
     wrong, all_ = (((y - x) @ turn).square().numpy() for x in (guess, mean))
-    rows = [bootstrap_sums(np.stack([wrong[:, k], all_[:, k]], 1), who, lambda s: 1 - s[..., 0] / s[..., 1], n=500) for k in range(y.shape[1])]
+    rows = [
+        bootstrap_sums(np.stack([wrong[:, k], all_[:, k]], 1), who, lambda s: 1 - s[..., 0] / s[..., 1], n=500)
+        for k in range(y.shape[1])
+    ]
     return pd.DataFrame([dict(dimension=k + 1, r2=e.value, lo=e.lo, hi=e.hi) for k, e in enumerate(rows)])
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #302a756d
 def decoder_of(f, sets: dict, how: dict):   # map of latents [N,D] to latents [N,D], by way of the state
-    "The mean frame given a state: a linear map plus a network, least squares, early stopping; on the CPU, since both are small."
+    """The mean frame given a state: a linear map plus a network, least squares, early stopping; on the CPU, since
+    both are small."""
     z = {k: sets[k].targets() for k in ("train", "valid")}
     centre, size = z["train"].mean(0), z["train"].var(0).mean().sqrt()
     with torch.no_grad(): y = {k: torch.cat([f(p) for p in v.split(65_536)]) for k, v in z.items()}
@@ -156,7 +248,9 @@ def decoder_of(f, sets: dict, how: dict):   # map of latents [N,D] to latents [N
     with torch.random.fork_rng(devices=[]), flush_denormal():
         torch.manual_seed(spawn(how["seed"], "decoder"))
         net = Both(y["train"].shape[1], z["train"].shape[1], how["hidden"], how["layers"], how["dropout"])
-        with torch.no_grad(): net.linear.weight.copy_(torch.linalg.lstsq(y["train"], x["train"]).solution.T); net.linear.bias.zero_()
+        with torch.no_grad():
+            net.linear.weight.copy_(torch.linalg.lstsq(y["train"], x["train"]).solution.T)
+            net.linear.bias.zero_()
         opt, order = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=.01), generator(spawn(how["seed"], "order"))
         best, kept = torch.inf, None
         for _ in range(how["epochs"]):
@@ -172,17 +266,35 @@ def reconstruction_rows(back: dict, windows) -> pd.DataFrame:   # one row a way 
     "Squared errors of latents rebuilt in several ways, by speaker."
     z, who = windows.targets(), np.asarray(windows.speakers)[np.asarray(windows.speaker)]
     power = (z - z.mean(0)).square().sum(1).numpy()
-    rows = [pd.DataFrame(dict(way=name, speaker=who, error=(torch.cat([f(p) for p in z.split(16_384)]) - z).square().sum(1).numpy(), power=power)) for name, f in back.items()]
+    rows = [
+        pd.DataFrame(
+            dict(
+                way=name,
+                speaker=who,
+                error=(torch.cat([f(p) for p in z.split(16_384)]) - z).square().sum(1).numpy(),
+                power=power,
+            )
+        )
+        for name, f in back.items()
+    ]
     return pd.concat(rows).groupby(["way", "speaker"], sort=False).sum().reset_index()
 
 def heard_utterances(store, split, how: dict) -> list:
     "An utterance of each of some held-out speakers, as near to the wanted length as there is."
     u = store.index[store.index.utterance_id.isin(split.eval_utterances)]
-    u = u.assign(off=(u.seconds - how["seconds"]).abs()).sort_values(["off", "utterance_id"]).groupby("speaker_id").utterance_id.first().sort_index()
+    u = (
+        u.assign(off=(u.seconds - how["seconds"]).abs())
+        .sort_values(["off", "utterance_id"])
+        .groupby("speaker_id")
+        .utterance_id.first()
+        .sort_index()
+    )
     return list(u.iloc[np.sort(np.random.default_rng(spawn(how["seed"], "heard")).permutation(len(u))[:how["heard"]])])
 
 @torch.no_grad()
-def speech_rows(store, split, how: dict, back: dict) -> pd.DataFrame:   # one row an utterance and way: speaker, stoi, mel_db
+def speech_rows(
+    store, split, how: dict, back: dict
+) -> pd.DataFrame:  # one row an utterance and way: speaker, stoi, mel_db
     "STOI and mel distance of decoded reconstructions, against the decoded true latents."
     codec, ids, rows = store.codec(), heard_utterances(store, split, how), []
     who, most = store.index.set_index("utterance_id").speaker_id, int((how["seconds"] + 1) * store.frame_rate)
@@ -196,7 +308,9 @@ def speech_rows(store, split, how: dict, back: dict) -> pd.DataFrame:   # one ro
 
 def ways_back(states: dict, model, sets: dict, how: dict) -> dict:   # way -> map of latents to latents
     "Every way from a state to a frame."
-    rebuilt = {how: from_cpu(lambda z, how=how: model.reconstruct(z, how), device_of(model)) for how in ("posterior", "prior")}
+    rebuilt = {
+        how: from_cpu(lambda z, how=how: model.reconstruct(z, how), device_of(model)) for how in ("posterior", "prior")
+    }
     return rebuilt | {name: decoder_of(f, sets, how) for name, f in states.items()}
 
 @measures("state", 1)
@@ -214,33 +328,62 @@ def measure_store(
         for out, more in zip((scores, rungs, spread), here, strict=True): out += more
         back = ways_back(states, model, sets, how)
         rebuilt.append(reconstruction_rows(back, sets["test"]).assign(d=d))
-        own.append(dict(d=d, parameters=model.n_parameters, start=judge(make_factorizer(store.dim, how, d).set_units(sets["train"], seed=how["seed"]), sets["test"]).explained, **judge(model, sets["test"])))
+        own.append(
+            dict(
+                d=d,
+                parameters=model.n_parameters,
+                start=judge(
+                    make_factorizer(store.dim, how, d).set_units(sets["train"], seed=how["seed"]), sets["test"]
+                ).explained,
+                **judge(model, sets["test"]),
+            )
+        )
         if d == how["main"]: speech = speech_rows(store, split, how, {w: back[w] for w in WAYS})
     scores += state_rows(store, sets, how, dict(whole=lambda z: z), store.dim)[0]
-    return dict(scores=pd.concat(scores, ignore_index=True), ladder=pd.concat(rungs, ignore_index=True), spectrum=pd.concat(spread, ignore_index=True), rebuilt=pd.concat(rebuilt, ignore_index=True), speech=speech, own=pd.DataFrame(own))
+    return dict(
+        scores=pd.concat(scores, ignore_index=True),
+        ladder=pd.concat(rungs, ignore_index=True),
+        spectrum=pd.concat(spread, ignore_index=True),
+        rebuilt=pd.concat(rebuilt, ignore_index=True),
+        speech=speech,
+        own=pd.DataFrame(own),
+    )
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #711c7b35
 def state_gain(scores: pd.DataFrame, state: str, d: int, null="marginal", above=True, **kw):
     "Nats a frame of a state's predictor over its null: an Estimate over speakers."
-    return gain(pick(scores, state=state, d=d, model=null), pick(scores, state=state, d=d, model="model"), above=above, **kw)
+    return gain(
+        pick(scores, state=state, d=d, model=null), pick(scores, state=state, d=d, model="model"), above=above, **kw
+    )
 
 def gain_difference(scores: pd.DataFrame, a: str, b: str, d: int, **kw):
     "Gain of state a less that of state b, each over its own null, paired by speaker: an Estimate."
     parts = [pick(scores, state=s, d=d, model=m) for s in (a, b) for m in ("marginal", "model")]
     value = parts[0].nll_above - parts[1].nll_above - parts[2].nll_above + parts[3].nll_above
-    return bootstrap_sums(np.stack([value, parts[0].above], 1), parts[0].speaker.to_numpy(), lambda s: s[..., 0] / s[..., 1], **kw)
+    return bootstrap_sums(
+        np.stack([value, parts[0].above], 1), parts[0].speaker.to_numpy(), lambda s: s[..., 0] / s[..., 1], **kw
+    )
 
 def r2_of(rebuilt: pd.DataFrame, way: str, d: int, **kw):
     "R² of rebuilt latents: an Estimate over speakers."
     t = pick(rebuilt, way=way, d=d)
-    return bootstrap_sums(t[["error", "power"]].to_numpy(float), t.speaker.to_numpy(), lambda s: 1 - s[..., 0] / s[..., 1], **kw)
+    return bootstrap_sums(
+        t[["error", "power"]].to_numpy(float), t.speaker.to_numpy(), lambda s: 1 - s[..., 0] / s[..., 1], **kw
+    )
 
 def state_table(tables: dict, n: int = 2000, seed: int = 0) -> pd.DataFrame:
-    "One row a state and dimension: gain, gain a dimension, cosine beside its null's, ΔNLL as earlier work took it, R² of the rebuilt latent."
+    """One row a state and dimension: gain, gain a dimension, cosine beside its null's, ΔNLL as earlier work took it,
+    R² of the rebuilt latent."""
     kw, s, rows = dict(n=n, seed=seed), tables["scores"], []
     for state, d in s[["state", "d"]].drop_duplicates().itertuples(index=False):
         row = dict(state=state, d=d)
-        found = dict(gain=state_gain(s, state, d, **kw), all=state_gain(s, state, d, above=False, **kw), delta=state_gain(s, state, d, "step", **kw), cosine=of_sums(pick(s, state=state, d=d, model="model"), "cosine", **kw), cosine_null=of_sums(pick(s, state=state, d=d, model="marginal"), "cosine", **kw))
+        found = dict(
+            gain=state_gain(s, state, d, **kw),
+            all=state_gain(s, state, d, above=False, **kw),
+            delta=state_gain(s, state, d, "step", **kw),
+            cosine=of_sums(pick(s, state=state, d=d, model="model"), "cosine", **kw),
+            cosine_null=of_sums(pick(s, state=state, d=d, model="marginal"), "cosine", **kw),
+        )
         if state != "whole": found["r2"] = r2_of(tables["rebuilt"], state, d, **kw)
         for what, e in found.items(): row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
         rows.append(row | dict(each=row["gain"] / d, each_lo=row["gain_lo"] / d, each_hi=row["gain_hi"] / d))
@@ -251,12 +394,23 @@ def sound_table(tables: dict, n: int = 2000, seed: int = 0) -> pd.DataFrame:
     rows = []
     for way, t in tables["speech"].groupby("way", sort=False):
         t = t.dropna(subset=["stoi"])
-        rows += [dict(way=WAYS[way], measure=m, value=e.value, lo=e.lo, hi=e.hi, n=e.n) for m in ("stoi", "mel_db") for e in [bootstrap_by(t[m].to_numpy(), t.speaker.to_numpy(), n=n, seed=seed)]]
+        rows += [
+            dict(way=WAYS[way], measure=m, value=e.value, lo=e.lo, hi=e.hi, n=e.n)
+            for m in ("stoi", "mel_db")
+            for e in [bootstrap_by(t[m].to_numpy(), t.speaker.to_numpy(), n=n, seed=seed)]
+        ]
     return pd.DataFrame(rows)
 
 def ladder_of(tables: dict, state: str, **kw) -> pd.DataFrame:
     "The ladder of one state."
-    return ladder(*(pick(tables["ladder"], state=state, model=m) for m in ("step-diagonal", "marginal-diagonal", "marginal", "slow", "fast")), above=True, **kw)
+    return ladder(
+        *(
+            pick(tables["ladder"], state=state, model=m)
+            for m in ("step-diagonal", "marginal-diagonal", "marginal", "slow", "fast")
+        ),
+        above=True,
+        **kw,
+    )
 
 @measures("state", 1)
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
@@ -264,31 +418,92 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     kw, s, d, rate = dict(n=n, seed=how["seed"]), tables["scores"], how["main"], about["frame_rate"]
     over = {name: gain_difference(s, "zdyn", name, d, **kw) for name in STATES[1:]}
     lead = over["slow"]
-    short = "the network finds a state that is more predictable than any of the controls" if lead.lo is not None and lead.lo > 0 else "the network does worse than the linear state it started from" if lead.hi is not None and lead.hi < 0 else "a linear state does as well"
-    say = dict(case=about["title"], d=d, dim=about["dim"], verdict_short=short, speakers_held=len(pick(s, state="zdyn", d=d, model="model")), frames=int(pick(s, state="zdyn", d=d, model="model").above.sum()), components=how["components"], lag=how["lag"])
-    for name in STATES: say |= {f"gain_{name}": state_gain(s, name, d, **kw), f"r2_{name}": r2_of(tables["rebuilt"], name, d, **kw)}
+    short = (
+        "the network finds a state that is more predictable than any of the controls"
+        if lead.lo is not None and lead.lo > 0
+        else "the network does worse than the linear state it started from"
+        if lead.hi is not None and lead.hi < 0
+        else "a linear state does as well"
+    )
+    say = dict(
+        case=about["title"],
+        d=d,
+        dim=about["dim"],
+        verdict_short=short,
+        speakers_held=len(pick(s, state="zdyn", d=d, model="model")),
+        frames=int(pick(s, state="zdyn", d=d, model="model").above.sum()),
+        components=how["components"],
+        lag=how["lag"],
+    )
+    for name in STATES:
+        say |= {f"gain_{name}": state_gain(s, name, d, **kw), f"r2_{name}": r2_of(tables["rebuilt"], name, d, **kw)}
     say |= {f"over_{name}": e for name, e in over.items()}
     for k in how["dims"]:
         if k < about["dim"]: say[f"gain_zdyn_{k}"] = state_gain(s, "zdyn", k, **kw)
     mine = lambda model: pick(s, state="zdyn", d=d, model=model)
-    say |= dict(gain_whole=state_gain(s, "whole", about["dim"], **kw), bits=bits_per_second(say["gain_zdyn"].value, rate), each=say["gain_zdyn"].value / d, delta=state_gain(s, "zdyn", d, "step", **kw), cosine=of_sums(mine("model"), "cosine", **kw),
-                cosine_null=of_sums(mine("marginal"), "cosine", **kw), r2_prior=r2_of(tables["rebuilt"], "prior", d, **kw), r2_posterior=r2_of(tables["rebuilt"], "posterior", d, **kw))
+    say |= dict(
+        gain_whole=state_gain(s, "whole", about["dim"], **kw),
+        bits=bits_per_second(say["gain_zdyn"].value, rate),
+        each=say["gain_zdyn"].value / d,
+        delta=state_gain(s, "zdyn", d, "step", **kw),
+        cosine=of_sums(mine("model"), "cosine", **kw),
+        cosine_null=of_sums(mine("marginal"), "cosine", **kw),
+        r2_prior=r2_of(tables["rebuilt"], "prior", d, **kw),
+        r2_posterior=r2_of(tables["rebuilt"], "posterior", d, **kw),
+    )
     say["kept"] = say["gain_zdyn"].value / say["gain_whole"].value
-    for row in ladder_of(tables, "zdyn", **kw).itertuples(): say[dict(zip(LADDER, ("differencing", "shape", "slow", "dynamics"), strict=True)).get(row.rung, "total")] = estimate_of(row)
+    for row in ladder_of(tables, "zdyn", **kw).itertuples():
+        say[dict(zip(LADDER, ("differencing", "shape", "slow", "dynamics"), strict=True)).get(row.rung, "total")] = (
+            estimate_of(row)
+        )
     own = tables["own"].set_index("d").loc[d]
-    say |= dict(rank=float(own["rank"]), explained=float(own.explained), explained_start=float(own.start), all_zdyn=state_gain(s, "zdyn", d, above=False, **kw), all_slow=state_gain(s, "slow", d, above=False, **kw), own_gain=float(own.gain), parameters=int(own.parameters), kl=float(own.kl))
+    say |= dict(
+        rank=float(own["rank"]),
+        explained=float(own.explained),
+        explained_start=float(own.start),
+        all_zdyn=state_gain(s, "zdyn", d, above=False, **kw),
+        all_slow=state_gain(s, "slow", d, above=False, **kw),
+        own_gain=float(own.gain),
+        parameters=int(own.parameters),
+        kl=float(own.kl),
+    )
     for way, t in tables["speech"].dropna(subset=["stoi"]).groupby("way", sort=False):
-        say |= {f"{short}_{way}": bootstrap_by(t[m].to_numpy(), t.speaker.to_numpy(), **kw) for short, m in (("stoi", "stoi"), ("mel", "mel_db"))}
+        say |= {
+            f"{short}_{way}": bootstrap_by(t[m].to_numpy(), t.speaker.to_numpy(), **kw)
+            for short, m in (("stoi", "stoi"), ("mel", "mel_db"))
+        }
     half = tables["spectrum"].query("state == 'zdyn'").r2
-    return say | dict(r2_first=float(half.iloc[0]), r2_middle=float(half.iloc[len(half) // 2]), r2_last=float(half.iloc[-1]))
+    return say | dict(
+        r2_first=float(half.iloc[0]), r2_middle=float(half.iloc[len(half) // 2]), r2_last=float(half.iloc[-1])
+    )
 
 def draw_gains(cases: list):      # (title, state_table)
     "Gain of each state by dimension, in all and a dimension."
-    fig, axes = panels(2 * len(cases), columns=2, width=4.3, height=3.0, titles=[f"{t}\n{w}" for t, _ in cases for w in ("gain over the marginal", "the same, a dimension")])
+    fig, axes = panels(
+        2 * len(cases),
+        columns=2,
+        width=4.3,
+        height=3.0,
+        titles=[f"{t}\n{w}" for t, _ in cases for w in ("gain over the marginal", "the same, a dimension")],
+    )
     for i, (_, t) in enumerate(cases):
-        t = t.assign(at=[f"{d}" if s != "whole" else f"all {d}" for s, d in zip(t.state, t.d, strict=True)], what=t.state.map(LABELS))
+        t = t.assign(
+            at=[f"{d}" if s != "whole" else f"all {d}" for s, d in zip(t.state, t.d, strict=True)],
+            what=t.state.map(LABELS),
+        )
         for ax, y in zip(axes[2 * i: 2 * i + 2], ("gain", "each"), strict=True):
-            interval_plot(t, "at", y, f"{y}_lo", f"{y}_hi", hue="what", ax=ax, connect=False, xlabel="dimensions of the state", ylabel="nats a frame")
+            interval_plot(
+                t,
+                "at",
+                y,
+                f"{y}_lo",
+                f"{y}_hi",
+                hue="what",
+                ax=ax,
+                connect=False,
+                xlabel="dimensions of the state",
+                ylabel="nats a frame",
+            )
             _no_legend(ax)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=3, fontsize=8)
     return fig
@@ -303,15 +518,29 @@ def draw_spectrum(cases: list):   # (title, table spectrum)
     fig, axes = panels(len(cases), columns=2, width=4.3, height=3.0, titles=[t for t, _ in cases])
     for (_, t), ax in zip(cases, axes, strict=True):
         for color, (name, g) in zip(PALETTE, t.groupby("state", sort=False), strict=False):
-            ax.plot(g.dimension, g.r2, color=color, label=LABELS[name]); ax.fill_between(g.dimension, g.lo, g.hi, color=color, alpha=.2, linewidth=0)
-        reference(ax, 0); ax.set(xlabel="direction, most predictable first", ylabel="R² on held-out speakers"); ax.legend(ncol=1, loc="upper right", fontsize=8)
+            ax.plot(g.dimension, g.r2, color=color, label=LABELS[name])
+            ax.fill_between(g.dimension, g.lo, g.hi, color=color, alpha=0.2, linewidth=0)
+        reference(ax, 0)
+        ax.set(xlabel="direction, most predictable first", ylabel="R² on held-out speakers")
+        ax.legend(ncol=1, loc="upper right", fontsize=8)
     return fig
 
 def draw_ladder(cases: list):     # (title, state, ladder)
     "Where the nats of a forecast of the step come from."
     df = pd.concat([t.assign(case=f"{title}, {LABELS[state]}") for title, state, t in cases])
     fig, (ax,) = panels(1, columns=1, width=7.2, height=3.4)
-    interval_plot(df[df.rung != "total"], "rung", "value", "lo", "hi", hue="case", ax=ax, connect=False, xlabel="", ylabel="nats a frame")
+    interval_plot(
+        df[df.rung != "total"],
+        "rung",
+        "value",
+        "lo",
+        "hi",
+        hue="case",
+        ax=ax,
+        connect=False,
+        xlabel="",
+        ylabel="nats a frame",
+    )
     legend_below(ax); reference(ax, 0)
     return fig
 
@@ -320,9 +549,26 @@ def draw_loss(cases: list):       # (title, sound_table, state_table)
     fig, axes = panels(2, columns=2, width=4.3, height=3.6, titles=["STOI", "mel distance, dB"])
     df = pd.concat([t.assign(case=title) for title, t in cases])
     for ax, m in zip(axes, ("stoi", "mel_db"), strict=True):
-        interval_plot(df[df.measure == m], "way", "value", "lo", "hi", hue="case", ax=ax, connect=False, xlabel="", ylabel="against the decoded true latents")
+        interval_plot(
+            df[df.measure == m],
+            "way",
+            "value",
+            "lo",
+            "hi",
+            hue="case",
+            ax=ax,
+            connect=False,
+            xlabel="",
+            ylabel="against the decoded true latents",
+        )
         names = list(dict.fromkeys(df.way))
-        ax.set_xticks(range(len(names)), [n.replace(", ", ",\n").replace(" alone", "\nalone") for n in names], rotation=30, ha="right", fontsize=8)
+        ax.set_xticks(
+            range(len(names)),
+            [n.replace(", ", ",\n").replace(" alone", "\nalone") for n in names],
+            rotation=30,
+            ha="right",
+            fontsize=8,
+        )
         ax.get_legend().remove(); ax.autoscale(axis="y")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2, fontsize=8)
     return fig
@@ -340,8 +586,19 @@ def listen(run, case, how, tables, opened, first):
     sound = lambda z: codec.decode(z[None])[0].cpu().numpy()[:cut]
     wav, rate = corpus.load(uid, codec.sample_rate)
     z, clips = torch.as_tensor(store[uid]), {}
-    made = {"original": wav[:cut], "codec": sound(z), **{w: sound(back[w](z)) for w in ("posterior", "prior", "slow", "pca")}}
-    notes = dict(original=f"{uid}, held-out speaker", codec=f"the same through {case.codec}", posterior="rebuilt from z_dyn and z_rec", prior=f"from the {how['main']} dimensions of z_dyn alone", slow=f"from {how['main']} slow features", pca=f"from {how['main']} principal components")
+    made = {
+        "original": wav[:cut],
+        "codec": sound(z),
+        **{w: sound(back[w](z)) for w in ("posterior", "prior", "slow", "pca")},
+    }
+    notes = dict(
+        original=f"{uid}, held-out speaker",
+        codec=f"the same through {case.codec}",
+        posterior="rebuilt from z_dyn and z_rec",
+        prior=f"from the {how['main']} dimensions of z_dyn alone",
+        slow=f"from {how['main']} slow features",
+        pca=f"from {how['main']} principal components",
+    )
     for name, x in made.items(): clips[f"{case.file}_{name}"] = (x[:min(map(len, made.values()))], rate)
     write_row(run, clips, {f"{case.file}_{k}": v for k, v in notes.items()}, suffix=".ogg")
 
@@ -362,18 +619,48 @@ def run(
     p, how = get_profile(profile), recipe(profile, dims, components, share, eval_fraction, seed)
     asked = parse_cases(p.pick("synthetic:nano", CASES, CASES) if cases == "auto" else cases, corpus, codec)
     use_style()
-    parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), dims=how["dims"], components=components, share=share, eval_fraction=eval_fraction, seed=seed)
-    study = Study(NAME, measure_store, ("scores", "ladder", "spectrum", "rebuilt", "speech", "own"), listen, functools.partial(claims_of, n=p.bootstrap))
+    parameters = dict(
+        cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked),
+        dims=how["dims"],
+        components=components,
+        share=share,
+        eval_fraction=eval_fraction,
+        seed=seed,
+    )
+    study = Study(
+        NAME,
+        measure_store,
+        ("scores", "ladder", "spectrum", "rebuilt", "speech", "own"),
+        listen,
+        functools.partial(claims_of, n=p.bootstrap),
+    )
     kw = dict(n=p.bootstrap, seed=seed)
     with Run(NAME, parameters, folder=folder, profile=p) as out:
         found = run_cases(out, study, asked, how, corpus_root, lead=widest)
         of = lambda f: [(case_title(a), f(t)) for t, a in found]
         states = of(lambda t: state_table(t, **kw))
-        for (_, table), (_, about) in zip(states, found, strict=True): out.rows(table.assign(case=about["case"]), "states")
-        out.figure("gains", draw_gains(states), "Gain over the marginal of each state by dimension, with intervals over speakers")
-        out.figure("spectrum", draw_spectrum(of(lambda t: t["spectrum"])), "R squared of each direction of the states, with intervals over speakers")
-        out.figure("ladder", draw_ladder([(case_title(a), s, ladder_of(t, s, **kw)) for t, a in found for s in ("zdyn", "slow")]), "The ladder of nats for the learned and the linear state")
-        out.figure("loss", draw_loss(of(lambda t: sound_table(t, **kw))), "STOI and mel distance of speech rebuilt from a state, with intervals over speakers")
+        for (_, table), (_, about) in zip(states, found, strict=True):
+            out.rows(table.assign(case=about["case"]), "states")
+        out.figure(
+            "gains",
+            draw_gains(states),
+            "Gain over the marginal of each state by dimension, with intervals over speakers",
+        )
+        out.figure(
+            "spectrum",
+            draw_spectrum(of(lambda t: t["spectrum"])),
+            "R squared of each direction of the states, with intervals over speakers",
+        )
+        out.figure(
+            "ladder",
+            draw_ladder([(case_title(a), s, ladder_of(t, s, **kw)) for t, a in found for s in ("zdyn", "slow")]),
+            "The ladder of nats for the learned and the linear state",
+        )
+        out.figure(
+            "loss",
+            draw_loss(of(lambda t: sound_table(t, **kw))),
+            "STOI and mel distance of speech rebuilt from a state, with intervals over speakers",
+        )
     return read_run(out.final)
 
 def states_table(result) -> str:
@@ -381,15 +668,56 @@ def states_table(result) -> str:
     parts = []
     for about in read_json(result.folder / "cases.json"):
         df = result.table("states").query("case == @about['case']")
-        show = lambda r, what, d=2: f"{getattr(r, what):.{d}f} [{getattr(r, what + '_lo'):.{d}f}, {getattr(r, what + '_hi'):.{d}f}]".replace("-", "−")
-        rows = [{"state": LABELS[r.state], "dimensions": r.d, "gain over its marginal, nats": show(r, "gain"), "a dimension": f"{r.each:.3f}".replace("-", "−"), "over all frames": show(r, "all"), "cosine (its marginal's)": f"{r.cosine:.3f} ({r.cosine_null:.3f})",
-                 "over N(z_t, ·), as reported before": show(r, "delta", 1), "R² of the latent": "–" if r.state == "whole" else show(r, "r2")} for r in df.itertuples()]
+        show = lambda r, what, d=2: (
+            f"{getattr(r, what):.{d}f} [{getattr(r, what + '_lo'):.{d}f}, {getattr(r, what + '_hi'):.{d}f}]".replace(
+                "-", "−"
+            )
+        )
+        rows = [
+            {
+                "state": LABELS[r.state],
+                "dimensions": r.d,
+                "gain over its marginal, nats": show(r, "gain"),
+                "a dimension": f"{r.each:.3f}".replace("-", "−"),
+                "over all frames": show(r, "all"),
+                "cosine (its marginal's)": f"{r.cosine:.3f} ({r.cosine_null:.3f})",
+                "over N(z_t, ·), as reported before": show(r, "delta", 1),
+                "R² of the latent": "–" if r.state == "whole" else show(r, "r2"),
+            }
+            for r in df.itertuples()
+        ]
         kept = f", rows published on {about['measured']}" if about["kept"] else ""
-        parts.append(f"**{about['title']}** ({about['minutes']} min, {about['speakers_held']} held-out speakers{kept})\n\n" + as_markdown(pd.DataFrame(rows)))
+        parts.append(
+            f"**{about['title']}** ({about['minutes']} min, {about['speakers_held']} held-out speakers{kept})\n\n"
+            + as_markdown(pd.DataFrame(rows))
+        )
     return "\n\n".join(parts)
 
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
-    return claims_table(result, dict(gain_zdyn="z_dyn over its marginal", gain_slow="slow features over theirs", over_slow="z_dyn less slow features", over_pca="… less principal components", over_random="… less a random projection", gain_whole="the whole latent over its marginal", kept="share of that in z_dyn",
-                                     delta="z_dyn over N(z_t, ·), as reported before", cosine="direction cosine", cosine_null="… of the marginal", r2_zdyn="R² of the latent from z_dyn", r2_slow="… from slow features", r2_pca="… from principal components",
-                                     r2_posterior="… from z_dyn and z_rec", stoi_posterior="STOI, z_dyn and z_rec", stoi_zdyn="STOI, z_dyn alone", stoi_slow="… slow features alone", stoi_pca="… principal components alone", mel_zdyn="mel distance, z_dyn alone", mel_pca="… principal components alone", rank="effective rank of z_dyn"))
+    return claims_table(
+        result,
+        dict(
+            gain_zdyn="z_dyn over its marginal",
+            gain_slow="slow features over theirs",
+            over_slow="z_dyn less slow features",
+            over_pca="… less principal components",
+            over_random="… less a random projection",
+            gain_whole="the whole latent over its marginal",
+            kept="share of that in z_dyn",
+            delta="z_dyn over N(z_t, ·), as reported before",
+            cosine="direction cosine",
+            cosine_null="… of the marginal",
+            r2_zdyn="R² of the latent from z_dyn",
+            r2_slow="… from slow features",
+            r2_pca="… from principal components",
+            r2_posterior="… from z_dyn and z_rec",
+            stoi_posterior="STOI, z_dyn and z_rec",
+            stoi_zdyn="STOI, z_dyn alone",
+            stoi_slow="… slow features alone",
+            stoi_pca="… principal components alone",
+            mel_zdyn="mel distance, z_dyn alone",
+            mel_pca="… principal components alone",
+            rank="effective rank of z_dyn",
+        ),
+    )

@@ -46,12 +46,34 @@ from ..stages import measures
 # %% ../../nbs/discussions/d04_memory.ipynb #182f5e40
 NAME = "d04_memory"
 CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128"
-FORMS = {"memory-hard": "memory, hard", "memory-soft": "memory, soft", "param": "param", "hybrid": "hybrid", "residual-add": "residual, added", "residual-gated": "residual, gated"}
-EVERY, EVERY_RESIDUAL, FLOPS, NUMBERS, MIXTURE, MARGINAL = "every frame", "residual, every frame", "wider, equal multiply-adds", "wider, equal numbers", "leaning mixture", "marginal"
+FORMS = {
+    "memory-hard": "memory, hard",
+    "memory-soft": "memory, soft",
+    "param": "param",
+    "hybrid": "hybrid",
+    "residual-add": "residual, added",
+    "residual-gated": "residual, gated",
+}
+EVERY, EVERY_RESIDUAL, FLOPS, NUMBERS, MIXTURE, MARGINAL = (
+    "every frame",
+    "residual, every frame",
+    "wider, equal multiply-adds",
+    "wider, equal numbers",
+    "leaning mixture",
+    "marginal",
+)
 SHOWN = (1, 2, 4, 8, 16)                             # steps of a rollout that are published
 ROLLED = ("param", "hybrid", "residual, added")      # trained on their own mean rollouts too
-CODE = functools.partial(code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor")                  # what trained predictors depend on
-MEMORY_CODE = functools.partial(code_fingerprint, "audioengram.dynamics.memory:fit_forms", "audioengram.dynamics.memory:MemoryPredictor", "audioengram.dynamics.rollout:train_rollout")
+# what trained predictors depend on
+CODE = functools.partial(
+    code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
+)
+MEMORY_CODE = functools.partial(
+    code_fingerprint,
+    "audioengram.dynamics.memory:fit_forms",
+    "audioengram.dynamics.memory:MemoryPredictor",
+    "audioengram.dynamics.rollout:train_rollout",
+)
 
 def recipe(
     profile,                     # run profile
@@ -64,9 +86,28 @@ def recipe(
 ) -> dict:                       # all that decides the rows of a case, beside its data and the code
     "The parameters of a measurement."
     p = get_profile(profile)
-    return dict(clusters=p.pick(32, int(clusters), int(clusters)), neighbours=p.pick(4, int(neighbours), int(neighbours)), steps=p.pick(4, int(horizon), int(horizon)), length=p.pick(4, int(length), int(length)), seed=int(seed), components=p.pick(2, 8, 8),
-                eval_fraction=p.pick(.25, eval_fraction, eval_fraction), max_seconds=p.pick(300., p.max_seconds, None), encoder="state", hidden=p.pick(32, 256, 512), layers=p.pick(1, 2, 2), dropout=.3, epochs=p.pick(2, 5, 40),
-                epoch_frames=p.pick(None, 25_000, None), samples=p.pick(8, 16, 64), particles=p.pick(4, 32, 64), segments=p.pick(24, 256, 2048), rolled_epochs=p.pick(1, 4, 20), rolled_frames=p.pick(200, 6000, None), most=p.pick(2000, 100_000, 1_000_000))
+    return dict(
+        clusters=p.pick(32, int(clusters), int(clusters)),
+        neighbours=p.pick(4, int(neighbours), int(neighbours)),
+        steps=p.pick(4, int(horizon), int(horizon)),
+        length=p.pick(4, int(length), int(length)),
+        seed=int(seed),
+        components=p.pick(2, 8, 8),
+        eval_fraction=p.pick(0.25, eval_fraction, eval_fraction),
+        max_seconds=p.pick(300.0, p.max_seconds, None),
+        encoder="state",
+        hidden=p.pick(32, 256, 512),
+        layers=p.pick(1, 2, 2),
+        dropout=0.3,
+        epochs=p.pick(2, 5, 40),
+        epoch_frames=p.pick(None, 25_000, None),
+        samples=p.pick(8, 16, 64),
+        particles=p.pick(4, 32, 64),
+        segments=p.pick(24, 256, 2048),
+        rolled_epochs=p.pick(1, 4, 20),
+        rolled_frames=p.pick(200, 6000, None),
+        most=p.pick(2000, 100_000, 1_000_000),
+    )
 
 # %% ../../nbs/discussions/d04_memory.ipynb #521fc1d6
 def fit(store, split, how: dict, controls=True) -> dict:
@@ -74,29 +115,92 @@ def fit(store, split, how: dict, controls=True) -> dict:
     sets = split_windows(store, split, how["length"], 1)
     key = [store.fingerprint, CODE(), MEMORY_CODE()]
     size = min(512, max(32, len(sets["train"]) // 8))
-    train = lambda model, start=None: fitted(model, sets, key, start, batch_size=size, lr=2e-3, seed=how["seed"], epochs=2 * how["epochs"], epoch_frames=how["epoch_frames"], noise=.1)
-    options = dict(encoder=how["encoder"], hidden=how["hidden"], layers=how["layers"], dropout=how["dropout"], seed=spawn(how["seed"], "weights"))
-    forms = fit_forms(sets["train"], sets["valid"], store.dim, how["length"], how["clusters"], how["neighbours"], model=options, fit=train)
+    train = lambda model, start=None: fitted(
+        model,
+        sets,
+        key,
+        start,
+        batch_size=size,
+        lr=2e-3,
+        seed=how["seed"],
+        epochs=2 * how["epochs"],
+        epoch_frames=how["epoch_frames"],
+        noise=0.1,
+    )
+    options = dict(
+        encoder=how["encoder"],
+        hidden=how["hidden"],
+        layers=how["layers"],
+        dropout=how["dropout"],
+        seed=spawn(how["seed"], "weights"),
+    )
+    forms = fit_forms(
+        sets["train"],
+        sets["valid"],
+        store.dim,
+        how["length"],
+        how["clusters"],
+        how["neighbours"],
+        model=options,
+        fit=train,
+    )
     out = {FORMS[name]: m for name, m in forms.items()}
     if not controls: return out
     n = min(len(sets["train"]), how["most"])
     for name, form, start in ((EVERY, "memory", None), (EVERY_RESIDUAL, "add", out["param"])):
-        m = MemoryPredictor(store.dim, how["length"], form, n, min(64, n), **options | (dict(encoder="none") if form == "memory" else {}))
-        m = m.to(working_device()).set_units(sets["train"]) if start is None else m.to(working_device()).start_from(start)
+        m = MemoryPredictor(
+            store.dim,
+            how["length"],
+            form,
+            n,
+            min(64, n),
+            **options | (dict(encoder="none") if form == "memory" else {}),
+        )
+        m = (
+            m.to(working_device()).set_units(sets["train"])
+            if start is None
+            else m.to(working_device()).start_from(start)
+        )
         out[name] = m.remember(sets["train"], sets["valid"], frames=True, max_frames=n, seed=how["seed"]).eval()
     wide = lambda hidden: MemoryPredictor(store.dim, how["length"], "param", **options | dict(hidden=hidden))
-    for name, cost in ((FLOPS, lambda m: m.flops), (NUMBERS, lambda m: m.n_stored)): out[name] = train(matched(wide, cost(out["residual, added"]), cost))
+    for name, cost in ((FLOPS, lambda m: m.flops), (NUMBERS, lambda m: m.n_stored)):
+        out[name] = train(matched(wide, cost(out["residual, added"]), cost))
     direct = direct_models(store, split, how, CODE(), [1])
     return out | {MIXTURE: direct[1], MARGINAL: direct[0]}
 
 def fit_rolled(models: dict, store, split, how: dict) -> dict:
-    "The reference's rollout training of some of them: mean rollouts of K steps, state loss, likelihood under the own context, truth put in less and less."
+    """The reference's rollout training of some of them: mean rollouts of K steps, state loss, likelihood under the
+    own context, truth put in less and less."""
     train, valid = rollout_sets(store, split, how["length"], how["steps"], how["segments"], how["seed"])
-    plan, out = Unroll(steps=how["steps"], mode="mean", particles=1, teacher=1., rollout=1., state=1., truth_rate=.5, truth_rate_end=0.), {}
+    plan, out = (
+        Unroll(
+            steps=how["steps"],
+            mode="mean",
+            particles=1,
+            teacher=1.0,
+            rollout=1.0,
+            state=1.0,
+            truth_rate=0.5,
+            truth_rate_end=0.0,
+        ),
+        {},
+    )
     for name in ROLLED:
         model = copy.deepcopy(models[name])
-        folder = cache_dir("models") / fingerprint(store.fingerprint, CODE(), MEMORY_CODE(), model.fingerprint, how, name, length=24)
-        train_rollout(model, train, valid, plan, epochs=how["rolled_epochs"], epoch_frames=how["rolled_frames"], batch_size=min(128, len(train) // 4), folder=folder, seed=how["seed"])
+        folder = cache_dir("models") / fingerprint(
+            store.fingerprint, CODE(), MEMORY_CODE(), model.fingerprint, how, name, length=24
+        )
+        train_rollout(
+            model,
+            train,
+            valid,
+            plan,
+            epochs=how["rolled_epochs"],
+            epoch_frames=how["rolled_frames"],
+            batch_size=min(128, len(train) // 4),
+            folder=folder,
+            seed=how["seed"],
+        )
         out[f"{name}, rolled"] = model
     return out
 
@@ -113,10 +217,34 @@ def measure_store(
     moves = sets["train"].steps().norm(dim=1)
     sums = dict(centre=float(moves[moves > 0].log().mean()), floor=floor_of(sets["train"]))
     base = fit_baselines(sets["train"], seed=how["seed"])["step-diagonal"]
-    judge = lambda forecast: speaker_sums(score_windows(forecast, sets["test"], samples=how["samples"], seed=how["seed"]), **sums)
-    scores = pd.concat([judge(base).assign(model="baseline"), *(judge(m).assign(model=name) for name, m in models.items())], ignore_index=True)
-    rolled = pd.concat([roll(m, store, split, how, base, sums["floor"]).assign(model=name) for name, m in models.items() if name not in (EVERY, EVERY_RESIDUAL)], ignore_index=True)
-    sizes = pd.DataFrame([dict(model=name, hidden=m.config["hidden"], parameters=m.n_parameters, stored=getattr(m, "n_stored", m.n_parameters), multiply_adds=m.flops, gate=gate(m, sets["test"])) for name, m in models.items()])
+    judge = lambda forecast: speaker_sums(
+        score_windows(forecast, sets["test"], samples=how["samples"], seed=how["seed"]), **sums
+    )
+    scores = pd.concat(
+        [judge(base).assign(model="baseline"), *(judge(m).assign(model=name) for name, m in models.items())],
+        ignore_index=True,
+    )
+    rolled = pd.concat(
+        [
+            roll(m, store, split, how, base, sums["floor"]).assign(model=name)
+            for name, m in models.items()
+            if name not in (EVERY, EVERY_RESIDUAL)
+        ],
+        ignore_index=True,
+    )
+    sizes = pd.DataFrame(
+        [
+            dict(
+                model=name,
+                hidden=m.config["hidden"],
+                parameters=m.n_parameters,
+                stored=getattr(m, "n_stored", m.n_parameters),
+                multiply_adds=m.flops,
+                gate=gate(m, sets["test"]),
+            )
+            for name, m in models.items()
+        ]
+    )
     return dict(scores=scores, rolled=rolled, sizes=sizes)
 
 @torch.no_grad()
@@ -126,21 +254,45 @@ def gate(model, windows, n=4096) -> float:
     c = windows.contexts(torch.arange(min(n, len(windows)))).to(model.in_mean.device)
     return torch.sigmoid(model.head.gate(model.encoder((c - model.in_mean) / model.in_scale))).mean().item()
 
-def roll(model, store, split, how, base, floor) -> pd.DataFrame:   # sums: speaker, step, mode, segments, gain, state_error, own_step, true_step
+def roll(
+    model, store, split, how, base, floor
+) -> pd.DataFrame:  # sums: speaker, step, mode, segments, gain, state_error, own_step, true_step
     "Particles and the mean rollout by step."
     stretches, idx = sample_stretches(store, split.eval_utterances, how, how["segments"])
     unit, parts = rms_step(stretches.frames(idx)), []
     for mode, particles in (("sample", how["particles"]), ("mean", 1)):
-        rows = injection_rows(model, stretches, base, modes="D", particles=particles, mode=mode, unit=unit, centre=0., idx=idx, seed=how["seed"])
+        rows = injection_rows(
+            model,
+            stretches,
+            base,
+            modes="D",
+            particles=particles,
+            mode=mode,
+            unit=unit,
+            centre=0.0,
+            idx=idx,
+            seed=how["seed"],
+        )
         rows = rows[(rows.true_step > floor) & rows.step.isin([s for s in SHOWN if s <= how["steps"]] + [how["steps"]])]
-        parts.append(gap_sums(rows[["speaker", "segment", "step", "gain", "state_error", "own_step", "true_step"]]).assign(mode=mode))
+        parts.append(
+            gap_sums(rows[["speaker", "segment", "step", "gain", "state_error", "own_step", "true_step"]]).assign(
+                mode=mode
+            )
+        )
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/discussions/d04_memory.ipynb #76165c82
 def rolled_gain(tables, model, step, mode="sample", over=None, **kw):
     "Gain of a rollout at a step over the baseline, or over another model's: an Estimate."
     mine = pick(tables["rolled"], model=model, step=step, mode=mode)
-    if over: mine = mine.assign(gain=mine.gain - pick(tables["rolled"], model=over, step=step, mode=mode).set_index("speaker").gain.reindex(mine.speaker).to_numpy())
+    if over:
+        mine = mine.assign(
+            gain=mine.gain
+            - pick(tables["rolled"], model=over, step=step, mode=mode)
+            .set_index("speaker")
+            .gain.reindex(mine.speaker)
+            .to_numpy()
+        )
     return ratio_of_sums(mine, "gain", "segments", **kw)
 
 def model_table(tables: dict, last: int, n=2000, seed=0) -> pd.DataFrame:
@@ -148,11 +300,31 @@ def model_table(tables: dict, last: int, n=2000, seed=0) -> pd.DataFrame:
     kw, rows = dict(n=n, seed=seed), []
     at = lambda model: pick(tables["scores"], model=model)
     for r in tables["sizes"].itertuples():
-        row = dict(model=r.model, hidden=r.hidden, parameters=r.parameters, stored=r.stored, multiply_adds=r.multiply_adds, gate=r.gate)
-        cells = dict(delta=gain(at("baseline"), at(r.model), above=True, **kw), over_param=gain(at("param"), at(r.model), above=True, **kw), over_marginal=gain(at(MARGINAL), at(r.model), above=True, **kw), cosine=of_sums(at(r.model), "cosine", **kw))
+        row = dict(
+            model=r.model,
+            hidden=r.hidden,
+            parameters=r.parameters,
+            stored=r.stored,
+            multiply_adds=r.multiply_adds,
+            gate=r.gate,
+        )
+        cells = dict(
+            delta=gain(at("baseline"), at(r.model), above=True, **kw),
+            over_param=gain(at("param"), at(r.model), above=True, **kw),
+            over_marginal=gain(at(MARGINAL), at(r.model), above=True, **kw),
+            cosine=of_sums(at(r.model), "cosine", **kw),
+        )
         if len(pick(tables["rolled"], model=r.model)):
-            cells |= dict(rolled=rolled_gain(tables, r.model, last, **kw), rolled_mean=rolled_gain(tables, r.model, last, "mean", **kw), step_mean=ratio_of_sums(pick(tables["rolled"], model=r.model, step=last, mode="mean"), "own_step", "true_step", **kw),
-                          step_sample=ratio_of_sums(pick(tables["rolled"], model=r.model, step=last, mode="sample"), "own_step", "true_step", **kw))
+            cells |= dict(
+                rolled=rolled_gain(tables, r.model, last, **kw),
+                rolled_mean=rolled_gain(tables, r.model, last, "mean", **kw),
+                step_mean=ratio_of_sums(
+                    pick(tables["rolled"], model=r.model, step=last, mode="mean"), "own_step", "true_step", **kw
+                ),
+                step_sample=ratio_of_sums(
+                    pick(tables["rolled"], model=r.model, step=last, mode="sample"), "own_step", "true_step", **kw
+                ),
+            )
         for what, e in cells.items(): row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -167,43 +339,150 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     size = tables["sizes"].set_index("model")
     residual, flops = ahead("param", "residual, added"), ahead("param", FLOPS)
     over = ahead(FLOPS, "residual, added")
-    helps = "a memory of residuals helps beyond what its computation would buy elsewhere" if (over.lo or 0) > 0 else "a memory of residuals earns no more than a network of equal computation" if (over.hi or 0) >= 0 else "a network of equal computation earns more than a memory of residuals"
-    ratio = lambda model, mode="mean": ratio_of_sums(pick(tables["rolled"], model=model, step=last, mode=mode), "own_step", "true_step", **kw)
-    error = lambda model, mode="mean": ratio_of_sums(pick(tables["rolled"], model=model, step=last, mode=mode), "state_error", "segments", **kw)
-    return dict(case=about["title"], verdict_short=helps, speakers_held=len(at("param")), frames=int(at("param").frames.sum()), last=last, param=delta("param"), alone_hard=delta("memory, hard"), alone_soft=delta("memory, soft"), every=delta(EVERY),
-                marginal=delta(MARGINAL), mixture=delta(MIXTURE), param_over_marginal=ahead(MARGINAL, "param"), hybrid=ahead("param", "hybrid"), residual=residual, gated=ahead("param", "residual, gated"), every_residual=ahead("param", EVERY_RESIDUAL), flops=flops,
-                numbers=ahead("param", NUMBERS), over_flops=over, mixture_over=ahead("residual, added", MIXTURE), gate_hybrid=float(size.gate["hybrid"]), gate_residual=float(size.gate["residual, gated"]), cosine=of_sums(at("param"), "cosine", **kw),
-                cosine_residual=of_sums(at("residual, added"), "cosine", **kw), cosine_memory=of_sums(at("memory, soft"), "cosine", **kw), cosine_null=of_sums(at(MARGINAL), "cosine", **kw), rolled_forced=ahead("param", "param, rolled"),
-                residual_rolled=ahead("param, rolled", "residual, added, rolled"), rolled_sample=rolled_gain(tables, "param", last, **kw), rolled_mean=rolled_gain(tables, "param", last, "mean", **kw), rolled_sample_after=rolled_gain(tables, "param, rolled", last, **kw),
-                rolled_mean_after=rolled_gain(tables, "param, rolled", last, "mean", **kw), residual_sample=rolled_gain(tables, "residual, added", last, over="param", **kw), residual_sample_after=rolled_gain(tables, "residual, added, rolled", last, over="param, rolled", **kw),
-                step_before=ratio("param"), step_after=ratio("param, rolled"), step_sample=ratio("param", "sample"), error_before=error("param"), error_after=error("param, rolled"), mixture_sample=rolled_gain(tables, MIXTURE, last, **kw))
+    helps = (
+        "a memory of residuals helps beyond what its computation would buy elsewhere"
+        if (over.lo or 0) > 0
+        else "a memory of residuals earns no more than a network of equal computation"
+        if (over.hi or 0) >= 0
+        else "a network of equal computation earns more than a memory of residuals"
+    )
+    ratio = lambda model, mode="mean": ratio_of_sums(
+        pick(tables["rolled"], model=model, step=last, mode=mode), "own_step", "true_step", **kw
+    )
+    error = lambda model, mode="mean": ratio_of_sums(
+        pick(tables["rolled"], model=model, step=last, mode=mode), "state_error", "segments", **kw
+    )
+    return dict(
+        case=about["title"],
+        verdict_short=helps,
+        speakers_held=len(at("param")),
+        frames=int(at("param").frames.sum()),
+        last=last,
+        param=delta("param"),
+        alone_hard=delta("memory, hard"),
+        alone_soft=delta("memory, soft"),
+        every=delta(EVERY),
+        marginal=delta(MARGINAL),
+        mixture=delta(MIXTURE),
+        param_over_marginal=ahead(MARGINAL, "param"),
+        hybrid=ahead("param", "hybrid"),
+        residual=residual,
+        gated=ahead("param", "residual, gated"),
+        every_residual=ahead("param", EVERY_RESIDUAL),
+        flops=flops,
+        numbers=ahead("param", NUMBERS),
+        over_flops=over,
+        mixture_over=ahead("residual, added", MIXTURE),
+        gate_hybrid=float(size.gate["hybrid"]),
+        gate_residual=float(size.gate["residual, gated"]),
+        cosine=of_sums(at("param"), "cosine", **kw),
+        cosine_residual=of_sums(at("residual, added"), "cosine", **kw),
+        cosine_memory=of_sums(at("memory, soft"), "cosine", **kw),
+        cosine_null=of_sums(at(MARGINAL), "cosine", **kw),
+        rolled_forced=ahead("param", "param, rolled"),
+        residual_rolled=ahead("param, rolled", "residual, added, rolled"),
+        rolled_sample=rolled_gain(tables, "param", last, **kw),
+        rolled_mean=rolled_gain(tables, "param", last, "mean", **kw),
+        rolled_sample_after=rolled_gain(tables, "param, rolled", last, **kw),
+        rolled_mean_after=rolled_gain(tables, "param, rolled", last, "mean", **kw),
+        residual_sample=rolled_gain(tables, "residual, added", last, over="param", **kw),
+        residual_sample_after=rolled_gain(tables, "residual, added, rolled", last, over="param, rolled", **kw),
+        step_before=ratio("param"),
+        step_after=ratio("param, rolled"),
+        step_sample=ratio("param", "sample"),
+        error_before=error("param"),
+        error_after=error("param, rolled"),
+        mixture_sample=rolled_gain(tables, MIXTURE, last, **kw),
+    )
 
 def draw_forced(cases: list):     # (title, model_table)
     "Teacher forcing: what each model earns over the network alone."
     df = pd.concat([t.assign(case=title) for title, t in cases])
-    df = df[~df.model.isin([MARGINAL, MIXTURE, "param", *(f"{m}, rolled" for m in ROLLED)]) & ~df.model.str.startswith("memory") & (df.model != EVERY)]
+    df = df[
+        ~df.model.isin([MARGINAL, MIXTURE, "param", *(f"{m}, rolled" for m in ROLLED)])
+        & ~df.model.str.startswith("memory")
+        & (df.model != EVERY)
+    ]
     fig, (ax,) = panels(1, columns=1, width=7.4, height=3.6)
-    interval_plot(df, "model", "over_param", "over_param_lo", "over_param_hi", hue="case", ax=ax, connect=False, xlabel="", ylabel="gain over the network alone, nats a frame")
-    names = list(dict.fromkeys(df.model)); ax.set_xticks(range(len(names)), names, rotation=20, ha="right"); reference(ax, 0); legend_below(ax, -.36)
+    interval_plot(
+        df,
+        "model",
+        "over_param",
+        "over_param_lo",
+        "over_param_hi",
+        hue="case",
+        ax=ax,
+        connect=False,
+        xlabel="",
+        ylabel="gain over the network alone, nats a frame",
+    )
+    names = list(dict.fromkeys(df.model))
+    ax.set_xticks(range(len(names)), names, rotation=20, ha="right")
+    reference(ax, 0)
+    legend_below(ax, -0.36)
     return fig
 
 def draw_all(cases: list):        # (title, model_table)
     "Teacher forcing: every model over the baseline, the marginal null as a line."
-    fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.4, titles=[t.replace(" (", "\n(") for t, _ in cases])
+    fig, axes = panels(
+        len(cases), columns=min(3, len(cases)), width=3.9, height=3.4, titles=[t.replace(" (", "\n(") for t, _ in cases]
+    )
     for ax, (_, t) in zip(axes, cases, strict=True):
         show = t[~t.model.str.endswith("rolled") & (t.model != MARGINAL)].reset_index(drop=True)
-        ax.errorbar(show.delta, range(len(show)), xerr=[show.delta - show.delta_lo, show.delta_hi - show.delta], fmt="o", markersize=4)
-        ax.set_yticks(range(len(show)), show.model); ax.invert_yaxis(); ax.axvline(t[t.model == MARGINAL].delta.iloc[0], color=".5", linestyle="--", label="marginal null"); ax.set(xlabel="gain over the baseline, nats a frame"); ax.legend(fontsize=8)
+        ax.errorbar(
+            show.delta,
+            range(len(show)),
+            xerr=[show.delta - show.delta_lo, show.delta_hi - show.delta],
+            fmt="o",
+            markersize=4,
+        )
+        ax.set_yticks(range(len(show)), show.model)
+        ax.invert_yaxis()
+        ax.axvline(t[t.model == MARGINAL].delta.iloc[0], color=".5", linestyle="--", label="marginal null")
+        ax.set(xlabel="gain over the baseline, nats a frame")
+        ax.legend(fontsize=8)
     return fig
 
 def draw_rolled(cases: list, n=2000, seed=0):      # (title, tables)
     "Gain and step norm by step, before and after rollout training."
-    names, tables = ["param", "param, rolled", "residual, added", "residual, added, rolled", "memory, soft", MIXTURE], cases[0][1]
-    fig, axes = panels(3, columns=3, width=3.6, height=3.0, titles=["particles: gain, nats", "mean rollout: gain, nats", "mean rollout: step norm / true"])
-    for ax, (mode, what, below) in zip(axes, (("sample", "gain", "segments"), ("mean", "gain", "segments"), ("mean", "own_step", "true_step")), strict=True):
-        rows = [dict(model=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for m in names for s, part in pick(tables["rolled"], model=m, mode=mode).groupby("step") for e in [ratio_of_sums(part, what, below, n=n, seed=seed)]]
-        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="model", ax=ax, xlabel="steps since the last true frame", ylabel=""); ax.autoscale(axis="y"); doublings(ax, [r["step"] for r in rows]); ax.get_legend().set_visible(False)
-        if mode == "mean" and what == "gain": ax.set_ylim(bottom=min(0, np.percentile([r["value"] for r in rows], 20)) - 20)
+    names, tables = (
+        ["param", "param, rolled", "residual, added", "residual, added, rolled", "memory, soft", MIXTURE],
+        cases[0][1],
+    )
+    fig, axes = panels(
+        3,
+        columns=3,
+        width=3.6,
+        height=3.0,
+        titles=["particles: gain, nats", "mean rollout: gain, nats", "mean rollout: step norm / true"],
+    )
+    for ax, (mode, what, below) in zip(
+        axes,
+        (("sample", "gain", "segments"), ("mean", "gain", "segments"), ("mean", "own_step", "true_step")),
+        strict=True,
+    ):
+        rows = [
+            dict(model=m, step=s, value=e.value, lo=e.lo, hi=e.hi)
+            for m in names
+            for s, part in pick(tables["rolled"], model=m, mode=mode).groupby("step")
+            for e in [ratio_of_sums(part, what, below, n=n, seed=seed)]
+        ]
+        band_plot(
+            pd.DataFrame(rows),
+            "step",
+            "value",
+            "lo",
+            "hi",
+            hue="model",
+            ax=ax,
+            xlabel="steps since the last true frame",
+            ylabel="",
+        )
+        ax.autoscale(axis="y")
+        doublings(ax, [r["step"] for r in rows])
+        ax.get_legend().set_visible(False)
+        if mode == "mean" and what == "gain":
+            ax.set_ylim(bottom=min(0, np.percentile([r["value"] for r in rows], 20)) - 20)
     legend_below(axes[1], ncol=3)
     return fig
 
@@ -216,14 +495,28 @@ def listen(run, case, how, tables, opened, first):
     (uid, z), W = utterance_of(store, split.eval_utterances), how["length"]
     say = {"truth": (z, f"{uid}, held-out speaker, through {case.codec}")}
     if len(z) < W + 2: raise ValueError(f"{uid} is too short to roll out")
-    heard = (("param", "network"), ("residual, added", "network and residual memory"), ("param, rolled", "network after rollout training"), ("residual, added, rolled", "network and memory after rollout training"))
+    heard = (
+        ("param", "network"),
+        ("residual, added", "network and residual memory"),
+        ("param, rolled", "network after rollout training"),
+        ("residual, added, rolled", "network and memory after rollout training"),
+    )
     for model, label in heard if first else heard[::3]:
         m, slug = models[model], model.replace(", ", "_")
         windows = z.unfold(0, W, 1)[:-1].mT
-        say[f"{slug}_forced"] = torch.cat([z[:W], rollout(m, windows, 1, mode="mean").frames[:, 0, 0]]), f"{label}, teacher forcing"
+        say[f"{slug}_forced"] = (
+            torch.cat([z[:W], rollout(m, windows, 1, mode="mean").frames[:, 0, 0]]),
+            f"{label}, teacher forcing",
+        )
         steps = min(4, len(z) - W)
-        say[f"{slug}_spliced"] = splice(m, z, steps, every=min(24, len(z) - W), window=W, seed=how["seed"])[0], f"{label}, {steps} frames in a row rolled out (sampled)"
-        say[f"{slug}_free"] = torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, seed=how["seed"]).frames[0, 0]]), f"{label}, free run (sampled)"
+        say[f"{slug}_spliced"] = (
+            splice(m, z, steps, every=min(24, len(z) - W), window=W, seed=how["seed"])[0],
+            f"{label}, {steps} frames in a row rolled out (sampled)",
+        )
+        say[f"{slug}_free"] = (
+            torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, seed=how["seed"]).frames[0, 0]]),
+            f"{label}, free run (sampled)",
+        )
     write_decoded(run, case, store, say)
 
 @published(NAME)
@@ -244,15 +537,33 @@ def run(
     p, how = get_profile(profile), recipe(profile, clusters, neighbours, horizon, length, eval_fraction, seed)
     asked = parse_cases(p.pick("synthetic:nano", CASES, CASES) if cases == "auto" else cases, corpus, codec)
     use_style()
-    parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), clusters=clusters, neighbours=neighbours, horizon=horizon, length=length, eval_fraction=eval_fraction, seed=seed)
-    study = Study(NAME, measure_store, ("scores", "rolled", "sizes"), listen, functools.partial(claims_of, n=p.bootstrap))
+    parameters = dict(
+        cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked),
+        clusters=clusters,
+        neighbours=neighbours,
+        horizon=horizon,
+        length=length,
+        eval_fraction=eval_fraction,
+        seed=seed,
+    )
+    study = Study(
+        NAME, measure_store, ("scores", "rolled", "sizes"), listen, functools.partial(claims_of, n=p.bootstrap)
+    )
     with Run(NAME, parameters, folder=folder, profile=p) as out:
         found = run_cases(out, study, asked, how, corpus_root, lead=widest)
-        table = [(case_title(a), model_table(t, how["steps"], p.bootstrap, seed).assign(case=a["case"])) for t, a in found]
+        table = [
+            (case_title(a), model_table(t, how["steps"], p.bootstrap, seed).assign(case=a["case"])) for t, a in found
+        ]
         out.rows(pd.concat([t for _, t in table]), "models")
-        out.figure("all", draw_all(table), "Gain of every model over the baseline, teacher-forced, beside the marginal null")
+        out.figure(
+            "all", draw_all(table), "Gain of every model over the baseline, teacher-forced, beside the marginal null"
+        )
         out.figure("forced", draw_forced(table), "Gain over the network alone, teacher-forced")
-        out.figure("rolled", draw_rolled([(case_title(a), t) for t, a in found[widest(found):]], p.bootstrap, seed), "Gain of particles and mean rollouts and step norm of mean rollouts by step, before and after rollout training")
+        out.figure(
+            "rolled",
+            draw_rolled([(case_title(a), t) for t, a in found[widest(found) :]], p.bootstrap, seed),
+            "Gain of particles and mean rollouts and step norm of mean rollouts by step, before and after rollout training",
+        )
     return read_run(out.final)
 
 def models_table(result) -> str:
@@ -260,15 +571,54 @@ def models_table(result) -> str:
     parts = []
     for about in read_json(result.folder / "cases.json"):
         df = result.table("models").query("case == @about['case']")
-        show = lambda r, what, d=1: "–" if pd.isna(getattr(r, what, np.nan)) else f"{getattr(r, what):.{d}f} [{getattr(r, what + '_lo'):.{d}f}, {getattr(r, what + '_hi'):.{d}f}]".replace("-", "−")
-        rows = [{"model": r.model, "teacher-forced, over the baseline": show(r, "delta"), "over the marginal": show(r, "over_marginal"), "cosine": show(r, "cosine", 3), "particles, last step": show(r, "rolled"), "mean rollout, last step": show(r, "rolled_mean"),
-                 "its step norm / true": show(r, "step_mean", 3), "memory's gate": "–" if pd.isna(r.gate) else f"{r.gate:.2f}", "multiply-adds": f"{r.multiply_adds / 1e6:.2f} M", "numbers stored": f"{r.stored / 1e6:.2f} M"} for r in df.itertuples()]
+        show = lambda r, what, d=1: (
+            "–"
+            if pd.isna(getattr(r, what, np.nan))
+            else f"{getattr(r, what):.{d}f} [{getattr(r, what + '_lo'):.{d}f}, {getattr(r, what + '_hi'):.{d}f}]".replace(
+                "-", "−"
+            )
+        )
+        rows = [
+            {
+                "model": r.model,
+                "teacher-forced, over the baseline": show(r, "delta"),
+                "over the marginal": show(r, "over_marginal"),
+                "cosine": show(r, "cosine", 3),
+                "particles, last step": show(r, "rolled"),
+                "mean rollout, last step": show(r, "rolled_mean"),
+                "its step norm / true": show(r, "step_mean", 3),
+                "memory's gate": "–" if pd.isna(r.gate) else f"{r.gate:.2f}",
+                "multiply-adds": f"{r.multiply_adds / 1e6:.2f} M",
+                "numbers stored": f"{r.stored / 1e6:.2f} M",
+            }
+            for r in df.itertuples()
+        ]
         kept = f", rows published on {about['measured']}" if about["kept"] else ""
-        parts.append(f"**{about['title']}** ({about['speakers_held']} held-out speakers{kept}); gains in nats a frame\n\n" + as_markdown(pd.DataFrame(rows)))
+        parts.append(
+            f"**{about['title']}** ({about['speakers_held']} held-out speakers{kept}); gains in nats a frame\n\n"
+            + as_markdown(pd.DataFrame(rows))
+        )
     return "\n\n".join(parts)
 
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
-    return claims_table(result, dict(param="network alone, over the baseline", marginal="marginal null, over the baseline", alone_soft="memory alone (soft)", every="memory of every frame", hybrid="hybrid, over the network", residual="residual memory added, over the network",
-                                     every_residual="residual memory of every frame", flops="wider network, equal multiply-adds", numbers="wider network, equal numbers", over_flops="residual memory ahead of equal multiply-adds", residual_rolled="residual memory after rollout training, teacher-forced",
-                                     residual_sample_after="… and rolled out, last step", step_before="mean rollout's step norm before rollout training", step_after="… and after", mixture_over="leaning mixture ahead of the residual memory"))
+    return claims_table(
+        result,
+        dict(
+            param="network alone, over the baseline",
+            marginal="marginal null, over the baseline",
+            alone_soft="memory alone (soft)",
+            every="memory of every frame",
+            hybrid="hybrid, over the network",
+            residual="residual memory added, over the network",
+            every_residual="residual memory of every frame",
+            flops="wider network, equal multiply-adds",
+            numbers="wider network, equal numbers",
+            over_flops="residual memory ahead of equal multiply-adds",
+            residual_rolled="residual memory after rollout training, teacher-forced",
+            residual_sample_after="… and rolled out, last step",
+            step_before="mean rollout's step norm before rollout training",
+            step_after="… and after",
+            mixture_over="leaning mixture ahead of the residual memory",
+        ),
+    )

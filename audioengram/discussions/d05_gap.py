@@ -17,7 +17,21 @@ import torch
 
 from ..core import get_profile, read_json
 from ..data.cases import parse_cases, split_windows
-from ..dynamics.gap import LEANING, ahead, ahead_of, direct_models, floor_of, measure_free, measure_gap, measure_particles, measure_stability, one_step, ratio_of_sums, recovered, sample_stretches
+from audioengram.dynamics.gap import (
+    LEANING,
+    ahead,
+    ahead_of,
+    direct_models,
+    floor_of,
+    measure_free,
+    measure_gap,
+    measure_particles,
+    measure_stability,
+    one_step,
+    ratio_of_sums,
+    recovered,
+    sample_stretches,
+)
 from ..dynamics.injection import divergence_horizon, injection_rows, reset_after_injection, splice
 from ..dynamics.rollout import rollout
 from audioengram.lab.studies import (
@@ -45,7 +59,10 @@ NAME = "d05_gap"
 CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128"
 METHODS = {"true contexts": 0., "noise .1": .1}   # noise on the context in training, in units of its spread
 MAIN, LINEAR = "noise .1", "linear"
-CODE = functools.partial(code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor")   # what trained models depend on
+# what trained models depend on
+CODE = functools.partial(
+    code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
+)
 
 def recipe(
     profile,                          # run profile
@@ -59,10 +76,33 @@ def recipe(
     "The parameters of a measurement."
     p = get_profile(profile)
     lags = [1, 2, 4] if p.name == "smoke" else [int(k) for k in lags]
-    return dict(lags=lags, steps=lags[-1], particles=p.pick(8, int(particles), int(particles)), length=p.pick(4, int(length), int(length)), components=p.pick(2, int(components), int(components)), seed=int(seed),
-                eval_fraction=p.pick(.25, eval_fraction, eval_fraction), max_seconds=p.pick(300., p.max_seconds, None), encoder="state", hidden=p.pick(32, 256, 512), layers=p.pick(1, 2, 2), dropout=.3, epochs=p.pick(2, 5, 40),
-                epoch_frames=p.pick(None, 25_000, None), segments=p.pick(24, 256, 2048), counts=p.pick([1, 4], [1, 4, 16, 64, 256], [1, 4, 16, 64, 256, 1024]), injected=p.pick(24, 256, 2048), clips=p.pick(8, 96, 400),
-                reference=p.pick(500, 10_000, 50_000), regions=p.pick(8, 64, 64), repeats=p.pick(4, 20, 50), long=p.pick(200, 2000, 100_000), held=p.pick(8, 50, 50), spliced=p.pick(2, 12, 60), bootstrap=p.bootstrap)
+    return dict(
+        lags=lags,
+        steps=lags[-1],
+        particles=p.pick(8, int(particles), int(particles)),
+        length=p.pick(4, int(length), int(length)),
+        components=p.pick(2, int(components), int(components)),
+        seed=int(seed),
+        eval_fraction=p.pick(0.25, eval_fraction, eval_fraction),
+        max_seconds=p.pick(300.0, p.max_seconds, None),
+        encoder="state",
+        hidden=p.pick(32, 256, 512),
+        layers=p.pick(1, 2, 2),
+        dropout=0.3,
+        epochs=p.pick(2, 5, 40),
+        epoch_frames=p.pick(None, 25_000, None),
+        segments=p.pick(24, 256, 2048),
+        counts=p.pick([1, 4], [1, 4, 16, 64, 256], [1, 4, 16, 64, 256, 1024]),
+        injected=p.pick(24, 256, 2048),
+        clips=p.pick(8, 96, 400),
+        reference=p.pick(500, 10_000, 50_000),
+        regions=p.pick(8, 64, 64),
+        repeats=p.pick(4, 20, 50),
+        long=p.pick(200, 2000, 100_000),
+        held=p.pick(8, 50, 50),
+        spliced=p.pick(2, 12, 60),
+        bootstrap=p.bootstrap,
+    )
 
 # %% ../../nbs/discussions/d05_gap.ipynb #39aae3d3
 def fit(store, split, how: dict):
@@ -70,7 +110,10 @@ def fit(store, split, how: dict):
     sets = split_windows(store, split, how["length"], 1)
     base = fit_baselines(sets["train"], seed=how["seed"])
     direct = direct_models(store, split, how, CODE(), how["lags"])
-    models = {name: direct[1] if name == MAIN else one_step(store, sets, how, CODE(), direct[0], noise, **LEANING) for name, noise in METHODS.items()}
+    models = {
+        name: direct[1] if name == MAIN else one_step(store, sets, how, CODE(), direct[0], noise, **LEANING)
+        for name, noise in METHODS.items()
+    }
     return base["step-diagonal"], floor_of(sets["train"]), direct, models | {LINEAR: base["ridge-1"]}
 
 @measures("decomposition", 1)
@@ -81,12 +124,46 @@ def measure_store(
 ) -> dict:           # table name -> DataFrame
     "The gap by training method, particles, injection, spread, free runs and stability."
     base, floor, direct, models = fit(store, split, how)
-    gap = pd.concat([measure_gap(m, direct, store, split, how, base, floor).assign(method=name) for name, m in models.items()], ignore_index=True)
-    count = measure_particles(models[MAIN], store, split, how, base, floor, how["counts"], segments=max(8, how["segments"] * how["particles"] // max(how["counts"]) // 2))
+    gap = pd.concat(
+        [measure_gap(m, direct, store, split, how, base, floor).assign(method=name) for name, m in models.items()],
+        ignore_index=True,
+    )
+    count = measure_particles(
+        models[MAIN],
+        store,
+        split,
+        how,
+        base,
+        floor,
+        how["counts"],
+        segments=max(8, how["segments"] * how["particles"] // max(how["counts"]) // 2),
+    )
     curves, resets, horizon = injection(models[MAIN], store, split, how, base)
-    free = measure_free({name: (m, {}) for name, m in models.items()} | {"its mean": (models[MAIN], dict(mode="mean")), "independent frames": (direct[0], {})}, store, split, how)
-    sizes = pd.DataFrame([dict(method=name, parameters=m.n_parameters, multiply_adds=m.flops) for name, m in models.items() if name != LINEAR])
-    return dict(gap=gap, particles=count, curves=curves, resets=resets, horizon=horizon, free=free, stability=measure_stability(models, store, split, how), splices=splices(models, store, split, how), sizes=sizes)
+    free = measure_free(
+        {name: (m, {}) for name, m in models.items()}
+        | {"its mean": (models[MAIN], dict(mode="mean")), "independent frames": (direct[0], {})},
+        store,
+        split,
+        how,
+    )
+    sizes = pd.DataFrame(
+        [
+            dict(method=name, parameters=m.n_parameters, multiply_adds=m.flops)
+            for name, m in models.items()
+            if name != LINEAR
+        ]
+    )
+    return dict(
+        gap=gap,
+        particles=count,
+        curves=curves,
+        resets=resets,
+        horizon=horizon,
+        free=free,
+        stability=measure_stability(models, store, split, how),
+        splices=splices(models, store, split, how),
+        sizes=sizes,
+    )
 
 def injection(model, store, split, how, base) -> tuple:   # curves by step; resets; horizons
     "Modes A to D of one model, with the rollouts of what knows nothing."
@@ -94,13 +171,38 @@ def injection(model, store, split, how, base) -> tuple:   # curves by step; rese
     frames, W, n = stretches.frames(idx), stretches.window, how["bootstrap"]
     unit, centre = rms_step(frames), model.in_mean
     rows = injection_rows(model, stretches, base, unit=unit, centre=centre, idx=idx, seed=how["seed"])
-    mean = injection_rows(model, stretches, base, modes="D", mode="mean", unit=unit, centre=centre, idx=idx, seed=how["seed"])
-    score = lambda z: rollout_rows(z, frames[:, W:], frames[:, W - 1], unit, stretches.who(idx), centre=centre, energy=False).assign(segment=np.repeat(idx.numpy(), how["steps"]))
-    nulls = {name: score(z) for name, z in null_rollouts(frames[:, :W], frames[:, W:], how["seed"]).items() if name in ("still", "marginal")}
+    mean = injection_rows(
+        model, stretches, base, modes="D", mode="mean", unit=unit, centre=centre, idx=idx, seed=how["seed"]
+    )
+    score = lambda z: rollout_rows(
+        z, frames[:, W:], frames[:, W - 1], unit, stretches.who(idx), centre=centre, energy=False
+    ).assign(segment=np.repeat(idx.numpy(), how["steps"]))
+    nulls = {
+        name: score(z)
+        for name, z in null_rollouts(frames[:, :W], frames[:, W:], how["seed"]).items()
+        if name in ("still", "marginal")
+    }
     every = {**{mode: part for mode, part in rows.groupby("injection")}, "D, mean": mean, **nulls}
-    curves = pd.concat([step_curves(part, n=n, seed=how["seed"]).assign(injection=name) for name, part in every.items()], ignore_index=True)
-    lost = {name: divergence_horizon(part, nulls["marginal"], n=n, seed=how["seed"]) for name, part in (("sampled", every["D"]), ("mean", mean))} if how["steps"] > 2 else {}
-    return curves, reset_after_injection(rows, n=n, seed=how["seed"]), pd.DataFrame([dict(rollout=k, value=e.value, lo=e.lo, hi=e.hi, n=e.n) for k, e in lost.items()], columns=["rollout", "value", "lo", "hi", "n"])
+    curves = pd.concat(
+        [step_curves(part, n=n, seed=how["seed"]).assign(injection=name) for name, part in every.items()],
+        ignore_index=True,
+    )
+    lost = (
+        {
+            name: divergence_horizon(part, nulls["marginal"], n=n, seed=how["seed"])
+            for name, part in (("sampled", every["D"]), ("mean", mean))
+        }
+        if how["steps"] > 2
+        else {}
+    )
+    return (
+        curves,
+        reset_after_injection(rows, n=n, seed=how["seed"]),
+        pd.DataFrame(
+            [dict(rollout=k, value=e.value, lo=e.lo, hi=e.hi, n=e.n) for k, e in lost.items()],
+            columns=["rollout", "value", "lo", "hi", "n"],
+        ),
+    )
 
 def splices(models, store, split, how) -> pd.DataFrame:   # method, steps, distance (dB): one row an utterance
     "Mel distance of rolled-out segments, decoded in true surroundings, from the decoded truth."
@@ -108,12 +210,32 @@ def splices(models, store, split, how) -> pd.DataFrame:   # method, steps, dista
     hop = round(codec.sample_rate / codec.frame_rate)
     for uid, z, speaker in utterances(store, split, how)[:how["spliced"]]:
         truth = codec.decode(z[None])[0].numpy()
-        for name, (model, mode) in {MAIN: (models[MAIN], "sample"), "its mean": (models[MAIN], "mean"), LINEAR: (models[LINEAR], "sample")}.items():
+        for name, (model, mode) in {
+            MAIN: (models[MAIN], "sample"),
+            "its mean": (models[MAIN], "mean"),
+            LINEAR: (models[LINEAR], "sample"),
+        }.items():
             for steps in how["lags"]:
-                other, changed = splice(model, z, steps, every=max(24, steps) if len(z) > 60 else len(z), window=how["length"], mode=mode, seed=how["seed"])
+                other, changed = splice(
+                    model,
+                    z,
+                    steps,
+                    every=max(24, steps) if len(z) > 60 else len(z),
+                    window=how["length"],
+                    mode=mode,
+                    seed=how["seed"],
+                )
                 wav = codec.decode(other[None])[0].numpy()
                 inside = np.repeat(changed.numpy(), hop)[:len(truth)]
-                rows.append(dict(method=name, steps=steps, speaker=speaker, utterance=uid, distance=mel_distance(truth[inside], wav[inside], codec.sample_rate)))
+                rows.append(
+                    dict(
+                        method=name,
+                        steps=steps,
+                        speaker=speaker,
+                        utterance=uid,
+                        distance=mel_distance(truth[inside], wav[inside], codec.sample_rate),
+                    )
+                )
     return pd.DataFrame(rows)
 
 def utterances(store, split, how) -> list:   # (id, latents [T,D], speaker)
@@ -136,28 +258,84 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     kw, last = dict(n=n, seed=how["seed"]), how["steps"]
     eight = 8 if 8 in how["lags"] else last
     table = quantities(tables, **kw)
-    at = lambda quantity, step=eight, method=MAIN: estimate_of(pick(table, method=method, step=step, quantity=quantity).iloc[0])
+    at = lambda quantity, step=eight, method=MAIN: estimate_of(
+        pick(table, method=method, step=step, quantity=quantity).iloc[0]
+    )
     sums = lambda step, method=MAIN: pick(tables["gap"], method=method, step=step)
     ratio = lambda top, below, step, power=1., method=MAIN: ratio_of_sums(sums(step, method), top, below, power, **kw)
     worst = max((at("share lost", s).value for s in how["lags"] if s > 1), default=0.)
-    free, free_of = pick(tables["free"], name=MAIN), lambda measure, name=MAIN: pick(tables["free"], name=name, measure=measure).iloc[0]
+    free, free_of = (
+        pick(tables["free"], name=MAIN),
+        lambda measure, name=MAIN: pick(tables["free"], name=name, measure=measure).iloc[0],
+    )
     passes = free.passes.dropna().astype(bool)
-    short = f"compounding error costs at most {max(worst, 0):.0%} of what can be known" if worst <= .1 else f"compounding error costs up to {worst:.0%} of what can be known"
-    say = dict(case=about["title"], verdict_short=short, worst=float(worst), speakers_held=int(sums(1).speaker.nunique()), segments=int(sums(1).segments.sum()), particles=how["particles"], step=eight, last=last,
-               A8=at("A"), C8=at("C"), R8=at("R"), mean8=at("R_mean"), irreducible=at("irreducible"), compounding=at("compounding"), price=at("price of the mean"), compounding_last=at("compounding", last), share=at("share lost"),
-               ahead_of_direct=ahead(sums(eight), "direct", "R", **kw), weight=float(sums(eight).weight.sum() / sums(eight).segments.sum()), recovered=recovered(sums(eight), **kw), recovered_all=recovered(sums(eight), "_all", **kw), could=ratio_of_sums(sums(eight).assign(c=lambda t: t.R_mean - t.C, a=lambda t: t.R_mean - t.A), "c", "a", **kw), step_ratio=ratio("own_step", "true_step", last), mean_ratio=ratio("mean_step", "true_step", last),
-               spread=ratio("spread", "miss", eight, .5), spread_first=ratio("spread", "miss", 1, .5), effective=ratio("effective", "frames", eight), linear=ahead(sums(eight, LINEAR), "base", "R", **kw),
-               linear_behind=ahead_of(sums(eight, LINEAR), sums(eight), "R", **kw), plain_behind=ahead_of(sums(eight, "true contexts"), sums(eight), "R", **kw), more=_more(tables["particles"], eight, **kw),
-               free_frames=int(free.frames.iloc[0]), free_clips=int(free.clips.iloc[0]), free_frechet=float(free_of("frechet").ratio), free_pairs=float(free_of("frechet pairs").ratio), free_step=float(free_of("mean step norm").ratio),
-               free_auto=float(free_of("autocorrelation inside the band").model), free_rms=float(free_of("state rms").ratio), free_passed=int(passes.sum()), free_marks=len(passes), linear_frechet=float(free_of("frechet", LINEAR).ratio),
-               independent_pairs=float(free_of("frechet pairs", "independent frames").ratio), long_steps=int(tables["stability"].steps.max()), long_runs=int(tables["stability"].runs.max()), long_total=int((tables["stability"].steps * tables["stability"].runs).max()), stable="all stayed finite" if tables["stability"].finite.all() else "not all stayed finite")
+    short = (
+        f"compounding error costs at most {max(worst, 0):.0%} of what can be known"
+        if worst <= 0.1
+        else f"compounding error costs up to {worst:.0%} of what can be known"
+    )
+    say = dict(
+        case=about["title"],
+        verdict_short=short,
+        worst=float(worst),
+        speakers_held=int(sums(1).speaker.nunique()),
+        segments=int(sums(1).segments.sum()),
+        particles=how["particles"],
+        step=eight,
+        last=last,
+        A8=at("A"),
+        C8=at("C"),
+        R8=at("R"),
+        mean8=at("R_mean"),
+        irreducible=at("irreducible"),
+        compounding=at("compounding"),
+        price=at("price of the mean"),
+        compounding_last=at("compounding", last),
+        share=at("share lost"),
+        ahead_of_direct=ahead(sums(eight), "direct", "R", **kw),
+        weight=float(sums(eight).weight.sum() / sums(eight).segments.sum()),
+        recovered=recovered(sums(eight), **kw),
+        recovered_all=recovered(sums(eight), "_all", **kw),
+        could=ratio_of_sums(sums(eight).assign(c=lambda t: t.R_mean - t.C, a=lambda t: t.R_mean - t.A), "c", "a", **kw),
+        step_ratio=ratio("own_step", "true_step", last),
+        mean_ratio=ratio("mean_step", "true_step", last),
+        spread=ratio("spread", "miss", eight, 0.5),
+        spread_first=ratio("spread", "miss", 1, 0.5),
+        effective=ratio("effective", "frames", eight),
+        linear=ahead(sums(eight, LINEAR), "base", "R", **kw),
+        linear_behind=ahead_of(sums(eight, LINEAR), sums(eight), "R", **kw),
+        plain_behind=ahead_of(sums(eight, "true contexts"), sums(eight), "R", **kw),
+        more=_more(tables["particles"], eight, **kw),
+        free_frames=int(free.frames.iloc[0]),
+        free_clips=int(free.clips.iloc[0]),
+        free_frechet=float(free_of("frechet").ratio),
+        free_pairs=float(free_of("frechet pairs").ratio),
+        free_step=float(free_of("mean step norm").ratio),
+        free_auto=float(free_of("autocorrelation inside the band").model),
+        free_rms=float(free_of("state rms").ratio),
+        free_passed=int(passes.sum()),
+        free_marks=len(passes),
+        linear_frechet=float(free_of("frechet", LINEAR).ratio),
+        independent_pairs=float(free_of("frechet pairs", "independent frames").ratio),
+        long_steps=int(tables["stability"].steps.max()),
+        long_runs=int(tables["stability"].runs.max()),
+        long_total=int((tables["stability"].steps * tables["stability"].runs).max()),
+        stable="all stayed finite" if tables["stability"].finite.all() else "not all stayed finite",
+    )
     state = pick(tables["curves"], injection="D", step=last, measure="state_ratio")
-    say |= dict(state_ratio=estimate_of(state.iloc[0]), error_sampled=estimate_of(pick(tables["curves"], injection="D", step=last, measure="state_error").iloc[0]), error_mean=estimate_of(pick(tables["curves"], injection="D, mean", step=last, measure="state_error").iloc[0]),
-                error_null=estimate_of(pick(tables["curves"], injection="marginal", step=last, measure="state_error").iloc[0]))
+    say |= dict(
+        state_ratio=estimate_of(state.iloc[0]),
+        error_sampled=estimate_of(pick(tables["curves"], injection="D", step=last, measure="state_error").iloc[0]),
+        error_mean=estimate_of(pick(tables["curves"], injection="D, mean", step=last, measure="state_error").iloc[0]),
+        error_null=estimate_of(pick(tables["curves"], injection="marginal", step=last, measure="state_error").iloc[0]),
+    )
     if len(tables["resets"]): say["reset"] = estimate_of(tables["resets"].iloc[0])
     for r in tables["horizon"].itertuples(): say[f"horizon_{r.rollout}"] = estimate_of(pd.Series(r._asdict()))
     heard = pick(tables["splices"], method=MAIN)
-    for steps in (1, last): say[f"heard_{'one' if steps == 1 else 'last'}"] = bootstrap_by(pick(heard, steps=steps).distance.to_numpy(), pick(heard, steps=steps).speaker.to_numpy(), **kw)
+    for steps in (1, last):
+        say[f"heard_{'one' if steps == 1 else 'last'}"] = bootstrap_by(
+            pick(heard, steps=steps).distance.to_numpy(), pick(heard, steps=steps).speaker.to_numpy(), **kw
+        )
     return say
 
 def _more(particles, step, **kw):
@@ -168,54 +346,149 @@ def _more(particles, step, **kw):
 LINES = {"A": "teacher forcing A", "C": "ceiling C", "R": "particles R", "R_mean": "mean rollout"}
 def draw_gap(cases: list):      # (title, quantities)
     "The four curves of the main model, a panel a case."
-    fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.2, titles=[t.replace(" (", "\n(") for t, _ in cases])
+    fig, axes = panels(
+        len(cases), columns=min(3, len(cases)), width=3.9, height=3.2, titles=[t.replace(" (", "\n(") for t, _ in cases]
+    )
     for ax, (_, df) in zip(axes, cases, strict=True):
         df = df[(df.method == MAIN) & df.quantity.isin(list(LINES))]
-        band_plot(df.assign(what=df.quantity.map(LINES)), "step", "value", "lo", "hi", hue="what", ax=ax, xlabel="steps since the last true frame", ylabel="gain over the baseline, nats a frame")
+        band_plot(
+            df.assign(what=df.quantity.map(LINES)),
+            "step",
+            "value",
+            "lo",
+            "hi",
+            hue="what",
+            ax=ax,
+            xlabel="steps since the last true frame",
+            ylabel="gain over the baseline, nats a frame",
+        )
         doublings(ax, df.step); reference(ax, 0); legend_below(ax)
     return fig
 
 def draw_lost(cases: list):     # (title, quantities)
     "Compounding error by training method."
-    fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.2, titles=[t.replace(" (", "\n(") for t, _ in cases])
+    fig, axes = panels(
+        len(cases), columns=min(3, len(cases)), width=3.9, height=3.2, titles=[t.replace(" (", "\n(") for t, _ in cases]
+    )
     for ax, (_, df) in zip(axes, cases, strict=True):
-        interval_plot(pick(df, quantity="compounding").assign(step=lambda d: d.step.astype(str)), "step", "value", hue="method", ax=ax, xlabel="steps since the last true frame", ylabel="lost to compounding, C − R, nats a frame", connect=False)
+        interval_plot(
+            pick(df, quantity="compounding").assign(step=lambda d: d.step.astype(str)),
+            "step",
+            "value",
+            hue="method",
+            ax=ax,
+            xlabel="steps since the last true frame",
+            ylabel="lost to compounding, C − R, nats a frame",
+            connect=False,
+        )
         reference(ax, 0); legend_below(ax)
     return fig
 
 def draw_injection(cases: list):   # (title, table curves)
     "State error, step norm and cosine by step, in every mode."
-    what = {"state_error": "state error, rms steps", "step_ratio": "step norm / true", "cosine": "cosine with the true step"}
+    what = {
+        "state_error": "state error, rms steps",
+        "step_ratio": "step norm / true",
+        "cosine": "cosine with the true step",
+    }
     fig, axes = panels(3, columns=3, width=3.6, height=3.0, titles=list(what.values()))
     df = cases[0][1]
     for ax, name in zip(axes, what, strict=True):
-        band_plot(pick(df, measure=name), "step", "value", "lo", "hi", hue="injection", ax=ax, xlabel="step", ylabel=""); ax.autoscale(axis="y"); ax.get_legend().set_visible(False)
+        band_plot(pick(df, measure=name), "step", "value", "lo", "hi", hue="injection", ax=ax, xlabel="step", ylabel="")
+        ax.autoscale(axis="y")
+        ax.get_legend().set_visible(False)
         if name == "step_ratio": reference(ax, 1)
     legend_below(axes[1], ncol=4)
     return fig
 
 def draw_particles(cases: list):   # (title, sums, n, seed)
     "The score by number of particles."
-    fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.0, titles=[t.replace(" (", "\n(") for t, *_ in cases])
+    fig, axes = panels(
+        len(cases),
+        columns=min(3, len(cases)),
+        width=3.9,
+        height=3.0,
+        titles=[t.replace(" (", "\n(") for t, *_ in cases],
+    )
     for ax, (_, df, n, seed) in zip(axes, cases, strict=True):
-        rows = [dict(step=f"{s} steps", particles=m, value=e.value, lo=e.lo, hi=e.hi) for (s, m), part in df.groupby(["step", "particles"]) if s in (2, 4, 8, 16) for e in [ahead(part, "base", "R", n=n, seed=seed)]]
-        band_plot(pd.DataFrame(rows), "particles", "value", "lo", "hi", hue="step", ax=ax, xlabel="particles", ylabel="gain over the baseline, nats a frame"); ax.set_xscale("log", base=4); legend_below(ax)
+        rows = [
+            dict(step=f"{s} steps", particles=m, value=e.value, lo=e.lo, hi=e.hi)
+            for (s, m), part in df.groupby(["step", "particles"])
+            if s in (2, 4, 8, 16)
+            for e in [ahead(part, "base", "R", n=n, seed=seed)]
+        ]
+        band_plot(
+            pd.DataFrame(rows),
+            "particles",
+            "value",
+            "lo",
+            "hi",
+            hue="step",
+            ax=ax,
+            xlabel="particles",
+            ylabel="gain over the baseline, nats a frame",
+        )
+        ax.set_xscale("log", base=4)
+        legend_below(ax)
     return fig
 
 def draw_spread(cases: list):      # (title, sums, n, seed)
     "Spread of the particles over their error, by step and method."
-    fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.0, titles=[t.replace(" (", "\n(") for t, *_ in cases])
+    fig, axes = panels(
+        len(cases),
+        columns=min(3, len(cases)),
+        width=3.9,
+        height=3.0,
+        titles=[t.replace(" (", "\n(") for t, *_ in cases],
+    )
     for ax, (_, df, n, seed) in zip(axes, cases, strict=True):
-        rows = [dict(method=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for (m, s), part in df.groupby(["method", "step"], sort=False) for e in [ratio_of_sums(part, "spread", "miss", .5, n=n, seed=seed)]]
-        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="method", ax=ax, xlabel="step", ylabel="spread of the particles / error of their mean"); doublings(ax, [r["step"] for r in rows]); reference(ax, 1); legend_below(ax)
+        rows = [
+            dict(method=m, step=s, value=e.value, lo=e.lo, hi=e.hi)
+            for (m, s), part in df.groupby(["method", "step"], sort=False)
+            for e in [ratio_of_sums(part, "spread", "miss", 0.5, n=n, seed=seed)]
+        ]
+        band_plot(
+            pd.DataFrame(rows),
+            "step",
+            "value",
+            "lo",
+            "hi",
+            hue="method",
+            ax=ax,
+            xlabel="step",
+            ylabel="spread of the particles / error of their mean",
+        )
+        doublings(ax, [r["step"] for r in rows])
+        reference(ax, 1)
+        legend_below(ax)
     return fig
 
 def draw_splices(cases: list):     # (title, table splices, n, seed)
     "Mel distance inside rolled-out segments by their length."
-    fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.0, titles=[t.replace(" (", "\n(") for t, *_ in cases])
+    fig, axes = panels(
+        len(cases),
+        columns=min(3, len(cases)),
+        width=3.9,
+        height=3.0,
+        titles=[t.replace(" (", "\n(") for t, *_ in cases],
+    )
     for ax, (_, df, n, seed) in zip(axes, cases, strict=True):
-        rows = [dict(method=m, steps=str(s), value=e.value, lo=e.lo, hi=e.hi) for (m, s), part in df.groupby(["method", "steps"], sort=False) for e in [bootstrap_by(part.distance.to_numpy(), part.speaker.to_numpy(), n=n, seed=seed)]]
-        interval_plot(pd.DataFrame(rows), "steps", "value", hue="method", ax=ax, xlabel="frames in a row that were rolled out", ylabel="mel distance inside them, dB", connect=False); legend_below(ax)
+        rows = [
+            dict(method=m, steps=str(s), value=e.value, lo=e.lo, hi=e.hi)
+            for (m, s), part in df.groupby(["method", "steps"], sort=False)
+            for e in [bootstrap_by(part.distance.to_numpy(), part.speaker.to_numpy(), n=n, seed=seed)]
+        ]
+        interval_plot(
+            pd.DataFrame(rows),
+            "steps",
+            "value",
+            hue="method",
+            ax=ax,
+            xlabel="frames in a row that were rolled out",
+            ylabel="mel distance inside them, dB",
+            connect=False,
+        )
+        legend_below(ax)
     return fig
 
 # %% ../../nbs/discussions/d05_gap.ipynb #de7300af
@@ -232,8 +505,14 @@ def listen(run, case, how, tables, opened, first):
     say["truth"] = z, f"{uid}, held-out speaker, through {case.codec}"
     say["forced_mean"] = forced("mean"), "teacher forcing: every frame is the mean prediction from true frames"
     say["forced_sample"] = forced("sample"), "teacher forcing: every frame is sampled, given true frames"
-    for steps in how["lags"]: say[f"spliced_{steps}"] = splice(main, z, steps, every=max(every, steps), window=W, seed=how["seed"])[0], f"{steps} of every {max(every, steps)} frames are rolled out (sampled)"
-    free = lambda model, mode: torch.cat([z[:W], rollout(model, z[None, :W], len(z) - W, mode=mode, seed=how["seed"]).frames[0, 0]])
+    for steps in how["lags"]:
+        say[f"spliced_{steps}"] = (
+            splice(main, z, steps, every=max(every, steps), window=W, seed=how["seed"])[0],
+            f"{steps} of every {max(every, steps)} frames are rolled out (sampled)",
+        )
+    free = lambda model, mode: torch.cat(
+        [z[:W], rollout(model, z[None, :W], len(z) - W, mode=mode, seed=how["seed"]).frames[0, 0]]
+    )
     say["free"] = free(main, "sample"), f"free run from {W} true frames, sampled"
     say["free_linear"] = free(models[LINEAR], "sample"), "free run of the linear model, sampled"
     say["free_mean"] = free(main, "mean"), "free run of the mean: it stops"
@@ -257,8 +536,22 @@ def run(
     p, how = get_profile(profile), recipe(profile, lags, particles, length, components, eval_fraction, seed)
     asked = parse_cases(p.pick("synthetic:nano", CASES, CASES) if cases == "auto" else cases, corpus, codec)
     use_style()
-    parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), lags=how["lags"], particles=particles, length=length, components=components, eval_fraction=eval_fraction, seed=seed)
-    study = Study(NAME, measure_store, ("gap", "particles", "curves", "resets", "horizon", "free", "stability", "splices", "sizes"), listen, functools.partial(claims_of, n=p.bootstrap))
+    parameters = dict(
+        cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked),
+        lags=how["lags"],
+        particles=particles,
+        length=length,
+        components=components,
+        eval_fraction=eval_fraction,
+        seed=seed,
+    )
+    study = Study(
+        NAME,
+        measure_store,
+        ("gap", "particles", "curves", "resets", "horizon", "free", "stability", "splices", "sizes"),
+        listen,
+        functools.partial(claims_of, n=p.bootstrap),
+    )
     with Run(NAME, parameters, folder=folder, profile=p) as out:
         found = run_cases(out, study, asked, how, corpus_root, lead=widest)
         n = p.bootstrap
@@ -267,10 +560,18 @@ def run(
         out.rows(pd.concat([t for _, t in table]), "quantities")
         out.figure("gap", draw_gap(table), "Gain of teacher forcing, ceiling, particles and mean rollout by step")
         out.figure("lost", draw_lost(table), "Nats lost to compounding error by training method and step")
-        out.figure("injection", draw_injection(show("curves")[widest(found):]), "State error, step norm and cosine by step for injection modes A to D and their nulls")
+        out.figure(
+            "injection",
+            draw_injection(show("curves")[widest(found) :]),
+            "State error, step norm and cosine by step for injection modes A to D and their nulls",
+        )
         out.figure("particles", draw_particles(show("particles", n, seed)), "Score of a rollout by number of particles")
-        out.figure("spread", draw_spread(show("gap", n, seed)), "Spread of the particles over the error of their mean by step")
-        out.figure("splices", draw_splices(show("splices", n, seed)), "Mel distance inside rolled-out segments by their length")
+        out.figure(
+            "spread", draw_spread(show("gap", n, seed)), "Spread of the particles over the error of their mean by step"
+        )
+        out.figure(
+            "splices", draw_splices(show("splices", n, seed)), "Mel distance inside rolled-out segments by their length"
+        )
     return read_run(out.final)
 
 def gap_tables(result) -> str:
@@ -279,10 +580,30 @@ def gap_tables(result) -> str:
     for about in read_json(result.folder / "cases.json"):
         df = result.table("quantities").query("case == @about['case']")
         cell = lambda r: f"{r.value:.1f} [{r.lo:.1f}, {r.hi:.1f}]".replace("-", "−")
-        rows = [{"training": method, "step": step, **{label: cell(pick(part, quantity=q).iloc[0]) for q, label in (("A", "A"), ("C", "C"), ("R", "R"), ("R_mean", "R_mean"), ("irreducible", "A − C"), ("compounding", "C − R"), ("price of the mean", "R − R_mean"))}}
-                for (method, step), part in df.groupby(["method", "step"], sort=False)]
+        rows = [
+            {
+                "training": method,
+                "step": step,
+                **{
+                    label: cell(pick(part, quantity=q).iloc[0])
+                    for q, label in (
+                        ("A", "A"),
+                        ("C", "C"),
+                        ("R", "R"),
+                        ("R_mean", "R_mean"),
+                        ("irreducible", "A − C"),
+                        ("compounding", "C − R"),
+                        ("price of the mean", "R − R_mean"),
+                    )
+                },
+            }
+            for (method, step), part in df.groupby(["method", "step"], sort=False)
+        ]
         kept = f", rows published on {about['measured']}" if about["kept"] else ""
-        parts.append(f"**{about['title']}** ({about['speakers_held']} held-out speakers{kept}); gains in nats a frame\n\n" + as_markdown(pd.DataFrame(rows)))
+        parts.append(
+            f"**{about['title']}** ({about['speakers_held']} held-out speakers{kept}); gains in nats a frame\n\n"
+            + as_markdown(pd.DataFrame(rows))
+        )
     return "\n\n".join(parts)
 
 def free_table(result) -> str:
@@ -290,14 +611,65 @@ def free_table(result) -> str:
     parts = []
     for about in read_json(result.folder / "cases.json"):
         df = result.table("free").query("case == @about['case']")
-        wide = df.assign(cell=[f"{r.model:.2f}" if r.measure.startswith("autocorrelation") else f"{r.ratio:.2f}" for r in df.itertuples()]).pivot(index="name", columns="measure", values="cell").reindex(df.name.unique())
-        wide = wide[[m for m in ("frechet", "frechet pairs", "log step", "spectrum", "occupancy", "mean step norm", "state rms", "regions in use", "novelty", "autocorrelation inside the band") if m in wide]]
-        parts.append(f"**{about['title']}**: {df.clips.iloc[0]} clips of {df.frames.iloc[0]} frames ({df.frames.iloc[0] / about['frame_rate']:.1f} s). Distances over those of real clips from real clips of other speakers (2 is the mark); "
-                     "norms over real ones (0.9 to 1.1); share of lags whose autocorrelation lies where real speakers' do\n\n" + as_markdown(wide.reset_index().rename(columns={"name": "free run"})))
+        wide = (
+            df.assign(
+                cell=[
+                    f"{r.model:.2f}" if r.measure.startswith("autocorrelation") else f"{r.ratio:.2f}"
+                    for r in df.itertuples()
+                ]
+            )
+            .pivot(index="name", columns="measure", values="cell")
+            .reindex(df.name.unique())
+        )
+        wide = wide[
+            [
+                m
+                for m in (
+                    "frechet",
+                    "frechet pairs",
+                    "log step",
+                    "spectrum",
+                    "occupancy",
+                    "mean step norm",
+                    "state rms",
+                    "regions in use",
+                    "novelty",
+                    "autocorrelation inside the band",
+                )
+                if m in wide
+            ]
+        ]
+        parts.append(
+            f"**{about['title']}**: {df.clips.iloc[0]} clips of {df.frames.iloc[0]} frames ({df.frames.iloc[0] / about['frame_rate']:.1f} s). Distances over those of real clips from real clips of other speakers (2 is the mark); "
+            "norms over real ones (0.9 to 1.1); share of lags whose autocorrelation lies where real speakers' do\n\n"
+            + as_markdown(wide.reset_index().rename(columns={"name": "free run"}))
+        )
     return "\n\n".join(parts)
 
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
-    return claims_table(result, dict(A8="A, eight steps ahead", C8="C", R8="R", mean8="R_mean", irreducible="irreducible, A − C", compounding="compounding, C − R", price="price of the mean, R − R_mean", worst="largest share of C lost to compounding, any step",
-                                     ahead_of_direct="particles ahead of the direct predictor by", recovered="particles recover of the way from mean to teacher forcing", recovered_all="… over all frames, silence too", could="… and the ceiling would", step_ratio="step norm of samples, last step", state_ratio="state rms of samples, last step",
-                                     mean_ratio="step norm of the mean rollout, last step", free_frechet="free runs: Fréchet over floor", free_pairs="… of pairs of frames", free_step="… mean step norm", free_auto="… autocorrelation inside the band", linear_behind="linear model behind by"))
+    return claims_table(
+        result,
+        dict(
+            A8="A, eight steps ahead",
+            C8="C",
+            R8="R",
+            mean8="R_mean",
+            irreducible="irreducible, A − C",
+            compounding="compounding, C − R",
+            price="price of the mean, R − R_mean",
+            worst="largest share of C lost to compounding, any step",
+            ahead_of_direct="particles ahead of the direct predictor by",
+            recovered="particles recover of the way from mean to teacher forcing",
+            recovered_all="… over all frames, silence too",
+            could="… and the ceiling would",
+            step_ratio="step norm of samples, last step",
+            state_ratio="state rms of samples, last step",
+            mean_ratio="step norm of the mean rollout, last step",
+            free_frechet="free runs: Fréchet over floor",
+            free_pairs="… of pairs of frames",
+            free_step="… mean step norm",
+            free_auto="… autocorrelation inside the band",
+            linear_behind="linear model behind by",
+        ),
+    )

@@ -17,7 +17,19 @@ import torch
 
 from ..core import cache_dir, fingerprint, get_profile, read_json, spawn
 from ..data.cases import parse_cases, split_windows
-from ..dynamics.gap import ahead, ahead_of, direct_models, floor_of, measure_free, measure_gap, measure_stability, one_step, ratio_of_sums, rollout_sets, sample_stretches
+from audioengram.dynamics.gap import (
+    ahead,
+    ahead_of,
+    direct_models,
+    floor_of,
+    measure_free,
+    measure_gap,
+    measure_stability,
+    one_step,
+    ratio_of_sums,
+    rollout_sets,
+    sample_stretches,
+)
 from ..dynamics.injection import splice
 from ..dynamics.rollout import Unroll, rollout, train_rollout
 from audioengram.lab.studies import (
@@ -31,7 +43,16 @@ from audioengram.lab.studies import (
     widest,
     write_decoded,
 )
-from ..lab.figures import PALETTE, band_plot, doublings, interval_plot, legend_below, panels, reference, use_style
+from audioengram.lab.figures import (
+    PALETTE,
+    band_plot,
+    doublings,
+    interval_plot,
+    legend_below,
+    panels,
+    reference,
+    use_style,
+)
 from ..lab.players import read_row
 from ..lab.drafts import code_fingerprint
 from ..lab.runs import Run, published, read_run
@@ -44,7 +65,10 @@ from ..stages import measures
 NAME = "d06_rollout_training"
 CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128"
 START, ONE, POLAR = "start", "one step", "vMF × log-normal of the step"
-CODE = functools.partial(code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor")   # what trained models depend on
+# what trained models depend on
+CODE = functools.partial(
+    code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
+)
 ROLL_CODE = functools.partial(code_fingerprint, "audioengram.dynamics.rollout:train_rollout")
 
 def plans(K: int = 8, most: int = 32, M: int = 4) -> dict:   # name -> Unroll
@@ -53,8 +77,14 @@ def plans(K: int = 8, most: int = 32, M: int = 4) -> dict:   # name -> Unroll
     mean = functools.partial(Unroll, mode="mean", particles=1, teacher=1., rollout=1., state=1., truth_rate=.5)
     out = {ONE: sampled(steps=1, particles=1)}
     out |= {f"mean, K = {k}": mean(steps=k) for k in (K // 2, 2 * K, most)}
-    out |= {"scheduled sampling": sampled(steps=K, particles=1, rollout=1., truth_rate=1.), "likelihood": sampled(steps=K, rollout=1.)}
-    out |= {f"particles, K = {k}": sampled(steps=k, particle=1., truncate=2 * K if k > 2 * K else None) for k in (K // 2, K, 2 * K, most)}
+    out |= {
+        "scheduled sampling": sampled(steps=K, particles=1, rollout=1.0, truth_rate=1.0),
+        "likelihood": sampled(steps=K, rollout=1.0),
+    }
+    out |= {
+        f"particles, K = {k}": sampled(steps=k, particle=1.0, truncate=2 * K if k > 2 * K else None)
+        for k in (K // 2, K, 2 * K, most)
+    }
     out |= {f"particles, λ = {weight:g}": sampled(steps=K, particle=weight) for weight in (.1, 10.)}
     return out | {"energy": sampled(steps=K, energy=1.), "energy alone": sampled(steps=K, energy=1., teacher=0.)}
 
@@ -70,10 +100,34 @@ def recipe(
     "The parameters of a measurement."
     p = get_profile(profile)
     lags = [1, 2, 4] if p.name == "smoke" else [int(k) for k in lags]
-    return dict(lags=lags, steps=lags[-1], particles=p.pick(4, int(particles), 64), length=p.pick(4, int(length), int(length)), components=p.pick(2, int(components), int(components)), seed=int(seed), unrolled=p.pick([2, 4, 2], [8, 32, 4], [8, 32, 16]),
-                eval_fraction=p.pick(.25, eval_fraction, eval_fraction), max_seconds=p.pick(300., p.max_seconds, None), encoder="state", hidden=p.pick(32, 256, 512), layers=p.pick(1, 2, 2), dropout=.3, epochs=p.pick(2, 5, 40),
-                epoch_frames=p.pick(None, 25_000, None), segments=p.pick(16, 128, 1024), batch=p.pick(8, 32, 128), epoch_steps=p.pick(2, 25, 500), rounds=p.pick(1, 4, 20), valid=p.pick(16, 128, 1024), clips=p.pick(8, 64, 400),
-                reference=p.pick(500, 5000, 50_000), regions=p.pick(8, 64, 64), repeats=p.pick(4, 10, 50), long=p.pick(100, 1000, 100_000), held=p.pick(8, 100, 50))
+    return dict(
+        lags=lags,
+        steps=lags[-1],
+        particles=p.pick(4, int(particles), 64),
+        length=p.pick(4, int(length), int(length)),
+        components=p.pick(2, int(components), int(components)),
+        seed=int(seed),
+        unrolled=p.pick([2, 4, 2], [8, 32, 4], [8, 32, 16]),
+        eval_fraction=p.pick(0.25, eval_fraction, eval_fraction),
+        max_seconds=p.pick(300.0, p.max_seconds, None),
+        encoder="state",
+        hidden=p.pick(32, 256, 512),
+        layers=p.pick(1, 2, 2),
+        dropout=0.3,
+        epochs=p.pick(2, 5, 40),
+        epoch_frames=p.pick(None, 25_000, None),
+        segments=p.pick(16, 128, 1024),
+        batch=p.pick(8, 32, 128),
+        epoch_steps=p.pick(2, 25, 500),
+        rounds=p.pick(1, 4, 20),
+        valid=p.pick(16, 128, 1024),
+        clips=p.pick(8, 64, 400),
+        reference=p.pick(500, 5000, 50_000),
+        regions=p.pick(8, 64, 64),
+        repeats=p.pick(4, 10, 50),
+        long=p.pick(100, 1000, 100_000),
+        held=p.pick(8, 100, 50),
+    )
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #adea4391
 def fit(store, split, how: dict):   # baseline, floor, direct models, name -> model
@@ -85,8 +139,27 @@ def fit(store, split, how: dict):   # baseline, floor, direct models, name -> mo
     for name, plan in plans(K, most, M).items():
         model = copy.deepcopy(direct[1])
         train, valid = rollout_sets(store, split, how["length"], plan.steps, how["valid"], how["seed"])
-        folder = cache_dir("models") / fingerprint(store.fingerprint, CODE(), ROLL_CODE(), model.fingerprint, how, name, sorted(split.train_utterances), length=24)
-        train_rollout(model, train, valid, plan, epochs=how["rounds"], epoch_frames=how["batch"] * how["epoch_steps"], batch_size=how["batch"], folder=folder, seed=how["seed"])
+        folder = cache_dir("models") / fingerprint(
+            store.fingerprint,
+            CODE(),
+            ROLL_CODE(),
+            model.fingerprint,
+            how,
+            name,
+            sorted(split.train_utterances),
+            length=24,
+        )
+        train_rollout(
+            model,
+            train,
+            valid,
+            plan,
+            epochs=how["rounds"],
+            epoch_frames=how["batch"] * how["epoch_steps"],
+            batch_size=how["batch"],
+            folder=folder,
+            seed=how["seed"],
+        )
         models[name] = model
     return fit_baselines(sets["train"], seed=how["seed"])["step-diagonal"], floor_of(sets["train"]), direct, models
 
@@ -98,15 +171,28 @@ def measure_store(
 ) -> dict:           # table name -> DataFrame
     "The gap, free runs and stability of every way of training; and which rollouts explode."
     base, floor, direct, models = fit(store, split, how)
-    gap = pd.concat([measure_gap(m, direct, store, split, how, base, floor).assign(method=name) for name, m in models.items()], ignore_index=True)
+    gap = pd.concat(
+        [measure_gap(m, direct, store, split, how, base, floor).assign(method=name) for name, m in models.items()],
+        ignore_index=True,
+    )
     free = measure_free({name: (m, {}) for name, m in models.items()}, store, split, how)
-    return dict(gap=gap, free=free, stability=measure_stability(models, store, split, how), explosion=explosion(store, split, how, floor))
+    return dict(
+        gap=gap,
+        free=free,
+        stability=measure_stability(models, store, split, how),
+        explosion=explosion(store, split, how, floor),
+    )
 
 def explosion(store, split, how, floor) -> pd.DataFrame:   # sums: speaker, step, model, mode, segments, log_ratio, lost
-    "Heads rolled out by mean, median and sample: log ratio of own to true step lengths (silence left out), and how many trajectories left the data for good."
+    """Heads rolled out by mean, median and sample: log ratio of own to true step lengths (silence left out), and how
+    many trajectories left the data for good."""
     sets = split_windows(store, split, how["length"], 1)
     polar = dict(head="direction", target="step", normalise="global", still=1e-3, components=1, story="features")
-    heads = {"Gaussian of the state": dict(head="mixture", components=1), "Gaussian of the step": dict(head="mixture", components=1, target="step"), POLAR: polar}
+    heads = {
+        "Gaussian of the state": dict(head="mixture", components=1),
+        "Gaussian of the step": dict(head="mixture", components=1, target="step"),
+        POLAR: polar,
+    }
     stretches, idx = sample_stretches(store, split.eval_utterances, how, how["segments"])
     frames, W, parts = stretches.frames(idx), stretches.window, []
     true = frames[:, W - 1:].diff(dim=1).norm(dim=-1)
@@ -116,14 +202,23 @@ def explosion(store, split, how, floor) -> pd.DataFrame:   # sums: speaker, step
             own, lost = roll_out_of_sight(model, frames[:, :W], how, mode)
             ratio = torch.where(true > floor, own.clamp(min=1e-12).log() - true.log(), 0.)
             columns = dict(segments=(true > floor).int(), log_ratio=ratio, lost=(lost & (true > floor)).int())
-            df = pd.DataFrame({k: v.flatten().numpy() for k, v in columns.items()}).assign(speaker=np.repeat(stretches.who(idx), how["steps"]), segment=np.repeat(idx.numpy(), how["steps"]), step=np.tile(np.arange(1, how["steps"] + 1), len(idx)))
+            df = pd.DataFrame({k: v.flatten().numpy() for k, v in columns.items()}).assign(
+                speaker=np.repeat(stretches.who(idx), how["steps"]),
+                segment=np.repeat(idx.numpy(), how["steps"]),
+                step=np.tile(np.arange(1, how["steps"] + 1), len(idx)),
+            )
             parts.append(gap_sums(df).assign(model=name, mode=mode))
     return pd.concat(parts, ignore_index=True)
 
 def roll_out_of_sight(model, context, how, mode, far=1e6) -> tuple:   # step lengths, and who is lost, [B,S]
-    "A rollout whose trajectories are stopped, at the length of their last step, once they are `far` times farther out than the contexts."
+    """A rollout whose trajectories are stopped, at the length of their last step, once they are `far` times farther
+    out than the contexts."""
     limit, (B, W, _) = far * context.square().sum(-1).mean().sqrt(), context.shape
-    length, lost, gone = torch.zeros(B, how["steps"]), torch.zeros(B, how["steps"], dtype=torch.bool), torch.zeros(B, dtype=torch.bool)
+    length, lost, gone = (
+        torch.zeros(B, how["steps"]),
+        torch.zeros(B, how["steps"], dtype=torch.bool),
+        torch.zeros(B, dtype=torch.bool),
+    )
     for s in range(how["steps"]):
         here = (~gone).nonzero()[:, 0]
         if len(here):
@@ -142,7 +237,12 @@ def lost_share(sums: pd.DataFrame, step: int, mode: str) -> float:
 
 def typical_ratio(sums: pd.DataFrame, **kw):
     "Geometric mean of own to true step lengths: an Estimate."
-    return bootstrap_sums(sums[["log_ratio", "segments"]].to_numpy(float), sums.speaker.to_numpy(), lambda t: np.exp(t[..., 0] / t[..., 1]), **kw)
+    return bootstrap_sums(
+        sums[["log_ratio", "segments"]].to_numpy(float),
+        sums.speaker.to_numpy(),
+        lambda t: np.exp(t[..., 0] / t[..., 1]),
+        **kw,
+    )
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #11744d4a
 def change(gap: pd.DataFrame, method: str, step: int, column: str, first=START, **kw):
@@ -154,11 +254,29 @@ def method_table(tables: dict, step: int, n=2000, seed=0) -> pd.DataFrame:
     gap, rows, kw = tables["gap"], [], dict(n=n, seed=seed)
     for method in dict.fromkeys(gap.method):
         first, mine, row = pick(gap, method=method, step=1), pick(gap, method=method, step=step), dict(method=method)
-        cells = dict(A=change(gap, method, 1, "A", **kw), R=change(gap, method, step, "R", **kw), R_mean=change(gap, method, step, "R_mean", **kw), lost=ahead(mine, "R", "C", **kw), share=ratio_of_sums(mine.assign(d=mine.R - mine.C, c=mine.base - mine.C), "d", "c", **kw),
-                     step=ratio_of_sums(mine, "own_step", "true_step", **kw), step_mean=ratio_of_sums(mine, "mean_step", "true_step", **kw), spread_first=ratio_of_sums(first, "spread", "miss", .5, **kw), spread=ratio_of_sums(mine, "spread", "miss", .5, **kw))
+        cells = dict(
+            A=change(gap, method, 1, "A", **kw),
+            R=change(gap, method, step, "R", **kw),
+            R_mean=change(gap, method, step, "R_mean", **kw),
+            lost=ahead(mine, "R", "C", **kw),
+            share=ratio_of_sums(mine.assign(d=mine.R - mine.C, c=mine.base - mine.C), "d", "c", **kw),
+            step=ratio_of_sums(mine, "own_step", "true_step", **kw),
+            step_mean=ratio_of_sums(mine, "mean_step", "true_step", **kw),
+            spread_first=ratio_of_sums(first, "spread", "miss", 0.5, **kw),
+            spread=ratio_of_sums(mine, "spread", "miss", 0.5, **kw),
+        )
         for what, e in cells.items(): row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
         free = pick(tables["free"], name=method).set_index("measure")
-        rows.append(row | dict(frechet=free.ratio["frechet"], pairs=free.ratio["frechet pairs"], norm=free.ratio["mean step norm"], inside=free.model["autocorrelation inside the band"], finite=bool(pick(tables["stability"], method=method).finite.iloc[0])))
+        rows.append(
+            row
+            | dict(
+                frechet=free.ratio["frechet"],
+                pairs=free.ratio["frechet pairs"],
+                norm=free.ratio["mean step norm"],
+                inside=free.model["autocorrelation inside the band"],
+                finite=bool(pick(tables["stability"], method=method).finite.iloc[0]),
+            )
+        )
     return pd.DataFrame(rows)
 
 @measures("rollout training", 1)
@@ -167,31 +285,106 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     kw, step, gap = dict(n=n, seed=how["seed"]), 8 if 8 in how["lags"] else how["steps"], tables["gap"]
     K, most, _ = how["unrolled"]
     reference, best = f"mean, K = {2 * K}", f"particles, K = {K}"
-    ratio = lambda method, top, below, at=step, power=1.: ratio_of_sums(pick(gap, method=method, step=at), top, below, power, **kw)
+    ratio = lambda method, top, below, at=step, power=1.0: ratio_of_sums(
+        pick(gap, method=method, step=at), top, below, power, **kw
+    )
     one, mine = change(gap, ONE, step, "R", **kw), change(gap, best, step, "R", **kw)
     beyond = change(gap, best, step, "R", ONE, **kw)
-    short = "training on a proper score of sampled rollouts beats more one-step training" if (beyond.lo or 0) > 0 else "training on sampled rollouts gains nothing over as much one-step training" if (beyond.hi or 0) >= 0 else "training on sampled rollouts is worse than as much one-step training"
-    worst = lambda method: max(ratio_of_sums(p.assign(d=p.R - p.C, c=p.base - p.C), "d", "c", n=50, seed=how["seed"]).value for s, p in pick(gap, method=method).groupby("step") if s > 1)
+    short = (
+        "training on a proper score of sampled rollouts beats more one-step training"
+        if (beyond.lo or 0) > 0
+        else "training on sampled rollouts gains nothing over as much one-step training"
+        if (beyond.hi or 0) >= 0
+        else "training on sampled rollouts is worse than as much one-step training"
+    )
+    worst = lambda method: max(
+        ratio_of_sums(p.assign(d=p.R - p.C, c=p.base - p.C), "d", "c", n=50, seed=how["seed"]).value
+        for s, p in pick(gap, method=method).groupby("step")
+        if s > 1
+    )
     free = lambda method, measure, what="ratio": float(pick(tables["free"], name=method, measure=measure)[what].iloc[0])
     far = lambda model, mode: typical_ratio(pick(tables["explosion"], model=model, mode=mode, step=how["steps"]), **kw)
-    return dict(case=about["title"], verdict_short=short, K=K, K_short=K // 2, K_long=most, step=step, last=how["steps"], updates=how["rounds"] * how["epoch_steps"], speakers_held=int(pick(gap, method=START, step=1).speaker.nunique()), one_R=one, one_A=change(gap, ONE, 1, "A", **kw), best_R=mine, best_A=change(gap, best, 1, "A", **kw),
-                beyond=beyond, reference_R=change(gap, reference, step, "R", **kw), reference_A=change(gap, reference, 1, "A", **kw), reference_mean=change(gap, reference, step, "R_mean", **kw), reference_step=ratio(reference, "mean_step", "true_step"), start_step=ratio(START, "mean_step", "true_step"),
-                best_step=ratio(best, "own_step", "true_step"), start_sample=ratio(START, "own_step", "true_step"), energy_R=change(gap, "energy", step, "R", **kw), energy_alone_A=change(gap, "energy alone", 1, "A", **kw), likelihood_R=change(gap, "likelihood", step, "R", **kw),
-                likelihood_spread=ratio("likelihood", "spread", "miss", 1, .5), likelihood_step=ratio("likelihood", "own_step", "true_step"), scheduled_R=change(gap, "scheduled sampling", step, "R", **kw), start_spread=ratio(START, "spread", "miss", 1, .5), reference_spread=ratio(reference, "spread", "miss", 1, .5),
-                best_spread=ratio(best, "spread", "miss", 1, .5), short_R=change(gap, f"particles, K = {K // 2}", step, "R", **kw), long_R=change(gap, f"particles, K = {most}", step, "R", **kw), light_R=change(gap, "particles, λ = 0.1", step, "R", **kw), heavy_R=change(gap, "particles, λ = 10", step, "R", **kw),
-                heavy_A=change(gap, "particles, λ = 10", 1, "A", **kw), worst_start=float(worst(START)), worst_best=float(worst(best)), worst_reference=float(worst(reference)), start_frechet=free(START, "frechet"), best_frechet=free(best, "frechet"), reference_frechet=free(reference, "frechet"),
-                start_norm=free(START, "mean step norm"), best_norm=free(best, "mean step norm"), reference_norm=free(reference, "mean step norm"), stable="every model stayed finite" if tables["stability"].finite.all() else "not every model stayed finite", long_steps=int(tables["stability"].steps.max()), long_runs=int(tables["stability"].runs.max()), long_total=int((tables["stability"].steps * tables["stability"].runs).max()),
-                polar_mean=far(POLAR, "mean"), polar_median=far(POLAR, "median"), polar_sample=far(POLAR, "sample"), gauss_mean=far("Gaussian of the state", "mean"), gauss_step_mean=far("Gaussian of the step", "mean"),
-                gauss_step_sample=far("Gaussian of the step", "sample"))
+    return dict(
+        case=about["title"],
+        verdict_short=short,
+        K=K,
+        K_short=K // 2,
+        K_long=most,
+        step=step,
+        last=how["steps"],
+        updates=how["rounds"] * how["epoch_steps"],
+        speakers_held=int(pick(gap, method=START, step=1).speaker.nunique()),
+        one_R=one,
+        one_A=change(gap, ONE, 1, "A", **kw),
+        best_R=mine,
+        best_A=change(gap, best, 1, "A", **kw),
+        beyond=beyond,
+        reference_R=change(gap, reference, step, "R", **kw),
+        reference_A=change(gap, reference, 1, "A", **kw),
+        reference_mean=change(gap, reference, step, "R_mean", **kw),
+        reference_step=ratio(reference, "mean_step", "true_step"),
+        start_step=ratio(START, "mean_step", "true_step"),
+        best_step=ratio(best, "own_step", "true_step"),
+        start_sample=ratio(START, "own_step", "true_step"),
+        energy_R=change(gap, "energy", step, "R", **kw),
+        energy_alone_A=change(gap, "energy alone", 1, "A", **kw),
+        likelihood_R=change(gap, "likelihood", step, "R", **kw),
+        likelihood_spread=ratio("likelihood", "spread", "miss", 1, 0.5),
+        likelihood_step=ratio("likelihood", "own_step", "true_step"),
+        scheduled_R=change(gap, "scheduled sampling", step, "R", **kw),
+        start_spread=ratio(START, "spread", "miss", 1, 0.5),
+        reference_spread=ratio(reference, "spread", "miss", 1, 0.5),
+        best_spread=ratio(best, "spread", "miss", 1, 0.5),
+        short_R=change(gap, f"particles, K = {K // 2}", step, "R", **kw),
+        long_R=change(gap, f"particles, K = {most}", step, "R", **kw),
+        light_R=change(gap, "particles, λ = 0.1", step, "R", **kw),
+        heavy_R=change(gap, "particles, λ = 10", step, "R", **kw),
+        heavy_A=change(gap, "particles, λ = 10", 1, "A", **kw),
+        worst_start=float(worst(START)),
+        worst_best=float(worst(best)),
+        worst_reference=float(worst(reference)),
+        start_frechet=free(START, "frechet"),
+        best_frechet=free(best, "frechet"),
+        reference_frechet=free(reference, "frechet"),
+        start_norm=free(START, "mean step norm"),
+        best_norm=free(best, "mean step norm"),
+        reference_norm=free(reference, "mean step norm"),
+        stable="every model stayed finite" if tables["stability"].finite.all() else "not every model stayed finite",
+        long_steps=int(tables["stability"].steps.max()),
+        long_runs=int(tables["stability"].runs.max()),
+        long_total=int((tables["stability"].steps * tables["stability"].runs).max()),
+        polar_mean=far(POLAR, "mean"),
+        polar_median=far(POLAR, "median"),
+        polar_sample=far(POLAR, "sample"),
+        gauss_mean=far("Gaussian of the state", "mean"),
+        gauss_step_mean=far("Gaussian of the step", "mean"),
+        gauss_step_sample=far("Gaussian of the step", "sample"),
+    )
 
 def draw_methods(cases: list, step: int):     # (title, method_table)
     "Change of teacher forcing and of particles by method."
     df = pd.concat([t.assign(case=title) for title, t in cases])
     df = df[df.method != START]
-    fig, axes = panels(2, columns=2, width=5.2, height=3.6, titles=["teacher forcing", f"particles, {step} steps ahead"])
+    fig, axes = panels(
+        2, columns=2, width=5.2, height=3.6, titles=["teacher forcing", f"particles, {step} steps ahead"]
+    )
     for ax, what in zip(axes, ("A", "R"), strict=True):
-        interval_plot(df, "method", what, f"{what}_lo", f"{what}_hi", hue="case", ax=ax, connect=False, xlabel="", ylabel="change from the start, nats a frame")
-        names = list(dict.fromkeys(df.method)); ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8); reference(ax, 0); legend_below(ax, -.5, ncol=1)
+        interval_plot(
+            df,
+            "method",
+            what,
+            f"{what}_lo",
+            f"{what}_hi",
+            hue="case",
+            ax=ax,
+            connect=False,
+            xlabel="",
+            ylabel="change from the start, nats a frame",
+        )
+        names = list(dict.fromkeys(df.method))
+        ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
+        reference(ax, 0)
+        legend_below(ax, -0.5, ncol=1)
     return fig
 
 def draw_pareto(cases: list):      # (title, method_table)
@@ -200,22 +393,59 @@ def draw_pareto(cases: list):      # (title, method_table)
     for ax, (_, t) in zip(axes, cases, strict=True):
         t = t[t.method != START]
         kept = t[(t.A.abs() < 1e-9) & (t.R.abs() < 1e-9)]
-        if len(kept): ax.annotate("nothing better found:\n" + "\n".join(kept.method), (0, 0), textcoords="offset points", xytext=(6, -12 - 8 * len(kept)), fontsize=7)
+        if len(kept):
+            ax.annotate(
+                "nothing better found:\n" + "\n".join(kept.method),
+                (0, 0),
+                textcoords="offset points",
+                xytext=(6, -12 - 8 * len(kept)),
+                fontsize=7,
+            )
         for i, r in enumerate(t.drop(kept.index).itertuples()):
             color = PALETTE[dict(mean=1, particles=2, energy=3).get(r.method.split(",")[0].split()[0], 0)]
-            ax.errorbar(r.A, r.R, xerr=[[max(r.A - r.A_lo, 0)], [max(r.A_hi - r.A, 0)]], yerr=[[max(r.R - r.R_lo, 0)], [max(r.R_hi - r.R, 0)]], fmt="o", color=color, markersize=4, linewidth=.8)
+            ax.errorbar(
+                r.A,
+                r.R,
+                xerr=[[max(r.A - r.A_lo, 0)], [max(r.A_hi - r.A, 0)]],
+                yerr=[[max(r.R - r.R_lo, 0)], [max(r.R_hi - r.R, 0)]],
+                fmt="o",
+                color=color,
+                markersize=4,
+                linewidth=0.8,
+            )
             ax.annotate(r.method, (r.A, r.R), textcoords="offset points", xytext=(5, 4 + 7 * (i % 2)), fontsize=7)
-        ax.axvline(0, color=".6", linewidth=.8); reference(ax, 0); ax.set(xlabel="teacher forcing, change in nats a frame", ylabel="particles, change in nats a frame")
+        ax.axvline(0, color=".6", linewidth=0.8)
+        reference(ax, 0)
+        ax.set(xlabel="teacher forcing, change in nats a frame", ylabel="particles, change in nats a frame")
     return fig
 
 def draw_norms(cases: list, n=2000, seed=0):   # (title, tables)
     "Step norm of the mean rollout and of samples, and the spread, by step."
     tables = cases[0][1]
-    names = [m for m in dict.fromkeys(tables["gap"].method) if m in (START, "likelihood", "energy") or m.startswith("mean")] + [m for m in dict.fromkeys(tables["gap"].method) if m.startswith("particles, K")][1:2]
-    fig, axes = panels(3, columns=3, width=3.6, height=3.0, titles=["mean rollout: step norm / true", "samples: step norm / true", "spread / error of the particles"])
-    for ax, (top, below, power) in zip(axes, (("mean_step", "true_step", 1), ("own_step", "true_step", 1), ("spread", "miss", .5)), strict=True):
-        rows = [dict(method=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for m in names for s, part in pick(tables["gap"], method=m).groupby("step") for e in [ratio_of_sums(part, top, below, power, n=n, seed=seed)]]
-        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="method", ax=ax, xlabel="step", ylabel=""); ax.autoscale(axis="y"); doublings(ax, [r["step"] for r in rows]); ax.get_legend().set_visible(False); reference(ax, 1)
+    names = [
+        m for m in dict.fromkeys(tables["gap"].method) if m in (START, "likelihood", "energy") or m.startswith("mean")
+    ] + [m for m in dict.fromkeys(tables["gap"].method) if m.startswith("particles, K")][1:2]
+    fig, axes = panels(
+        3,
+        columns=3,
+        width=3.6,
+        height=3.0,
+        titles=["mean rollout: step norm / true", "samples: step norm / true", "spread / error of the particles"],
+    )
+    for ax, (top, below, power) in zip(
+        axes, (("mean_step", "true_step", 1), ("own_step", "true_step", 1), ("spread", "miss", 0.5)), strict=True
+    ):
+        rows = [
+            dict(method=m, step=s, value=e.value, lo=e.lo, hi=e.hi)
+            for m in names
+            for s, part in pick(tables["gap"], method=m).groupby("step")
+            for e in [ratio_of_sums(part, top, below, power, n=n, seed=seed)]
+        ]
+        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="method", ax=ax, xlabel="step", ylabel="")
+        ax.autoscale(axis="y")
+        doublings(ax, [r["step"] for r in rows])
+        ax.get_legend().set_visible(False)
+        reference(ax, 1)
     legend_below(axes[1], ncol=3)
     return fig
 
@@ -224,8 +454,26 @@ def draw_explosion(cases: list, n=2000, seed=0):   # (title, table explosion)
     df = cases[0][1]
     fig, axes = panels(3, columns=3, width=3.6, height=3.0, titles=["mean", "median", "sample"])
     for ax, mode in zip(axes, ("mean", "median", "sample"), strict=True):
-        rows = [dict(model=m, step=s, value=e.value, lo=e.lo, hi=e.hi) for (m, s), part in pick(df, mode=mode).groupby(["model", "step"], sort=False) for e in [typical_ratio(part, n=n, seed=seed)]]
-        band_plot(pd.DataFrame(rows), "step", "value", "lo", "hi", hue="model", ax=ax, xlabel="step", ylabel="step norm / true" if mode == "mean" else ""); ax.get_legend().set_visible(mode == "mean"); ax.set_yscale("log"); ax.autoscale(axis="y"); reference(ax, 1)
+        rows = [
+            dict(model=m, step=s, value=e.value, lo=e.lo, hi=e.hi)
+            for (m, s), part in pick(df, mode=mode).groupby(["model", "step"], sort=False)
+            for e in [typical_ratio(part, n=n, seed=seed)]
+        ]
+        band_plot(
+            pd.DataFrame(rows),
+            "step",
+            "value",
+            "lo",
+            "hi",
+            hue="model",
+            ax=ax,
+            xlabel="step",
+            ylabel="step norm / true" if mode == "mean" else "",
+        )
+        ax.get_legend().set_visible(mode == "mean")
+        ax.set_yscale("log")
+        ax.autoscale(axis="y")
+        reference(ax, 1)
     legend_below(axes[0], ncol=1)
     return fig
 
@@ -237,13 +485,26 @@ def listen(run, case, how, tables, opened, first):
     (uid, z), W = utterance_of(store, split.eval_utterances), how["length"]
     K, *_ = how["unrolled"]
     say = {"truth": (z, f"{uid}, held-out speaker, through {case.codec}")}
-    for method in (START, f"mean, K = {2 * K}", f"particles, K = {K}", "energy") if first else (START, f"particles, K = {K}"):
+    for method in (
+        (START, f"mean, K = {2 * K}", f"particles, K = {K}", "energy") if first else (START, f"particles, K = {K}")
+    ):
         m, slug = models[method], method.replace(", ", "_").replace(" = ", "").replace(" ", "_")
-        say[f"{slug}_forced"] = torch.cat([z[:W], rollout(m, z.unfold(0, W, 1)[:-1].mT, 1, mode="mean").frames[:, 0, 0]]), f"{method}: teacher forcing"
+        say[f"{slug}_forced"] = (
+            torch.cat([z[:W], rollout(m, z.unfold(0, W, 1)[:-1].mT, 1, mode="mean").frames[:, 0, 0]]),
+            f"{method}: teacher forcing",
+        )
         for steps in (s for s in how["lags"] if s in ((1, 4, 16) if first else (16,))):
             every = max(min(24, len(z) - W), steps)
-            if len(z) >= W + steps: say[f"{slug}_{steps}"] = splice(m, z, steps, every=every, window=W, seed=how["seed"])[0], f"{method}: {steps} of every {every} frames rolled out (sampled)"
-        for mode in ("sample", "mean") if first else ("sample",): say[f"{slug}_{mode}"] = torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, mode=mode, seed=how["seed"]).frames[0, 0]]), f"{method}: free run ({mode})"
+            if len(z) >= W + steps:
+                say[f"{slug}_{steps}"] = (
+                    splice(m, z, steps, every=every, window=W, seed=how["seed"])[0],
+                    f"{method}: {steps} of every {every} frames rolled out (sampled)",
+                )
+        for mode in ("sample", "mean") if first else ("sample",):
+            say[f"{slug}_{mode}"] = (
+                torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, mode=mode, seed=how["seed"]).frames[0, 0]]),
+                f"{method}: free run ({mode})",
+            )
     write_decoded(run, case, store, say)
 
 @published(NAME)
@@ -264,18 +525,51 @@ def run(
     p, how = get_profile(profile), recipe(profile, lags, particles, length, components, eval_fraction, seed)
     asked = parse_cases(p.pick("synthetic:nano", CASES, CASES) if cases == "auto" else cases, corpus, codec)
     use_style()
-    parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), lags=how["lags"], particles=particles, length=length, components=components, eval_fraction=eval_fraction, seed=seed)
-    study = Study(NAME, measure_store, ("gap", "free", "stability", "explosion"), listen, functools.partial(claims_of, n=p.bootstrap))
+    parameters = dict(
+        cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked),
+        lags=how["lags"],
+        particles=particles,
+        length=length,
+        components=components,
+        eval_fraction=eval_fraction,
+        seed=seed,
+    )
+    study = Study(
+        NAME,
+        measure_store,
+        ("gap", "free", "stability", "explosion"),
+        listen,
+        functools.partial(claims_of, n=p.bootstrap),
+    )
     with Run(NAME, parameters, folder=folder, profile=p) as out:
         found = run_cases(out, study, asked, how, corpus_root, lead=widest)
         n, step = p.bootstrap, 8 if 8 in how["lags"] else how["steps"]
         table = [(case_title(a), method_table(t, step, n, seed).assign(case=a["case"])) for t, a in found]
         out.rows(pd.concat([t for _, t in table]), "methods")
-        for mode in ("mean", "median", "sample"): out.claim(f"main.gone_{mode}", "; ".join(f"{lost_share(t['explosion'], how['steps'], mode):.1%} on {case_title(a)}" for t, a in found), exact="word")
-        out.figure("methods", draw_methods(table, step), "Change of teacher forcing and of particles from the start by training method")
-        out.figure("pareto", draw_pareto(table), "What particles gain against what teacher forcing pays, by training method")
-        out.figure("norms", draw_norms([(case_title(a), t) for t, a in found[widest(found):]], n, seed), "Step norms of mean and sampled rollouts and spread of the particles by step and training method")
-        out.figure("explosion", draw_explosion([(case_title(a), t["explosion"]) for t, a in found[widest(found):]], n, seed), "Step norm by step when mean, median or samples of three heads are rolled out")
+        for mode in ("mean", "median", "sample"):
+            out.claim(
+                f"main.gone_{mode}",
+                "; ".join(f"{lost_share(t['explosion'], how['steps'], mode):.1%} on {case_title(a)}" for t, a in found),
+                exact="word",
+            )
+        out.figure(
+            "methods",
+            draw_methods(table, step),
+            "Change of teacher forcing and of particles from the start by training method",
+        )
+        out.figure(
+            "pareto", draw_pareto(table), "What particles gain against what teacher forcing pays, by training method"
+        )
+        out.figure(
+            "norms",
+            draw_norms([(case_title(a), t) for t, a in found[widest(found) :]], n, seed),
+            "Step norms of mean and sampled rollouts and spread of the particles by step and training method",
+        )
+        out.figure(
+            "explosion",
+            draw_explosion([(case_title(a), t["explosion"]) for t, a in found[widest(found) :]], n, seed),
+            "Step norm by step when mean, median or samples of three heads are rolled out",
+        )
     return read_run(out.final)
 
 def methods_table(result) -> str:
@@ -283,15 +577,56 @@ def methods_table(result) -> str:
     parts = []
     for about in read_json(result.folder / "cases.json"):
         df = result.table("methods").query("case == @about['case']")
-        show = lambda r, what, d=1: f"{getattr(r, what):.{d}f} [{getattr(r, what + '_lo'):.{d}f}, {getattr(r, what + '_hi'):.{d}f}]".replace("-", "−")
-        rows = [{"training": r.method, "A, change": show(r, "A"), "R, change": show(r, "R"), "R_mean, change": show(r, "R_mean"), "C − R": show(r, "lost"), "share of C lost": f"{r.share:.1%}".replace("-", "−"), "step norm, mean": show(r, "step_mean", 3), "step norm, samples": show(r, "step", 2),
-                 "spread / error, step 1": show(r, "spread_first", 2), "free: Fréchet": f"{r.frechet:.2f}", "… pairs": f"{r.pairs:.2f}", "… step norm": f"{r.norm:.2f}", "… autocorrelation inside": f"{r.inside:.0%}"} for r in df.itertuples()]
+        show = lambda r, what, d=1: (
+            f"{getattr(r, what):.{d}f} [{getattr(r, what + '_lo'):.{d}f}, {getattr(r, what + '_hi'):.{d}f}]".replace(
+                "-", "−"
+            )
+        )
+        rows = [
+            {
+                "training": r.method,
+                "A, change": show(r, "A"),
+                "R, change": show(r, "R"),
+                "R_mean, change": show(r, "R_mean"),
+                "C − R": show(r, "lost"),
+                "share of C lost": f"{r.share:.1%}".replace("-", "−"),
+                "step norm, mean": show(r, "step_mean", 3),
+                "step norm, samples": show(r, "step", 2),
+                "spread / error, step 1": show(r, "spread_first", 2),
+                "free: Fréchet": f"{r.frechet:.2f}",
+                "… pairs": f"{r.pairs:.2f}",
+                "… step norm": f"{r.norm:.2f}",
+                "… autocorrelation inside": f"{r.inside:.0%}",
+            }
+            for r in df.itertuples()
+        ]
         kept = f", rows published on {about['measured']}" if about["kept"] else ""
-        parts.append(f"**{about['title']}** ({about['speakers_held']} held-out speakers{kept}); nats a frame, rollouts judged {result.claims['main.step']['value']} steps ahead\n\n" + as_markdown(pd.DataFrame(rows)))
+        parts.append(
+            f"**{about['title']}** ({about['speakers_held']} held-out speakers{kept}); nats a frame, rollouts judged {result.claims['main.step']['value']} steps ahead\n\n"
+            + as_markdown(pd.DataFrame(rows))
+        )
     return "\n\n".join(parts)
 
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
-    return claims_table(result, dict(one_R="as many one-step updates: particles", best_R="particle score: particles", beyond="… beyond one-step updates", best_A="… teacher forcing", reference_R="mean rollouts (the reference's): particles", reference_A="… teacher forcing", reference_mean="… mean rollout's score",
-                                     start_step="step norm of the mean rollout, start", reference_step="… after training on mean rollouts", likelihood_R="likelihood of every particle", energy_R="energy score", worst_start="largest share of C lost, start", worst_best="… particle score", start_frechet="free runs, Fréchet over floor: start",
-                                     best_frechet="… particle score", reference_frechet="… mean rollouts"))
+    return claims_table(
+        result,
+        dict(
+            one_R="as many one-step updates: particles",
+            best_R="particle score: particles",
+            beyond="… beyond one-step updates",
+            best_A="… teacher forcing",
+            reference_R="mean rollouts (the reference's): particles",
+            reference_A="… teacher forcing",
+            reference_mean="… mean rollout's score",
+            start_step="step norm of the mean rollout, start",
+            reference_step="… after training on mean rollouts",
+            likelihood_R="likelihood of every particle",
+            energy_R="energy score",
+            worst_start="largest share of C lost, start",
+            worst_best="… particle score",
+            start_frechet="free runs, Fréchet over floor: start",
+            best_frechet="… particle score",
+            reference_frechet="… mean rollouts",
+        ),
+    )

@@ -30,7 +30,15 @@ from ..lab.figures import PALETTE, band_plot, interval_plot, legend_below, panel
 from ..lab.players import read_row
 from ..lab.drafts import code_fingerprint
 from ..lab.runs import Run, published, read_run
-from ..measure.prediction import gain, nominal_coverage, of_sums, pit_histogram, rank_bins, score_windows, speaker_sums
+from audioengram.measure.prediction import (
+    gain,
+    nominal_coverage,
+    of_sums,
+    pit_histogram,
+    rank_bins,
+    score_windows,
+    speaker_sums,
+)
 from ..measure.stats import bootstrap_sums
 from ..stages import measures
 
@@ -48,7 +56,10 @@ HEADS = {"Gaussian": dict(head="gaussian"),
          "factored, semi-tied": dict(head="factored", magnitude="mixture")}
 STORIES = dict(A="unconditional", B="direction", C="side", D="autoregressive")
 SINGLE, MDN, LEAN, BEST = "vMF × log-normal", "MDN", "semi-tied MDN", "factored, semi-tied"
-CODE = functools.partial(code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor")   # what trained models depend on
+# what trained models depend on
+CODE = functools.partial(
+    code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
+)
 
 def recipe(
     profile,                     # run profile
@@ -59,18 +70,42 @@ def recipe(
 ) -> dict:                       # all that decides the rows of a case, beside its data and the code
     "The parameters of a measurement."
     p = get_profile(profile)
-    return dict(length=p.pick(4, int(length), int(length)), components=p.pick(2, int(components), int(components)), seed=int(seed), eval_fraction=p.pick(.25, eval_fraction, eval_fraction),
-                max_seconds=p.pick(300., p.max_seconds, None), encoder="state", hidden=p.pick(32, 256, 512), layers=p.pick(1, 2, 2), dropout=.3, epochs=p.pick(2, 5, 40), epoch_frames=p.pick(None, 25_000, None),
-                samples=p.pick(8, 32, 64), scored=p.pick(500, 5000, 20_000), heads=list(HEADS), clamp_steps=p.pick(20, 400, 1000))
+    return dict(
+        length=p.pick(4, int(length), int(length)),
+        components=p.pick(2, int(components), int(components)),
+        seed=int(seed),
+        eval_fraction=p.pick(0.25, eval_fraction, eval_fraction),
+        max_seconds=p.pick(300.0, p.max_seconds, None),
+        encoder="state",
+        hidden=p.pick(32, 256, 512),
+        layers=p.pick(1, 2, 2),
+        dropout=0.3,
+        epochs=p.pick(2, 5, 40),
+        epoch_frames=p.pick(None, 25_000, None),
+        samples=p.pick(8, 32, 64),
+        scored=p.pick(500, 5000, 20_000),
+        heads=list(HEADS),
+        clamp_steps=p.pick(20, 400, 1000),
+    )
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #a7b73891
 def model_for(dim: int, how: dict, parameters=None, **options) -> Predictor:
     "A model of the recipe; with `parameters`, the encoder is as wide as that number allows."
     if options["head"] != "gaussian": options = dict(components=how["components"]) | options
-    make = lambda hidden: Predictor(dim, how["length"], how["encoder"], hidden=hidden, layers=how["layers"], dropout=how["dropout"], seed=spawn(how["seed"], "weights"), **options)
+    make = lambda hidden: Predictor(
+        dim,
+        how["length"],
+        how["encoder"],
+        hidden=hidden,
+        layers=how["layers"],
+        dropout=how["dropout"],
+        seed=spawn(how["seed"], "weights"),
+        **options,
+    )
     if parameters is None: return make(how["hidden"])
     widths = range(8, 8 * how["hidden"], 8)
-    wide = bisect.bisect_left(widths, parameters, 1, len(widths) - 1, key=lambda hidden: _count(make, hidden))   # the first that is too wide
+    # the first that is too wide
+    wide = bisect.bisect_left(widths, parameters, 1, len(widths) - 1, key=lambda hidden: _count(make, hidden))
     return make(min(widths[wide - 1:wide + 1], key=lambda hidden: abs(_count(make, hidden) - parameters)))
 
 def _count(make, hidden: int) -> int:
@@ -80,13 +115,29 @@ def _count(make, hidden: int) -> int:
 def fit(store, sets: dict, how: dict, model: Predictor, noise=.1, **more) -> Predictor:
     "Train one model, or read it back."
     size = min(512, max(32, len(sets["train"]) // 8))
-    return fitted(model, sets, [store.fingerprint, CODE(), *more.pop("key", ())], epochs=how["epochs"], epoch_frames=how["epoch_frames"], batch_size=size, lr=2e-3, noise=noise, seed=how["seed"], **more)
+    return fitted(
+        model,
+        sets,
+        [store.fingerprint, CODE(), *more.pop("key", ())],
+        epochs=how["epochs"],
+        epoch_frames=how["epoch_frames"],
+        batch_size=size,
+        lr=2e-3,
+        noise=noise,
+        seed=how["seed"],
+        **more,
+    )
 
 class Independent:
     "Windows whose targets are other frames of the same set, drawn at random: the differencing null, in data."
     def __init__(self, windows, seed: int):
         self.windows, self.order = windows, torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
-        self.speaker, self.speakers, self.utterances, self.lag = windows.speaker, windows.speakers, windows.utterances, windows.lag
+        self.speaker, self.speakers, self.utterances, self.lag = (
+            windows.speaker,
+            windows.speakers,
+            windows.utterances,
+            windows.lag,
+        )
     def __len__(self): return len(self.windows)
     def contexts(self, i=slice(None)): return self.windows.contexts(i)
     def current(self, i=slice(None)): return self.windows.current(i)
@@ -101,7 +152,8 @@ def measure_store(
     split,           # SpeakerSplit of its corpus
     how: dict,       # from `recipe`
 ) -> dict:           # table name -> DataFrame
-    "Heads at equal parameters, the two factors against independent frames, the four stories of the length, training curves, and the clamp."
+    """Heads at equal parameters, the two factors against independent frames, the four stories of the length,
+    training curves, and the clamp."""
     sets = split_windows(store, split, how["length"], 1)
     moves = sets["train"].steps().norm(dim=1)
     sums = dict(centre=float(moves[moves > 0].log().mean()), floor=.05 * float(moves.median()))
@@ -110,15 +162,35 @@ def measure_store(
     scores, pits, sizes = [], [], []
     for name, model in models.items():
         got, drawn = judge(model, sets["test"], how, sums)
-        scores.append(got.assign(model=name)); pits += [pit_histogram(drawn, c, rank_bins(how["samples"])).assign(model=name, of=c) for c in ("pit_magnitude", "pit_cosine")]
-        sizes.append(dict(model=name, hidden=model.config["hidden"], parameters=model.n_parameters, multiply_adds=model.flops))
-    return dict(scores=pd.concat(scores, ignore_index=True), pit=pd.concat(pits, ignore_index=True), sizes=pd.DataFrame(sizes), parts=factors(store, sets, how, models[SINGLE], sums["floor"]),
-                stories=stories(store, sets, how, sums), curves=curves(store, sets, how, sums), clamps=clamps(sets, how))
+        scores.append(got.assign(model=name))
+        pits += [
+            pit_histogram(drawn, c, rank_bins(how["samples"])).assign(model=name, of=c)
+            for c in ("pit_magnitude", "pit_cosine")
+        ]
+        sizes.append(
+            dict(model=name, hidden=model.config["hidden"], parameters=model.n_parameters, multiply_adds=model.flops)
+        )
+    return dict(
+        scores=pd.concat(scores, ignore_index=True),
+        pit=pd.concat(pits, ignore_index=True),
+        sizes=pd.DataFrame(sizes),
+        parts=factors(store, sets, how, models[SINGLE], sums["floor"]),
+        stories=stories(store, sets, how, sums),
+        curves=curves(store, sets, how, sums),
+        clamps=clamps(sets, how),
+    )
 
 def judge(model, windows, how, sums) -> tuple:
     "Sums by speaker: the likelihood on all windows, the rest on a sample; and that sample."
-    some = torch.randperm(len(windows), generator=torch.Generator().manual_seed(how["seed"]))[:how["scored"]].sort().values
-    every, drawn = speaker_sums(score_windows(model, windows, samples=0), **sums), score_windows(model, windows, samples=how["samples"], seed=how["seed"], idx=some)
+    some = (
+        torch.randperm(len(windows), generator=torch.Generator().manual_seed(how["seed"]))[: how["scored"]]
+        .sort()
+        .values
+    )
+    every, drawn = (
+        speaker_sums(score_windows(model, windows, samples=0), **sums),
+        score_windows(model, windows, samples=how["samples"], seed=how["seed"], idx=some),
+    )
     rest = speaker_sums(drawn, **sums).drop(columns=["frames", "nll", "above", "nll_above", "nll_median"])
     return every.merge(rest, on="speaker", how="left").fillna({c: 0 for c in rest if c != "speaker"}), drawn
 
@@ -129,9 +201,21 @@ def factors(store, sets, how, single, floor) -> pd.DataFrame:   # one row a data
     for data in ("real", "independent"):
         here = sets if data == "real" else {k: Independent(w, how["seed"]) for k, w in sets.items()}
         config = HEADS[SINGLE]
-        models = dict(context=single if data == "real" else fit(store, here, how, model_for(store.dim, how, single.n_parameters, **config), key=[data]),
-                      none=fit(store, here, how, Predictor(store.dim, how["length"], "none", seed=how["seed"], **config), noise=0., key=[data]))
-        for name, model in models.items(): rows.append(_factors(model, here["test"], floor).assign(data=data, model=name))
+        models = dict(
+            context=single
+            if data == "real"
+            else fit(store, here, how, model_for(store.dim, how, single.n_parameters, **config), key=[data]),
+            none=fit(
+                store,
+                here,
+                how,
+                Predictor(store.dim, how["length"], "none", seed=how["seed"], **config),
+                noise=0.0,
+                key=[data],
+            ),
+        )
+        for name, model in models.items():
+            rows.append(_factors(model, here["test"], floor).assign(data=data, model=name))
     return pd.concat(rows, ignore_index=True)
 
 @torch.no_grad()
@@ -153,7 +237,12 @@ def _factors(model, windows, floor):
 def _moved(dist: Polar, keep) -> Polar:
     "Some entries of a batch of one-component polar densities."
     d, m = dist.direction, dist.magnitude
-    return Polar(VonMisesFisher(d.loc[keep], d.concentration[keep], validate_args=False), LogNormal(m.loc[keep], m.log_scale[keep]), dist.logits[keep], None if dist.slope is None else dist.slope[keep])
+    return Polar(
+        VonMisesFisher(d.loc[keep], d.concentration[keep], validate_args=False),
+        LogNormal(m.loc[keep], m.log_scale[keep]),
+        dist.logits[keep],
+        None if dist.slope is None else dist.slope[keep],
+    )
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #0fa96590
 def stories(store, sets, how, sums) -> pd.DataFrame:
@@ -169,7 +258,10 @@ def stories(store, sets, how, sums) -> pd.DataFrame:
 # %% ../../nbs/discussions/d07_factorization.ipynb #a48acda7
 def curves(store, sets, how, sums) -> pd.DataFrame:
     "Likelihood, cosine and distance on held-out frames after each epoch, for three heads."
-    rows, pick = [], torch.randperm(len(sets["test"]), generator=torch.Generator().manual_seed(how["seed"]))[:how["scored"]]
+    rows, pick = (
+        [],
+        torch.randperm(len(sets["test"]), generator=torch.Generator().manual_seed(how["seed"]))[: how["scored"]],
+    )
     step = sets["test"].steps(pick)
     moved = step.norm(dim=1) > sums["floor"]
     for name in (SINGLE, MDN, BEST):
@@ -179,10 +271,29 @@ def curves(store, sets, how, sums) -> pd.DataFrame:
             with torch.no_grad():
                 dist = model(near.contexts(pick))
                 guess = (dist.mean if model.target == "step" else dist.mean - near.current(pick)).cpu()
-                rows.append(dict(model=name, epoch=epoch, nll=-dist.log_prob(model.wanted(near, pick)).mean().item(), cosine=torch.cosine_similarity(guess, step, dim=1)[moved].mean().item(),
-                                 distance=((guess - step).square().sum(1).mean() / step.square().sum(1).mean()).sqrt().item()))
+                rows.append(
+                    dict(
+                        model=name,
+                        epoch=epoch,
+                        nll=-dist.log_prob(model.wanted(near, pick)).mean().item(),
+                        cosine=torch.cosine_similarity(guess, step, dim=1)[moved].mean().item(),
+                        distance=((guess - step).square().sum(1).mean() / step.square().sum(1).mean()).sqrt().item(),
+                    )
+                )
         model = model_for(store.dim, how, **HEADS[name])
-        train(model, sets["train"], sets["valid"], epochs=how["epochs"], epoch_frames=how["epoch_frames"], batch_size=min(512, max(32, len(sets["train"]) // 8)), lr=2e-3, noise=.1, seed=how["seed"], callback=note, patience=how["epochs"])
+        train(
+            model,
+            sets["train"],
+            sets["valid"],
+            epochs=how["epochs"],
+            epoch_frames=how["epoch_frames"],
+            batch_size=min(512, max(32, len(sets["train"]) // 8)),
+            lr=2e-3,
+            noise=0.1,
+            seed=how["seed"],
+            callback=note,
+            patience=how["epochs"],
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #9c6b1a17
@@ -199,7 +310,10 @@ class Readout(nn.Module):
         loc, log_kappa, mean, log_sigma = raw[:, :-3], raw[:, -3:-2], raw[:, -2:-1], raw[:, -1:]
         bound = (lambda x, lo, hi: x.clamp(lo, hi)) if self.hard else soft_bound
         kappa = bound(log_kappa, -7., -2.) if self.hard else bound(log_kappa, -7., 12.)
-        return Polar(VonMisesFisher(nn.functional.normalize(loc, dim=-1)[:, None], kappa.exp(), validate_args=False), LogNormal(mean, bound(log_sigma, -4., 2.)))
+        return Polar(
+            VonMisesFisher(nn.functional.normalize(loc, dim=-1)[:, None], kappa.exp(), validate_args=False),
+            LogNormal(mean, bound(log_sigma, -4.0, 2.0)),
+        )
 
 def clamps(sets, how) -> pd.DataFrame:
     "Loss, κ, σ and the size of their gradients while both readouts train."
@@ -217,8 +331,18 @@ def clamps(sets, how) -> pd.DataFrame:
             opt.zero_grad(); loss.backward()
             grad, log_m = head.out.weight.grad, step[keep].norm(dim=1).log()
             r2 = 1 - (dist.magnitude.loc[:, 0] - log_m).square().mean() / log_m.var()
-            rows.append(dict(bound="hard clamp" if hard else "smooth bound", step=t, loss=loss.item(), kappa=dist.direction.concentration.mean().item(), sigma=dist.magnitude.log_scale.exp().mean().item(),
-                             grad_kappa=grad[-3].norm().item(), grad_sigma=grad[-1].norm().item(), r2=r2.item()))
+            rows.append(
+                dict(
+                    bound="hard clamp" if hard else "smooth bound",
+                    step=t,
+                    loss=loss.item(),
+                    kappa=dist.direction.concentration.mean().item(),
+                    sigma=dist.magnitude.log_scale.exp().mean().item(),
+                    grad_kappa=grad[-3].norm().item(),
+                    grad_sigma=grad[-1].norm().item(),
+                    r2=r2.item(),
+                )
+            )
             opt.step()
     return pd.DataFrame(rows)
 
@@ -226,19 +350,30 @@ def clamps(sets, how) -> pd.DataFrame:
 def factor_gain(parts: pd.DataFrame, what: str, data: str, **kw):
     "Nats a frame that the context earns for one factor: an Estimate."
     none, seen = (pick(parts, data=data, model=m) for m in ("none", "context"))
-    return bootstrap_sums(np.stack([none[what] - seen[what], seen.frames], 1), seen.speaker.to_numpy(), lambda s: s[..., 0] / s[..., 1], **kw)
+    return bootstrap_sums(
+        np.stack([none[what] - seen[what], seen.frames], 1),
+        seen.speaker.to_numpy(),
+        lambda s: s[..., 0] / s[..., 1],
+        **kw,
+    )
 
 def factor_excess(parts: pd.DataFrame, what: str, **kw):
     "What the context earns on real frames beyond what it earns on independent ones: an Estimate."
-    r0, r1, i0, i1 = (pick(parts, data=d, model=m).set_index("speaker") for d in ("real", "independent") for m in ("none", "context"))
+    r0, r1, i0, i1 = (
+        pick(parts, data=d, model=m).set_index("speaker") for d in ("real", "independent") for m in ("none", "context")
+    )
     both = r1.index.intersection(i1.index)
     columns = [(r0[what] - r1[what])[both], r1.frames[both], (i0[what] - i1[what])[both], i1.frames[both]]
-    return bootstrap_sums(np.stack(columns, 1), both.to_numpy(), lambda s: s[..., 0] / s[..., 1] - s[..., 2] / s[..., 3], **kw)
+    return bootstrap_sums(
+        np.stack(columns, 1), both.to_numpy(), lambda s: s[..., 0] / s[..., 1] - s[..., 2] / s[..., 3], **kw
+    )
 
 def length_r2(parts: pd.DataFrame, data: str, **kw):
     "R² of the log length under the single head: an Estimate."
     seen = pick(parts, data=data, model="context")
-    return bootstrap_sums(seen[["sse", "sst"]].to_numpy(), seen.speaker.to_numpy(), lambda s: 1 - s[..., 0] / s[..., 1], **kw)
+    return bootstrap_sums(
+        seen[["sse", "sst"]].to_numpy(), seen.speaker.to_numpy(), lambda s: 1 - s[..., 0] / s[..., 1], **kw
+    )
 
 def head_table(tables: dict, n=2000, seed=0) -> pd.DataFrame:
     "One row a head: gain over the first one, and statistics of the step."
@@ -246,7 +381,10 @@ def head_table(tables: dict, n=2000, seed=0) -> pd.DataFrame:
     names = list(dict.fromkeys(s.model))
     for name in names:
         mine, row = pick(s, model=name), dict(model=name)
-        for what, e in (("gain", gain(pick(s, model=names[0]), mine, above=True, n=n, seed=seed)), *((w, of_sums(mine, w, n=n, seed=seed)) for w in ("nll", "cosine", "r2", "cover50", "cover90", "energy"))):
+        for what, e in (
+            ("gain", gain(pick(s, model=names[0]), mine, above=True, n=n, seed=seed)),
+            *((w, of_sums(mine, w, n=n, seed=seed)) for w in ("nll", "cosine", "r2", "cover50", "cover90", "energy")),
+        ):
             row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
         rows.append(row)
     return pd.DataFrame(rows).merge(tables["sizes"], on="model")
@@ -255,8 +393,17 @@ def story_table(tables: dict, n=2000, seed=0) -> pd.DataFrame:
     "One row a story: gain over A, R² of log length, coverage."
     s, rows = tables["stories"], []
     for letter, story in STORIES.items():
-        mine, row = pick(s, story=letter), dict(story=f"{letter}: {dict(unconditional='one law', direction='given the direction', side='given level and pace', autoregressive='given past lengths')[story]}")
-        for what, e in (("gain", gain(pick(s, story="A"), mine, above=True, n=n, seed=seed)), ("r2", of_sums(mine, "r2", n=n, seed=seed)), ("cover90", of_sums(mine, "cover90", n=n, seed=seed))):
+        mine, row = (
+            pick(s, story=letter),
+            dict(
+                story=f"{letter}: {dict(unconditional='one law', direction='given the direction', side='given level and pace', autoregressive='given past lengths')[story]}"
+            ),
+        )
+        for what, e in (
+            ("gain", gain(pick(s, story="A"), mine, above=True, n=n, seed=seed)),
+            ("r2", of_sums(mine, "r2", n=n, seed=seed)),
+            ("cover90", of_sums(mine, "cover90", n=n, seed=seed)),
+        ):
             row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -268,20 +415,62 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     at = lambda model: pick(s, model=model)
     ahead = lambda a, b, **more: gain(at(a), at(b), **dict(above=True) | more, **kw)
     direction, length = factor_excess(parts, "direction", **kw), factor_excess(parts, "length", **kw)
-    found = [name for name, e in (("direction", direction), ("length", length)) if (e.value if e.lo is None else e.lo) > 0]
-    short = {2: "direction and length are both predictable beyond differencing", 0: "neither direction nor length is predictable beyond differencing by a single von Mises-Fisher × log-normal"}.get(
-        len(found)) or f"the {found[0]} is predictable beyond differencing by a single von Mises-Fisher × log-normal, and the {'length' if found[0] == 'direction' else 'direction'} is not"
+    found = [
+        name for name, e in (("direction", direction), ("length", length)) if (e.value if e.lo is None else e.lo) > 0
+    ]
+    short = (
+        {
+            2: "direction and length are both predictable beyond differencing",
+            0: "neither direction nor length is predictable beyond differencing by a single von Mises-Fisher × log-normal",
+        }.get(len(found))
+        or f"the {found[0]} is predictable beyond differencing by a single von Mises-Fisher × log-normal, and the {'length' if found[0] == 'direction' else 'direction'} is not"
+    )
     last = clamp[clamp.step == clamp.step.max()].set_index("bound")
-    say = dict(case=about["title"], verdict_short=short, elliptic_ahead=ahead(MDN, BEST), single_behind=ahead(SINGLE, MDN), cosine=of_sums(at(SINGLE), "cosine", **kw), r2=of_sums(at(BEST), "r2", **kw), r2_single=of_sums(at(SINGLE), "r2", **kw),
-               cover90=of_sums(at(BEST), "cover90", **kw), cover50=of_sums(at(BEST), "cover50", **kw), parameters=int(tables["sizes"].parameters.median()), speakers_held=len(at(MDN)), frames=int(at(MDN).frames.sum()),
-               direction_real=factor_gain(parts, "direction", "real", **kw), direction_free=factor_gain(parts, "direction", "independent", **kw), direction_over=direction, length_real=factor_gain(parts, "length", "real", **kw),
-               length_free=factor_gain(parts, "length", "independent", **kw), length_over=length, r2_real=length_r2(parts, "real", **kw), r2_free=length_r2(parts, "independent", **kw),
-               clamp_loss=last.loss["hard clamp"] - last.loss["smooth bound"], clamp_grad=float(clamp[clamp.bound == "hard clamp"].grad_kappa.max()), clamp_r2=_late_r2(clamp, "hard clamp"), smooth_r2=_late_r2(clamp, "smooth bound"), clamp_kappa=last.kappa["hard clamp"], smooth_kappa=last.kappa["smooth bound"],
-               kappa790=float(_constant_gain(512, 790., .727)))
-    say |= dict(lean_ahead=ahead(LEAN, BEST), tied_behind=ahead("8 vMF × log-normal", MDN), centred_ahead=ahead(MDN, "… about a predicted centre"), diagonal_ahead=ahead(MDN, "factored, diagonal"))
-    say |= dict(nominal90=nominal_coverage(how["samples"], .9), nominal50=nominal_coverage(how["samples"], .5), cover90_single=of_sums(at(SINGLE), "cover90", **kw))
+    say = dict(
+        case=about["title"],
+        verdict_short=short,
+        elliptic_ahead=ahead(MDN, BEST),
+        single_behind=ahead(SINGLE, MDN),
+        cosine=of_sums(at(SINGLE), "cosine", **kw),
+        r2=of_sums(at(BEST), "r2", **kw),
+        r2_single=of_sums(at(SINGLE), "r2", **kw),
+        cover90=of_sums(at(BEST), "cover90", **kw),
+        cover50=of_sums(at(BEST), "cover50", **kw),
+        parameters=int(tables["sizes"].parameters.median()),
+        speakers_held=len(at(MDN)),
+        frames=int(at(MDN).frames.sum()),
+        direction_real=factor_gain(parts, "direction", "real", **kw),
+        direction_free=factor_gain(parts, "direction", "independent", **kw),
+        direction_over=direction,
+        length_real=factor_gain(parts, "length", "real", **kw),
+        length_free=factor_gain(parts, "length", "independent", **kw),
+        length_over=length,
+        r2_real=length_r2(parts, "real", **kw),
+        r2_free=length_r2(parts, "independent", **kw),
+        clamp_loss=last.loss["hard clamp"] - last.loss["smooth bound"],
+        clamp_grad=float(clamp[clamp.bound == "hard clamp"].grad_kappa.max()),
+        clamp_r2=_late_r2(clamp, "hard clamp"),
+        smooth_r2=_late_r2(clamp, "smooth bound"),
+        clamp_kappa=last.kappa["hard clamp"],
+        smooth_kappa=last.kappa["smooth bound"],
+        kappa790=float(_constant_gain(512, 790.0, 0.727)),
+    )
+    say |= dict(
+        lean_ahead=ahead(LEAN, BEST),
+        tied_behind=ahead("8 vMF × log-normal", MDN),
+        centred_ahead=ahead(MDN, "… about a predicted centre"),
+        diagonal_ahead=ahead(MDN, "factored, diagonal"),
+    )
+    say |= dict(
+        nominal90=nominal_coverage(how["samples"], 0.9),
+        nominal50=nominal_coverage(how["samples"], 0.5),
+        cover90_single=of_sums(at(SINGLE), "cover90", **kw),
+    )
     say |= dict(polar_all=ahead(MDN, SINGLE, above=False), below=1 - float(at(MDN).above.sum() / at(MDN).frames.sum()))
-    for letter in "BCD": say[f"story_{letter}"] = gain(pick(tables["stories"], story="A"), pick(tables["stories"], story=letter), above=True, **kw)
+    for letter in "BCD":
+        say[f"story_{letter}"] = gain(
+            pick(tables["stories"], story="A"), pick(tables["stories"], story=letter), above=True, **kw
+        )
     return say
 
 def _late_r2(clamp, bound) -> float:
@@ -292,24 +481,54 @@ def _constant_gain(D: int, kappa: float, cosine: float) -> float:
     "Nats over the uniform direction of a vMF with constant κ whose mean direction has this cosine with the truth."
     north, x = torch.zeros(2, D, dtype=torch.float64)
     north[0], x[0], x[1] = 1., cosine, (1 - cosine**2)**.5
-    return float(VonMisesFisher(north, torch.tensor([kappa, 0.], dtype=torch.float64)).log_prob(x) @ torch.tensor([1., -1.], dtype=torch.float64))
+    return float(
+        VonMisesFisher(north, torch.tensor([kappa, 0.0], dtype=torch.float64)).log_prob(x)
+        @ torch.tensor([1.0, -1.0], dtype=torch.float64)
+    )
 
 def draw_heads(cases: list):      # (title, head_table)
     "Each head's gain over the first."
     df = pd.concat([t.assign(case=title) for title, t in cases])
     names = list(dict.fromkeys(df.model))
     fig, (ax,) = panels(1, columns=1, width=7.4, height=3.8)
-    interval_plot(df, "model", "gain", "gain_lo", "gain_hi", hue="case", ax=ax, connect=False, xlabel="", ylabel=f"gain over the {names[0]} head, nats a frame")
+    interval_plot(
+        df,
+        "model",
+        "gain",
+        "gain_lo",
+        "gain_hi",
+        hue="case",
+        ax=ax,
+        connect=False,
+        xlabel="",
+        ylabel=f"gain over the {names[0]} head, nats a frame",
+    )
     ax.set_xticks(range(len(names)), names, rotation=28, ha="right"); reference(ax, 0)
     legend_below(ax, -.42)
     return fig
 
 def draw_factors(cases: list, n=2000, seed=0):   # (title, table parts)
     "What the context earns for each factor, on real and on independent frames."
-    rows = [dict(case=title, of=f"{what},\n{data} frames", value=e.value, lo=e.lo, hi=e.hi) for title, parts in cases for what in ("direction", "length") for data in ("real", "independent")
-            for e in [factor_gain(parts, what, data, n=n, seed=seed)]]
+    rows = [
+        dict(case=title, of=f"{what},\n{data} frames", value=e.value, lo=e.lo, hi=e.hi)
+        for title, parts in cases
+        for what in ("direction", "length")
+        for data in ("real", "independent")
+        for e in [factor_gain(parts, what, data, n=n, seed=seed)]
+    ]
     fig, (ax,) = panels(1, columns=1, width=7.2, height=3.4)
-    interval_plot(pd.DataFrame(rows), "of", "value", "lo", "hi", hue="case", ax=ax, connect=False, xlabel="", ylabel="nats a frame that the context earns")
+    interval_plot(
+        pd.DataFrame(rows),
+        "of",
+        "value",
+        "lo",
+        "hi",
+        hue="case",
+        ax=ax,
+        connect=False,
+        xlabel="",
+        ylabel="nats a frame that the context earns",
+    )
     reference(ax, 0); legend_below(ax)
     return fig
 
@@ -317,24 +536,58 @@ def draw_stories(cases: list):    # (title, story_table)
     "Gain of each story over one law for all lengths."
     df = pd.concat([t.assign(case=title) for title, t in cases])
     fig, axes = panels(2, columns=2, width=4.6, height=3.4, titles=["likelihood", "R² of log length"])
-    interval_plot(df, "story", "gain", "gain_lo", "gain_hi", hue="case", ax=axes[0], connect=False, xlabel="", ylabel="gain over story A, nats a frame")
+    interval_plot(
+        df,
+        "story",
+        "gain",
+        "gain_lo",
+        "gain_hi",
+        hue="case",
+        ax=axes[0],
+        connect=False,
+        xlabel="",
+        ylabel="gain over story A, nats a frame",
+    )
     interval_plot(df, "story", "r2", "r2_lo", "r2_hi", hue="case", ax=axes[1], connect=False, xlabel="", ylabel="R²")
-    for ax in axes: reference(ax, 0); ax.set_xticks(range(4), list(dict.fromkeys(df.story)), rotation=20, ha="right", fontsize=8); legend_below(ax, -.36, ncol=1)
+    for ax in axes:
+        reference(ax, 0)
+        ax.set_xticks(range(4), list(dict.fromkeys(df.story)), rotation=20, ha="right", fontsize=8)
+        legend_below(ax, -0.36, ncol=1)
     return fig
 
 def draw_curves(cases: list):     # (title, table curves)
     "Likelihood, cosine and distance through training."
-    fig, axes = panels(3 * len(cases), columns=3, width=3.3, height=2.8, titles=[f"{t.split(' × ')[0]}\n{w}" for t, _ in cases for w in ("NLL, nats a frame", "cosine with the true step", "distance, of the rms step")])
+    fig, axes = panels(
+        3 * len(cases),
+        columns=3,
+        width=3.3,
+        height=2.8,
+        titles=[
+            f"{t.split(' × ')[0]}\n{w}"
+            for t, _ in cases
+            for w in ("NLL, nats a frame", "cosine with the true step", "distance, of the rms step")
+        ],
+    )
     for i, (_, df) in enumerate(cases):
-        for ax, what in zip(axes[3 * i: 3 * i + 3], ("nll", "cosine", "distance"), strict=True): band_plot(df, "epoch", what, hue="model", ax=ax, xlabel="epoch", ylabel=""); ax.legend(fontsize=7).set_visible(i == 0 and what == "nll"); ax.set_yscale("log" if what == "distance" else "linear")
+        for ax, what in zip(axes[3 * i : 3 * i + 3], ("nll", "cosine", "distance"), strict=True):
+            band_plot(df, "epoch", what, hue="model", ax=ax, xlabel="epoch", ylabel="")
+            ax.legend(fontsize=7).set_visible(i == 0 and what == "nll")
+            ax.set_yscale("log" if what == "distance" else "linear")
     return fig
 
 def draw_clamps(cases: list):     # (title, table clamps)
     "The hard clamp against the smooth bound."
-    fig, axes = panels(4, columns=2, width=4.4, height=2.6, titles=["loss, nats a frame", "κ", "gradient norm of the log κ output", "R² of log length, by batch"])
+    fig, axes = panels(
+        4,
+        columns=2,
+        width=4.4,
+        height=2.6,
+        titles=["loss, nats a frame", "κ", "gradient norm of the log κ output", "R² of log length, by batch"],
+    )
     df = cases[0][1]
     for ax, what in zip(axes, ("loss", "kappa", "grad_kappa", "r2"), strict=True):
-        for color, (name, g) in zip(PALETTE, df.groupby("bound", sort=False), strict=False): ax.plot(g.step, g[what], color=color, label=name)
+        for color, (name, g) in zip(PALETTE, df.groupby("bound", sort=False), strict=False):
+            ax.plot(g.step, g[what], color=color, label=name)
         ax.set(xlabel="step", yscale=dict(loss="linear", kappa="log").get(what, "symlog")); ax.legend(fontsize=8)
     return fig
 
@@ -346,7 +599,9 @@ def draw_calibration(cases: list):   # (title, table pit)
             p = p.sort_values("bin")
             ax.plot(p.bin, p.density, color=PALETTE[i % len(PALETTE)], linewidth=1.2, label=name)
             if name == BEST: ax.fill_between(p.bin, p.lo, p.hi, color=PALETTE[i % len(PALETTE)], alpha=.2, linewidth=0)
-        reference(ax, 1); legend_below(ax); ax.set(xlabel="probability integral transform of the length", ylabel="density", ylim=(0, 3))
+        reference(ax, 1)
+        legend_below(ax)
+        ax.set(xlabel="probability integral transform of the length", ylabel="density", ylim=(0, 3))
     return fig
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #41515550
@@ -368,18 +623,50 @@ def run(
     p, how = get_profile(profile), recipe(profile, length, components, eval_fraction, seed)
     asked = parse_cases(p.pick("synthetic:nano", CASES, CASES) if cases == "auto" else cases, corpus, codec)
     use_style()
-    parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), length=length, components=components, eval_fraction=eval_fraction, seed=seed)
-    study = Study(NAME, measure_store, ("scores", "parts", "stories", "curves", "clamps", "pit", "sizes"), listen, functools.partial(claims_of, n=p.bootstrap))
+    parameters = dict(
+        cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked),
+        length=length,
+        components=components,
+        eval_fraction=eval_fraction,
+        seed=seed,
+    )
+    study = Study(
+        NAME,
+        measure_store,
+        ("scores", "parts", "stories", "curves", "clamps", "pit", "sizes"),
+        listen,
+        functools.partial(claims_of, n=p.bootstrap),
+    )
     with Run(NAME, parameters, folder=folder, profile=p) as out:
         found = run_cases(out, study, asked, how, corpus_root)
         of = lambda f: [(case_title(a), f(t)) for t, a in found]
         out.rows(pd.concat([head_table(t, p.bootstrap, seed).assign(case=a["case"]) for t, a in found]), "heads")
-        out.figure("heads", draw_heads(of(lambda t: head_table(t, p.bootstrap, seed))), "Gain of each head over a diagonal Gaussian, with intervals over speakers")
-        out.figure("factors", draw_factors(of(lambda t: t["parts"]), p.bootstrap, seed), "Nats that the context earns for direction and length, on real and on independent frames")
-        out.figure("stories", draw_stories(of(lambda t: story_table(t, p.bootstrap, seed))), "Gain and R squared of the four stories of the length")
-        out.figure("calibration", draw_calibration(of(lambda t: t["pit"])), "Histograms of the probability integral transform of the step length")
+        out.figure(
+            "heads",
+            draw_heads(of(lambda t: head_table(t, p.bootstrap, seed))),
+            "Gain of each head over a diagonal Gaussian, with intervals over speakers",
+        )
+        out.figure(
+            "factors",
+            draw_factors(of(lambda t: t["parts"]), p.bootstrap, seed),
+            "Nats that the context earns for direction and length, on real and on independent frames",
+        )
+        out.figure(
+            "stories",
+            draw_stories(of(lambda t: story_table(t, p.bootstrap, seed))),
+            "Gain and R squared of the four stories of the length",
+        )
+        out.figure(
+            "calibration",
+            draw_calibration(of(lambda t: t["pit"])),
+            "Histograms of the probability integral transform of the step length",
+        )
         out.figure("curves", draw_curves(of(lambda t: t["curves"])), "Likelihood, cosine and distance through training")
-        out.figure("clamps", draw_clamps(of(lambda t: t["clamps"])), "Loss, concentration and gradient under a hard clamp and a smooth bound")
+        out.figure(
+            "clamps",
+            draw_clamps(of(lambda t: t["clamps"])),
+            "Loss, concentration and gradient under a hard clamp and a smooth bound",
+        )
     return read_run(out.final)
 
 def heads_table(result) -> str:
@@ -387,15 +674,49 @@ def heads_table(result) -> str:
     parts = []
     for about in read_json(result.folder / "cases.json"):
         df = result.table("heads").query("case == @about['case']")
-        show = lambda r, what, d=2: f"{getattr(r, what):.{d}f} [{getattr(r, what + '_lo'):.{d}f}, {getattr(r, what + '_hi'):.{d}f}]".replace("-", "−")
-        rows = [{"head": r.model, "gain over the first, nats": show(r, "gain"), "cosine": show(r, "cosine", 3), "R² of log length": show(r, "r2"), "90 % covers": f"{r.cover90:.0%}", "energy score": f"{r.energy:.3f}",
-                 "parameters": f"{r.parameters / 1e6:.2f} M", "multiply-adds": f"{r.multiply_adds / 1e6:.2f} M"} for r in df.itertuples()]
+        show = lambda r, what, d=2: (
+            f"{getattr(r, what):.{d}f} [{getattr(r, what + '_lo'):.{d}f}, {getattr(r, what + '_hi'):.{d}f}]".replace(
+                "-", "−"
+            )
+        )
+        rows = [
+            {
+                "head": r.model,
+                "gain over the first, nats": show(r, "gain"),
+                "cosine": show(r, "cosine", 3),
+                "R² of log length": show(r, "r2"),
+                "90 % covers": f"{r.cover90:.0%}",
+                "energy score": f"{r.energy:.3f}",
+                "parameters": f"{r.parameters / 1e6:.2f} M",
+                "multiply-adds": f"{r.multiply_adds / 1e6:.2f} M",
+            }
+            for r in df.itertuples()
+        ]
         kept = f", rows published on {about['measured']}" if about["kept"] else ""
-        parts.append(f"**{about['title']}** ({about['minutes']} min, {about['speakers_held']} held-out speakers{kept})\n\n" + as_markdown(pd.DataFrame(rows)))
+        parts.append(
+            f"**{about['title']}** ({about['minutes']} min, {about['speakers_held']} held-out speakers{kept})\n\n"
+            + as_markdown(pd.DataFrame(rows))
+        )
     return "\n\n".join(parts)
 
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
-    return claims_table(result, dict(elliptic_ahead="factored, semi-tied, ahead of the MDN", lean_ahead="… and of the semi-tied MDN", single_behind="a single vMF × log-normal behind the MDN", tied_behind="eight of them behind the MDN",
-                                     centred_ahead="about a predicted centre, ahead of the MDN", direction_real="the context earns for the direction", direction_free="… on independent frames", direction_over="direction, beyond differencing", length_real="the context earns for the length",
-                                     length_free="… on independent frames", length_over="length, beyond differencing", r2_real="R² of log length", r2_free="… on independent frames", cover90="90 % interval of the length covers"))
+    return claims_table(
+        result,
+        dict(
+            elliptic_ahead="factored, semi-tied, ahead of the MDN",
+            lean_ahead="… and of the semi-tied MDN",
+            single_behind="a single vMF × log-normal behind the MDN",
+            tied_behind="eight of them behind the MDN",
+            centred_ahead="about a predicted centre, ahead of the MDN",
+            direction_real="the context earns for the direction",
+            direction_free="… on independent frames",
+            direction_over="direction, beyond differencing",
+            length_real="the context earns for the length",
+            length_free="… on independent frames",
+            length_over="length, beyond differencing",
+            r2_real="R² of log length",
+            r2_free="… on independent frames",
+            cover90="90 % interval of the length covers",
+        ),
+    )

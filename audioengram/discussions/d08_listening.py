@@ -33,10 +33,13 @@ from ..stages import measures
 # %% ../../nbs/discussions/d08_listening.ipynb #b7269cbd
 NAME = "d08_listening"
 CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128; librispeech:nano; librispeech:mimi; librispeech:mimi-vae; librispeech:encodec"
-MODES = {"A": 0., "B 25": .25, "B 50": .5, "B 75": .75, "C": "any", "C real": "real", "GT": 1.}   # share of the true step, or which wrong direction
-FIRST = {next(iter(m.columns)): m.label.split(",")[0] for m in MEASURES.values()}                             # the column that stands for each measure
+# share of the true step, or which wrong direction
+MODES = {"A": 0., "B 25": .25, "B 50": .5, "B 75": .75, "C": "any", "C real": "real", "GT": 1.}
+# the column that stands for each measure
+FIRST = {next(iter(m.columns)): m.label.split(",")[0] for m in MEASURES.values()}
 LOWER = {c for m in MEASURES.values() for c, better in m.columns.items() if better == "lower"}
-QUICK = ("mel", "si_sdr", "stoi", "pesq", "speaker", "f0")                                         # DNSMOS takes three seconds a clip
+# DNSMOS takes three seconds a clip
+QUICK = ("mel", "si_sdr", "stoi", "pesq", "speaker", "f0")
 
 def recipe(
     profile,                     # run profile
@@ -45,8 +48,15 @@ def recipe(
 ) -> dict:                       # all that decides the rows of a case, beside its data and the code
     "The parameters of a measurement."
     p = get_profile(profile)
-    return dict(seed=int(seed), eval_fraction=p.pick(.25, eval_fraction, eval_fraction), max_seconds=p.pick(300., 1200., 7200.), utterances=p.pick(2, 8, 40), seconds=p.pick(2., 3., 8.),
-                reaches=p.pick([1, 16], [1, 4, 16], [1, 2, 4, 8, 16]), measures=p.pick(["mel", "si_sdr", "stoi"], list(QUICK), list(MEASURES)))
+    return dict(
+        seed=int(seed),
+        eval_fraction=p.pick(0.25, eval_fraction, eval_fraction),
+        max_seconds=p.pick(300.0, 1200.0, 7200.0),
+        utterances=p.pick(2, 8, 40),
+        seconds=p.pick(2.0, 3.0, 8.0),
+        reaches=p.pick([1, 16], [1, 4, 16], [1, 2, 4, 8, 16]),
+        measures=p.pick(["mel", "si_sdr", "stoi"], list(QUICK), list(MEASURES)),
+    )
 
 # %% ../../nbs/discussions/d08_listening.ipynb #b458dc5b
 def altered(
@@ -68,23 +78,38 @@ def altered(
 def another(rng, length) -> np.ndarray:
     "For each step the number of another that moves, drawn alike."
     moves = np.flatnonzero(length > 0)
-    return moves[(np.searchsorted(moves, np.arange(len(length))) + rng.integers(1, max(2, len(moves)), len(length))) % len(moves)] if len(moves) else np.arange(len(length))
+    return (
+        moves[
+            (np.searchsorted(moves, np.arange(len(length))) + rng.integers(1, max(2, len(moves)), len(length)))
+            % len(moves)
+        ]
+        if len(moves)
+        else np.arange(len(length))
+    )
 
 def chosen_utterances(store, split, how) -> list:
     "One utterance of each of some held-out speakers, near the wanted length."
     df = store.index[store.index.utterance_id.isin(split.eval_utterances)]
-    df = df.assign(off=(df.seconds - how["seconds"]).abs()).sort_values(["off", "utterance_id"]).groupby("speaker_id").head(1)
+    df = (
+        df.assign(off=(df.seconds - how["seconds"]).abs())
+        .sort_values(["off", "utterance_id"])
+        .groupby("speaker_id")
+        .head(1)
+    )
     return df.sort_values(["off", "utterance_id"]).head(how["utterances"]).utterance_id.tolist()
 
 def versions(store, uid, how) -> dict:
-    "Sounds of an utterance: (mode, reach) -> wav [S] at the codec's rate; the recording under None, GT under a reach of 0."
+    """Sounds of an utterance: (mode, reach) -> wav [S] at the codec's rate; the recording under None, GT under a
+    reach of 0."""
     codec, row = store.codec(), store.index.set_index("utterance_id").loc[uid]
     n = int(how["seconds"] * codec.sample_rate)
     z = store[uid][:int(np.ceil(how["seconds"] * store.frame_rate))]
     original = load_audio(row.path, codec.sample_rate)[0][:n]
     sound = lambda x: codec.decode(torch.as_tensor(x)[None])[0].cpu().numpy()[:len(original)]
     out = {None: original, ("GT", 0): sound(np.asarray(z, np.float32))}
-    return out | {(m, r): sound(altered(z, m, r, spawn(how["seed"], uid))) for m in MODES if m != "GT" for r in how["reaches"]}
+    return out | {
+        (m, r): sound(altered(z, m, r, spawn(how["seed"], uid))) for m in MODES if m != "GT" for r in how["reaches"]
+    }
 
 @measures("listening", 1)
 def measure_store(
@@ -100,7 +125,11 @@ def measure_store(
         original = made.pop(None)
         for (mode, reach), wav in made.items():
             n = min(len(wav), len(original))
-            scores = speech_scores(original[:n], wav[:n], rate, names, uid).drop(columns=["utterance", "seconds", "notes"]).iloc[0]
+            scores = (
+                speech_scores(original[:n], wav[:n], rate, names, uid)
+                .drop(columns=["utterance", "seconds", "notes"])
+                .iloc[0]
+            )
             rows.append(dict(mode=mode, reach=reach, utterance=uid, speaker=speaker[uid], **scores))
     return dict(scores=pd.DataFrame(rows))
 
@@ -110,36 +139,59 @@ def measures_of(table) -> list:
     return [c for c in FIRST if c in table and table[c].notna().any()]
 
 def cost(table, mode, reach, column="mel_db", against=("GT", 0), **kw):
-    "How much worse a mode scores than another on the same utterances: an Estimate over speakers, above zero where it is worse."
+    """How much worse a mode scores than another on the same utterances: an Estimate over speakers, above zero where
+    it is worse."""
     pick = lambda m, r: table[(table["mode"] == m) & (table.reach == r)].set_index("utterance")
     a, b = pick(mode, reach), pick(*against)
     both = a.index.intersection(b.index)
-    both = both[np.isfinite(a[column][both]).to_numpy() & np.isfinite(b[column][both]).to_numpy()]     # nothing voiced, say: no pitch
+    # nothing voiced, say: no pitch
+    both = both[np.isfinite(a[column][both]).to_numpy() & np.isfinite(b[column][both]).to_numpy()]
     if not len(both): return Estimate(np.nan, None, None, 0)
     sign = 1 if column in LOWER else -1
-    return paired_by(sign * a[column][both].to_numpy(), sign * b[column][both].to_numpy(), a.speaker[both].to_numpy(), **kw)
+    return paired_by(
+        sign * a[column][both].to_numpy(), sign * b[column][both].to_numpy(), a.speaker[both].to_numpy(), **kw
+    )
 
 def agreements(table, n=2000, seed=0) -> pd.DataFrame:   # measure, other, value, lo, hi, n
     "Rank correlation of each pair of measures over modes and reaches, with intervals over speakers."
     names, cells = measures_of(table), list(table.groupby(["mode", "reach"]).groups)
     if len(names) < 2: return pd.DataFrame(columns=["measure", "other", "value", "lo", "hi", "n"])
     wide = table.pivot_table(index=["speaker", "utterance"], columns=["mode", "reach"], values=names, dropna=False)
-    x = np.stack([wide[c][cells].to_numpy() * (-1 if c in LOWER else 1) for c in names], 1)             # [utterances, measures, cells]
-    _, sums, _ = group_sums(np.nan_to_num(np.concatenate([x, np.isfinite(x) * 1.], 1)).reshape(len(x), -1), wide.index.get_level_values("speaker"))
+    # [utterances, measures, cells]
+    x = np.stack([wide[c][cells].to_numpy() * (-1 if c in LOWER else 1) for c in names], 1)
+    _, sums, _ = group_sums(
+        np.nan_to_num(np.concatenate([x, np.isfinite(x) * 1.0], 1)).reshape(len(x), -1),
+        wide.index.get_level_values("speaker"),
+    )
     def correlations(t):   # sums over speakers [..., 2 * measures * cells] -> [..., pairs]
         t = t.reshape(*t.shape[:-1], 2, len(names), len(cells))
         rank = rankdata(t[..., 0, :, :] / np.maximum(t[..., 1, :, :], 1), axis=-1)
         rank = rank - rank.mean(-1, keepdims=True)
         unit = rank / np.linalg.norm(rank, axis=-1, keepdims=True).clip(1e-12)
-        return np.stack([(unit[..., i, :] * unit[..., j, :]).sum(-1) for i, j in itertools.combinations(range(len(names)), 2)], -1)
+        return np.stack(
+            [(unit[..., i, :] * unit[..., j, :]).sum(-1) for i, j in itertools.combinations(range(len(names)), 2)], -1
+        )
     value, G = correlations(sums.sum(0)), len(sums)
     draws = correlations(resample_counts(G, n, seed) @ sums) if G > 1 else None
     ends = [interval(draws[:, i], v, G) if G > 1 else (None, None) for i, v in enumerate(value)]
-    return pd.DataFrame([dict(measure=a, other=b, value=float(v), lo=lo, hi=hi, n=G) for (a, b), v, (lo, hi) in zip(itertools.combinations(names, 2), value, ends, strict=True)])
+    return pd.DataFrame(
+        [
+            dict(measure=a, other=b, value=float(v), lo=lo, hi=hi, n=G)
+            for (a, b), v, (lo, hi) in zip(itertools.combinations(names, 2), value, ends, strict=True)
+        ]
+    )
 
 def betters(table, **kw) -> list:
-    "Measures that like an altered sound more than the round trip, with the whole interval: at their best, they do not hear it."
-    return [c for c in measures_of(table) if any((e := cost(table, m, r, c, **kw)).hi is not None and e.hi < 0 for m, r in sorted({*zip(table["mode"], table.reach, strict=True)} - {("GT", 0)}))]
+    """Measures that like an altered sound more than the round trip, with the whole interval: at their best, they do
+    not hear it."""
+    return [
+        c
+        for c in measures_of(table)
+        if any(
+            (e := cost(table, m, r, c, **kw)).hi is not None and e.hi < 0
+            for m, r in sorted({*zip(table["mode"], table.reach, strict=True)} - {("GT", 0)})
+        )
+    ]
 
 @measures("listening", 1)
 def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:
@@ -149,28 +201,87 @@ def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:
     over, over_far = (cost(t, "C real", reach, against=("A", reach), **kw) for reach in (1, far))
     direction, pairs, deaf = over.lo is not None and over.lo > 0, agreements(t, **kw), betters(t, **kw)
     low = pairs.loc[pairs.value.idxmin()]
-    words = ["A wrong direction costs more than no step" if direction else "A wrong direction costs no more than no step", "three quarters of a step pass for a whole one" if c["B 75"].value < .1 * c["C real"].value else "three quarters of a step do not pass for a whole one"]
-    key = {m: m.lower().replace(" ", "") for m in c}                                                    # a, b25, …, c, creal
-    return dict(case=about["title"], verdict_short=", and ".join(words), **{key[m]: e for m, e in c.items()}, **{f"{key[m]}_far": e for m, e in late.items()}, c_over_a=over, c_over_a_far=over_far, far=far, share=c["B 75"].value / c["C real"].value,
-                speakers=int(t.speaker.nunique()), measures=len(measures_of(t)), lowest=Estimate(float(low.value), *((None, None) if pd.isna(low.lo) else (float(low.lo), float(low.hi))), int(low.n)), lowest_pair=f"{FIRST[low.measure]} and {FIRST[low.other]}",
-                late="and still does" if over_far.lo is not None and over_far.lo > 0 else "and is as wrong as none", apart=int((pairs.value < .8).sum()), pairs=len(pairs), agree="The measures agree" if low.value >= .8 else "The measures do not agree", deaf=" and ".join(FIRST[c] for c in deaf) if deaf else "none")
+    words = [
+        "A wrong direction costs more than no step" if direction else "A wrong direction costs no more than no step",
+        "three quarters of a step pass for a whole one"
+        if c["B 75"].value < 0.1 * c["C real"].value
+        else "three quarters of a step do not pass for a whole one",
+    ]
+    # a, b25, …, c, creal
+    key = {m: m.lower().replace(" ", "") for m in c}
+    return dict(
+        case=about["title"],
+        verdict_short=", and ".join(words),
+        **{key[m]: e for m, e in c.items()},
+        **{f"{key[m]}_far": e for m, e in late.items()},
+        c_over_a=over,
+        c_over_a_far=over_far,
+        far=far,
+        share=c["B 75"].value / c["C real"].value,
+        speakers=int(t.speaker.nunique()),
+        measures=len(measures_of(t)),
+        lowest=Estimate(
+            float(low.value), *((None, None) if pd.isna(low.lo) else (float(low.lo), float(low.hi))), int(low.n)
+        ),
+        lowest_pair=f"{FIRST[low.measure]} and {FIRST[low.other]}",
+        late="and still does" if over_far.lo is not None and over_far.lo > 0 else "and is as wrong as none",
+        apart=int((pairs.value < 0.8).sum()),
+        pairs=len(pairs),
+        agree="The measures agree" if low.value >= 0.8 else "The measures do not agree",
+        deaf=" and ".join(FIRST[c] for c in deaf) if deaf else "none",
+    )
 
 def draw_costs(cases: list, n=2000, seed=0):   # (title, scores)
     "What each mode costs in mel distance, by reach."
     fig, axes = panels(len(cases), columns=2, width=4.6, height=3.2, titles=[t.replace(" (", "\n(") for t, _ in cases])
     for (_, t), ax in zip(cases, axes, strict=True):
-        rows = [dict(mode=m, reach=f"reach {r}", value=e.value, lo=e.lo, hi=e.hi) for r in sorted(set(t.reach) - {0}) for m in MODES if m != "GT" for e in [cost(t, m, r, n=n, seed=seed)]]
-        interval_plot(pd.DataFrame(rows), "mode", "value", hue="reach", ax=ax, connect=False, xlabel="", ylabel="mel distance\nover the round trip, dB"); reference(ax, 0); legend_below(ax, -.12, 3)
+        rows = [
+            dict(mode=m, reach=f"reach {r}", value=e.value, lo=e.lo, hi=e.hi)
+            for r in sorted(set(t.reach) - {0})
+            for m in MODES
+            if m != "GT"
+            for e in [cost(t, m, r, n=n, seed=seed)]
+        ]
+        interval_plot(
+            pd.DataFrame(rows),
+            "mode",
+            "value",
+            hue="reach",
+            ax=ax,
+            connect=False,
+            xlabel="",
+            ylabel="mel distance\nover the round trip, dB",
+        )
+        reference(ax, 0)
+        legend_below(ax, -0.12, 3)
     return fig
 
 def draw_measures(cases: list):   # (title, scores)
     "Every measure over every mode, each from its worst to its best."
     fig, axes = panels(len(cases), columns=2, width=4.6, height=3.2, titles=[t.replace(" (", "\n(") for t, _ in cases])
     for (_, t), ax in zip(cases, axes, strict=True):
-        order = [("GT", 0), *((m, r) for r in sorted(set(t.reach) - {0}) if r in (1, t.reach.max()) for m in ("B 75", "B 50", "B 25", "A", "C", "C real"))]
-        means = t.groupby(["mode", "reach"])[measures_of(t)].mean().loc[order] * np.array([-1 if c in LOWER else 1 for c in measures_of(t)])
+        order = [
+            ("GT", 0),
+            *(
+                (m, r)
+                for r in sorted(set(t.reach) - {0})
+                if r in (1, t.reach.max())
+                for m in ("B 75", "B 50", "B 25", "A", "C", "C real")
+            ),
+        ]
+        means = t.groupby(["mode", "reach"])[measures_of(t)].mean().loc[order] * np.array(
+            [-1 if c in LOWER else 1 for c in measures_of(t)]
+        )
         scaled = (means - means.min()) / (means.max() - means.min()).clip(lower=1e-12)
-        heat_map(scaled.T.to_numpy(), [FIRST[c] for c in scaled], [m if m == "GT" else f"{m}, {r}" for m, r in order], ax, "", vmin=0, vmax=1)
+        heat_map(
+            scaled.T.to_numpy(),
+            [FIRST[c] for c in scaled],
+            [m if m == "GT" else f"{m}, {r}" for m, r in order],
+            ax,
+            "",
+            vmin=0,
+            vmax=1,
+        )
         ax.tick_params(axis="x", rotation=60)
     return fig
 
@@ -180,9 +291,11 @@ def draw_agreement(cases: list, n=2000, seed=0):   # (title, scores)
     for (_, t), ax in zip(cases, axes, strict=True):
         names = measures_of(t)
         table = pd.DataFrame(np.eye(len(names)), names, names)
-        for r in agreements(t, n, seed).itertuples(): table.loc[r.measure, r.other] = table.loc[r.other, r.measure] = r.value
+        for r in agreements(t, n, seed).itertuples():
+            table.loc[r.measure, r.other] = table.loc[r.other, r.measure] = r.value
         label = [FIRST[c] for c in names]
-        heat_map(table.to_numpy(), label, label, ax, "", centre=0., numbers=".2f", vmin=-1, vmax=1); ax.tick_params(axis="x", rotation=30)
+        heat_map(table.to_numpy(), label, label, ax, "", centre=0.0, numbers=".2f", vmin=-1, vmax=1)
+        ax.tick_params(axis="x", rotation=30)
     return fig
 
 # %% ../../nbs/discussions/d08_listening.ipynb #2b7da753
@@ -193,7 +306,17 @@ def listen(run, case, how, tables, opened, first):
     made, far = versions(store, uid, how), max(how["reaches"])
     heard = [("GT", 0), *((m, 1) for m in MODES if m != "GT"), *((m, far) for m in ("A", "B 75", "C real"))]
     name = lambda mode, reach: f"{case.file}_reach{reach}_{mode.replace(' ', '')}"
-    write_row(run, {name(*k): (made[k], rate) for k in heard}, {name(m, r): f"{uid}: the codec's round trip" if m == "GT" else f"mode {m}, back to the truth after {r} frame{'s' * (r > 1)}" for m, r in heard}, suffix=".ogg")
+    write_row(
+        run,
+        {name(*k): (made[k], rate) for k in heard},
+        {
+            name(m, r): f"{uid}: the codec's round trip"
+            if m == "GT"
+            else f"mode {m}, back to the truth after {r} frame{'s' * (r > 1)}"
+            for m, r in heard
+        },
+        suffix=".ogg",
+    )
 
 @published(NAME)
 def run(
@@ -214,16 +337,47 @@ def run(
     with Run(NAME, parameters, folder=folder, profile=p) as out:
         found = run_cases(out, study, asked, how, corpus_root, lead=widest)
         of = [(case_title(a), t["scores"]) for t, a in found]
-        out.rows(pd.concat([agreements(t["scores"], p.bootstrap, seed).assign(case=a["case"]) for t, a in found]), "agreement")
-        out.figure("costs", draw_costs(of, p.bootstrap, seed), "Mel distance over the codec's round trip for each mode and reach, with intervals over speakers")
+        out.rows(
+            pd.concat([agreements(t["scores"], p.bootstrap, seed).assign(case=a["case"]) for t, a in found]),
+            "agreement",
+        )
+        out.figure(
+            "costs",
+            draw_costs(of, p.bootstrap, seed),
+            "Mel distance over the codec's round trip for each mode and reach, with intervals over speakers",
+        )
         out.figure("measures", draw_measures(of), "Every measure over the modes, scaled from its worst to its best")
-        out.figure("agreement", draw_agreement(of, p.bootstrap, seed), "Rank correlation of each pair of measures over modes and reaches")
+        out.figure(
+            "agreement",
+            draw_agreement(of, p.bootstrap, seed),
+            "Rank correlation of each pair of measures over modes and reaches",
+        )
     return read_run(out.final)
 
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
-    return claims_table(result, dict(verdict_short="verdict", a="A, dB over the round trip", b25="B 25", b50="B 50", b75="B 75", c="C", creal="C real", c_over_a="C real over A", share="B 75 as a share of C real", a_far="A at the longest reach", b75_far="B 75 there", creal_far="C real there", c_over_a_far="C real over A there",
-                                     lowest="lowest rank correlation of two measures", lowest_pair="… which", apart="pairs of measures below 0.8", deaf="measures that like an altered sound better than the round trip"))
+    return claims_table(
+        result,
+        dict(
+            verdict_short="verdict",
+            a="A, dB over the round trip",
+            b25="B 25",
+            b50="B 50",
+            b75="B 75",
+            c="C",
+            creal="C real",
+            c_over_a="C real over A",
+            share="B 75 as a share of C real",
+            a_far="A at the longest reach",
+            b75_far="B 75 there",
+            creal_far="C real there",
+            c_over_a_far="C real over A there",
+            lowest="lowest rank correlation of two measures",
+            lowest_pair="… which",
+            apart="pairs of measures below 0.8",
+            deaf="measures that like an altered sound better than the round trip",
+        ),
+    )
 
 def score_tables(result) -> str:
     "Mean scores of every mode at a reach of 1 and the longest, a table a case."
@@ -232,7 +386,13 @@ def score_tables(result) -> str:
         t = result.table("results").query("case == @about['case']")
         t = t[t.reach.isin([0, 1, t.reach.max()])]
         label = {next(iter(m.columns)): m.label for m in MEASURES.values()}                 # with units
-        wide = t.groupby(["reach", "mode"], sort=False)[measures_of(t)].mean().rename(columns=label).reset_index().sort_values("reach", kind="stable")
+        wide = (
+            t.groupby(["reach", "mode"], sort=False)[measures_of(t)]
+            .mean()
+            .rename(columns=label)
+            .reset_index()
+            .sort_values("reach", kind="stable")
+        )
         parts.append(f"**{about['title']}**: means of {t.utterance.nunique()} utterances\n\n" + as_markdown(wide, 2))
     return "\n\n".join(parts)
 
@@ -245,6 +405,13 @@ def blind_test(
     pairs=PAIRS,     # modes to compare
 ) -> BlindTest:
     "The page's clips, pair by pair, without names, at each reach."
-    sounds = {re.fullmatch(r"(.+)_reach(\d+)_(\w+)", name).groups(): sf.read(result.folder / about["file"], dtype="float32") for name, about in result.manifest["clips"].items()}
-    items = {f"{case}, reach {reach}": {m: w for (c, r, m), w in sounds.items() if c == case and r in (reach, "0")} for case, reach, _ in sounds if reach != "0"}
+    sounds = {
+        re.fullmatch(r"(.+)_reach(\d+)_(\w+)", name).groups(): sf.read(result.folder / about["file"], dtype="float32")
+        for name, about in result.manifest["clips"].items()
+    }
+    items = {
+        f"{case}, reach {reach}": {m: w for (c, r, m), w in sounds.items() if c == case and r in (reach, "0")}
+        for case, reach, _ in sounds
+        if reach != "0"
+    }
     return BlindTest(items, pairs, file, listener)

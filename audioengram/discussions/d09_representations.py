@@ -46,16 +46,35 @@ from ..stages import measures
 # %% ../../nbs/discussions/d09_representations.ipynb #6e577f74
 NAME = "d09_representations"
 
-EMBEDDED = ("nano", "nano-linear", "nano-linear-32", "nano+pca32", "mel+stack8+pca64", "mel+stack8+pca32")            # 12.5 Hz, nothing to download
-RATES = ("mel+stack4+pca32", "mel+stack2+pca16")                                                      # 800 numbers a second like nano, at 25 and 50 Hz
-WEIGHTS = ("lyra+stack4+pca64", "lyra+stack4+pca32", "lyra+stack2+pca32", "lyra+pca16", "mimi", "mimi+pca64", "mimi-vae", "encodec")   # where they are present
-CASES = "; ".join([*(f"debian-speech:{c}" for c in ("nano", "nano-linear", "mel+stack8+pca64")), *(f"librispeech:{c}" for c in (*EMBEDDED, *RATES, *WEIGHTS)),
-                   *(f"librispeech:nano-{p}" for p in SMALL)])                                        # by speakers none of them has heard
+# 12.5 Hz, nothing to download
+EMBEDDED = ("nano", "nano-linear", "nano-linear-32", "nano+pca32", "mel+stack8+pca64", "mel+stack8+pca32")
+# 800 numbers a second like nano, at 25 and 50 Hz
+RATES = ("mel+stack4+pca32", "mel+stack2+pca16")
+# where they are present
+WEIGHTS = (
+    "lyra+stack4+pca64",
+    "lyra+stack4+pca32",
+    "lyra+stack2+pca32",
+    "lyra+pca16",
+    "mimi",
+    "mimi+pca64",
+    "mimi-vae",
+    "encodec",
+)
+CASES = "; ".join(
+    [
+        *(f"debian-speech:{c}" for c in ("nano", "nano-linear", "mel+stack8+pca64")),
+        *(f"librispeech:{c}" for c in (*EMBEDDED, *RATES, *WEIGHTS)),
+        # by speakers none of them has heard
+        *(f"librispeech:nano-{p}" for p in SMALL),
+    ]
+)
 SMOKE = "synthetic:nano; synthetic:nano-linear; synthetic:mel+stack8+pca16"
 
 # %% ../../nbs/discussions/d09_representations.ipynb #fd0a3071
 class GatedRidge:
-    "Ridge regressions of the next frame on the last frame and the mean of the window, weighed by a mixture of the last frame."
+    """Ridge regressions of the next frame on the last frame and the mean of the window, weighed by a mixture of the
+    last frame."""
     def __init__(self,
         gate,             # fitted sklearn GaussianMixture over single frames
         ridge: float,     # penalty, relative to the mean variance of a regressor
@@ -81,7 +100,8 @@ class GatedRidge:
             gram = (xc * w[:, None]).T @ xc / n
             damped = gram + (self.ridge * gram.diagonal().mean() + 1e-9) * torch.eye(len(gram), dtype=gram.dtype)
             A = torch.linalg.solve(damped, (xc * w[:, None]).T @ yc / n)
-            spent = torch.linalg.solve(damped, gram).trace()                       # degrees of freedom: the errors of a fit are smaller than those to come
+            # degrees of freedom: the errors of a fit are smaller than those to come
+            spent = torch.linalg.solve(damped, gram).trace()
             e = yc - xc @ A
             cov = (e * w[:, None]).T @ e / n * (n / (n - spent).clamp(min=n / 4))
             cov = torch.lerp(cov, cov.diagonal().diag(), float(len(cov) / (len(cov) + n)))
@@ -93,7 +113,10 @@ class GatedRidge:
         windows, idx,
     ) -> np.ndarray:   # nats, [B]
         c, y, parts = windows.contexts(idx), windows.targets(idx).double(), []
-        x, gates = self.features(c), torch.as_tensor(self.gate.predict_proba(c[:, -1].double().numpy())).clamp(min=1e-12).log()
+        x, gates = (
+            self.features(c),
+            torch.as_tensor(self.gate.predict_proba(c[:, -1].double().numpy())).clamp(min=1e-12).log(),
+        )
         for A, b, L in self.experts:
             u = torch.linalg.solve_triangular(L, (y - x @ A - b).mT, upper=False)
             parts.append(-.5 * u.square().sum(0) - L.diagonal().log().sum() - len(L) / 2 * np.log(2 * np.pi))
@@ -107,8 +130,18 @@ def fit_mixture(
     tol: float = 1e-3,  # nats a frame that a last iteration may still gain
 ):                    # the fitted mixture that the held-out frames prefer
     "The converged mixture marginal."
-    fits = [GaussianMixture(k, covariance_type=kind, reg_covar=1e-4 * float(train.var(0).mean()), max_iter=300, tol=tol, random_state=spawn(seed, kind) % 2**31).fit(train)
-            for k, kind in candidates if kind == "diag" or train.shape[1] <= 128]
+    fits = [
+        GaussianMixture(
+            k,
+            covariance_type=kind,
+            reg_covar=1e-4 * float(train.var(0).mean()),
+            max_iter=300,
+            tol=tol,
+            random_state=spawn(seed, kind) % 2**31,
+        ).fit(train)
+        for k, kind in candidates
+        if kind == "diag" or train.shape[1] <= 128
+    ]
     return max(fits, key=lambda m: m.score(valid))
 
 def mixing_weight(
@@ -129,10 +162,24 @@ def recipe(
 ) -> dict:                      # all that decides the rows of a case, beside its data and the code
     "The parameters of a measurement."
     p = get_profile(profile)
-    return dict(lags=[int(k) for k in p.pick(lags[:3], lags, lags)], seed=int(seed), eval_fraction=p.pick(.25, eval_fraction, eval_fraction), max_seconds=p.pick(120., 1200., 7200.),
-                context_ms=320, frames=p.pick(2000, 8000, 60_000), points=p.pick(300, 2000, 4000), scored=p.pick(2, 8, 60), seconds=4.6, min_count=p.pick(10, 60, 100),
-                cells=p.pick(8, 64, 64), experts=p.pick(2, 8, 8), nulls=p.pick([[4, "diag"], [2, "full"]], [[32, "diag"], [8, "full"]], [[32, "diag"], [8, "full"], [16, "full"]]),
-                measures=p.pick(["stoi", "mel"], list(MEASURES), list(MEASURES)))
+    return dict(
+        lags=[int(k) for k in p.pick(lags[:3], lags, lags)],
+        seed=int(seed),
+        eval_fraction=p.pick(0.25, eval_fraction, eval_fraction),
+        max_seconds=p.pick(120.0, 1200.0, 7200.0),
+        context_ms=320,
+        frames=p.pick(2000, 8000, 60_000),
+        points=p.pick(300, 2000, 4000),
+        scored=p.pick(2, 8, 60),
+        seconds=4.6,
+        min_count=p.pick(10, 60, 100),
+        cells=p.pick(8, 64, 64),
+        experts=p.pick(2, 8, 8),
+        nulls=p.pick(
+            [[4, "diag"], [2, "full"]], [[32, "diag"], [8, "full"]], [[32, "diag"], [8, "full"], [16, "full"]]
+        ),
+        measures=p.pick(["stoi", "mel"], list(MEASURES), list(MEASURES)),
+    )
 
 def window_length(
     frame_rate: float, dim: int,  # of the representation
@@ -147,7 +194,9 @@ def gain_rows(
 ) -> pd.DataFrame:    # one row a lag and held-out speaker: frames, and summed negative log densities, nats
     "Nulls and forecasts on the same frames."
     W, rows, seed = window_length(store.frame_rate, store.dim, how["context_ms"]), [], how["seed"]
-    some = lambda w, most, what: torch.randperm(len(w), generator=torch.Generator().manual_seed(spawn(seed, what)))[:most]
+    some = lambda w, most, what: torch.randperm(len(w), generator=torch.Generator().manual_seed(spawn(seed, what)))[
+        :most
+    ]
     cut = lambda ids, lag: store.windows(ids, length=W, lag=lag)
     first = {part: cut(getattr(split, f"{part}_utterances"), how["lags"][0]) for part in ("train", "valid")}
     frames = {part: w.targets(some(w, how["frames"], part)).double().numpy() for part, w in first.items()}
@@ -155,19 +204,47 @@ def gain_rows(
     gate = fit_mixture(frames["train"], frames["valid"], [(how["experts"], "diag")], seed, tol=1e-2)
     penalty = None
     for lag in how["lags"]:
-        train, valid, held = (cut(ids, lag) for ids in (split.train_utterances, split.valid_utterances, split.eval_utterances))
+        train, valid, held = (
+            cut(ids, lag) for ids in (split.train_utterances, split.valid_utterances, split.eval_utterances)
+        )
         if not min(map(len, (train, valid, held))): continue                       # no utterance is that long
         i, v, all_ = some(train, how["frames"], "train"), some(valid, how["frames"], "valid"), torch.arange(len(held))
-        if penalty is None: penalty = max((.003, .1, 3.), key=lambda p: GatedRidge(gate, p).fit(train, i).log_prob(valid, v).mean())
-        expert, base = GatedRidge(gate, penalty).fit(train, i), fit_baselines(train, max_frames=how["frames"], seed=seed)
-        linear = min((n for n in base if n.startswith("ridge")), key=lambda n: score_windows(base[n], valid, samples=0, idx=v).nll.mean())
+        if penalty is None:
+            penalty = max((0.003, 0.1, 3.0), key=lambda p: GatedRidge(gate, p).fit(train, i).log_prob(valid, v).mean())
+        expert, base = (
+            GatedRidge(gate, penalty).fit(train, i),
+            fit_baselines(train, max_frames=how["frames"], seed=seed),
+        )
+        linear = min(
+            (n for n in base if n.startswith("ridge")),
+            key=lambda n: score_windows(base[n], valid, samples=0, idx=v).nll.mean(),
+        )
         w = mixing_weight(expert.log_prob(valid, v), null.score_samples(valid.targets(v).double().numpy()))
         null_logp = null.score_samples(held.targets(all_).double().numpy())
-        with np.errstate(divide="ignore"): gated = np.logaddexp(np.log(w) + expert.log_prob(held, all_), np.log1p(-w) + null_logp)
-        nll = {name: score_windows(base[b], held, samples=0).nll.to_numpy() for name, b in (("diagonal", "marginal-diagonal"), ("full", "marginal-full"), ("ridge", linear))}
-        df = pd.DataFrame(nll | dict(mixture=-null_logp, gated=-gated, frames=1)).groupby(np.asarray(held.speakers)[np.asarray(held.speaker)]).sum()
-        rows.append(df.rename_axis("speaker").reset_index().assign(lag=lag, weight=w, window=W, null=f"{null.n_components} {null.covariance_type}", converged=bool(null.converged_)))
-    if not rows: raise ParameterError("no utterance is as long as the context and the lag", remedy="Use longer recordings")
+        with np.errstate(divide="ignore"):
+            gated = np.logaddexp(np.log(w) + expert.log_prob(held, all_), np.log1p(-w) + null_logp)
+        nll = {
+            name: score_windows(base[b], held, samples=0).nll.to_numpy()
+            for name, b in (("diagonal", "marginal-diagonal"), ("full", "marginal-full"), ("ridge", linear))
+        }
+        df = (
+            pd.DataFrame(nll | dict(mixture=-null_logp, gated=-gated, frames=1))
+            .groupby(np.asarray(held.speakers)[np.asarray(held.speaker)])
+            .sum()
+        )
+        rows.append(
+            df.rename_axis("speaker")
+            .reset_index()
+            .assign(
+                lag=lag,
+                weight=w,
+                window=W,
+                null=f"{null.n_components} {null.covariance_type}",
+                converged=bool(null.converged_),
+            )
+        )
+    if not rows:
+        raise ParameterError("no utterance is as long as the context and the lag", remedy="Use longer recordings")
     return pd.concat(rows, ignore_index=True)
 
 # %% ../../nbs/discussions/d09_representations.ipynb #9204cf7c
@@ -186,18 +263,40 @@ def geometry_rows(
     pick = np.sort(rng.permutation(len(z))[:how["points"]])
     z, where = z[pick].astype(np.float64), where[pick]
     gauss = rng.multivariate_normal(z.mean(0), np.cov(z.T), len(z), method="svd")
-    rows = [dict(speaker=of[ids[u]], kind=kind, k=k, ratio=r) for k in (2, 10) for kind, x in (("latents", z), ("gaussian", gauss)) for u, r in zip(where, neighbour_ratios(x, where, k), strict=True)]
-    points = pd.DataFrame(rows).dropna().groupby(["kind", "k", "speaker"], as_index=False).agg(ratio=("ratio", "sum"), points=("ratio", "size"))
+    rows = [
+        dict(speaker=of[ids[u]], kind=kind, k=k, ratio=r)
+        for k in (2, 10)
+        for kind, x in (("latents", z), ("gaussian", gauss))
+        for u, r in zip(where, neighbour_ratios(x, where, k), strict=True)
+    ]
+    points = (
+        pd.DataFrame(rows)
+        .dropna()
+        .groupby(["kind", "k", "speaker"], as_index=False)
+        .agg(ratio=("ratio", "sum"), points=("ratio", "size"))
+    )
     raw = spectrum(fit)
     axes = pd.DataFrame(dict(axis=np.arange(1, len(raw) + 1), variance=raw, unit=spectrum((fit - mean) / scale)))
     return dict(memory=memory, points=points, axes=axes)
 
 def phase0_rows(store, split, how) -> pd.DataFrame:
     "Phase 0's first key at lag 1: sums by held-out speaker."
-    spec = KEYS[0] if how["cells"] == KEYS[0].clusters else KeySpec(f"pool + k-means {how['cells']}", "pool", None, how["cells"])
+    spec = (
+        KEYS[0]
+        if how["cells"] == KEYS[0].clusters
+        else KeySpec(f"pool + k-means {how['cells']}", "pool", None, how["cells"])
+    )
     cut = lambda ids: store.windows(ids, length=window_length(store.frame_rate, store.dim, how["context_ms"]))
-    found = phase0({"all": (cut((*split.train_utterances, *split.valid_utterances)), cut(split.eval_utterances))}, (spec,), how["min_count"], repeats=1, seed=how["seed"])
-    return found.rows[found.rows.split == "held"][["speaker", "split", "key", "within", "total", "within_shuffled"]].reset_index(drop=True)
+    found = phase0(
+        {"all": (cut((*split.train_utterances, *split.valid_utterances)), cut(split.eval_utterances))},
+        (spec,),
+        how["min_count"],
+        repeats=1,
+        seed=how["seed"],
+    )
+    return found.rows[found.rows.split == "held"][
+        ["speaker", "split", "key", "within", "total", "within_shuffled"]
+    ].reset_index(drop=True)
 
 # %% ../../nbs/discussions/d09_representations.ipynb #233620a1
 def chosen_utterances(
@@ -221,7 +320,8 @@ def there_and_back(
 ):                   # original and reconstruction at 16 kHz, [S] each
     "An utterance and what the representation makes of it."
     wav, _ = load_audio(store.index.set_index("utterance_id").path[uid], 16_000)
-    z = store[uid][:int(np.ceil((seconds + .3) * store.frame_rate))]                       # a little more, so that the end is not an edge
+    # a little more, so that the end is not an edge
+    z = store[uid][:int(np.ceil((seconds + .3) * store.frame_rate))]
     back = resample(codec.decode(torch.as_tensor(z)[None])[0].cpu().numpy(), codec.sample_rate, 16_000)
     n = min(len(wav), len(back), int(seconds * 16_000))
     return wav[:n], back[:n]
@@ -239,15 +339,21 @@ def speech_rows(store, split, how) -> pd.DataFrame:
     pairs = [there_and_back(store, codec, u, how["seconds"]) for u in ids]
     measures = [m for m in how["measures"] if m in pick_measures()[0]]
     df = speech_scores([a for a, _ in pairs], [b for _, b in pairs], 16_000, measures, ids)
-    if "dnsmos" in measures: df["original_dnsmos"] = [_opinion(index.path[u], len(a)) for u, (a, _) in zip(ids, pairs, strict=True)]
+    if "dnsmos" in measures:
+        df["original_dnsmos"] = [_opinion(index.path[u], len(a)) for u, (a, _) in zip(ids, pairs, strict=True)]
     return df.assign(speaker=[index.speaker_id[u] for u in ids])
 
 def sound_rows(store, split, how) -> pd.DataFrame:
     "Every way back to sound that the base codec knows, on three utterances; empty where it knows only one."
     codec = store.codec().base
-    if not hasattr(codec, "alternatives"): return pd.DataFrame(columns=["recording", "way", "mel", "si_sdr", "latent_error"])
+    if not hasattr(codec, "alternatives"):
+        return pd.DataFrame(columns=["recording", "way", "mel", "si_sdr", "latent_error"])
     ids, index = chosen_utterances(store, split, 3, how["seconds"], how["seed"]), store.index.set_index("utterance_id")
-    return round_trip_check(codec, [load_audio(index.path[u], codec.sample_rate)[0][:int(how["seconds"] * codec.sample_rate)] for u in ids], ids)
+    return round_trip_check(
+        codec,
+        [load_audio(index.path[u], codec.sample_rate)[0][: int(how["seconds"] * codec.sample_rate)] for u in ids],
+        ids,
+    )
 
 @measures("representations", 1)
 def measure_store(
@@ -256,8 +362,13 @@ def measure_store(
     how: dict,       # from `recipe`
 ) -> dict:           # table name -> DataFrame
     "Everything about a representation."
-    return dict(gains=gain_rows(store, split, how), **geometry_rows(store, split, how), phase0=phase0_rows(store, split, how),
-                speech=speech_rows(store, split, how), sound=sound_rows(store, split, how))
+    return dict(
+        gains=gain_rows(store, split, how),
+        **geometry_rows(store, split, how),
+        phase0=phase0_rows(store, split, how),
+        speech=speech_rows(store, split, how),
+        sound=sound_rows(store, split, how),
+    )
 
 # %% ../../nbs/discussions/d09_representations.ipynb #23ea7a8d
 HORIZON = 80   # ms, at which representations of different frame rates are compared
@@ -276,7 +387,12 @@ def gain_of(
     "What a forecast gains over a null."
     at = gains[gains.lag == lag]
     unit = bits_per_second(1., per_second) if per_second else 1.
-    return bootstrap_sums(np.stack([at[null] - at[model], at.frames], 1), at.speaker.to_numpy(), lambda s: unit * s[..., 0] / s[..., 1], **kw)
+    return bootstrap_sums(
+        np.stack([at[null] - at[model], at.frames], 1),
+        at.speaker.to_numpy(),
+        lambda s: unit * s[..., 0] / s[..., 1],
+        **kw,
+    )
 
 @measures("representations", 1)
 def claims_of(
@@ -288,22 +404,47 @@ def claims_of(
     lags = sorted(set(gains.lag))
     k = min(lags, key=lambda x: abs(x - k))
     dimension = lambda kind, g: intrinsic_dimension_of(tables["points"], kind, g, **kw)
-    say = dict(case=about["title"], dim=about["dim"], frame_rate=f"{rate:g} Hz", numbers=round(about["dim"] * rate), horizon=f"{k * 1000 / rate:.0f} ms", null=gains.null.iloc[0],
-               rho=autocorrelation(tables["memory"], lags[0], **kw), rho_horizon=autocorrelation(tables["memory"], k, **kw), rank=effective_rank(tables["axes"].variance), rank_unit=effective_rank(tables["axes"].unit),
-               axes90=axes_for(tables["axes"].variance), twonn=dimension("latents", 2), twonn_gaussian=dimension("gaussian", 2), mle=dimension("latents", 10), mle_gaussian=dimension("gaussian", 10),
-               phase0=ratio_of(tables["phase0"], **kw), gain=gain_of(gains, k, per_second=rate, **kw), gain_nats=gain_of(gains, k, **kw),
-               linear=gain_of(gains, k, "ridge", "full", per_second=rate, **kw), shape=gain_of(gains, k, "mixture", "diagonal", per_second=rate, **kw),
-               gain_first=gain_of(gains, lags[0], **kw), gain_last=gain_of(gains, lags[-1], per_second=rate, **kw), speakers=int(gains.speaker.nunique()), scored=len(tables["speech"]))
+    say = dict(
+        case=about["title"],
+        dim=about["dim"],
+        frame_rate=f"{rate:g} Hz",
+        numbers=round(about["dim"] * rate),
+        horizon=f"{k * 1000 / rate:.0f} ms",
+        null=gains.null.iloc[0],
+        rho=autocorrelation(tables["memory"], lags[0], **kw),
+        rho_horizon=autocorrelation(tables["memory"], k, **kw),
+        rank=effective_rank(tables["axes"].variance),
+        rank_unit=effective_rank(tables["axes"].unit),
+        axes90=axes_for(tables["axes"].variance),
+        twonn=dimension("latents", 2),
+        twonn_gaussian=dimension("gaussian", 2),
+        mle=dimension("latents", 10),
+        mle_gaussian=dimension("gaussian", 10),
+        phase0=ratio_of(tables["phase0"], **kw),
+        gain=gain_of(gains, k, per_second=rate, **kw),
+        gain_nats=gain_of(gains, k, **kw),
+        linear=gain_of(gains, k, "ridge", "full", per_second=rate, **kw),
+        shape=gain_of(gains, k, "mixture", "diagonal", per_second=rate, **kw),
+        gain_first=gain_of(gains, lags[0], **kw),
+        gain_last=gain_of(gains, lags[-1], per_second=rate, **kw),
+        speakers=int(gains.speaker.nunique()),
+        scored=len(tables["speech"]),
+    )
     speech = tables["speech"]
-    for c in [c for m in MEASURES.values() for c in m.columns if c in speech] + ["original_dnsmos"] * ("original_dnsmos" in speech):
-        if speech[c].notna().any(): say[c] = bootstrap_by(speech[c].dropna().to_numpy(), speech.speaker[speech[c].notna()].to_numpy(), **kw)
+    for c in [c for m in MEASURES.values() for c in m.columns if c in speech] + ["original_dnsmos"] * (
+        "original_dnsmos" in speech
+    ):
+        if speech[c].notna().any():
+            say[c] = bootstrap_by(speech[c].dropna().to_numpy(), speech.speaker[speech[c].notna()].to_numpy(), **kw)
     if len(tables["sound"]): say["sound"] = "sound" if is_sound(tables["sound"]) else "not sound"
     return say
 
 def intrinsic_dimension_of(points, kind, k, **kw):
     "Intrinsic dimension from sums by speaker."
     at = points[(points.kind == kind) & (points.k == k)]
-    return bootstrap_sums(at[["ratio", "points"]].to_numpy(), at.speaker.to_numpy(), lambda s: s[..., 1] / s[..., 0], **kw)
+    return bootstrap_sums(
+        at[["ratio", "points"]].to_numpy(), at.speaker.to_numpy(), lambda s: s[..., 1] / s[..., 0], **kw
+    )
 
 # %% ../../nbs/discussions/d09_representations.ipynb #68ace781
 @measures("representations", 1)
@@ -315,23 +456,53 @@ def main_claims(
     ranked = sorted(says, key=lambda x: x[1]["stoi"].value)
     (low, worst), (high, best) = ranked[0], ranked[-1]
     by_gain = max(says, key=lambda x: x[1]["gain"].value)
-    out = dict(corpus=low["corpus"]["name"], n=len(says), speakers=worst["speakers"], least=codec(low), most=codec(high), stoi_least=worst["stoi"], stoi_most=best["stoi"],
-               gain_top=by_gain[1]["gain"], gain_top_name=codec(by_gain[0]), gain_low=min((s["gain"] for _, s in says), key=lambda e: e.value))
-    out |= dict(verdict_dimension="", verdict_rate="", rank_correlation="too few to rank", rank_word="cannot be told to go together")
+    out = dict(
+        corpus=low["corpus"]["name"],
+        n=len(says),
+        speakers=worst["speakers"],
+        least=codec(low),
+        most=codec(high),
+        stoi_least=worst["stoi"],
+        stoi_most=best["stoi"],
+        gain_top=by_gain[1]["gain"],
+        gain_top_name=codec(by_gain[0]),
+        gain_low=min((s["gain"] for _, s in says), key=lambda e: e.value),
+    )
+    out |= dict(
+        verdict_dimension="",
+        verdict_rate="",
+        rank_correlation="too few to rank",
+        rank_word="cannot be told to go together",
+    )
     slow = [(a, s) for a, s in says if a["frame_rate"] == 12.5]
-    pairs = [(x, y) for x, y in itertools.permutations(slow, 2) if x[0]["codec"]["name"].split("+")[0] == y[0]["codec"]["name"].split("+")[0] and x[1]["dim"] > y[1]["dim"]]
+    pairs = [
+        (x, y)
+        for x, y in itertools.permutations(slow, 2)
+        if x[0]["codec"]["name"].split("+")[0] == y[0]["codec"]["name"].split("+")[0] and x[1]["dim"] > y[1]["dim"]
+    ]
     if pairs:
         more = sum(x[1]["gain"].lo is not None and x[1]["gain"].value > y[1]["gain"].value for x, y in pairs)
         better = sum(x[1]["stoi"].value > y[1]["stoi"].value for x, y in pairs)
-        out["verdict_dimension"] = f"Within a family at 12.5 Hz, more dimensions were more faithful in {better} of {len(pairs)} pairs and held more predictable bits a second in {more}."
+        out["verdict_dimension"] = (
+            f"Within a family at 12.5 Hz, more dimensions were more faithful in {better} of {len(pairs)} pairs and held more predictable bits a second in {more}."
+        )
     if len(same := [(a, s) for a, s in says if s["numbers"] == 800 and codec(a).startswith("mel")]) > 2:
         fast, slow_ = max(same, key=lambda x: x[0]["frame_rate"]), min(same, key=lambda x: x[0]["frame_rate"])
         word = lambda key: "more" if fast[1][key].value > slow_[1][key].value else "less"
-        out["verdict_rate"] = (f"With 800 numbers a second either way, mel components at {fast[0]['frame_rate']:g} Hz are {word('gain')} predictable at a horizon of {HORIZON} ms than at "
-                               f"{slow_[0]['frame_rate']:g} Hz, and {word('stoi')} faithful.")
+        out["verdict_rate"] = (
+            f"With 800 numbers a second either way, mel components at {fast[0]['frame_rate']:g} Hz are {word('gain')} predictable at a horizon of {HORIZON} ms than at "
+            f"{slow_[0]['frame_rate']:g} Hz, and {word('stoi')} faithful."
+        )
     if len(says) > 3:
         rho = sps.spearmanr([s["gain"].value for _, s in says], [s["stoi"].value for _, s in says]).statistic
-        out |= dict(rank_correlation=float(rho), rank_word="rise together" if rho > .5 else "oppose each other" if rho < -.5 else "have little to do with each other")
+        out |= dict(
+            rank_correlation=float(rho),
+            rank_word="rise together"
+            if rho > 0.5
+            else "oppose each other"
+            if rho < -0.5
+            else "have little to do with each other",
+        )
     return out
 
 # %% ../../nbs/discussions/d09_representations.ipynb #6376569c
@@ -348,14 +519,27 @@ def paired_claims(
     out = {}
     for name, (a, t) in cases.items():
         if name == to: continue
-        sides = [(x["gains"][x["gains"].lag == nearest_lag(y)].set_index("speaker"), bits_per_second(1., y["frame_rate"])) for x, y in ((t, a), (base, about))]
+        sides = [
+            (x["gains"][x["gains"].lag == nearest_lag(y)].set_index("speaker"), bits_per_second(1.0, y["frame_rate"]))
+            for x, y in ((t, a), (base, about))
+        ]
         both = sides[0][0].index.intersection(sides[1][0].index)
-        sums = np.column_stack([col for g, _ in sides for col in (g.loc[both].mixture - g.loc[both].gated, g.loc[both].frames)])
-        out[f"{name}.gain"] = bootstrap_sums(sums, both.to_numpy(), lambda s, k=[u for _, u in sides]: k[0] * s[..., 0] / s[..., 1] - k[1] * s[..., 2] / s[..., 3], n=n, seed=seed)
+        sums = np.column_stack(
+            [col for g, _ in sides for col in (g.loc[both].mixture - g.loc[both].gated, g.loc[both].frames)]
+        )
+        out[f"{name}.gain"] = bootstrap_sums(
+            sums,
+            both.to_numpy(),
+            lambda s, k=[u for _, u in sides]: k[0] * s[..., 0] / s[..., 1] - k[1] * s[..., 2] / s[..., 3],
+            n=n,
+            seed=seed,
+        )
         for c in ("stoi", "pesq_wb"):
             if c not in base["speech"]: continue
             d = (score(t, c) - score(base, c)).dropna()
-            out[f"{name}.{c}"] = bootstrap_by(d.to_numpy(), base["speech"].set_index("utterance").speaker[d.index].to_numpy(), n=n, seed=seed)
+            out[f"{name}.{c}"] = bootstrap_by(
+                d.to_numpy(), base["speech"].set_index("utterance").speaker[d.index].to_numpy(), n=n, seed=seed
+            )
     return out
 
 # %% ../../nbs/discussions/d09_representations.ipynb #a78287af
@@ -382,13 +566,16 @@ def label_points(
         while any(l < right and left < r and abs(at + up - t) < 1.25 * size for l, r, t in taken): up += 1
         taken.append((left, right, at + up))
         tie = dict(arrowstyle="-", lw=.5, color="#999999", shrinkA=0, shrinkB=2) if up else None
-        ax.annotate(text, (x, y), xytext=(5, 5 + up), textcoords="offset points", fontsize=size, color="#333333", arrowprops=tie)
+        ax.annotate(
+            text, (x, y), xytext=(5, 5 + up), textcoords="offset points", fontsize=size, color="#333333", arrowprops=tie
+        )
 
 def draw_tradeoff(
     points: list,   # (codec, claims) of each case of a corpus
     title="",
 ):                  # figure
-    "Fidelity against predictability, the small codecs in panels of their own; the area of a point grows with its numbers a second."
+    """Fidelity against predictability, the small codecs in panels of their own; the area of a point grows with its
+    numbers a second."""
     which = [c for c in ("stoi", "pesq_wb") if all(c in s for _, s in points)] or ["stoi"]
     groups = [g for small in (False, True) if (g := [p for p in points if (family(p[0]) == "nano-small") == small])]
     fig, axes = panels(len(which) * len(groups), columns=len(which), width=5.2, height=5.)
@@ -399,12 +586,37 @@ def draw_tradeoff(
             x, y, style = s["gain"], s[column], styles[family(codec)]
             bars = [None if e.lo is None else [[e.value - e.lo], [e.hi - e.value]] for e in (x, y)]
             bars = [None if b is None else np.maximum(b, 0) for b in bars]
-            ax.errorbar(x.value, y.value, xerr=bars[0], yerr=bars[1], color=style["color"], elinewidth=.9, alpha=.55, zorder=2)
-            ax.scatter(x.value, y.value, s=12 + s["numbers"] / 18, color=style["color"], marker=style["marker"], zorder=3, edgecolors="white", linewidths=.6)
-        for f in dict.fromkeys(family(c) for c, _ in group): ax.scatter([], [], color=styles[f]["color"], marker=styles[f]["marker"], label=f)
+            ax.errorbar(
+                x.value, y.value, xerr=bars[0], yerr=bars[1], color=style["color"], elinewidth=0.9, alpha=0.55, zorder=2
+            )
+            ax.scatter(
+                x.value,
+                y.value,
+                s=12 + s["numbers"] / 18,
+                color=style["color"],
+                marker=style["marker"],
+                zorder=3,
+                edgecolors="white",
+                linewidths=0.6,
+            )
+        for f in dict.fromkeys(family(c) for c, _ in group):
+            ax.scatter([], [], color=styles[f]["color"], marker=styles[f]["marker"], label=f)
         if group is groups[0]: reference(ax, 0, axis="x")
-        ax.set(xlabel=f"predictable beyond the marginal, bits a second\n(horizon {HORIZON} ms, 95 % over speakers)", ylabel=label[column])
-        label_points(ax, [(s["gain"].value, s[column].value, f"{codec.removeprefix('nano-') if ax in axes[len(which):] else codec} ({s['dim']} × {s['frame_rate'].removesuffix(' Hz')})") for codec, s in group])
+        ax.set(
+            xlabel=f"predictable beyond the marginal, bits a second\n(horizon {HORIZON} ms, 95 % over speakers)",
+            ylabel=label[column],
+        )
+        label_points(
+            ax,
+            [
+                (
+                    s["gain"].value,
+                    s[column].value,
+                    f"{codec.removeprefix('nano-') if ax in axes[len(which) :] else codec} ({s['dim']} × {s['frame_rate'].removesuffix(' Hz')})",
+                )
+                for codec, s in group
+            ],
+        )
     axes[0].set_title(title)
     if len(groups) > 1: axes[len(which)].set_title("one small network, one thing changed")
     axes[0].legend(loc="upper center", bbox_to_anchor=(.5, -.2), ncol=len(styles), fontsize=8)
@@ -425,8 +637,19 @@ def draw_gains(
             for model, null, line in (("gated", "mixture", "-"), ("ridge", "full", ":")):
                 e = [gain_of(gains, k, model, null, per_second=rate, n=n, seed=seed) for k in lags]
                 ms = [k * 1000 / rate for k in lags]
-                ax.plot(ms, [x.value for x in e], line, color=style["color"], marker=style["marker"] if line == "-" else None, markersize=4, label=codec if line == "-" else None)
-                if line == "-" and e[0].lo is not None: ax.fill_between(ms, [x.lo for x in e], [x.hi for x in e], color=style["color"], alpha=.15, linewidth=0)
+                ax.plot(
+                    ms,
+                    [x.value for x in e],
+                    line,
+                    color=style["color"],
+                    marker=style["marker"] if line == "-" else None,
+                    markersize=4,
+                    label=codec if line == "-" else None,
+                )
+                if line == "-" and e[0].lo is not None:
+                    ax.fill_between(
+                        ms, [x.lo for x in e], [x.hi for x in e], color=style["color"], alpha=0.15, linewidth=0
+                    )
         ax.set(xscale="log", xlabel="horizon, ms")
         ax.set_xticks([20, 80, 320, 1280], ["20", "80", "320", "1280"]); ax.minorticks_off()
         reference(ax, 0); ax.legend(loc="upper center", bbox_to_anchor=(.5, -.2), fontsize=7.5)
@@ -440,13 +663,28 @@ def draw_geometry(
     fig, (ax,) = panels(1, width=7.4, height=.8 + .33 * len(points))
     at = np.arange(len(points))[::-1]
     value = lambda s, key: s[key].value if isinstance(s[key], Estimate) else s[key]
-    marks = (("dim", "|", "#8A8A8A", "dimensions"), ("rank", "s", "#56B4E9", "effective rank"), ("rank_unit", "D", "#0072B2", "effective rank, unit spread"),
-             ("mle_gaussian", "x", "#8A8A8A", "intrinsic, Gaussian of the same covariance"), ("mle", "o", "#D55E00", "intrinsic dimension"))
-    for key, marker, color, name in marks: ax.plot([value(s, key) for _, s in points], at, marker, color=color, label=name, markersize=9 if marker == "|" else 5)
+    marks = (
+        ("dim", "|", "#8A8A8A", "dimensions"),
+        ("rank", "s", "#56B4E9", "effective rank"),
+        ("rank_unit", "D", "#0072B2", "effective rank, unit spread"),
+        ("mle_gaussian", "x", "#8A8A8A", "intrinsic, Gaussian of the same covariance"),
+        ("mle", "o", "#D55E00", "intrinsic dimension"),
+    )
+    for key, marker, color, name in marks:
+        ax.plot(
+            [value(s, key) for _, s in points],
+            at,
+            marker,
+            color=color,
+            label=name,
+            markersize=9 if marker == "|" else 5,
+        )
     for y, (_, s) in zip(at, points, strict=True):
         if s["mle"].lo is not None: ax.plot([s["mle"].lo, s["mle"].hi], [y, y], color="#D55E00", linewidth=1.2)
     ax.set(yticks=at, yticklabels=[c for c, _ in points], xscale="log", xlabel="dimensions")
-    ax.set_xticks([4, 8, 16, 32, 64, 128, 256, 512], ["4", "8", "16", "32", "64", "128", "256", "512"]); ax.minorticks_off(); ax.set_xlim(3, 1.15 * max(s["dim"] for _, s in points))
+    ax.set_xticks([4, 8, 16, 32, 64, 128, 256, 512], ["4", "8", "16", "32", "64", "128", "256", "512"])
+    ax.minorticks_off()
+    ax.set_xlim(3, 1.15 * max(s["dim"] for _, s in points))
     ax.legend(loc="upper center", bbox_to_anchor=(.45, -.9 / len(points) - .03), ncol=3, fontsize=8)
     return fig
 
@@ -460,10 +698,25 @@ def listen(
     store, split = opened[2], opened[1]
     ids = chosen_utterances(store, split, how["scored"], how["seconds"], how["seed"])
     original, back = there_and_back(store, store.codec(), ids[0], how["seconds"])
-    if f"{case.corpus}_original" not in run.clips: write_row(run, {f"{case.corpus}_original": (original, 16_000)}, {f"{case.corpus}_original": f"{ids[0]}, held-out speaker"}, target=-26., suffix=".ogg")
+    if f"{case.corpus}_original" not in run.clips:
+        write_row(
+            run,
+            {f"{case.corpus}_original": (original, 16_000)},
+            {f"{case.corpus}_original": f"{ids[0]}, held-out speaker"},
+            target=-26.0,
+            suffix=".ogg",
+        )
     row = tables["speech"].set_index("utterance").loc[ids[0]]
-    scores = ", ".join(f"{MEASURES[m].label} {row[c]:.2f}" for m, c in (("stoi", "stoi"), ("pesq", "pesq_wb")) if c in row)
-    write_row(run, {case.file: (back, 16_000)}, {case.file: f"{store.dim} numbers at {store.frame_rate:g} Hz; this clip: {scores}"}, target=-26., suffix=".ogg")
+    scores = ", ".join(
+        f"{MEASURES[m].label} {row[c]:.2f}" for m, c in (("stoi", "stoi"), ("pesq", "pesq_wb")) if c in row
+    )
+    write_row(
+        run,
+        {case.file: (back, 16_000)},
+        {case.file: f"{store.dim} numbers at {store.frame_rate:g} Hz; this clip: {scores}"},
+        target=-26.0,
+        suffix=".ogg",
+    )
 
 # %% ../../nbs/discussions/d09_representations.ipynb #be99042b
 TABLES = ("gains", "memory", "points", "axes", "phase0", "speech", "sound")
@@ -484,9 +737,16 @@ def run(
     asked = parse_cases(p.pick(SMOKE, CASES, CASES) if cases == "auto" else cases, corpus, codec)
     use_style()
     study = Study(NAME, measure_store, TABLES, listen)
-    parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), lags=how["lags"], eval_fraction=eval_fraction, seed=seed)
+    parameters = dict(
+        cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked),
+        lags=how["lags"],
+        eval_fraction=eval_fraction,
+        seed=seed,
+    )
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = [(c, *f) for i, c in enumerate(asked) if (f := gather(out, study, c, how, first=i == 0, root=corpus_root))]
+        found = [
+            (c, *f) for i, c in enumerate(asked) if (f := gather(out, study, c, how, first=i == 0, root=corpus_root))
+        ]
         write_tables(out, study, [(tables, about) for _, tables, about in found])
         publish(out, study, found, p.bootstrap, seed)
     return read_run(out.final)
@@ -495,8 +755,16 @@ def signed(e: Estimate) -> str:
     "A difference in prose."
     return f"{e.value:+.2g}" + ("" if e.lo is None else f" [{e.lo:+.2g}, {e.hi:+.2g}]")
 
-CHANGES = {"small": "nothing", "small-32": "32 dimensions", "small-128": "128 dimensions", "small-25hz": "25 Hz, 32 dimensions", "small-exact": "no latent noise",
-           "small-kl": "ten times the divergence's weight", "small-smooth": "`L_smooth`", "small-pred": "`L_pred`"}
+CHANGES = {
+    "small": "nothing",
+    "small-32": "32 dimensions",
+    "small-128": "128 dimensions",
+    "small-25hz": "25 Hz, 32 dimensions",
+    "small-exact": "no latent noise",
+    "small-kl": "ten times the divergence's weight",
+    "small-smooth": "`L_smooth`",
+    "small-pred": "`L_pred`",
+}
 
 def publish(
     run,          # open Run
@@ -504,22 +772,50 @@ def publish(
     found: list,  # (case, tables, provenance)
     n: int, seed: int,  # bootstrap
 ):
-    "Claims of every case, figures of every corpus, and the comparison on the corpus with most representations as `main`."
+    """Claims of every case, figures of every corpus, and the comparison on the corpus with most representations as
+    `main`."""
     says = [(c, a, t, claims_of(t, a, n, seed)) for c, t, a in found]
     for _, a, _, s in says: state_case(run, study, a, s, a["case"])
     corpora = list(dict.fromkeys(c.corpus for c, *_ in says))
     best = max(corpora, key=lambda k: sum(c.corpus == k for c, *_ in says))
     base = SMALL["small"]
-    training = dict(small_steps=base.steps, small_noise=base.noise, w_smooth=SMALL["small-smooth"].w_smooth, w_pred=SMALL["small-pred"].w_pred)
-    small = {c.codec.removeprefix("nano-"): (a, t) for c, a, t, _ in says if c.corpus == best and family(c.codec) == "nano-small"}
-    state(run, "main", main_claims([(a, s) for c, a, _, s in says if c.corpus == best and family(c.codec) != "nano-small"]) | training)
+    training = dict(
+        small_steps=base.steps,
+        small_noise=base.noise,
+        w_smooth=SMALL["small-smooth"].w_smooth,
+        w_pred=SMALL["small-pred"].w_pred,
+    )
+    small = {
+        c.codec.removeprefix("nano-"): (a, t)
+        for c, a, t, _ in says
+        if c.corpus == best and family(c.codec) == "nano-small"
+    }
+    state(
+        run,
+        "main",
+        main_claims([(a, s) for c, a, _, s in says if c.corpus == best and family(c.codec) != "nano-small"]) | training,
+    )
     changed = paired_claims(small, "small", n, seed)
-    effect = lambda name: f"{CHANGES[name]}: predictable bits a second {signed(changed[f'{name}.gain'])}, STOI {signed(changed[f'{name}.stoi'])}"
+    effect = lambda name: (
+        f"{CHANGES[name]}: predictable bits a second {signed(changed[f'{name}.gain'])}, STOI {signed(changed[f'{name}.stoi'])}"
+    )
     state(run, "small", changed)
-    state(run, "main", {"verdict_training": "; ".join(effect(k) for k in ("small-pred", "small-smooth", "small-exact", "small-128") if f"{k}.gain" in changed)})
+    state(
+        run,
+        "main",
+        {
+            "verdict_training": "; ".join(
+                effect(k) for k in ("small-pred", "small-smooth", "small-exact", "small-128") if f"{k}.gain" in changed
+            )
+        },
+    )
     rivals = {c.codec: (a, t) for c, a, t, _ in says if c.corpus == best and c.codec in ("nano", "nano-linear")}
     apart = {k.removeprefix("nano."): e for k, e in paired_claims(rivals, "nano-linear", n, seed).items()}
-    told = ", ".join(f"{what} {signed(e)}" for k, what in dict(stoi="STOI", pesq_wb="PESQ", gain="predictable bits a second").items() if (e := apart.get(k)))
+    told = ", ".join(
+        f"{what} {signed(e)}"
+        for k, what in dict(stoi="STOI", pesq_wb="PESQ", gain="predictable bits a second").items()
+        if (e := apart.get(k))
+    )
     state(run, "main", {"verdict_default": f"`nano` against `nano-linear`, paired by speaker: {told}." if told else ""})
     state(run, "default", apart)
     for k in corpora:
@@ -527,9 +823,21 @@ def publish(
         kept = sorted({a["measured"] for _, a, *_ in here if a["kept"]})
         note = f" (some rows published {', '.join(kept)})" if kept else ""
         name = "" if k == best else f"_{k}"
-        run.figure(f"tradeoff{name}", draw_tradeoff([(c.codec, s) for c, _, _, s in here], k + note), f"{k}: fidelity against predictable bits a second, a point a representation")
-        run.figure(f"gains{name}", draw_gains([(c.codec, a, t) for c, a, t, _ in here], n, seed), f"{k}: predictable bits a second by horizon, a panel a family of representations")
-        run.figure(f"geometry{name}", draw_geometry([(c.codec, s) for c, _, _, s in here]), f"{k}: dimensions, effective rank and intrinsic dimension of each representation")
+        run.figure(
+            f"tradeoff{name}",
+            draw_tradeoff([(c.codec, s) for c, _, _, s in here], k + note),
+            f"{k}: fidelity against predictable bits a second, a point a representation",
+        )
+        run.figure(
+            f"gains{name}",
+            draw_gains([(c.codec, a, t) for c, a, t, _ in here], n, seed),
+            f"{k}: predictable bits a second by horizon, a panel a family of representations",
+        )
+        run.figure(
+            f"geometry{name}",
+            draw_geometry([(c.codec, s) for c, _, _, s in here]),
+            f"{k}: dimensions, effective rank and intrinsic dimension of each representation",
+        )
     write_json(run.path("cases.json"), [a for _, a, *_ in says])
 
 # %% ../../nbs/discussions/d09_representations.ipynb #8a82eae9
@@ -539,17 +847,38 @@ def small_table(
     "What every change did to the small codec."
     say = lambda id: format_claim(x) if (x := result.claims.get(id)) else "–"
     case = {c["case"].partition("-nano-")[2]: c["case"] for c in read_json(result.folder / "cases.json")}
-    rows = [{"changed": what, "STOI": say(f"{case[k]}.stoi"), "PESQ": say(f"{case[k]}.pesq_wb"), "gain, bits/s": say(f"{case[k]}.gain"), "change of STOI": say(f"small.{k}.stoi"), "of PESQ": say(f"small.{k}.pesq_wb"), "of gain": say(f"small.{k}.gain")}
-            for k, what in CHANGES.items() if k in case]
-    return as_markdown(pd.DataFrame(rows)) if rows else "None of the small codecs was measured here: they are, where LibriSpeech is."
+    rows = [
+        {
+            "changed": what,
+            "STOI": say(f"{case[k]}.stoi"),
+            "PESQ": say(f"{case[k]}.pesq_wb"),
+            "gain, bits/s": say(f"{case[k]}.gain"),
+            "change of STOI": say(f"small.{k}.stoi"),
+            "of PESQ": say(f"small.{k}.pesq_wb"),
+            "of gain": say(f"small.{k}.gain"),
+        }
+        for k, what in CHANGES.items()
+        if k in case
+    ]
+    return (
+        as_markdown(pd.DataFrame(rows))
+        if rows
+        else "None of the small codecs was measured here: they are, where LibriSpeech is."
+    )
 
 def comparison(
     result,        # RunResult
     lines: dict,   # claim id -> heading
 ) -> str:          # Markdown
     "A row a case, a column a claim."
-    cell = lambda c, id: format_claim(x, "value" if "lo" in x else "") if (x := result.claims.get(f"{c['case']}.{id}")) else "–"
-    rows = [{"": case_title(c), **{name: cell(c, id) for id, name in lines.items()}} for c in read_json(result.folder / "cases.json") if family(c["codec"]["name"]) != "nano-small"]
+    cell = lambda c, id: (
+        format_claim(x, "value" if "lo" in x else "") if (x := result.claims.get(f"{c['case']}.{id}")) else "–"
+    )
+    rows = [
+        {"": case_title(c), **{name: cell(c, id) for id, name in lines.items()}}
+        for c in read_json(result.folder / "cases.json")
+        if family(c["codec"]["name"]) != "nano-small"
+    ]
     return as_markdown(pd.DataFrame(rows))
 
 # %% ../../nbs/discussions/d09_representations.ipynb #ba7cf405
@@ -561,5 +890,12 @@ def sound_table(
     cases = {c["case"]: case_title(c) for c in read_json(result.folder / "cases.json")}
     if df.empty: return "None of the codecs measured here has a quantiser to compare with."
     mel = df.groupby(["case", "way"], sort=False).mel.mean()
-    rows = [{"": cases[c], "verdict": result.claims[f"{c}.sound"]["value"], "mel distance, dB": ", ".join(f"{way} {x:.2f}" for way, x in mel[c].items())} for c in mel.index.unique(0)]
+    rows = [
+        {
+            "": cases[c],
+            "verdict": result.claims[f"{c}.sound"]["value"],
+            "mel distance, dB": ", ".join(f"{way} {x:.2f}" for way, x in mel[c].items()),
+        }
+        for c in mel.index.unique(0)
+    ]
     return as_markdown(pd.DataFrame(rows))

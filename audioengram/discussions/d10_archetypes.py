@@ -69,9 +69,18 @@ from ..stages import measures
 # %% ../../nbs/discussions/d10_archetypes.ipynb #48a04c41
 NAME = "d10_archetypes"
 CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128"
-DESCRIPTORS = dict(energy="change of level", flux="spectral flux", voicing="change of voicing", pitch="change of pitch", onset="onset")
-SHADOWS = ("marginal", "linear", "linear, own lengths")   # nulls with frames, so that states and contexts can be asked too
-CODE = functools.partial(code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor", "audioengram.dynamics.basis:RIVALS", "audioengram.dynamics.basis:prepared")
+DESCRIPTORS = dict(
+    energy="change of level", flux="spectral flux", voicing="change of voicing", pitch="change of pitch", onset="onset"
+)
+# nulls with frames, so that states and contexts can be asked too
+SHADOWS = ("marginal", "linear", "linear, own lengths")
+CODE = functools.partial(
+    code_fingerprint,
+    "audioengram.dynamics.predictor:fitted",
+    "audioengram.dynamics.predictor:Predictor",
+    "audioengram.dynamics.basis:RIVALS",
+    "audioengram.dynamics.basis:prepared",
+)
 BAR, BASIS, HARD, DIRECTIONS, STATES = RIVALS(1)
 
 def recipe(
@@ -82,12 +91,39 @@ def recipe(
 ) -> dict:                       # all that decides the rows of a case, beside its data and the code
     "The parameters of a measurement."
     p = get_profile(profile)
-    return dict(archetypes=p.pick(6, int(archetypes), int(archetypes)), seed=int(seed), eval_fraction=p.pick(.25, eval_fraction, eval_fraction), max_seconds=p.pick(300., p.max_seconds, None),
-                train_frames=p.pick(2000, 16_000, None), held_frames=p.pick(1000, 12_000, None), sizes=p.pick([4, 8], [32, 64, 128, 256, 512], [32, 64, 128, 256, 512, 1024]), restarts=p.pick(1, 1, 3), iterations=p.pick(4, 10, 25),
-                mixtures=p.pick([1, 4], [1, 16, 64], [1, 4, 16, 64, 256]), mixture_steps=p.pick(500, 5000, 20_000), em=p.pick(5, 25, 60), epochs=p.pick(2, 8, 20), shifts=p.pick(9, 39, 199), cells=p.pick(4, 64, 256),
-                length=p.pick(4, 8, 8), hidden=p.pick(16, 128, 512), slots=p.pick(4, 64, 256), head_epochs=p.pick(1, 5, 30), head_frames=p.pick(None, 10_000, None),
-                seeds=p.pick(1, 3, 5), steps=p.pick(4, 8, 8), segments=p.pick(16, 192, 1024), particles=p.pick(4, 32, 64), clips=p.pick(6, 64, 400), reference=p.pick(300, 5000, 50_000), regions=p.pick(8, 32, 64), repeats=p.pick(3, 6, 20),
-                long=p.pick(100, 1000, 100_000), held=p.pick(4, 8, 50), spliced=p.pick(2, 8, 40))
+    return dict(
+        archetypes=p.pick(6, int(archetypes), int(archetypes)),
+        seed=int(seed),
+        eval_fraction=p.pick(0.25, eval_fraction, eval_fraction),
+        max_seconds=p.pick(300.0, p.max_seconds, None),
+        train_frames=p.pick(2000, 16_000, None),
+        held_frames=p.pick(1000, 12_000, None),
+        sizes=p.pick([4, 8], [32, 64, 128, 256, 512], [32, 64, 128, 256, 512, 1024]),
+        restarts=p.pick(1, 1, 3),
+        iterations=p.pick(4, 10, 25),
+        mixtures=p.pick([1, 4], [1, 16, 64], [1, 4, 16, 64, 256]),
+        mixture_steps=p.pick(500, 5000, 20_000),
+        em=p.pick(5, 25, 60),
+        epochs=p.pick(2, 8, 20),
+        shifts=p.pick(9, 39, 199),
+        cells=p.pick(4, 64, 256),
+        length=p.pick(4, 8, 8),
+        hidden=p.pick(16, 128, 512),
+        slots=p.pick(4, 64, 256),
+        head_epochs=p.pick(1, 5, 30),
+        head_frames=p.pick(None, 10_000, None),
+        seeds=p.pick(1, 3, 5),
+        steps=p.pick(4, 8, 8),
+        segments=p.pick(16, 192, 1024),
+        particles=p.pick(4, 32, 64),
+        clips=p.pick(6, 64, 400),
+        reference=p.pick(300, 5000, 50_000),
+        regions=p.pick(8, 32, 64),
+        repeats=p.pick(3, 6, 20),
+        long=p.pick(100, 1000, 100_000),
+        held=p.pick(4, 8, 50),
+        spliced=p.pick(2, 8, 40),
+    )
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #7bdb2140
 @measures("archetypes", 1)
@@ -98,7 +134,10 @@ def measure_store(
 ) -> dict:           # table name -> DataFrame
     "Everything asked of one representation."
     seed, K = how["seed"], how["archetypes"]
-    train, held = frames_of(store, split.train_utterances, how["train_frames"], seed), frames_of(store, split.eval_utterances, how["held_frames"], seed)
+    train, held = (
+        frames_of(store, split.train_utterances, how["train_frames"], seed),
+        frames_of(store, split.eval_utterances, how["held_frames"], seed),
+    )
     least = threshold_of(train)
     axes = axes_of(train, least)
     options = dict(restarts=how["restarts"], iterations=how["iterations"])
@@ -109,26 +148,48 @@ def measure_store(
     near = near_zero(held, least, np.quantile(train.energy, .95) - 30.)
     orders = {name: (pair[0][1], pair[1][1]) for name, pair in sources.items() if pair[0][0] is not None}
     own = {name: spherical_kmeans(a.d, K, seed=seed, **options) for name, (a, _) in orders.items()}
-    return dict(tightness=tightness_table(train, held, tuple(how["sizes"]), least, innovations=True, seed=seed, **options), near=near.to_frame().T.assign(steps=len(steps[0]), axes=axes.shape[1]),
-                mixtures=mixture_table(*steps, tuple(how["mixtures"]), how["mixture_steps"], how["em"], seed=seed),
-                transfer=_named({name: transfer_table(a[1], b[1], K, seed, **options) for name, (a, b) in sources.items()}),
-                membership=_named({name: membership_table(*sources[name], own[name], epochs=how["epochs"], seed=seed) for name in orders}),
-                state=_named({name: state_effect(*sources[name], how["cells"], seed) for name in orders}),
-                order=pd.DataFrame([dict(source=name, **bigram_information(assign(b.d, own[name])[1], b, K, seed=seed)) for name, (_, b) in orders.items()]),
-                codes=codes(*steps, how), meaning=meanings(store, split, train, held, steps, centres, how), **memories(store, split, how, least))
+    return dict(
+        tightness=tightness_table(train, held, tuple(how["sizes"]), least, innovations=True, seed=seed, **options),
+        near=near.to_frame().T.assign(steps=len(steps[0]), axes=axes.shape[1]),
+        mixtures=mixture_table(*steps, tuple(how["mixtures"]), how["mixture_steps"], how["em"], seed=seed),
+        transfer=_named({name: transfer_table(a[1], b[1], K, seed, **options) for name, (a, b) in sources.items()}),
+        membership=_named(
+            {name: membership_table(*sources[name], own[name], epochs=how["epochs"], seed=seed) for name in orders}
+        ),
+        state=_named({name: state_effect(*sources[name], how["cells"], seed) for name in orders}),
+        order=pd.DataFrame(
+            [
+                dict(source=name, **bigram_information(assign(b.d, own[name])[1], b, K, seed=seed))
+                for name, (_, b) in orders.items()
+            ]
+        ),
+        codes=codes(*steps, how),
+        meaning=meanings(store, split, train, held, steps, centres, how),
+        **memories(store, split, how, least),
+    )
 
 def shadows(train, held, least, axes, seed) -> dict:
     "Real frames and steps, and those of every null: source -> ((frames, steps) of training, of held-out speakers)."
     fit, pairs = fit_nulls(train, least, axes), [(f, steps_of(f, least, axes)) for f in (train, held)]
     out = {"real": tuple(pairs)}
     for kind in NULLS[:-1]:
-        out[kind] = tuple((None if kind not in SHADOWS else _frames(kind, f, fit, i, seed), imitate(kind, f, s, fit, spawn(seed, f"{kind}{i}"))) for i, (f, s) in enumerate(pairs))
+        out[kind] = tuple(
+            (
+                None if kind not in SHADOWS else _frames(kind, f, fit, i, seed),
+                imitate(kind, f, s, fit, spawn(seed, f"{kind}{i}")),
+            )
+            for i, (f, s) in enumerate(pairs)
+        )
     return out
 
 def _frames(kind, f, fit, i, seed):
     "The frames that `imitate` takes its steps from."
     s = spawn(seed, f"{kind}{i}")
-    return replace(f, z=f.z[shuffle_index(len(f.z), f.utterance, s)]) if kind == "marginal" else simulate(fit["process"], f, kind != "linear", s)
+    return (
+        replace(f, z=f.z[shuffle_index(len(f.z), f.utterance, s)])
+        if kind == "marginal"
+        else simulate(fit["process"], f, kind != "linear", s)
+    )
 
 def _named(tables): return pd.concat([t.assign(source=name) for name, t in tables.items()], ignore_index=True)
 
@@ -136,10 +197,22 @@ def codes(train, held, how) -> pd.DataFrame:
     "Cosine that bits buy, in one book, in products and in residuals."
     bits = 4 if how["hidden"] < 64 else 6
     one = spherical_kmeans(train.d, 2**bits, seed=how["seed"], iterations=how["iterations"])
-    return pd.DataFrame([dict(code="one book", bits=bits, cosine=float(assign(held.d, one)[0].mean())), *(dict(code=kind, bits=2 * bits, cosine=direction_code(train.d, held.d, kind, 2, bits)) for kind in ("product", "residual"))])
+    return pd.DataFrame(
+        [
+            dict(code="one book", bits=bits, cosine=float(assign(held.d, one)[0].mean())),
+            *(
+                dict(code=kind, bits=2 * bits, cosine=direction_code(train.d, held.d, kind, 2, bits))
+                for kind in ("product", "residual")
+            ),
+        ]
+    )
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #725aa73b
-def sound_of(wav, rate, frames: int) -> pd.DataFrame:   # one row a frame: level (dB), voicing, pitch (octaves; NaN where unvoiced), and the mel spectrum under `mel`
+def sound_of(
+    wav, rate, frames: int
+) -> (
+    pd.DataFrame
+):  # one row a frame: level (dB), voicing, pitch (octaves; NaN where unvoiced), and the mel spectrum under `mel`
     "Descriptors of each frame of a recording."
     hop = int(np.ceil(len(wav) / frames))
     x = np.pad(np.asarray(wav, np.float64), (0, frames * hop - len(wav))).reshape(frames, hop)
@@ -150,7 +223,12 @@ def sound_of(wav, rate, frames: int) -> pd.DataFrame:   # one row a frame: level
     voicing, pitch = near.max(1).clip(0, 1), np.log2(rate / lags[near.argmax(1)])
     level = 10 * np.log10((x**2).mean(1) + 1e-8)
     mel = np.log(power @ librosa.filters.mel(sr=rate, n_fft=2 * hop, n_mels=24).T + 1e-4)
-    return dict(level=level, voicing=np.where(level > -50, voicing, 0.), pitch=np.where((voicing > .6) & (level > -50), pitch, np.nan), mel=mel)
+    return dict(
+        level=level,
+        voicing=np.where(level > -50, voicing, 0.0),
+        pitch=np.where((voicing > 0.6) & (level > -50), pitch, np.nan),
+        mel=mel,
+    )
 
 def step_sounds(store, frames, steps) -> dict:
     "Descriptors of each step."
@@ -159,9 +237,19 @@ def step_sounds(store, frames, steps) -> dict:
     for i, n in zip(first, np.diff(np.r_[first, len(frames.z)]), strict=True):
         mine = np.flatnonzero((steps.at >= i) & (steps.at < i + n))
         if not len(mine): continue
-        s, t = sound_of(load_audio(store.index.path.iloc[frames.utterance[i]], rate)[0], rate, int(n)), steps.at[mine] - i
+        s, t = (
+            sound_of(load_audio(store.index.path.iloc[frames.utterance[i]], rate)[0], rate, int(n)),
+            steps.at[mine] - i,
+        )
         rise = s["level"][t + 1] - s["level"][t]
-        for name, v in dict(energy=rise, flux=np.maximum(s["mel"][t + 1] - s["mel"][t], 0).sum(1), voicing=s["voicing"][t + 1] - s["voicing"][t], pitch=s["pitch"][t + 1] - s["pitch"][t], onset=(rise > 6) * 1.).items(): out[name][mine] = v
+        for name, v in dict(
+            energy=rise,
+            flux=np.maximum(s["mel"][t + 1] - s["mel"][t], 0).sum(1),
+            voicing=s["voicing"][t + 1] - s["voicing"][t],
+            pitch=s["pitch"][t + 1] - s["pitch"][t],
+            onset=(rise > 6) * 1.0,
+        ).items():
+            out[name][mine] = v
     return out
 
 def meanings(store, split, train, held, steps, centres, how) -> pd.DataFrame:
@@ -182,9 +270,23 @@ def head_sets(store, split, how, lag=1) -> dict:
 def fit_heads(store, sets, how, equal="parameters", number=0) -> dict:   # name -> fitted Predictor
     "Train every head at equal cost, or read them back; `number` is that of the seed."
     out, seed = {}, spawn(how["seed"], "heads", number)
-    for name, model in rival_models(store.dim, how["slots"], how["hidden"], how["length"], spawn(seed, "weights"), equal).items():
+    for name, model in rival_models(
+        store.dim, how["slots"], how["hidden"], how["length"], spawn(seed, "weights"), equal
+    ).items():
         prepared(model, sets["train"], seed)
-        out[name] = fitted(model, sets, [store.fingerprint, CODE(), "from the last frame"], model, epochs=how["head_epochs"], epoch_frames=how["head_frames"], batch_size=min(512, max(32, len(sets["train"]) // 8)), lr=2e-3, noise=.1, seed=seed, progress=False)
+        out[name] = fitted(
+            model,
+            sets,
+            [store.fingerprint, CODE(), "from the last frame"],
+            model,
+            epochs=how["head_epochs"],
+            epoch_frames=how["head_frames"],
+            batch_size=min(512, max(32, len(sets["train"]) // 8)),
+            lr=2e-3,
+            noise=0.1,
+            seed=seed,
+            progress=False,
+        )
     return out
 
 def memories(store, split, how, least) -> dict:   # tables heads, horizon, free, stability, splices
@@ -195,42 +297,99 @@ def memories(store, split, how, least) -> dict:   # tables heads, horizon, free,
             for name, model in fit_heads(store, sets, how, equal, number).items():
                 models.setdefault(name, model)                                # of the first seed, at equal parameters
                 if (key := model.fingerprint) not in known: known[key] = head_rows(model, sets["test"], how, least)
-                parts.append(known[key].assign(head=name, equal=equal, number=number, hidden=model.config["hidden"], parameters=model.n_parameters, multiply_adds=multiply_adds(model)))
-    return dict(heads=pd.concat(parts, ignore_index=True), horizon=horizon(models, store, split, sets, how, least), free=free_runs(models, store, split, how),
-                stability=measure_stability(models, store, split, how), splices=splices(models, store, split, how))
+                parts.append(
+                    known[key].assign(
+                        head=name,
+                        equal=equal,
+                        number=number,
+                        hidden=model.config["hidden"],
+                        parameters=model.n_parameters,
+                        multiply_adds=multiply_adds(model),
+                    )
+                )
+    return dict(
+        heads=pd.concat(parts, ignore_index=True),
+        horizon=horizon(models, store, split, sets, how, least),
+        free=free_runs(models, store, split, how),
+        stability=measure_stability(models, store, split, how),
+        splices=splices(models, store, split, how),
+    )
 
-def head_rows(model, test, how, least) -> pd.DataFrame:   # one row a held-out speaker: log_prob and cosine, summed over steps
+def head_rows(
+    model, test, how, least
+) -> pd.DataFrame:  # one row a held-out speaker: log_prob and cosine, summed over steps
     "Log density and cosine of the next step, for steps that move."
     some = torch.randperm(len(test), generator=torch.Generator().manual_seed(how["seed"]))[:how["held_frames"]]
     moved = some[test.steps(some).norm(dim=1) > least]
     score = model.log_prob(test, idx=moved).double().numpy()
     near, parts = batches_on(test, device_of(model)), moved.split(4096)
-    with torch.no_grad(): cos = torch.cat([torch.cosine_similarity(model(near.contexts(i)).mean, near.steps(i), dim=1).cpu() for i in parts]).double().numpy()
+    with torch.no_grad():
+        cos = (
+            torch.cat(
+                [torch.cosine_similarity(model(near.contexts(i)).mean, near.steps(i), dim=1).cpu() for i in parts]
+            )
+            .double()
+            .numpy()
+        )
     speaker = np.asarray(test.speakers)[np.asarray(test.speaker)[moved.numpy()]]
-    return pd.DataFrame(dict(speaker=speaker, log_prob=score, cosine=cos, steps=1)).groupby("speaker").sum().reset_index()
+    return (
+        pd.DataFrame(dict(speaker=speaker, log_prob=score, cosine=cos, steps=1)).groupby("speaker").sum().reset_index()
+    )
 
-def free_runs(models, store, split, how) -> pd.DataFrame:   # of `measure_free`; a head whose runs leave the range of floats has no rows, and its long run says when
+def free_runs(
+    models, store, split, how
+) -> (
+    pd.DataFrame
+):  # of `measure_free`; a head whose runs leave the range of floats has no rows, and its long run says when
     "Free runs of every head that holds, beside real clips."
     parts = []
     for name, model in models.items():
         try: parts.append(measure_free({name: (model, {})}, store, split, how))
         except ShapeError as e: print(f"{name}: {e}")
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["name", "measure", "model", "real", "ratio", "lo", "hi", "passes", "frames", "clips"])
+    return (
+        pd.concat(parts, ignore_index=True)
+        if parts
+        else pd.DataFrame(
+            columns=["name", "measure", "model", "real", "ratio", "lo", "hi", "passes", "frames", "clips"]
+        )
+    )
 
 def free_value(free, name, measure, column="ratio") -> float:
     "A value of a head's free runs; NaN where they broke."
     found = pick(free, name=name, measure=measure)[column]
     return float(found.iloc[0]) if len(found) else float("nan")
 
-def horizon(models, store, split, sets, how, least) -> pd.DataFrame:   # sums over segments: head, speaker, step, segments, and NLLs A, C, R, R_mean, base
-    "Each head's own ceiling `steps` frames ahead beside particles of its rollout; frames whose true step stands still are not scored."
-    far, base = fit_heads(store, head_sets(store, split, how, how["steps"]), how), fit_baselines(sets["train"], max_frames=20_000, seed=how["seed"])["step-diagonal"]
+def horizon(
+    models, store, split, sets, how, least
+) -> pd.DataFrame:  # sums over segments: head, speaker, step, segments, and NLLs A, C, R, R_mean, base
+    """Each head's own ceiling `steps` frames ahead beside particles of its rollout; frames whose true step stands
+    still are not scored."""
+    far, base = (
+        fit_heads(store, head_sets(store, split, how, how["steps"]), how),
+        fit_baselines(sets["train"], max_frames=20_000, seed=how["seed"])["step-diagonal"],
+    )
     stretches, idx = sample_stretches(store, split.eval_utterances, how, how["segments"])
     parts = []
     for name, model in models.items():
-        rows = gap_rows(model, {how["steps"]: Direct(far[name])}, stretches, base, how["particles"], idx=idx, seed=spawn(how["seed"], "particles"))
+        rows = gap_rows(
+            model,
+            {how["steps"]: Direct(far[name])},
+            stretches,
+            base,
+            how["particles"],
+            idx=idx,
+            seed=spawn(how["seed"], "particles"),
+        )
         counts = (rows.true_step > least).astype(int)
-        parts.append(gap_sums(rows.assign(segments=counts, frames=1, **{c: rows[c] * counts for c in ("A", "C", "R", "R_mean", "R_step", "base")})).assign(head=name))
+        parts.append(
+            gap_sums(
+                rows.assign(
+                    segments=counts,
+                    frames=1,
+                    **{c: rows[c] * counts for c in ("A", "C", "R", "R_mean", "R_step", "base")},
+                )
+            ).assign(head=name)
+        )
     return pd.concat(parts, ignore_index=True)
 
 def some_utterances(store, split, how) -> list:   # (id, latents [T,D], speaker)
@@ -238,8 +397,18 @@ def some_utterances(store, split, how) -> list:   # (id, latents [T,D], speaker)
     df = store.index[store.index.utterance_id.isin(split.eval_utterances)]
     df = df.assign(frames=[len(store[u]) for u in df.utterance_id])
     df = df[df.frames >= how["length"] + how["steps"]]
-    df = df.assign(short=(how["length"] + 40 - df.frames).clip(lower=0)).sort_values(["short", "utterance_id"]).groupby("speaker_id").head(1).sort_values(["short", "utterance_id"]).head(how["spliced"])
-    return [(r.utterance_id, torch.as_tensor(np.asarray(store[r.utterance_id])[:how["length"] + 56]), r.speaker_id) for r in df.itertuples()]
+    df = (
+        df.assign(short=(how["length"] + 40 - df.frames).clip(lower=0))
+        .sort_values(["short", "utterance_id"])
+        .groupby("speaker_id")
+        .head(1)
+        .sort_values(["short", "utterance_id"])
+        .head(how["spliced"])
+    )
+    return [
+        (r.utterance_id, torch.as_tensor(np.asarray(store[r.utterance_id])[: how["length"] + 56]), r.speaker_id)
+        for r in df.itertuples()
+    ]
 
 def splices(models, store, split, how) -> pd.DataFrame:   # head, steps, speaker, utterance, distance (dB)
     "Mel distance of rolled-out segments in true surroundings from the decoded truth."
@@ -249,9 +418,21 @@ def splices(models, store, split, how) -> pd.DataFrame:   # head, steps, speaker
         truth = codec.decode(z[None])[0].numpy()
         for name, model in models.items():
             for steps in (1, how["steps"]):
-                other, changed = splice(model, z, steps, every=min(max(12, 2 * steps), len(z)), window=how["length"], seed=how["seed"])
+                other, changed = splice(
+                    model, z, steps, every=min(max(12, 2 * steps), len(z)), window=how["length"], seed=how["seed"]
+                )
                 inside = np.repeat(changed.numpy(), hop)[:len(truth)]
-                rows.append(dict(head=name, steps=steps, speaker=speaker, utterance=uid, distance=mel_distance(truth[inside], codec.decode(other[None])[0].numpy()[inside], codec.sample_rate)))
+                rows.append(
+                    dict(
+                        head=name,
+                        steps=steps,
+                        speaker=speaker,
+                        utterance=uid,
+                        distance=mel_distance(
+                            truth[inside], codec.decode(other[None])[0].numpy()[inside], codec.sample_rate
+                        ),
+                    )
+                )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #8c2bd151
@@ -271,7 +452,12 @@ def head_gain(table, name, first=BAR, equal="parameters", number=None, **kw):
     "Nats a frame ahead of another head, over all seeds or of one: an Estimate over speakers."
     t = pick(table, equal=equal) if number is None else pick(table, equal=equal, number=number)
     a, b = (pick(t, head=h).groupby("speaker")[["log_prob", "steps"]].sum() for h in (name, first))
-    return bootstrap_sums(np.stack([a.log_prob - b.log_prob[a.index], a.steps], 1), a.index.to_numpy(), lambda s: s[..., 0] / s[..., 1], **kw)
+    return bootstrap_sums(
+        np.stack([a.log_prob - b.log_prob[a.index], a.steps], 1),
+        a.index.to_numpy(),
+        lambda s: s[..., 0] / s[..., 1],
+        **kw,
+    )
 
 IDS = {BASIS: "basis", HARD: "basis_hard", DIRECTIONS: "codebook", STATES: "states"}
 
@@ -279,16 +465,45 @@ def memory_claims(tables: dict, how: dict, **kw) -> dict:
     "What the page may say of heads."
     h, far, heard, last = tables["heads"], tables["horizon"], tables["splices"], how["steps"]
     at = lambda name: pick(far, head=name, step=last)
-    say = dict(head_seeds=how["seeds"], ahead=last, head_particles=how["particles"], codes=how["slots"], long_steps=int(tables["stability"].steps.max()), stable="all stay finite" if tables["stability"].finite.all() else "not all stay finite", states_over=head_gain(h, STATES, DIRECTIONS, **kw))
+    say = dict(
+        head_seeds=how["seeds"],
+        ahead=last,
+        head_particles=how["particles"],
+        codes=how["slots"],
+        long_steps=int(tables["stability"].steps.max()),
+        stable="all stay finite" if tables["stability"].finite.all() else "not all stay finite",
+        states_over=head_gain(h, STATES, DIRECTIONS, **kw),
+    )
     for name, id in IDS.items():
         each = [head_gain(h, name, number=k, **kw).value for k in range(how["seeds"])]
-        say |= {id: head_gain(h, name, **kw), f"{id}_adds": head_gain(h, name, equal="multiply-adds", **kw), f"{id}_least": min(each), f"{id}_most": max(each), f"{id}_far": ahead_of(at(BAR), at(name), "R", **kw)}
+        say |= {
+            id: head_gain(h, name, **kw),
+            f"{id}_adds": head_gain(h, name, equal="multiply-adds", **kw),
+            f"{id}_least": min(each),
+            f"{id}_most": max(each),
+            f"{id}_far": ahead_of(at(BAR), at(name), "R", **kw),
+        }
     for name, id in {BAR: "plain", **IDS}.items():
-        say |= {f"{id}_direct": ahead(at(name), "R", "C", **kw), f"{id}_price": ahead(at(name), "R_mean", "R", **kw), f"{id}_step": ratio_of_sums(at(name), "own_step", "true_step", **kw)}
-        for steps, word in ((1, "one"), (last, "many")): say[f"{id}_heard_{word}"] = bootstrap_by(*(pick(heard, head=name, steps=steps)[c].to_numpy() for c in ("distance", "speaker")), **kw)
-    for name, id in {BAR: "plain", **IDS}.items(): say[f"{id}_frechet"] = x if np.isfinite(x := free_value(tables["free"], name, "frechet")) else "no"
+        say |= {
+            f"{id}_direct": ahead(at(name), "R", "C", **kw),
+            f"{id}_price": ahead(at(name), "R_mean", "R", **kw),
+            f"{id}_step": ratio_of_sums(at(name), "own_step", "true_step", **kw),
+        }
+        for steps, word in ((1, "one"), (last, "many")):
+            say[f"{id}_heard_{word}"] = bootstrap_by(
+                *(pick(heard, head=name, steps=steps)[c].to_numpy() for c in ("distance", "speaker")), **kw
+            )
+    for name, id in {BAR: "plain", **IDS}.items():
+        say[f"{id}_frechet"] = x if np.isfinite(x := free_value(tables["free"], name, "frechet")) else "no"
     b, places = say["basis"], say["states"]
-    return say | dict(places="one of as many states does" if places.lo is not None and places.lo > 0 else "nor, beyond doubt, does one of as many states", helps="a memory of directions helps" if b.lo is not None and b.lo > 0 else "a memory of directions does not help")
+    return say | dict(
+        places="one of as many states does"
+        if places.lo is not None and places.lo > 0
+        else "nor, beyond doubt, does one of as many states",
+        helps="a memory of directions helps"
+        if b.lo is not None and b.lo > 0
+        else "a memory of directions does not help",
+    )
 
 @measures("archetypes", 1)
 def claims_of(
@@ -304,23 +519,71 @@ def claims_of(
     K, null, rival = int(best.K), best.null, max(NULLS[:-1], key=lambda s: agreement(tables["transfer"], s, **kw).value)
     tight, apart = bool(verdict.exceeds.any()), agreement(tables["transfer"], "real", rival, **kw)
     shared, m = apart.lo is not None and apart.lo > 0, tables["mixtures"]
-    words = (f"archetypes exist by our rule, at {int(verdict.exceeds.sum())} of {len(verdict)} sizes of the repertoire" if tight and shared else "directions cluster, but each speaker's in its own way" if tight else "directions recur no more than a process without archetypes would let them")
+    words = (
+        f"archetypes exist by our rule, at {int(verdict.exceeds.sum())} of {len(verdict)} sizes of the repertoire"
+        if tight and shared
+        else "directions cluster, but each speaker's in its own way"
+        if tight
+        else "directions recur no more than a process without archetypes would let them"
+    )
     size = pick_size(m)
-    say = dict(case=about["title"], verdict_short=words, k=K, null=null, tight=of_source(t, K, **kw), tight_null=of_source(t, K, null, **kw), over=excess(t, K, null, **kw), mirrored=excess(t, K, "mirrored", **kw), innovation=excess(t, K, "innovation, covariance", "innovation", **kw),
-               over_ellipse=excess(t, K, "covariance", **kw), speakers_held=about["speakers_held"], mixture=size, mixture_bic=pick_size(m, "bic"), mixture_gain=over_ellipse(m, size, **kw),
-               transfer=agreement(tables["transfer"], "real", **kw), transfer_null=agreement(tables["transfer"], rival, **kw), transfer_name=rival, transfer_over=apart, order=float(tables["order"].beyond.iloc[0]), order_null=float(tables["order"].beyond[1:].max()),
-               still=float(tables["near"].still.iloc[0]), silent=float(tables["near"].silent.iloc[0]), run=float(tables["near"].run.iloc[0]), run_shuffled=float(tables["near"].shuffled_run.iloc[0]), axes=int(tables["near"]["axes"].iloc[0]), **memory_claims(tables, how, **kw))
+    say = dict(
+        case=about["title"],
+        verdict_short=words,
+        k=K,
+        null=null,
+        tight=of_source(t, K, **kw),
+        tight_null=of_source(t, K, null, **kw),
+        over=excess(t, K, null, **kw),
+        mirrored=excess(t, K, "mirrored", **kw),
+        innovation=excess(t, K, "innovation, covariance", "innovation", **kw),
+        over_ellipse=excess(t, K, "covariance", **kw),
+        speakers_held=about["speakers_held"],
+        mixture=size,
+        mixture_bic=pick_size(m, "bic"),
+        mixture_gain=over_ellipse(m, size, **kw),
+        transfer=agreement(tables["transfer"], "real", **kw),
+        transfer_null=agreement(tables["transfer"], rival, **kw),
+        transfer_name=rival,
+        transfer_over=apart,
+        order=float(tables["order"].beyond.iloc[0]),
+        order_null=float(tables["order"].beyond[1:].max()),
+        still=float(tables["near"].still.iloc[0]),
+        silent=float(tables["near"].silent.iloc[0]),
+        run=float(tables["near"].run.iloc[0]),
+        run_shuffled=float(tables["near"].shuffled_run.iloc[0]),
+        axes=int(tables["near"]["axes"].iloc[0]),
+        **memory_claims(tables, how, **kw),
+    )
     for key, source in dict(real="real", marginal="marginal", linear="linear").items():
-        say |= {f"state_{key}": source_mean(tables["state"], source, "degrees", **kw), f"top1_{key}": source_mean(tables["membership"], source, "top1", **kw), f"top5_{key}": source_mean(tables["membership"], source, "top5", **kw)}
+        say |= {
+            f"state_{key}": source_mean(tables["state"], source, "degrees", **kw),
+            f"top1_{key}": source_mean(tables["membership"], source, "top1", **kw),
+            f"top5_{key}": source_mean(tables["membership"], source, "top5", **kw),
+        }
         f = tables["membership"].assign(gain=lambda d: d.prior_loss - d.log_loss)
         say[f"named_{key}"] = source_mean(f, source, "gain", **kw)
     say["state_share"] = say["state_marginal"].value / say["state_real"].value
     meant = [DESCRIPTORS[r.descriptor] for r in tables["meaning"].itertuples() if r.p < .05 and r.eta2 > r.random]
     top = tables["meaning"].sort_values("eta2").iloc[-1] if len(tables["meaning"]) else None
-    return say | dict(meant=", ".join(meant) or "none of the descriptors", meant_most=DESCRIPTORS[top.descriptor] if top is not None else "nothing", eta2=float(top.eta2) if top is not None else 0., eta2_random=float(top.random) if top is not None else 0.)
+    return say | dict(
+        meant=", ".join(meant) or "none of the descriptors",
+        meant_most=DESCRIPTORS[top.descriptor] if top is not None else "nothing",
+        eta2=float(top.eta2) if top is not None else 0.0,
+        eta2_random=float(top.random) if top is not None else 0.0,
+    )
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #66fa2efd
-_LINES = {"real": (PALETTE[0], "-"), "mirrored": (PALETTE[4], ":"), "marginal": (PALETTE[1], "-"), "linear": (PALETTE[2], "-"), "linear, own lengths": (PALETTE[2], ":"), "covariance": (PALETTE[3], "-"), "isotropic": (NULL, "-"), "shuffled assignment": (NULL, ":")}
+_LINES = {
+    "real": (PALETTE[0], "-"),
+    "mirrored": (PALETTE[4], ":"),
+    "marginal": (PALETTE[1], "-"),
+    "linear": (PALETTE[2], "-"),
+    "linear, own lengths": (PALETTE[2], ":"),
+    "covariance": (PALETTE[3], "-"),
+    "isotropic": (NULL, "-"),
+    "shuffled assignment": (NULL, ":"),
+}
 
 def draw_tightness(cases: list, n=2000, seed=0):
     "Held-out tightness of the real directions and of every null."
@@ -329,8 +592,27 @@ def draw_tightness(cases: list, n=2000, seed=0):
         for i, (name, (color, style)) in enumerate(_LINES.items()):
             sizes = sorted(t.K[t.source == name].unique())
             e = [of_source(t, K, name, n=n, seed=seed) for K in sizes]
-            ax.plot(sizes, [x.value for x in e], style, color=color, marker=MARKERS[i % 7], markersize=4, linewidth=2.4 if name == "real" else 1.3, label=name, zorder=3 if name == "real" else 2)
-            if e[0].lo is not None: ax.errorbar(sizes, [x.value for x in e], [[x.value - x.lo for x in e], [x.hi - x.value for x in e]], fmt="none", ecolor=color, capsize=2, elinewidth=1)
+            ax.plot(
+                sizes,
+                [x.value for x in e],
+                style,
+                color=color,
+                marker=MARKERS[i % 7],
+                markersize=4,
+                linewidth=2.4 if name == "real" else 1.3,
+                label=name,
+                zorder=3 if name == "real" else 2,
+            )
+            if e[0].lo is not None:
+                ax.errorbar(
+                    sizes,
+                    [x.value for x in e],
+                    [[x.value - x.lo for x in e], [x.hi - x.value for x in e]],
+                    fmt="none",
+                    ecolor=color,
+                    capsize=2,
+                    elinewidth=1,
+                )
         ax.set_xscale("log", base=2); ax.set_xticks(sizes, [str(k) for k in sizes]); ax.minorticks_off()
         ax.set(xlabel="K", ylabel="mean cosine, held-out speakers", ylim=(0, None))
     handles = axes[0].get_legend_handles_labels()
@@ -343,7 +625,10 @@ def draw_excess(cases: list, n=2000, seed=0):
     for title, t in cases:
         for r in closest_null(t, n=n, seed=seed).itertuples():
             rows.append(dict(case=title, of="over the strongest null", K=str(r.K), value=r.excess, lo=r.lo, hi=r.hi))
-            e = excess(t, r.K, "innovation, covariance", "innovation", n=n, seed=seed); rows.append(dict(case=title, of="innovations, over an ellipse", K=str(r.K), value=e.value, lo=e.lo, hi=e.hi))
+            e = excess(t, r.K, "innovation, covariance", "innovation", n=n, seed=seed)
+            rows.append(
+                dict(case=title, of="innovations, over an ellipse", K=str(r.K), value=e.value, lo=e.lo, hi=e.hi)
+            )
     df = pd.DataFrame(rows)
     fig, axes = panels(2, columns=2, width=4.4, height=3.4, titles=list(dict.fromkeys(df.of)))
     for (_, g), ax in zip(df.groupby("of", sort=False), axes, strict=True):
@@ -357,13 +642,32 @@ def draw_transfer(cases: list, n=2000, seed=0):
     rows = []
     for title, t in cases:
         member = t["membership"].assign(gain=lambda d: d.prior_loss - d.log_loss)
-        for s in dict.fromkeys(t["transfer"].source): e = agreement(t["transfer"], s, n=n, seed=seed); rows.append(dict(case=title, panel="agreement of two groups of speakers", source=s, value=e.value, lo=e.lo, hi=e.hi))
+        for s in dict.fromkeys(t["transfer"].source):
+            e = agreement(t["transfer"], s, n=n, seed=seed)
+            rows.append(
+                dict(case=title, panel="agreement of two groups of speakers", source=s, value=e.value, lo=e.lo, hi=e.hi)
+            )
         for s in dict.fromkeys(member.source):
-            e = source_mean(member, s, "gain", n=n, seed=seed); rows.append(dict(case=title, panel="context names the archetype, nats over the prior", source=s, value=e.value, lo=e.lo, hi=e.hi))
-            e = source_mean(t["state"], s, "degrees", n=n, seed=seed); rows.append(dict(case=title, panel="effect of the state, degrees", source=s, value=e.value, lo=e.lo, hi=e.hi))
+            e = source_mean(member, s, "gain", n=n, seed=seed)
+            rows.append(
+                dict(
+                    case=title,
+                    panel="context names the archetype, nats over the prior",
+                    source=s,
+                    value=e.value,
+                    lo=e.lo,
+                    hi=e.hi,
+                )
+            )
+            e = source_mean(t["state"], s, "degrees", n=n, seed=seed)
+            rows.append(
+                dict(case=title, panel="effect of the state, degrees", source=s, value=e.value, lo=e.lo, hi=e.hi)
+            )
     df = pd.DataFrame(rows)
     names = list(dict.fromkeys(df.panel))
-    fig, axes = panels(3, columns=3, width=3.6, height=3.8, titles=[x.replace(", ", ",\n") if len(x) > 36 else x for x in names])
+    fig, axes = panels(
+        3, columns=3, width=3.6, height=3.8, titles=[x.replace(", ", ",\n") if len(x) > 36 else x for x in names]
+    )
     for name, ax in zip(names, axes, strict=True):
         interval_plot(df[df.panel == name], "source", "value", hue="case", ax=ax, connect=False, xlabel="", ylabel="")
         ax.tick_params(axis="x", rotation=30); plt_align(ax); reference(ax, 0); ax.get_legend().remove()
@@ -379,9 +683,26 @@ def draw_meaning(cases: list):
     fig, axes = panels(len(cases), columns=2, width=4.6, height=3.2, titles=[t for t, _ in cases], sharey=True)
     for (_, m), ax in zip(cases, axes, strict=True):
         x = np.arange(len(m))
-        ax.errorbar(x - .15, m.eta2, [(m.eta2 - m.lo).clip(lower=0), (m.hi - m.eta2).clip(lower=0)], fmt="o", color=PALETTE[0], capsize=2.5, label="archetypes")
-        ax.plot(x, m.random, "s", color=PALETTE[1], label="cells about random steps"); ax.plot(x + .15, m.shifted, "D", color=NULL, label="labels shifted in time")
-        ax.set_xticks(x, [DESCRIPTORS[d].replace("change of", "change\nof").replace("spectral ", "spectral\n") for d in m.descriptor]); ax.set_ylabel("η² on held-out speakers"); reference(ax, 0)
+        ax.errorbar(
+            x - 0.15,
+            m.eta2,
+            [(m.eta2 - m.lo).clip(lower=0), (m.hi - m.eta2).clip(lower=0)],
+            fmt="o",
+            color=PALETTE[0],
+            capsize=2.5,
+            label="archetypes",
+        )
+        ax.plot(x, m.random, "s", color=PALETTE[1], label="cells about random steps")
+        ax.plot(x + 0.15, m.shifted, "D", color=NULL, label="labels shifted in time")
+        ax.set_xticks(
+            x,
+            [
+                DESCRIPTORS[d].replace("change of", "change\nof").replace("spectral ", "spectral\n")
+                for d in m.descriptor
+            ],
+        )
+        ax.set_ylabel("η² on held-out speakers")
+        reference(ax, 0)
     axes[0].legend(loc="best")
     return fig
 
@@ -393,10 +714,32 @@ def draw_heads(cases: list, n=2000, seed=0):   # (title, tables)
     fig, axes = panels(len(cases), columns=2, width=4.6, height=3.4, titles=[t for t, _ in cases])
     for (_, t), ax in zip(cases, axes, strict=True):
         h = t["heads"]
-        rows = [dict(head=_SHORT[name], equal=f"equal {equal}", value=e.value, lo=e.lo, hi=e.hi) for equal in COSTS for name in IDS for e in [head_gain(h, name, equal=equal, n=n, seed=seed)]]
-        interval_plot(pd.DataFrame(rows), "head", "value", hue="equal", ax=ax, connect=False, xlabel="", ylabel="nats a frame over a plain vMF", dodge=.3)
+        rows = [
+            dict(head=_SHORT[name], equal=f"equal {equal}", value=e.value, lo=e.lo, hi=e.hi)
+            for equal in COSTS
+            for name in IDS
+            for e in [head_gain(h, name, equal=equal, n=n, seed=seed)]
+        ]
+        interval_plot(
+            pd.DataFrame(rows),
+            "head",
+            "value",
+            hue="equal",
+            ax=ax,
+            connect=False,
+            xlabel="",
+            ylabel="nats a frame over a plain vMF",
+            dodge=0.3,
+        )
         for i, equal in enumerate(COSTS):
-            for j, name in enumerate(IDS): ax.plot([j + (i - .5) * .3 + .09] * h.number.nunique(), [head_gain(h, name, equal=equal, number=k, n=2).value for k in sorted(h.number.unique())], "_", color=PALETTE[i], markersize=7)
+            for j, name in enumerate(IDS):
+                ax.plot(
+                    [j + (i - 0.5) * 0.3 + 0.09] * h.number.nunique(),
+                    [head_gain(h, name, equal=equal, number=k, n=2).value for k in sorted(h.number.unique())],
+                    "_",
+                    color=PALETTE[i],
+                    markersize=7,
+                )
         reference(ax, 0); legend_below(ax, -.12)
     return fig
 
@@ -406,10 +749,24 @@ def draw_horizon(cases: list, n=2000, seed=0):   # (title, tables)
     fig, axes = panels(len(cases), columns=2, width=4.6, height=3.6, titles=[t for t, _ in cases])
     for (_, t), ax in zip(cases, axes, strict=True):
         far = pick(t["horizon"], step=t["horizon"].step.max())
-        rows = [dict(head=_SHORT[name], what=word, value=e.value, lo=e.lo, hi=e.hi) for c, word in words.items() for name in _SHORT for e in [ahead(pick(far, head=name), "base", c, n=n, seed=seed)]]
+        rows = [
+            dict(head=_SHORT[name], what=word, value=e.value, lo=e.lo, hi=e.hi)
+            for c, word in words.items()
+            for name in _SHORT
+            for e in [ahead(pick(far, head=name), "base", c, n=n, seed=seed)]
+        ]
         rows = pd.DataFrame(rows)
         floor = rows[rows.what != words["R_mean"]].lo.min()
-        interval_plot(rows[rows.what != words["R_mean"]], "head", "value", hue="what", ax=ax, connect=False, xlabel="", ylabel=f"nats over the baseline, {far.step.max()} frames ahead")
+        interval_plot(
+            rows[rows.what != words["R_mean"]],
+            "head",
+            "value",
+            hue="what",
+            ax=ax,
+            connect=False,
+            xlabel="",
+            ylabel=f"nats over the baseline, {far.step.max()} frames ahead",
+        )
         ax.set_ylim(bottom=floor - .05 * abs(floor)); reference(ax, 0); legend_below(ax, -.12, 3)
     return fig
 
@@ -417,10 +774,15 @@ def draw_horizon(cases: list, n=2000, seed=0):   # (title, tables)
 def listen(run, case, how, tables, opened, first):
     "Clips of archetypes: real transitions, and the direction applied to a held frame."
     corpus, split, store = opened
-    train, held = frames_of(store, split.train_utterances, how["train_frames"], how["seed"]), frames_of(store, split.eval_utterances, how["held_frames"], how["seed"])
+    train, held = (
+        frames_of(store, split.train_utterances, how["train_frames"], how["seed"]),
+        frames_of(store, split.eval_utterances, how["held_frames"], how["seed"]),
+    )
     least = threshold_of(train); axes = axes_of(train, least)
     a, b = steps_of(train, least, axes), steps_of(held, least, axes)
-    centres = spherical_kmeans(a.d, how["archetypes"], seed=how["seed"], restarts=how["restarts"], iterations=how["iterations"])
+    centres = spherical_kmeans(
+        a.d, how["archetypes"], seed=how["seed"], restarts=how["restarts"], iterations=how["iterations"]
+    )
     cos, label = assign(b.d, centres)
     rise = held.energy[b.at + 1] - held.energy[b.at]
     count = np.bincount(label, minlength=len(centres))
@@ -437,11 +799,18 @@ def listen(run, case, how, tables, opened, first):
         for i in best:
             if b.utterance[i] not in seen: seen.add(b.utterance[i]); few.append(i)
         clips[f"{case.file}_real_{k}"] = (transitions(store, held, b, few[:6]), 16_000)
-        captions[f"{case.file}_real_{k}"] = f"archetype {k}: {min(6, len(few))} held-out transitions; mean change of level {mean[k]:+.1f} dB, {count[k]} members"
+        captions[f"{case.file}_real_{k}"] = (
+            f"archetype {k}: {min(6, len(few))} held-out transitions; mean change of level {mean[k]:+.1f} dB, {count[k]} members"
+        )
         step = axes @ centres[k]
         path = np.concatenate([np.repeat((still + g * level * step)[None], 4, 0) for g in (0, .5, 1, 1.5, 0)])
-        clips[f"{case.file}_made_{k}"] = (codec.decode(torch.as_tensor(path, dtype=torch.float32)[None])[0].cpu().numpy(), codec.sample_rate)
-        captions[f"{case.file}_made_{k}"] = f"archetype {k} on a held frame: none, half, one, one and a half of the median step, none"
+        clips[f"{case.file}_made_{k}"] = (
+            codec.decode(torch.as_tensor(path, dtype=torch.float32)[None])[0].cpu().numpy(),
+            codec.sample_rate,
+        )
+        captions[f"{case.file}_made_{k}"] = (
+            f"archetype {k} on a held frame: none, half, one, one and a half of the median step, none"
+        )
     write_row(run, clips, captions, suffix=".ogg")
     if first: round_trip(run, case, opened)
     listen_heads(run, case, how, store, split)
@@ -454,8 +823,14 @@ def listen_heads(run, case, how, store, split):
     sound = lambda x: (codec.decode(x[None])[0].cpu().numpy(), codec.sample_rate)
     clips[f"{case.file}_heads_truth"] = sound(z), f"{uid}, held-out speaker, through {case.codec}"
     for name, model in fit_heads(store, head_sets(store, split, how), how).items():
-        clips[f"{case.file}_heads_{_SHORT[name]}_spliced"] = sound(splice(model, z, 4, every=12, window=W, seed=how["seed"])[0]), f"{name}: 4 of every 12 frames are rolled out"
-        clips[f"{case.file}_heads_{_SHORT[name]}_free"] = sound(torch.cat([z[:W], rollout(model, z[None, :W], len(z) - W, seed=how["seed"]).frames[0, 0]])), f"{name}: free run from {W} true frames"
+        clips[f"{case.file}_heads_{_SHORT[name]}_spliced"] = (
+            sound(splice(model, z, 4, every=12, window=W, seed=how["seed"])[0]),
+            f"{name}: 4 of every 12 frames are rolled out",
+        )
+        clips[f"{case.file}_heads_{_SHORT[name]}_free"] = (
+            sound(torch.cat([z[:W], rollout(model, z[None, :W], len(z) - W, seed=how["seed"]).frames[0, 0]])),
+            f"{name}: free run from {W} true frames",
+        )
     write_row(run, {k: c for k, (c, _) in clips.items()}, {k: w for k, (_, w) in clips.items()}, suffix=".ogg")
 
 def transitions(store, frames, steps, which, around=.16, gap=.08):
@@ -485,26 +860,106 @@ def run(
     p, how = get_profile(profile), recipe(profile, archetypes, eval_fraction, seed)
     asked = parse_cases(p.pick("synthetic:nano", CASES, CASES) if cases == "auto" else cases, corpus, codec)
     use_style()
-    parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), archetypes=archetypes, eval_fraction=eval_fraction, seed=seed)
-    study = Study(NAME, measure_store, ("tightness", "near", "mixtures", "transfer", "membership", "state", "order", "codes", "meaning", "heads", "horizon", "free", "stability", "splices"), listen, functools.partial(claims_of, n=p.bootstrap))
+    parameters = dict(
+        cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked),
+        archetypes=archetypes,
+        eval_fraction=eval_fraction,
+        seed=seed,
+    )
+    study = Study(
+        NAME,
+        measure_store,
+        (
+            "tightness",
+            "near",
+            "mixtures",
+            "transfer",
+            "membership",
+            "state",
+            "order",
+            "codes",
+            "meaning",
+            "heads",
+            "horizon",
+            "free",
+            "stability",
+            "splices",
+        ),
+        listen,
+        functools.partial(claims_of, n=p.bootstrap),
+    )
     with Run(NAME, parameters, folder=folder, profile=p) as out:
         found = run_cases(out, study, asked, how, corpus_root, lead=widest)
         of = lambda f: [(case_title(a), f(t)) for t, a in found]
-        out.figure("tightness", draw_tightness(of(lambda t: t["tightness"]), p.bootstrap, seed), "Held-out mean cosine with the nearest centre over the number of centres, for real directions and every null")
-        out.figure("excess", draw_excess(of(lambda t: t["tightness"]), p.bootstrap, seed), "Difference of mean cosines from the strongest null, and of innovations from an ellipse")
-        out.figure("transfer", draw_transfer(of(lambda t: t), p.bootstrap, seed), "Agreement between groups of speakers, predictability of the archetype and effect of the state, real and nulls")
-        out.figure("meaning", draw_meaning(of(lambda t: t["meaning"])), "Share of variance of descriptors of sound that archetypes explain")
-        out.figure("heads", draw_heads(of(lambda t: t), p.bootstrap, seed), "Nats a frame of heads with a memory over a plain vMF head at equal parameters and at equal multiply-adds, with every seed")
-        out.figure("horizon", draw_horizon(of(lambda t: t), p.bootstrap, seed), "Teacher forcing, direct density and particles of every head several frames ahead")
+        out.figure(
+            "tightness",
+            draw_tightness(of(lambda t: t["tightness"]), p.bootstrap, seed),
+            "Held-out mean cosine with the nearest centre over the number of centres, for real directions and every null",
+        )
+        out.figure(
+            "excess",
+            draw_excess(of(lambda t: t["tightness"]), p.bootstrap, seed),
+            "Difference of mean cosines from the strongest null, and of innovations from an ellipse",
+        )
+        out.figure(
+            "transfer",
+            draw_transfer(of(lambda t: t), p.bootstrap, seed),
+            "Agreement between groups of speakers, predictability of the archetype and effect of the state, real and nulls",
+        )
+        out.figure(
+            "meaning",
+            draw_meaning(of(lambda t: t["meaning"])),
+            "Share of variance of descriptors of sound that archetypes explain",
+        )
+        out.figure(
+            "heads",
+            draw_heads(of(lambda t: t), p.bootstrap, seed),
+            "Nats a frame of heads with a memory over a plain vMF head at equal parameters and at equal multiply-adds, with every seed",
+        )
+        out.figure(
+            "horizon",
+            draw_horizon(of(lambda t: t), p.bootstrap, seed),
+            "Teacher forcing, direct density and particles of every head several frames ahead",
+        )
     return read_run(out.final)
 
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
-    return claims_table(result, dict(verdict_short="verdict", k="K where directions are furthest over the strongest null", null="that null", over="over it, mean cosine", over_ellipse="over an ellipse", innovation="innovations, over an ellipse", mirrored="over the same directions reversed",
-                                     transfer="agreement of two groups of speakers", transfer_over="… over the strongest null", mixture="components of the best mixture", mixture_gain="… nats a direction over an ellipse", state_real="effect of the state, degrees", state_marginal="… of independent frames", state_linear="… of a linear process",
-                                     named_real="context names the archetype, nats over the prior", named_marginal="… of independent frames", named_linear="… of a linear process", top1_real="top-1", top1_linear="… of a linear process", top5_real="top-5", meant="descriptors that archetypes explain beyond random cells",
-                                     helps="heads", basis="memory as a basis, nats over a plain vMF", basis_adds="… at equal multiply-adds", basis_hard="… with a hard lookup", codebook="codebook of directions, nats over a plain vMF", states="codebook of states, nats over a plain vMF", states_over="… over the codebook of directions",
-                                     basis_far="basis over plain, particles, several frames ahead", states_far="codebook of states over plain there"))
+    return claims_table(
+        result,
+        dict(
+            verdict_short="verdict",
+            k="K where directions are furthest over the strongest null",
+            null="that null",
+            over="over it, mean cosine",
+            over_ellipse="over an ellipse",
+            innovation="innovations, over an ellipse",
+            mirrored="over the same directions reversed",
+            transfer="agreement of two groups of speakers",
+            transfer_over="… over the strongest null",
+            mixture="components of the best mixture",
+            mixture_gain="… nats a direction over an ellipse",
+            state_real="effect of the state, degrees",
+            state_marginal="… of independent frames",
+            state_linear="… of a linear process",
+            named_real="context names the archetype, nats over the prior",
+            named_marginal="… of independent frames",
+            named_linear="… of a linear process",
+            top1_real="top-1",
+            top1_linear="… of a linear process",
+            top5_real="top-5",
+            meant="descriptors that archetypes explain beyond random cells",
+            helps="heads",
+            basis="memory as a basis, nats over a plain vMF",
+            basis_adds="… at equal multiply-adds",
+            basis_hard="… with a hard lookup",
+            codebook="codebook of directions, nats over a plain vMF",
+            states="codebook of states, nats over a plain vMF",
+            states_over="… over the codebook of directions",
+            basis_far="basis over plain, particles, several frames ahead",
+            states_far="codebook of states over plain there",
+        ),
+    )
 
 def head_tables(result) -> str:
     "Every head: size, density, rollouts, free runs and sound, a table a case."
@@ -518,9 +973,28 @@ def head_tables(result) -> str:
         for name, id in {BAR: "plain", **IDS}.items():
             own = pick(h, head=name, equal="parameters", number=0)
             ratio = functools.partial(free_value, free, name)
-            rows.append({"head": name, "width": int(own.hidden[0]), "parameters": int(own.parameters[0]), "multiply-adds": int(own.multiply_adds[0]), "cosine": float(own.cosine.sum() / own.steps.sum()), "over plain": "0" if name == BAR else cell(say(id)),
-                         "direct over particles": cell(say(f"{id}_direct")), "particles over mean": cell(say(f"{id}_price")), "Fréchet / floor": ratio("frechet"), "pairs": ratio("frechet pairs"), "step norm": ratio("mean step norm"), "state rms": ratio("state rms"), "autocorrelation inside": ratio("autocorrelation inside the band", "model"),
-                         "long run": f"finite, rms {hold.loc[name, 'last'] / hold.loc[name, 'first']:.2f}" if hold.loc[name, "finite"] else f"breaks at {hold.loc[name, 'broke']:.0f}", "1 frame heard, dB": cell(say(f"{id}_heard_one")), "in a row": cell(say(f"{id}_heard_many"))})
+            rows.append(
+                {
+                    "head": name,
+                    "width": int(own.hidden[0]),
+                    "parameters": int(own.parameters[0]),
+                    "multiply-adds": int(own.multiply_adds[0]),
+                    "cosine": float(own.cosine.sum() / own.steps.sum()),
+                    "over plain": "0" if name == BAR else cell(say(id)),
+                    "direct over particles": cell(say(f"{id}_direct")),
+                    "particles over mean": cell(say(f"{id}_price")),
+                    "Fréchet / floor": ratio("frechet"),
+                    "pairs": ratio("frechet pairs"),
+                    "step norm": ratio("mean step norm"),
+                    "state rms": ratio("state rms"),
+                    "autocorrelation inside": ratio("autocorrelation inside the band", "model"),
+                    "long run": f"finite, rms {hold.loc[name, 'last'] / hold.loc[name, 'first']:.2f}"
+                    if hold.loc[name, "finite"]
+                    else f"breaks at {hold.loc[name, 'broke']:.0f}",
+                    "1 frame heard, dB": cell(say(f"{id}_heard_one")),
+                    "in a row": cell(say(f"{id}_heard_many")),
+                }
+            )
         parts.append(f"**{about['title']}**\n\n" + as_markdown(pd.DataFrame(rows), 2))
     return "\n\n".join(parts)
 

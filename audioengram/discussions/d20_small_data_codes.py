@@ -26,7 +26,16 @@ from ..codes.grid import CodeGrid
 from ..codes.health import usage_map
 from ..codes.model import CodeModel, Mel, ModelConfig
 from ..codes.modelfile import load_model
-from ..codes.prior import PriorConfig, bits_per_code, choose_prior, fit_prior, generate, infill, table_bits, to_stream
+from audioengram.codes.prior import (
+    PriorConfig,
+    bits_per_code,
+    choose_prior,
+    fit_prior,
+    generate,
+    infill,
+    table_bits,
+    to_stream,
+)
 from ..codes.quantizer import choose_size, reference_size
 from ..codes.training import Recordings, count_vectors, fit, read_recordings, spectral_loss
 from ..core import ParameterError, cache_dir, fingerprint, get_profile, need, spawn
@@ -51,10 +60,31 @@ def recipe(
     "What is trained and measured."
     p = get_profile(profile)
     return dict(
-        cases=p.pick(["synthetic:3,12"], ["hydrogen-drumkits:5,50,500", "sonic-pi:5,50", "debian-speech:50"], ["hydrogen-drumkits:5,50,500", "sonic-pi:5,50", "debian-speech:5,50,500"]),
-        steps=p.pick({3: 14, 12: 14}, {5: 100, 50: 130, 500: 180}, {5: 600, 50: 1500, 500: 3000}), width=p.pick(16, 64, 64), batch=p.pick(4, 12, 16),
-        seeds=p.pick(1, 3, 5), other_seeds=p.pick(1, 1, 5), held=p.pick(6, 40, 80), longest=p.pick(1., 3., 10.), visqol=p.pick(1, 6, 30),
-        prior_steps=p.pick(15, 160, 2000), prior_hidden=p.pick(16, 96, 256), sets=p.pick(1, 10, 10), set_files=p.pick((2, 4), (5, 40), (5, 40)), set_hidden=p.pick(16, 64, 64), set_steps=p.pick((20, 4), (150, 60), (400, 200)), unheard=p.pick(4, 25, 40), generated=p.pick(2., 10., 20.), holes=p.pick(2, 12, 60), ten=p.pick(1., 10., 10.), seed=int(seed))
+        cases=p.pick(
+            ["synthetic:3,12"],
+            ["hydrogen-drumkits:5,50,500", "sonic-pi:5,50", "debian-speech:50"],
+            ["hydrogen-drumkits:5,50,500", "sonic-pi:5,50", "debian-speech:5,50,500"],
+        ),
+        steps=p.pick({3: 14, 12: 14}, {5: 100, 50: 130, 500: 180}, {5: 600, 50: 1500, 500: 3000}),
+        width=p.pick(16, 64, 64),
+        batch=p.pick(4, 12, 16),
+        seeds=p.pick(1, 3, 5),
+        other_seeds=p.pick(1, 1, 5),
+        held=p.pick(6, 40, 80),
+        longest=p.pick(1.0, 3.0, 10.0),
+        visqol=p.pick(1, 6, 30),
+        prior_steps=p.pick(15, 160, 2000),
+        prior_hidden=p.pick(16, 96, 256),
+        sets=p.pick(1, 10, 10),
+        set_files=p.pick((2, 4), (5, 40), (5, 40)),
+        set_hidden=p.pick(16, 64, 64),
+        set_steps=p.pick((20, 4), (150, 60), (400, 200)),
+        unheard=p.pick(4, 25, 40),
+        generated=p.pick(2.0, 10.0, 20.0),
+        holes=p.pick(2, 12, 60),
+        ten=p.pick(1.0, 10.0, 10.0),
+        seed=int(seed),
+    )
 
 def read_case(
     case: str,   # "corpus:5,50,500"
@@ -71,8 +101,12 @@ def draw_files(
     how: dict,    # from `recipe`
 ):                # Recordings with the same held-out files at every n
     "Nested training sets and one held-out set."
-    corpus = get_corpus(name, show=False, **(dict(n_speakers=6, n_utterances=5, seconds=1.) if name == "synthetic" else {}))
-    shuffled = lambda ids: [sorted(ids)[i] for i in np.random.default_rng(spawn(how["seed"], "files", name)).permutation(len(ids))]
+    corpus = get_corpus(
+        name, show=False, **(dict(n_speakers=6, n_utterances=5, seconds=1.0) if name == "synthetic" else {})
+    )
+    shuffled = lambda ids: [
+        sorted(ids)[i] for i in np.random.default_rng(spawn(how["seed"], "files", name)).permutation(len(ids))
+    ]
     if name.endswith("speech"):
         split = corpus.split(seed=how["seed"])
         held, train = shuffled(split.eval_utterances)[:how["held"]], shuffled(split.train_utterances)[:n]
@@ -81,7 +115,9 @@ def draw_files(
         held, train = ids[:how["held"]], ids[how["held"]:how["held"] + n]
     if len(train) < n: raise ParameterError(f"{name} has {len(train)} training files, not {n}")
     keep = corpus.utterances.utterance_id.isin({*held, *train})
-    return read_recordings(replace(corpus, utterances=corpus.utterances[keep].reset_index(drop=True)), held=held, longest=how["longest"])
+    return read_recordings(
+        replace(corpus, utterances=corpus.utterances[keep].reset_index(drop=True)), held=held, longest=how["longest"]
+    )
 
 def trained(
     sounds: Recordings,
@@ -93,11 +129,34 @@ def trained(
     "A model by one of the methods."
     config = ModelConfig(width=how["width"])
     ours = choose_size(count_vectors(sounds.side(False), config), steps=how["steps"][n])
-    sizing = reference_size(n, how["steps"][n]) if method == "reference sizing" else replace(ours, levels=1) if method == "plain VQ" else ours
+    sizing = (
+        reference_size(n, how["steps"][n])
+        if method == "reference sizing"
+        else replace(ours, levels=1)
+        if method == "plain VQ"
+        else ours
+    )
     if method == "plain VQ": config = replace(config, bands=config.bands * ours.levels)
-    key = fingerprint(sounds.fingerprint, asdict(config), asdict(sizing), seed, how["batch"], code_fingerprint("audioengram.codes.training:fit"))
+    key = fingerprint(
+        sounds.fingerprint,
+        asdict(config),
+        asdict(sizing),
+        seed,
+        how["batch"],
+        code_fingerprint("audioengram.codes.training:fit"),
+    )
     path = cache_dir("codes") / f"{key}.distill"
-    if not path.exists(): fit(sounds, path, config=config, sizing=sizing, seed=spawn(how["seed"], "model", seed), batch=how["batch"], frames=how.get("frames", 64), show=False)
+    if not path.exists():
+        fit(
+            sounds,
+            path,
+            config=config,
+            sizing=sizing,
+            seed=spawn(how["seed"], "model", seed),
+            batch=how["batch"],
+            frames=how.get("frames", 64),
+            show=False,
+        )
     return load_model(path)
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #f13bbd65
@@ -108,11 +167,16 @@ def distances(
 ) -> dict:           # mel_db, stft, visqol (NaN where it was not asked)
     "How far a reconstruction is from its sound."
     mel, n = Mel(config), -(-max(len(wav), 2048) // config.column) * config.column
-    a, b = (torch.nn.functional.pad(torch.as_tensor(np.asarray(x, np.float32)), (0, n - len(x)))[None] for x in (wav, made))
+    a, b = (
+        torch.nn.functional.pad(torch.as_tensor(np.asarray(x, np.float32)), (0, n - len(x)))[None] for x in (wav, made)
+    )
     db = float((mel.log(a) - mel.log(b)).abs().mean() * 20 / np.log(10))
     score = float("nan")
     if judge is not None:
-        x, y = (np.pad(soxr.resample(v[0].numpy().astype(np.float64), config.rate, 48_000), (0, 12_000)) for v in (a, b))   # it wants a little more than a second
+        # it wants a little more than a second
+        x, y = (
+            np.pad(soxr.resample(v[0].numpy().astype(np.float64), config.rate, 48_000), (0, 12_000)) for v in (a, b)
+        )
         score = float(judge.measure_from_arrays(x, y, 48_000).moslqo)
     return dict(mel_db=db, stft=float(spectral_loss(b, a, (2048, 512, 128))), visqol=score)
 
@@ -127,15 +191,21 @@ def griffin_lim(
 ) -> np.ndarray:     # [S]
     "The true mel picture, inverted by non-negative least squares and Griffin-Lim."
     size, mel = -(-len(wav) // config.column) * config.column, Mel(config)
-    picture = mel.log(torch.nn.functional.pad(torch.as_tensor(wav), (0, size - len(wav)))[None])[0].exp().numpy() * float(mel.window.sum()) / 2
+    picture = (
+        mel.log(torch.nn.functional.pad(torch.as_tensor(wav), (0, size - len(wav)))[None])[0].exp().numpy()
+        * float(mel.window.sum())
+        / 2
+    )
     linear = librosa.util.nnls(mel.bank.numpy(), picture)
     linear = np.c_[linear, linear[:, -1:]]   # a frame centred on the last sample
-    return librosa.griffinlim(linear, n_iter=32, hop_length=config.hop, n_fft=config.n_fft, length=size, random_state=0)[:len(wav)]
+    return librosa.griffinlim(
+        linear, n_iter=32, hop_length=config.hop, n_fft=config.n_fft, length=size, random_state=0
+    )[: len(wav)]
 
 @measures("palette", 1)
 def measure_models(
     how: dict,
-) -> tuple:     # rows a held-out file; rows a model and level; usage maps {case: array}; the models of seed 0 {(corpus, n): (model, sounds)}
+) -> tuple:  # rows a held-out file; rows a model and level; usage maps {case: array}; the models of seed 0 {(corpus, n): (model, sounds)}
     "Train and compare everything."
     files, levels, maps, kept, judge = [], [], {}, {}, visqol()
     for case in how["cases"]:
@@ -144,23 +214,55 @@ def measure_models(
         for n in sizes:
             sounds = draw_files(name, n, how)
             ids = [i for i in sounds.names if i in sounds.held]
-            asked = set([i for i, w in zip(ids, sounds.side(True), strict=True) if len(w) >= .9 * sounds.rate][:how["visqol"]])
-            many = how["seeds"] if n == sizes[min(1, len(sizes) - 1)] else how["other_seeds"]          # the middle size carries the comparison
+            asked = set(
+                [i for i, w in zip(ids, sounds.side(True), strict=True) if len(w) >= 0.9 * sounds.rate][: how["visqol"]]
+            )
+            # the middle size carries the comparison
+            many = how["seeds"] if n == sizes[min(1, len(sizes) - 1)] else how["other_seeds"]
             plans = [(m, s) for m in METHODS for s in range(many)] if first else [("ours", 0)]
             for method, seed in plans:
                 model = trained(sounds, n, method, seed, how)
                 at = dict(corpus=name, n=n, method=method, seed=seed)
-                found = cached([sounds.fingerprint, model.fingerprint, sorted(asked) if seed == 0 else []], lambda m=model, s=sounds, judged=asked if seed == 0 else (), ids=ids: [
-                    dict(file=i, **distances(w, m.decode(m.encode(w), len(w)), m.config, judge if i in judged else None)) for i, w in zip(ids, s.side(True), strict=True)], code=f"audioengram.discussions.{NAME}:distances")
+                found = cached(
+                    [sounds.fingerprint, model.fingerprint, sorted(asked) if seed == 0 else []],
+                    lambda m=model, s=sounds, judged=asked if seed == 0 else (), ids=ids: [
+                        dict(
+                            file=i,
+                            **distances(w, m.decode(m.encode(w), len(w)), m.config, judge if i in judged else None),
+                        )
+                        for i, w in zip(ids, s.side(True), strict=True)
+                    ],
+                    code=f"audioengram.discussions.{NAME}:distances",
+                )
                 files += [dict(at, **row) for row in found.to_dict("records")]
-                levels += [dict(at, size=model.config.size, vectors=model.about["vectors"], seconds=model.about["seconds"], bits_per_second=model.config.bits_per_second, cpu_seconds=model.about["cpu_seconds"],
-                                **row) for row in model.about["health"]]
+                levels += [
+                    dict(
+                        at,
+                        size=model.config.size,
+                        vectors=model.about["vectors"],
+                        seconds=model.about["seconds"],
+                        bits_per_second=model.config.bits_per_second,
+                        cpu_seconds=model.about["cpu_seconds"],
+                        **row,
+                    )
+                    for row in model.about["health"]
+                ]
                 if method == "ours" and seed == 0:
                     kept[name, n] = model, sounds
                     if first: maps[n] = usage_map([model.encode(w) for w in sounds.side(False)[:40]], model.config.size)
             if first and n == sizes[-1]:
                 config = ModelConfig(width=how["width"])
-                files += [dict(corpus=name, n=0, method=CEILING, seed=0, file=i, **distances(w, griffin_lim(w, config), config, judge if i in asked else None)) for i, w in zip(ids, sounds.side(True), strict=True)]
+                files += [
+                    dict(
+                        corpus=name,
+                        n=0,
+                        method=CEILING,
+                        seed=0,
+                        file=i,
+                        **distances(w, griffin_lim(w, config), config, judge if i in asked else None),
+                    )
+                    for i, w in zip(ids, sounds.side(True), strict=True)
+                ]
     return pd.DataFrame(files), pd.DataFrame(levels), maps, kept
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #625f0590
@@ -172,11 +274,30 @@ def measure_prior(
     "A prior of the main model."
     train, held = ([model.encode(w) for w in sounds.side(h)] for h in (False, True))
     stop = max(1, len(train) // 10)
-    config = choose_prior(sum(g.size for g in train), model.config, hidden=how["prior_hidden"], window=16 * model.config.bands * model.config.levels)
-    prior = fit_prior(train[stop:], train[:stop], config, steps=how["prior_steps"], batch=8, seed=spawn(how["seed"], "prior"), show=False)
-    pay = {"prior": bits_per_code(prior, held), "single codes": table_bits(train, held, model.config.size), "pairs": table_bits(train, held, model.config.size, 2)}
+    config = choose_prior(
+        sum(g.size for g in train),
+        model.config,
+        hidden=how["prior_hidden"],
+        window=16 * model.config.bands * model.config.levels,
+    )
+    prior = fit_prior(
+        train[stop:],
+        train[:stop],
+        config,
+        steps=how["prior_steps"],
+        batch=8,
+        seed=spawn(how["seed"], "prior"),
+        show=False,
+    )
+    pay = {
+        "prior": bits_per_code(prior, held),
+        "single codes": table_bits(train, held, model.config.size),
+        "pairs": table_bits(train, held, model.config.size, 2),
+    }
     ids = [i for i in sounds.names if i in sounds.held]
-    rows = pd.DataFrame([dict(file=i, by=k, bits=b, codes=c) for k, v in pay.items() for i, (b, c) in zip(ids, v, strict=True)])
+    rows = pd.DataFrame(
+        [dict(file=i, by=k, bits=b, codes=c) for k, v in pay.items() for i, (b, c) in zip(ids, v, strict=True)]
+    )
     columns, start = round(how["ten"] * model.config.columns_per_second), time.process_time()
     a = generate(prior, columns, seed=1)
     cached = time.process_time() - start
@@ -187,27 +308,55 @@ def measure_prior(
         with torch.inference_mode(): prior(stream[:, :at])
         spent.append(time.process_time() - start)
     same = bool((a == generate(prior, columns, seed=1)).all())
-    return prior, rows, dict(seconds_of_sound=how["ten"], cached=cached, decoding=decoding, recomputed=float(np.mean(spent)) * stream.shape[1], identical=same)
+    return (
+        prior,
+        rows,
+        dict(
+            seconds_of_sound=how["ten"],
+            cached=cached,
+            decoding=decoding,
+            recomputed=float(np.mean(spent)) * stream.shape[1],
+            identical=same,
+        ),
+    )
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #46710d63
 @measures("palette", 1)
 def measure_holes(
-    prior, model: CodeModel, sounds: Recordings,
-    how: dict,
-) -> pd.DataFrame:    # one row a file and manner: bits of the columns that were looked at, bits of those behind, distance to the truth
+    prior, model: CodeModel, sounds: Recordings, how: dict
+) -> (
+    pd.DataFrame
+):  # one row a file and manner: bits of the columns that were looked at, bits of those behind, distance to the truth
     "Infilling with and without what follows."
     rows, (hole, seen) = [], (3, 4)
-    grids = {i: g for i, g in zip([i for i in sounds.names if i in sounds.held], map(model.encode, sounds.side(True)), strict=True) if len(g) >= 18}
+    grids = {
+        i: g
+        for i, g in zip(
+            [i for i in sounds.names if i in sounds.held], map(model.encode, sounds.side(True)), strict=True
+        )
+        if len(g) >= 18
+    }
     for file, g in list(grids.items())[:how["holes"]]:
         g, at = g[:24], 6
         mask = np.zeros(g.shape, bool); mask[at:at + hole] = True
         for manner, n in (("blind", 1), ("by what follows", 8)):
             new, *_ = infill(prior, g, mask, seed=spawn(how["seed"], file), candidates=n, ahead=seen)
             stream = to_stream(new, model.config.size)[None].to(device_of(prior))
-            with torch.inference_mode(): nats = torch.nn.functional.cross_entropy(prior(stream)[0], stream[0] % model.config.size, reduction="none")
+            with torch.inference_mode():
+                nats = torch.nn.functional.cross_entropy(
+                    prior(stream)[0], stream[0] % model.config.size, reduction="none"
+                )
             cost = nats.reshape(len(g), -1).sum(1).cpu() / np.log(2)
             x, y = (model.quantizer.embed(torch.as_tensor(c[at:at + hole], device=model.device)) for c in (new, g))
-            rows.append(dict(file=file, manner=manner, bits_seen=float(cost[at + hole:at + hole + seen].sum()), bits_behind=float(cost[at + hole + seen:at + hole + 2 * seen].sum()), distance=float((x - y).square().mean().sqrt())))
+            rows.append(
+                dict(
+                    file=file,
+                    manner=manner,
+                    bits_seen=float(cost[at + hole : at + hole + seen].sum()),
+                    bits_behind=float(cost[at + hole + seen : at + hole + 2 * seen].sum()),
+                    distance=float((x - y).square().mean().sqrt()),
+                )
+            )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #16f92f59
@@ -217,9 +366,12 @@ def draw_sets(
 ) -> list:        # (kind, ids)
     "Disjoint sets for the detector."
     (few, many), n = how["set_files"], how["sets"]
-    if len(files) < n * (few + many): raise ParameterError(f"{len(files)} files do not make {n} sets of {few} and of {many}")
+    if len(files) < n * (few + many):
+        raise ParameterError(f"{len(files)} files do not make {n} sets of {few} and of {many}")
     order = [sorted(files)[i] for i in np.random.default_rng(spawn(how["seed"], "copying")).permutation(len(files))]
-    return [("by heart", order[i * few:(i + 1) * few]) for i in range(n)] + [("healthy", order[n * few + i * many:n * few + (i + 1) * many]) for i in range(n)]
+    return [("by heart", order[i * few : (i + 1) * few]) for i in range(n)] + [
+        ("healthy", order[n * few + i * many : n * few + (i + 1) * many]) for i in range(n)
+    ]
 
 def judge_set(
     model: CodeModel,
@@ -228,17 +380,37 @@ def judge_set(
     how: dict,
 ) -> tuple:              # CopyReport; the prior
     "Train one prior and ask the detector."
-    shape = PriorConfig(model.config.size, model.config.levels, model.config.bands, hidden=how["set_hidden"], window=16 * model.config.bands * model.config.levels)
+    shape = PriorConfig(
+        model.config.size,
+        model.config.levels,
+        model.config.bands,
+        hidden=how["set_hidden"],
+        window=16 * model.config.bands * model.config.levels,
+    )
     grids, steps = [model.encode(w) for w in learnt], how["set_steps"][kind == "healthy"]
-    prior = fit_prior(grids, grids[:1], shape, steps=steps, patience=0, dropout=0. if kind == "by heart" else .1, batch=6, seed=index, show=False, every=10**6)
+    prior = fit_prior(
+        grids,
+        grids[:1],
+        shape,
+        steps=steps,
+        patience=0,
+        dropout=0.0 if kind == "by heart" else 0.1,
+        batch=6,
+        seed=index,
+        show=False,
+        every=10**6,
+    )
     return copy_report(model, learnt, unheard, seconds=how["generated"], seed=index, prior=prior), prior
 
 @measures("palette", 1)
 def measure_copying(
-    model: CodeModel, pool: Recordings,    # codec; recordings with the files of the sets
-    heard,                                 # ids that the codec was trained on
+    model: CodeModel,
+    pool: Recordings,  # codec; recordings with the files of the sets
+    heard,  # ids that the codec was trained on
     how: dict,
-) -> tuple:       # rows a prior and sign; closest pairs, and the whole piece, of the first prior that knows its files by heart
+) -> (
+    tuple
+):  # rows a prior and sign; closest pairs, and the whole piece, of the first prior that knows its files by heart
     "Error rates of the copying detector."
     wav = {i: w[:2 * pool.rate] for i, w in zip(pool.names, pool.wavs, strict=True)}
     held, rows = sorted(pool.held), []
@@ -251,7 +423,14 @@ def measure_copying(
         report, prior = one(i)
         return report.signs.assign(set=i, kind=sets[i][0], flagged=report.flagged, train_bits=prior.about["train_bits"])
     decides = {k: how[k] for k in ("seed", "set_files", "set_hidden", "set_steps", "unheard", "generated")}
-    for i in range(len(sets)): rows.append(cached([model.fingerprint, pool.fingerprint, sets[i], i, decides], lambda i=i: measured(i), code=f"audioengram.discussions.{NAME}:judge_set"))
+    for i in range(len(sets)):
+        rows.append(
+            cached(
+                [model.fingerprint, pool.fingerprint, sets[i], i, decides],
+                lambda i=i: measured(i),
+                code=f"audioengram.discussions.{NAME}:judge_set",
+            )
+        )
     report, prior = one(0)
     size = max(len(wav[j]) for j in sets[0][1]) // model.config.column
     return pd.concat(rows, ignore_index=True), report.pairs, model.decode(generate(prior, max(size, 12), seed=1))
@@ -266,12 +445,23 @@ def measure_edits(
     wav = max(sounds.side(True), key=len)
     for _ in range(edits):
         grid = CodeGrid.encode(model, wav)
-        before, t, f, q = grid.sound(), int(rng.integers(len(grid))), int(rng.integers(grid.shape[1])), int(rng.integers(grid.shape[2]))
+        before, t, f, q = (
+            grid.sound(),
+            int(rng.integers(len(grid))),
+            int(rng.integers(grid.shape[1])),
+            int(rng.integers(grid.shape[2])),
+        )
         grid.set_cell(t, f, q, int((grid.codes[t, f, q] + 1 + rng.integers(model.config.size - 1)) % model.config.size))
         changed = np.flatnonzero(grid.sound() != before)
         grid.undo()
-        rows.append(dict(ahead=(t * column - changed[0]) / model.config.rate * 1e3 if len(changed) else 0., behind=(changed[-1] - (t + 1) * column) / model.config.rate * 1e3 if len(changed) else 0.,
-                         bound=model.decoder.reach / model.config.rate * 1e3, restored=bool((grid.sound() == before).all())))
+        rows.append(
+            dict(
+                ahead=(t * column - changed[0]) / model.config.rate * 1e3 if len(changed) else 0.0,
+                behind=(changed[-1] - (t + 1) * column) / model.config.rate * 1e3 if len(changed) else 0.0,
+                bound=model.decoder.reach / model.config.rate * 1e3,
+                restored=bool((grid.sound() == before).all()),
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #4240f6f6
@@ -304,51 +494,135 @@ def claims_of(
     name, sizes = read_case(how["cases"][0])
     mine, ours = files[files.corpus == name], levels[(levels.corpus == name) & (levels.method == "ours")]
     far = lambda df, column: over_files_and_seeds(df, column, n)
-    say = dict(corpus=name, few=sizes[0], middle=sizes[min(1, len(sizes) - 1)], many=sizes[-1], held=int(mine.file.nunique()), utilisation=float(levels[levels.method == "ours"].utilisation.min()),
-               dead=int(levels[levels.method == "ours"].dead.max()), seeds=how["seeds"])
+    say = dict(
+        corpus=name,
+        few=sizes[0],
+        middle=sizes[min(1, len(sizes) - 1)],
+        many=sizes[-1],
+        held=int(mine.file.nunique()),
+        utilisation=float(levels[levels.method == "ours"].utilisation.min()),
+        dead=int(levels[levels.method == "ours"].dead.max()),
+        seeds=how["seeds"],
+    )
     for tag, k in (("few", sizes[0]), ("middle", say["middle"]), ("many", sizes[-1])):
         at = mine[mine.n == k]
         one = ours[ours.n == k]
-        say |= {f"size_{tag}": int(one["size"].iloc[0]), f"vectors_{tag}": int(one.vectors.iloc[0]), f"bits_{tag}": float(one.bits_per_second.iloc[0]), f"explained_{tag}": float(one[one.level == one.level.max()].variance_explained.mean()),
-                f"perplexity_{tag}": float(one[one.level == 1].perplexity.mean()), f"cpu_{tag}": float(one.cpu_seconds.mean())}
+        say |= {
+            f"size_{tag}": int(one["size"].iloc[0]),
+            f"vectors_{tag}": int(one.vectors.iloc[0]),
+            f"bits_{tag}": float(one.bits_per_second.iloc[0]),
+            f"explained_{tag}": float(one[one.level == one.level.max()].variance_explained.mean()),
+            f"perplexity_{tag}": float(one[one.level == 1].perplexity.mean()),
+            f"cpu_{tag}": float(one.cpu_seconds.mean()),
+        }
         for column, short in (("mel_db", "mel"), ("stft", "stft"), ("visqol", "visqol")):
             for method, suffix in zip(METHODS, ("", "_reference", "_plain"), strict=True):
                 got = at[(at.method == method)].dropna(subset=column)
                 if len(got): say[f"{short}_{tag}{suffix}"] = far(got, column)
         for method, suffix in zip(METHODS[1:], ("reference", "plain"), strict=True):
             rival = levels[(levels.corpus == name) & (levels.method == method) & (levels.n == k)]
-            paired = (at[at.method == method].set_index(["file", "seed"]).mel_db - at[at.method == "ours"].set_index(["file", "seed"]).mel_db).rename("gain").reset_index()
-            say |= {f"{suffix}_utilisation_{tag}": float(rival.utilisation.min()), f"{suffix}_bits_{tag}": float(rival.bits_per_second.iloc[0]), f"gain_{suffix}_{tag}": over_files_and_seeds(paired, "gain", n),
-                    f"agree_{suffix}_{tag}": int((paired.groupby("seed").gain.mean() > 0).sum())}
+            paired = (
+                (
+                    at[at.method == method].set_index(["file", "seed"]).mel_db
+                    - at[at.method == "ours"].set_index(["file", "seed"]).mel_db
+                )
+                .rename("gain")
+                .reset_index()
+            )
+            say |= {
+                f"{suffix}_utilisation_{tag}": float(rival.utilisation.min()),
+                f"{suffix}_bits_{tag}": float(rival.bits_per_second.iloc[0]),
+                f"gain_{suffix}_{tag}": over_files_and_seeds(paired, "gain", n),
+                f"agree_{suffix}_{tag}": int((paired.groupby("seed").gain.mean() > 0).sum()),
+            }
     lim = mine[mine.method == CEILING]
-    say |= dict(mel_ceiling=far(lim, "mel_db"), stft_ceiling=far(lim, "stft"), visqol_ceiling=far(lim.dropna(subset="visqol"), "visqol"))
+    say |= dict(
+        mel_ceiling=far(lim, "mel_db"),
+        stft_ceiling=far(lim, "stft"),
+        visqol_ceiling=far(lim.dropna(subset="visqol"), "visqol"),
+    )
     pivot = pay.pivot(index="file", columns="by", values="bits").assign(codes=pay.groupby("file").codes.first())
-    for by, id in (("prior", "prior"), ("single codes", "unigram"), ("pairs", "bigram")): say[f"bits_{id}"] = bootstrap_sums(pivot[[by, "codes"]].to_numpy(), pivot.index, lambda s: s[..., 0] / s[..., 1], n=n, unit="file")
-    say["bits_saved"] = bootstrap_sums(np.c_[pivot["pairs"] - pivot["prior"], pivot.codes], pivot.index, lambda s: s[..., 0] / s[..., 1], n=n, unit="file")
+    for by, id in (("prior", "prior"), ("single codes", "unigram"), ("pairs", "bigram")):
+        say[f"bits_{id}"] = bootstrap_sums(
+            pivot[[by, "codes"]].to_numpy(), pivot.index, lambda s: s[..., 0] / s[..., 1], n=n, unit="file"
+        )
+    say["bits_saved"] = bootstrap_sums(
+        np.c_[pivot["pairs"] - pivot["prior"], pivot.codes],
+        pivot.index,
+        lambda s: s[..., 0] / s[..., 1],
+        n=n,
+        unit="file",
+    )
     verdicts = copying.drop_duplicates("set").set_index("set")
-    bad, good, seen = verdicts[verdicts.kind == "by heart"], verdicts[verdicts.kind == "healthy"], copying.pivot(index="set", columns="sign", values="seen").astype(bool)
-    say |= dict(sets=len(bad), missed=rate((~bad.flagged).sum(), len(bad)), alarms=rate(good.flagged.sum(), len(good)), alpha=ALARM, set_few=how["set_files"][0], set_many=how["set_files"][1],
-                bits_by_heart=float(bad.train_bits.mean()), bits_healthy=float(good.train_bits.mean()), **{f"{k}_{d}": int(seen.loc[v.index, k].sum()) for k in seen for d, v in (("bad", bad), ("good", good))})
+    bad, good, seen = (
+        verdicts[verdicts.kind == "by heart"],
+        verdicts[verdicts.kind == "healthy"],
+        copying.pivot(index="set", columns="sign", values="seen").astype(bool),
+    )
+    say |= dict(
+        sets=len(bad),
+        missed=rate((~bad.flagged).sum(), len(bad)),
+        alarms=rate(good.flagged.sum(), len(good)),
+        alpha=ALARM,
+        set_few=how["set_files"][0],
+        set_many=how["set_files"][1],
+        bits_by_heart=float(bad.train_bits.mean()),
+        bits_healthy=float(good.train_bits.mean()),
+        **{f"{k}_{d}": int(seen.loc[v.index, k].sum()) for k in seen for d, v in (("bad", bad), ("good", good))},
+    )
     wide = holes.pivot(index="file", columns="manner")
-    gain = {c: bootstrap_by((wide[c]["blind"] - wide[c]["by what follows"]).to_numpy(), wide.index, n=n, unit="file") for c in ("bits_seen", "bits_behind", "distance")}
-    say |= dict(hole_seen=gain["bits_seen"], hole_behind=gain["bits_behind"], hole_distance=gain["distance"], hole_blind=float(wide["distance"]["blind"].mean()))
-    say |= dict(faster=speed["recomputed"] / speed["cached"], sampling=speed["cached"], decoding=speed["decoding"],
-                identical="identical" if speed["identical"] else "different", reach=float(max(edits.ahead.max(), edits.behind.max())), bound=float(edits.bound.iloc[0]), restored=int(edits.restored.sum()), edits=len(edits),
-                memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6))
+    gain = {
+        c: bootstrap_by((wide[c]["blind"] - wide[c]["by what follows"]).to_numpy(), wide.index, n=n, unit="file")
+        for c in ("bits_seen", "bits_behind", "distance")
+    }
+    say |= dict(
+        hole_seen=gain["bits_seen"],
+        hole_behind=gain["bits_behind"],
+        hole_distance=gain["distance"],
+        hole_blind=float(wide["distance"]["blind"].mean()),
+    )
+    say |= dict(
+        faster=speed["recomputed"] / speed["cached"],
+        sampling=speed["cached"],
+        decoding=speed["decoding"],
+        identical="identical" if speed["identical"] else "different",
+        reach=float(max(edits.ahead.max(), edits.behind.max())),
+        bound=float(edits.bound.iloc[0]),
+        restored=int(edits.restored.sum()),
+        edits=len(edits),
+        memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6),
+    )
     return say
 
-CLOCKS = ("cpu_few", "cpu_middle", "cpu_many", "faster", "sampling", "decoding", "memory")   # of the machine, not of the method
+# of the machine, not of the method
+CLOCKS = ("cpu_few", "cpu_middle", "cpu_many", "faster", "sampling", "decoding", "memory")
 
 def state(
     run,         # open Run
     say: dict,   # from `claims_of`
 ):
     "Write claims into a run."
-    unit = lambda id: "dB" if id.startswith(("mel_", "gain_")) else "bits per code" if id in ("bits_prior", "bits_unigram", "bits_bigram", "bits_saved") else "bits" if id in ("hole_seen", "hole_behind") else ""
+    unit = lambda id: (
+        "dB"
+        if id.startswith(("mel_", "gain_"))
+        else "bits per code"
+        if id in ("bits_prior", "bits_unigram", "bits_bigram", "bits_saved")
+        else "bits"
+        if id in ("hole_seen", "hole_behind")
+        else ""
+    )
     for id, x in say.items():
         if isinstance(x, Estimate): run.claim_estimate(f"main.{id}", x, quantity=unit(id))
         else:
-            why = "word" if isinstance(x, str) else "clock" if id in CLOCKS else "count" if isinstance(x, int) else "one number"
+            why = (
+                "word"
+                if isinstance(x, str)
+                else "clock"
+                if id in CLOCKS
+                else "count"
+                if isinstance(x, int)
+                else "one number"
+            )
             run.claim(f"main.{id}", x, exact=why)
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #6e05ded9
@@ -361,21 +635,47 @@ def draw_distances(
     fig, axes = panels(3, 3, 3.3, 3.0)
     for ax, (column, label) in zip(axes, shown, strict=True):
         rows = []
-        for (k, method), g in files[(files.corpus == corpus) & (files.n > 0)].dropna(subset=column).groupby(["n", "method"], sort=False):
+        for (k, method), g in (
+            files[(files.corpus == corpus) & (files.n > 0)].dropna(subset=column).groupby(["n", "method"], sort=False)
+        ):
             e = bootstrap_by(g[column].to_numpy(), g.file, n=n, unit="file")
             rows.append(dict(files=f"{k}", method=method, value=e.value, lo=e.lo, hi=e.hi))
-        interval_plot(pd.DataFrame(rows), "files", "value", hue="method", ax=ax, xlabel="training files", ylabel=label, connect=True)
+        interval_plot(
+            pd.DataFrame(rows),
+            "files",
+            "value",
+            hue="method",
+            ax=ax,
+            xlabel="training files",
+            ylabel=label,
+            connect=True,
+        )
         reference(ax, files[(files.corpus == corpus) & (files.method == CEILING)][column].mean(), "Griffin-Lim")
     return fig
 
 def draw_health(levels, maps: dict):
     "Perplexity by level, and who uses what at each size."
     fig, axes = panels(1 + len(maps), 2, 4.2, 2.7)
-    g = levels[(levels.method != "plain VQ") & (levels.corpus == levels.corpus.iloc[0])].groupby(["method", "n", "level"], sort=False).utilisation.mean().reset_index()
+    g = (
+        levels[(levels.method != "plain VQ") & (levels.corpus == levels.corpus.iloc[0])]
+        .groupby(["method", "n", "level"], sort=False)
+        .utilisation.mean()
+        .reset_index()
+    )
     g["what"] = g.n.astype(str) + " files, level " + g.level.astype(str)
-    interval_plot(g, "what", "utilisation", None, None, hue="method", ax=axes[0], xlabel="", ylabel="codes in use", connect=False)
+    interval_plot(
+        g, "what", "utilisation", None, None, hue="method", ax=axes[0], xlabel="", ylabel="codes in use", connect=False
+    )
     axes[0].tick_params(axis="x", rotation=90)
-    for ax, (n, m) in zip(axes[1:], maps.items(), strict=True): heat_map(m, ax=ax, label="share of the file", xlabel="codes of level 1, most used first", ylabel="training file", title=f"{n} files")
+    for ax, (n, m) in zip(axes[1:], maps.items(), strict=True):
+        heat_map(
+            m,
+            ax=ax,
+            label="share of the file",
+            xlabel="codes of level 1, most used first",
+            ylabel="training file",
+            title=f"{n} files",
+        )
     return fig
 
 def draw_copying(copying):
@@ -384,7 +684,19 @@ def draw_copying(copying):
     fig, axes = panels(3, 3, 3.0, 2.6, titles=list(names.values()))
     for ax, k in zip(axes, names, strict=True):
         g = copying[copying.sign == k].assign(share=lambda d: d.beyond / d.of)
-        interval_plot(g, "kind", "share", None, None, ax=ax, xlabel="", ylabel="pieces beyond the limit", connect=False, null=float((g.needed / g.of).median()), null_label="a sign from here")
+        interval_plot(
+            g,
+            "kind",
+            "share",
+            None,
+            None,
+            ax=ax,
+            xlabel="",
+            ylabel="pieces beyond the limit",
+            connect=False,
+            null=float((g.needed / g.of).median()),
+            null_label="a sign from here",
+        )
         ax.set_ylim(-.05, 1.05)
     return fig
 
@@ -396,15 +708,37 @@ def listen(
     "Held-out files through each vocabulary, a piece by the prior, and the closest pair of the overfitted one."
     name, sizes = read_case(how["cases"][0])
     model, sounds = kept[name, sizes[-1]]
-    wav = max((w for w in sounds.side(True)), key=lambda w: float(np.square(w[:sounds.rate]).sum()) * min(len(w), sounds.rate))
+    wav = max(
+        (w for w in sounds.side(True)),
+        key=lambda w: float(np.square(w[: sounds.rate]).sum()) * min(len(w), sounds.rate),
+    )
     clips = {"held_out": (wav, sounds.rate)}
-    for n in sizes: clips[f"from_{n}_files"] = (kept[name, n][0].decode(kept[name, n][0].encode(wav), len(wav)), sounds.rate)
+    for n in sizes:
+        clips[f"from_{n}_files"] = (kept[name, n][0].decode(kept[name, n][0].encode(wav), len(wav)), sounds.rate)
     clips["griffin_lim"] = (griffin_lim(wav, model.config), sounds.rate)
-    clips["written_by_the_prior"] = (model.decode(generate(prior, round(min(how["ten"], 5.) * model.config.columns_per_second), temperature=.9, seed=2)), sounds.rate)
+    clips["written_by_the_prior"] = (
+        model.decode(
+            generate(prior, round(min(how["ten"], 5.0) * model.config.columns_per_second), temperature=0.9, seed=2)
+        ),
+        sounds.rate,
+    )
     clips["by_heart_at_temperature_1"] = (parrot, sounds.rate)
-    if pairs: clips |= {"by_heart_closest_half_second": (pairs[0]["generated"], sounds.rate), "its_neighbour_in_training": (pairs[0]["training"], sounds.rate)}
-    clips = {k: (np.pad(np.asarray(w, np.float32), (0, max(0, r // 2 - len(w)))) + (0 if np.any(w) else 1e-6), r) for k, (w, r) in clips.items()}   # loudness wants half a second, and a sound
-    return write_row(run, clips, dict(held_out="a file that no model has heard", griffin_lim="its true mel picture, inverted: no codes"), suffix=".ogg")
+    if pairs:
+        clips |= {
+            "by_heart_closest_half_second": (pairs[0]["generated"], sounds.rate),
+            "its_neighbour_in_training": (pairs[0]["training"], sounds.rate),
+        }
+    # loudness wants half a second, and a sound
+    clips = {
+        k: (np.pad(np.asarray(w, np.float32), (0, max(0, r // 2 - len(w)))) + (0 if np.any(w) else 1e-6), r)
+        for k, (w, r) in clips.items()
+    }
+    return write_row(
+        run,
+        clips,
+        dict(held_out="a file that no model has heard", griffin_lim="its true mel picture, inverted: no codes"),
+        suffix=".ogg",
+    )
 
 @published(NAME)
 def run(
@@ -417,7 +751,11 @@ def run(
     p, how = get_profile(profile), recipe(profile, seed)
     if cases: how["cases"] = [c.strip() for c in cases.split(";") if c.strip()]
     for case in how["cases"]:
-        if missing := [n for n in read_case(case)[1] if n not in how["steps"]]: raise ParameterError(f"no training length is known for {missing[0]} files", remedy=f"Choose from {', '.join(map(str, how['steps']))}")
+        if missing := [n for n in read_case(case)[1] if n not in how["steps"]]:
+            raise ParameterError(
+                f"no training length is known for {missing[0]} files",
+                remedy=f"Choose from {', '.join(map(str, how['steps']))}",
+            )
     use_style()
     with Run(NAME, dict(cases=how["cases"], seed=seed), folder=folder, profile=p) as out:
         files, levels, maps, kept = measure_models(how)
@@ -428,12 +766,34 @@ def run(
         codec, few = kept[name, sizes[min(1, len(sizes) - 1)]]
         copying, pairs, parrot = measure_copying(codec, sounds, few.names if few is not sounds else (), how)
         edits = measure_edits(model, sounds, seed=seed)
-        for (corpus, n), (m, s) in kept.items(): out.input(recordings=dict(name=f"{corpus}, {n} files", fingerprint=s.fingerprint), model=dict(name=f"{corpus}, {n} files", fingerprint=m.fingerprint))
-        out.rows(files); out.rows(levels, "levels"); out.rows(pay, "prior"); out.rows(holes, "holes"); out.rows(copying, "copying"); out.rows(edits, "edits"); out.rows(speed, "speed")
+        for (corpus, n), (m, s) in kept.items():
+            out.input(
+                recordings=dict(name=f"{corpus}, {n} files", fingerprint=s.fingerprint),
+                model=dict(name=f"{corpus}, {n} files", fingerprint=m.fingerprint),
+            )
+        out.rows(files)
+        out.rows(levels, "levels")
+        out.rows(pay, "prior")
+        out.rows(holes, "holes")
+        out.rows(copying, "copying")
+        out.rows(edits, "edits")
+        out.rows(speed, "speed")
         state(out, claims_of(files, levels, pay, speed, holes, copying, edits, how, p.bootstrap))
-        out.figure("distances", draw_distances(files, name, p.bootstrap), "Three distances between held-out files and their reconstructions by number of training files, for three quantizers, with intervals over files")
-        out.figure("health", draw_health(levels, maps), "Codes in use by level and size, and maps of which training file uses which code")
-        out.figure("copying", draw_copying(copying), "Share of pieces beyond the limit of each sign of copying, for priors that know five files by heart and for healthy ones, with the share that makes a sign")
+        out.figure(
+            "distances",
+            draw_distances(files, name, p.bootstrap),
+            "Three distances between held-out files and their reconstructions by number of training files, for three quantizers, with intervals over files",
+        )
+        out.figure(
+            "health",
+            draw_health(levels, maps),
+            "Codes in use by level and size, and maps of which training file uses which code",
+        )
+        out.figure(
+            "copying",
+            draw_copying(copying),
+            "Share of pieces beyond the limit of each sign of copying, for priors that know five files by heart and for healthy ones, with the share that makes a sign",
+        )
         listen(out, kept, prior, pairs, parrot, how)
     return read_run(out.final)
 
@@ -442,10 +802,36 @@ def table(
 ) -> str:      # Markdown
     "Distances of every corpus, size and method."
     rows = result.table()
-    g = rows.groupby(["corpus", "n", "method"], sort=False).agg(mel=("mel_db", "mean"), stft=("stft", "mean"), visqol=("visqol", "mean"), files=("file", "nunique"), seeds=("seed", "nunique")).reset_index()
-    levels = result.table("levels").groupby(["corpus", "n", "method"], sort=False).agg(codes=("size", "first"), levels=("level", "max"), bits=("bits_per_second", "first"), used=("utilisation", "min")).reset_index()
+    g = (
+        rows.groupby(["corpus", "n", "method"], sort=False)
+        .agg(
+            mel=("mel_db", "mean"),
+            stft=("stft", "mean"),
+            visqol=("visqol", "mean"),
+            files=("file", "nunique"),
+            seeds=("seed", "nunique"),
+        )
+        .reset_index()
+    )
+    levels = (
+        result.table("levels")
+        .groupby(["corpus", "n", "method"], sort=False)
+        .agg(
+            codes=("size", "first"),
+            levels=("level", "max"),
+            bits=("bits_per_second", "first"),
+            used=("utilisation", "min"),
+        )
+        .reset_index()
+    )
     g = g.merge(levels, how="left")
     show = lambda x, f: "–" if pd.isna(x) else format(x, f)
-    lines = ["| corpus | training files | method | codes × levels | bits/s | least used level | log-mel, dB | spectral | ViSQOL | held-out files | seeds |", "|---|---|---|---|---|---|---|---|---|---|---|"]
-    for r in g.itertuples(): lines.append(f"| {r.corpus} | {r.n or '–'} | {r.method} | {show(r.codes, '.0f')} × {show(r.levels, '.0f')} | {show(r.bits, '.0f')} | {show(r.used, '.0%')} | {r.mel:.2f} | {r.stft:.2f} | {show(r.visqol, '.2f')} | {r.files} | {r.seeds} |")
+    lines = [
+        "| corpus | training files | method | codes × levels | bits/s | least used level | log-mel, dB | spectral | ViSQOL | held-out files | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in g.itertuples():
+        lines.append(
+            f"| {r.corpus} | {r.n or '–'} | {r.method} | {show(r.codes, '.0f')} × {show(r.levels, '.0f')} | {show(r.bits, '.0f')} | {show(r.used, '.0%')} | {r.mel:.2f} | {r.stft:.2f} | {show(r.visqol, '.2f')} | {r.files} | {r.seeds} |"
+        )
     return "\n".join(lines)

@@ -40,9 +40,27 @@ def recipe(
 ) -> dict:     # all that decides the rows
     "What is trained and measured."
     p = get_profile(profile)
-    return dict(cases=p.pick(["synthetic:12"], ["hydrogen-drumkits:150", "debian-speech:80"], ["hydrogen-drumkits:500", "debian-speech:500"]), test=p.pick(6, 40, 100), longest=p.pick(1., 2., 10.),
-                steps=p.pick(12, 130, 3000), width=p.pick(16, 64, 64), batch=p.pick(4, 12, 16), prior_steps=p.pick(10, 100, 3000), hidden=p.pick(16, 64, 256), layers=p.pick(1, 2, 4),
-                rows=p.pick(101, 4001, 40_009), memory_dim=p.pick(16, 32, 64), seeds=p.pick(1, 3, 5), prior_batch=p.pick(2, 6, 16), columns=p.pick(12, 12, 48), seed=int(seed))
+    return dict(
+        cases=p.pick(
+            ["synthetic:12"],
+            ["hydrogen-drumkits:150", "debian-speech:80"],
+            ["hydrogen-drumkits:500", "debian-speech:500"],
+        ),
+        test=p.pick(6, 40, 100),
+        longest=p.pick(1.0, 2.0, 10.0),
+        steps=p.pick(12, 130, 3000),
+        width=p.pick(16, 64, 64),
+        batch=p.pick(4, 12, 16),
+        prior_steps=p.pick(10, 100, 3000),
+        hidden=p.pick(16, 64, 256),
+        layers=p.pick(1, 2, 4),
+        rows=p.pick(101, 4001, 40_009),
+        memory_dim=p.pick(16, 32, 64),
+        seeds=p.pick(1, 3, 5),
+        prior_batch=p.pick(2, 6, 16),
+        columns=p.pick(12, 12, 48),
+        seed=int(seed),
+    )
 
 # %% ../../nbs/discussions/d21_memory_over_codes.ipynb #542cf961
 def operations(
@@ -72,7 +90,19 @@ def variants(
 ) -> dict:       # name -> PriorConfig
     "The five priors."
     suffix, column = (replace(plain, memory=k, rows=rows) for k in ("suffix", "column"))
-    return dict(zip(VARIANTS, (plain, suffix, column, match(plain, parameters(suffix), parameters), match(plain, operations(suffix), operations)), strict=True))
+    return dict(
+        zip(
+            VARIANTS,
+            (
+                plain,
+                suffix,
+                column,
+                match(plain, parameters(suffix), parameters),
+                match(plain, operations(suffix), operations),
+            ),
+            strict=True,
+        )
+    )
 
 # %% ../../nbs/discussions/d21_memory_over_codes.ipynb #7f73712f
 @measures("engram", 1)
@@ -83,8 +113,12 @@ def codes_of(
     "A frozen codec and the codes of three sides that share no file (for speech: no speaker between test and the rest)."
     name, _, n = case.partition(":")
     if not n.isdigit(): raise ParameterError(f"cases: cannot read {case!r}", remedy='Write "corpus:300"')
-    corpus = get_corpus(name, show=False, **(dict(n_speakers=6, n_utterances=5, seconds=1.) if name == "synthetic" else {}))
-    shuffled = lambda ids: [sorted(ids)[i] for i in np.random.default_rng(spawn(how["seed"], "files", name)).permutation(len(ids))]
+    corpus = get_corpus(
+        name, show=False, **(dict(n_speakers=6, n_utterances=5, seconds=1.0) if name == "synthetic" else {})
+    )
+    shuffled = lambda ids: [
+        sorted(ids)[i] for i in np.random.default_rng(spawn(how["seed"], "files", name)).permutation(len(ids))
+    ]
     if name.endswith("speech"):
         split = corpus.split(seed=how["seed"])
         test, rest = shuffled(split.eval_utterances)[:how["test"]], shuffled(split.train_utterances)[:int(n)]
@@ -92,13 +126,22 @@ def codes_of(
         ids = shuffled(corpus.utterances.utterance_id)
         test, rest = ids[:how["test"]], ids[how["test"]:how["test"] + int(n)]
     keep = corpus.utterances.utterance_id.isin({*test, *rest})
-    sounds = read_recordings(replace(corpus, utterances=corpus.utterances[keep].reset_index(drop=True)), held=test, longest=how["longest"])
+    sounds = read_recordings(
+        replace(corpus, utterances=corpus.utterances[keep].reset_index(drop=True)), held=test, longest=how["longest"]
+    )
     config = ModelConfig(width=how["width"])
-    path = cache_dir("codes") / f"{fingerprint(sounds.fingerprint, asdict(config), how['steps'], how['batch'], how['seed'], code_fingerprint('audioengram.codes.training:fit'))}.distill"
-    if not path.exists(): fit(sounds, path, config=config, steps=how["steps"], batch=how["batch"], seed=how["seed"], show=False)
+    path = (
+        cache_dir("codes")
+        / f"{fingerprint(sounds.fingerprint, asdict(config), how['steps'], how['batch'], how['seed'], code_fingerprint('audioengram.codes.training:fit'))}.distill"
+    )
+    if not path.exists():
+        fit(sounds, path, config=config, steps=how["steps"], batch=how["batch"], seed=how["seed"], show=False)
     model, valid = load_model(path), set(rest[:max(1, len(rest) // 8)])
     grids = {i: model.encode(w) for i, w in zip(sounds.names, sounds.wavs, strict=True)}
-    return {side: {i: grids[i] for i in ids if i in grids} for side, ids in (("train", [i for i in rest if i not in valid]), ("valid", sorted(valid)), ("test", test))}, model
+    return {
+        side: {i: grids[i] for i in ids if i in grids}
+        for side, ids in (("train", [i for i in rest if i not in valid]), ("valid", sorted(valid)), ("test", test))
+    }, model
 
 @torch.inference_mode()
 def token_bits(
@@ -110,14 +153,21 @@ def token_bits(
     return (F.cross_entropy(prior(s)[0], s[0] % prior.config.size, reduction="none") / math.log(2)).cpu().numpy()
 
 def known_keys(
-    train,                 # codes of training files
-    offsets, size: int,    # which earlier codes make the key; K
-):                         # codes of a file -> True where the key of a code has stood in a training file at the same slot, [N]
+    train,  # codes of training files
+    offsets,
+    size: int,  # which earlier codes make the key; K
+):  # codes of a file -> True where the key of a code has stood in a training file at the same slot, [N]
     "Where a memory could have seen the key."
     def keys(g):
         s, slots = np.r_[np.full(max(offsets), -1), to_stream(g, size).numpy()], g.shape[1] * g.shape[2]
         n = len(s) - max(offsets)
-        return list(zip((np.arange(n) % slots).tolist(), *(s[max(offsets) - j:max(offsets) - j + n].tolist() for j in offsets), strict=True))
+        return list(
+            zip(
+                (np.arange(n) % slots).tolist(),
+                *(s[max(offsets) - j : max(offsets) - j + n].tolist() for j in offsets),
+                strict=True,
+            )
+        )
     seen = {k for g in train for k in keys(g)}
     return lambda grid: np.array([k in seen for k in keys(grid)])
 
@@ -130,18 +180,49 @@ def measure_variant(
 ) -> pd.DataFrame:             # one row a test file
     "Train one prior and let it pay for every test file."
     config = variants(plain, how["rows"])[name]
-    prior = fit_prior(list(sides["train"].values()), list(sides["valid"].values()), config, steps=how["prior_steps"], batch=how["prior_batch"], seed=spawn(how["seed"], "prior", index), show=False)
+    prior = fit_prior(
+        list(sides["train"].values()),
+        list(sides["valid"].values()),
+        config,
+        steps=how["prior_steps"],
+        batch=how["prior_batch"],
+        seed=spawn(how["seed"], "prior", index),
+        show=False,
+    )
     train, rows, gates = list(sides["train"].values()), [], []
-    facts = dict(variant=name, seed=index, hidden=config.hidden, parameters=parameters(config), operations=operations(config), train_bits=prior.about["train_bits"], valid_bits=prior.about["valid_bits"], steps=prior.about["history"][-1]["step"])
+    facts = dict(
+        variant=name,
+        seed=index,
+        hidden=config.hidden,
+        parameters=parameters(config),
+        operations=operations(config),
+        train_bits=prior.about["train_bits"],
+        valid_bits=prior.about["valid_bits"],
+        steps=prior.about["history"][-1]["step"],
+    )
     if prior.memory:
         hook = prior.memory.register_forward_hook(lambda m, x, y: gates.append(y[1].flatten().cpu()))
-        facts |= {f"collisions_{k}": v for k, v in collisions(prior.memory, [to_stream(g, config.size) for g in train]).items()}
+        facts |= {
+            f"collisions_{k}": v
+            for k, v in collisions(prior.memory, [to_stream(g, config.size) for g in train]).items()
+        }
     offsets = key_offsets(config.memory or "suffix", config.slots)[0]
     known = known_keys(train, offsets, config.size)
     for file, grid in sides["test"].items():
         bits, seen = token_bits(prior, grid), known(grid)
-        rows.append(dict(facts, file=file, codes=len(bits), bits=bits.sum(), codes_seen=int(seen.sum()), bits_seen=bits[seen].sum(), gate=float(torch.cat(gates).mean()) if gates else np.nan,
-                         gate_low=float(torch.cat(gates).quantile(.1)) if gates else np.nan, gate_high=float(torch.cat(gates).quantile(.9)) if gates else np.nan))
+        rows.append(
+            dict(
+                facts,
+                file=file,
+                codes=len(bits),
+                bits=bits.sum(),
+                codes_seen=int(seen.sum()),
+                bits_seen=bits[seen].sum(),
+                gate=float(torch.cat(gates).mean()) if gates else np.nan,
+                gate_low=float(torch.cat(gates).quantile(0.1)) if gates else np.nan,
+                gate_high=float(torch.cat(gates).quantile(0.9)) if gates else np.nan,
+            )
+        )
         gates.clear()
     if prior.memory: hook.remove()
     return pd.DataFrame(rows)
@@ -153,9 +234,14 @@ def paired(
     n: int = 2000,
 ) -> Estimate:               # bits per code that b saves on a; negative where it costs more
     "What one prior saves on another."
-    x = {k: rows[rows.variant == k].groupby("file")[["bits_seen", "codes_seen"] if seen else ["bits", "codes"]].sum() for k in (a, b)}
+    x = {
+        k: rows[rows.variant == k].groupby("file")[["bits_seen", "codes_seen"] if seen else ["bits", "codes"]].sum()
+        for k in (a, b)
+    }
     d = x[a].iloc[:, 0] - x[b].iloc[:, 0]
-    return bootstrap_sums(np.c_[d, x[a].iloc[:, 1]], d.index, lambda s: s[..., 0] / np.maximum(s[..., 1], 1), n=n, unit="file")
+    return bootstrap_sums(
+        np.c_[d, x[a].iloc[:, 1]], d.index, lambda s: s[..., 0] / np.maximum(s[..., 1], 1), n=n, unit="file"
+    )
 
 @measures("engram", 1)
 def claims_of(
@@ -163,20 +249,56 @@ def claims_of(
     n: int = 2000,
 ) -> dict:            # id -> Estimate, number or word
     "What prose may say of a corpus."
-    say = {f"bits_{v.replace(' ', '_')}": bootstrap_sums(g[["bits", "codes"]].to_numpy(), g.file, lambda s: s[..., 0] / s[..., 1], n=n, unit="file") for v, g in rows.groupby("variant", sort=False)}
-    say |= {f"bits_{k}": bootstrap_sums(g[["bits", "codes"]].to_numpy(), g.file, lambda s: s[..., 0] / s[..., 1], n=n, unit="file") for k, g in tables.groupby("by")}
+    say = {
+        f"bits_{v.replace(' ', '_')}": bootstrap_sums(
+            g[["bits", "codes"]].to_numpy(), g.file, lambda s: s[..., 0] / s[..., 1], n=n, unit="file"
+        )
+        for v, g in rows.groupby("variant", sort=False)
+    }
+    say |= {
+        f"bits_{k}": bootstrap_sums(
+            g[["bits", "codes"]].to_numpy(), g.file, lambda s: s[..., 0] / s[..., 1], n=n, unit="file"
+        )
+        for k, g in tables.groupby("by")
+    }
     valid = rows.groupby("variant").valid_bits.mean()
-    best = min(("suffix memory", "column memory"), key=valid.get)                    # chosen on validation files, judged on test files
-    say |= dict(best=best, gain_same=paired(rows, "plain", best, n=n), gain_parameters=paired(rows, "equal parameters", best, n=n), gain_flops=paired(rows, "equal operations", best, n=n),
-                gain_suffix=paired(rows, "plain", "suffix memory", n=n), gain_column=paired(rows, "plain", "column memory", n=n), gain_seen=paired(rows[rows.codes_seen > 0], "plain", "suffix memory", seen=True, n=n))
+    # chosen on validation files, judged on test files
+    best = min(("suffix memory", "column memory"), key=valid.get)
+    say |= dict(
+        best=best,
+        gain_same=paired(rows, "plain", best, n=n),
+        gain_parameters=paired(rows, "equal parameters", best, n=n),
+        gain_flops=paired(rows, "equal operations", best, n=n),
+        gain_suffix=paired(rows, "plain", "suffix memory", n=n),
+        gain_column=paired(rows, "plain", "column memory", n=n),
+        gain_seen=paired(rows[rows.codes_seen > 0], "plain", "suffix memory", seen=True, n=n),
+    )
     by_seed = rows.groupby(["variant", "seed"])[["bits", "codes"]].sum().assign(each=lambda d: d.bits / d.codes).each
-    for rival, id in (("equal parameters", "parameters"), ("equal operations", "flops")): say[f"agree_{id}"] = int((by_seed[best] < by_seed[rival]).sum())
-    wins, loses = (all(f(say[k]) for k in ("gain_parameters", "gain_flops")) for f in (lambda e: (e.lo or 0) > 0, lambda e: (e.hi or 0) < 0))
+    for rival, id in (("equal parameters", "parameters"), ("equal operations", "flops")):
+        say[f"agree_{id}"] = int((by_seed[best] < by_seed[rival]).sum())
+    wins, loses = (
+        all(f(say[k]) for k in ("gain_parameters", "gain_flops"))
+        for f in (lambda e: (e.lo or 0) > 0, lambda e: (e.hi or 0) < 0)
+    )
     say["outcome"] = "saves bits" if wins else "costs bits" if loses else "is not clearly better or worse"
     mem, suffix = rows[rows.variant == best], rows[rows.variant == "suffix memory"]
-    say |= dict(seeds=int(rows.seed.nunique()), held=int(rows.file.nunique()), gate=float(mem.gate.mean()), gate_low=float(mem.gate_low.mean()), gate_high=float(mem.gate_high.mean()), keys=int(mem.collisions_keys.iloc[0]),
-                one_head=float(mem.collisions_one_head.mean()), all_heads=float(mem.collisions_all_heads.mean()), filled=float(mem.collisions_filled.mean()), seen=float(suffix.codes_seen.sum() / suffix.codes.sum()),
-                **{f"{f}_{v.replace(' ', '_')}": int(g[f].iloc[0]) for v, g in rows.groupby("variant", sort=False) for f in ("parameters", "operations", "hidden")})
+    say |= dict(
+        seeds=int(rows.seed.nunique()),
+        held=int(rows.file.nunique()),
+        gate=float(mem.gate.mean()),
+        gate_low=float(mem.gate_low.mean()),
+        gate_high=float(mem.gate_high.mean()),
+        keys=int(mem.collisions_keys.iloc[0]),
+        one_head=float(mem.collisions_one_head.mean()),
+        all_heads=float(mem.collisions_all_heads.mean()),
+        filled=float(mem.collisions_filled.mean()),
+        seen=float(suffix.codes_seen.sum() / suffix.codes.sum()),
+        **{
+            f"{f}_{v.replace(' ', '_')}": int(g[f].iloc[0])
+            for v, g in rows.groupby("variant", sort=False)
+            for f in ("parameters", "operations", "hidden")
+        },
+    )
     return say
 
 def state(
@@ -184,8 +306,14 @@ def state(
 ):
     "Write claims into a run."
     for id, x in say.items():
-        if isinstance(x, Estimate): run.claim_estimate(f"{prefix}.{id}", x, quantity="bits per code")
-        else: run.claim(f"{prefix}.{id}", x, exact="word" if isinstance(x, str) else "count" if isinstance(x, int) else "one number")
+        if isinstance(x, Estimate):
+            run.claim_estimate(f"{prefix}.{id}", x, quantity="bits per code")
+        else:
+            run.claim(
+                f"{prefix}.{id}",
+                x,
+                exact="word" if isinstance(x, str) else "count" if isinstance(x, int) else "one number",
+            )
 
 # %% ../../nbs/discussions/d21_memory_over_codes.ipynb #e6d9a7d9
 def draw_bits(
@@ -198,9 +326,19 @@ def draw_bits(
         at, table = rows[rows.corpus == c], []
         for v in VARIANTS:
             g = at[at.variant == v]
-            e = bootstrap_sums(g[["bits", "codes"]].to_numpy(), g.file, lambda s: s[..., 0] / s[..., 1], n=n, unit="file")
+            e = bootstrap_sums(
+                g[["bits", "codes"]].to_numpy(), g.file, lambda s: s[..., 0] / s[..., 1], n=n, unit="file"
+            )
             table.append(dict(prior=v, value=e.value, lo=e.lo, hi=e.hi))
-        interval_plot(pd.DataFrame(table), "prior", "value", ax=ax, xlabel="", ylabel="bits per code, held-out files", connect=False)
+        interval_plot(
+            pd.DataFrame(table),
+            "prior",
+            "value",
+            ax=ax,
+            xlabel="",
+            ylabel="bits per code, held-out files",
+            connect=False,
+        )
         for i, v in enumerate(VARIANTS):
             g = at[at.variant == v].groupby("seed")[["bits", "codes"]].sum()
             ax.plot(np.full(len(g), i + .15), g.bits / g.codes, ".", color="#4D4D4D", ms=4)
@@ -211,10 +349,29 @@ def draw_gains(
     rows, n: int = 2000,
 ):
     "Bits saved by each memory on each rival, paired by file."
-    table = [dict(corpus=c, pair=f"{m.split()[0]} on {r}", **{k: getattr(paired(rows[rows.corpus == c], r, m, n=n), k) for k in ("value", "lo", "hi")})
-             for c in dict.fromkeys(rows.corpus) for r in ("plain", "equal operations", "equal parameters") for m in ("suffix memory", "column memory")]
+    table = [
+        dict(
+            corpus=c,
+            pair=f"{m.split()[0]} on {r}",
+            **{k: getattr(paired(rows[rows.corpus == c], r, m, n=n), k) for k in ("value", "lo", "hi")},
+        )
+        for c in dict.fromkeys(rows.corpus)
+        for r in ("plain", "equal operations", "equal parameters")
+        for m in ("suffix memory", "column memory")
+    ]
     fig, (ax,) = panels(1, 1, 7.5, 3.4)
-    interval_plot(pd.DataFrame(table), "pair", "value", hue="corpus", ax=ax, xlabel="", ylabel="bits per code saved", connect=False, null=0, null_label="no difference")
+    interval_plot(
+        pd.DataFrame(table),
+        "pair",
+        "value",
+        hue="corpus",
+        ax=ax,
+        xlabel="",
+        ylabel="bits per code saved",
+        connect=False,
+        null=0,
+        null_label="no difference",
+    )
     ax.tick_params(axis="x", rotation=25)
     return fig
 
@@ -234,14 +391,38 @@ def run(
         for case in how["cases"]:
             sides, model = codes_of(case, how)
             name, c = case.partition(":")[0], model.config
-            plain = PriorConfig(c.size, c.levels, c.bands, hidden=how["hidden"], layers=how["layers"], memory_dim=how["memory_dim"], window=how["columns"] * c.bands * c.levels)
+            plain = PriorConfig(
+                c.size,
+                c.levels,
+                c.bands,
+                hidden=how["hidden"],
+                layers=how["layers"],
+                memory_dim=how["memory_dim"],
+                window=how["columns"] * c.bands * c.levels,
+            )
             key = fingerprint(model.fingerprint, {s: list(g) for s, g in sides.items()}, asdict(plain), how)
             for variant in VARIANTS:
                 for index in range(how["seeds"]):
-                    got = cached([key, variant, index], lambda sides=sides, plain=plain, variant=variant, index=index: measure_variant(sides, plain, variant, index, how), code=f"audioengram.discussions.{NAME}:measure_variant")
+                    got = cached(
+                        [key, variant, index],
+                        lambda sides=sides, plain=plain, variant=variant, index=index: measure_variant(
+                            sides, plain, variant, index, how
+                        ),
+                        code=f"audioengram.discussions.{NAME}:measure_variant",
+                    )
                     rows.append(got.assign(corpus=name))
             train, test = list(sides["train"].values()), sides["test"]
-            for by, order in (("unigram", 1), ("bigram", 2)): tables.append(pd.DataFrame([dict(corpus=name, by=by, file=f, bits=b, codes=k) for f, (b, k) in zip(test, table_bits(train, list(test.values()), c.size, order), strict=True)]))
+            for by, order in (("unigram", 1), ("bigram", 2)):
+                tables.append(
+                    pd.DataFrame(
+                        [
+                            dict(corpus=name, by=by, file=f, bits=b, codes=k)
+                            for f, (b, k) in zip(
+                                test, table_bits(train, list(test.values()), c.size, order), strict=True
+                            )
+                        ]
+                    )
+                )
             longest = max(test.values(), key=len)
             clips[f"{name}_codes"] = (model.decode(longest)[:4 * c.rate], c.rate)
             out.input(codes=dict(name=case, fingerprint=key), model=dict(name=case, fingerprint=model.fingerprint))
@@ -251,8 +432,16 @@ def run(
             say = dict(corpus=name, **claims_of(rows[rows.corpus == name], tables[tables.corpus == name], p.bootstrap))
             state(out, name, say)
             if i == 0: state(out, "main", say)
-        out.figure("bits", draw_bits(rows, p.bootstrap), "Bits per code on held-out files for five priors with intervals over files, and a point for each seed")
-        out.figure("gains", draw_gains(rows, p.bootstrap), "Bits per code that each memory saves on each plain prior, paired by file")
+        out.figure(
+            "bits",
+            draw_bits(rows, p.bootstrap),
+            "Bits per code on held-out files for five priors with intervals over files, and a point for each seed",
+        )
+        out.figure(
+            "gains",
+            draw_gains(rows, p.bootstrap),
+            "Bits per code that each memory saves on each plain prior, paired by file",
+        )
         write_row(out, clips, {k: "a held-out file as its codes sound" for k in clips}, suffix=".ogg")
     return read_run(out.final)
 
@@ -261,8 +450,13 @@ def table(
 ) -> str:     # Markdown
     "Every prior on every corpus."
     rows = result.table()
-    lines = ["| corpus | prior | width | parameters | operations a code | bits per code, held out | training | gate | seeds |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| corpus | prior | width | parameters | operations a code | bits per code, held out | training | gate | seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for (c, v), g in rows.groupby(["corpus", "variant"], sort=False):
         gate = "–" if g.gate.isna().all() else f"{g.gate.mean():.2f}"
-        lines.append(f"| {c} | {v} | {g.hidden.iloc[0]} | {g.parameters.iloc[0]:,} | {g.operations.iloc[0]:,} | {g.bits.sum() / g.codes.sum():.3f} | {g.train_bits.mean():.3f} | {gate} | {g.seed.nunique()} |")
+        lines.append(
+            f"| {c} | {v} | {g.hidden.iloc[0]} | {g.parameters.iloc[0]:,} | {g.operations.iloc[0]:,} | {g.bits.sum() / g.codes.sum():.3f} | {g.train_bits.mean():.3f} | {gate} | {g.seed.nunique()} |"
+        )
     return "\n".join(lines)

@@ -20,7 +20,19 @@ from sklearn.model_selection import GroupKFold
 
 from ..core import atomic_path, cache_dir, fingerprint, generator, get_profile, spawn
 from ..data.corpora import get_corpus
-from ..ember.binding import LOOKS, HMini, act, dry_run, fit_curious, fit_h, hear, log_mel, look, salience, towers
+from audioengram.ember.binding import (
+    LOOKS,
+    HMini,
+    act,
+    dry_run,
+    fit_curious,
+    fit_h,
+    hear,
+    log_mel,
+    look,
+    salience,
+    towers,
+)
 from ..ember.cochlea import Cochlea
 from ..ember.jepa import Jepa, fit_jepa, probe
 from ..ember.likeness import agreement, ceiling, distances, modulation
@@ -45,9 +57,25 @@ def recipe(
 ) -> dict:                                      # all that decides the rows
     "What is trained and measured."
     p = get_profile(profile)
-    return dict(corpus=corpus or p.pick("synthetic", "debian-speech", "debian-speech"), tasks=[t.strip() for t in tasks.split(",")] if tasks else p.pick(["order", "phase"], ["micro", "order", "phase"], ["micro", "order", "phase", "gap"]),
-                pairs=p.pick(12, 140, 2000), seeds=p.pick(2, 5, 5), channels=p.pick(8, 24, 64), dim=p.pick(16, 32, 512), layers=p.pick(1, 2, 6), filters=p.pick(8, 32, 128), epochs=p.pick(1, 10, 60),
-                updates=p.pick(4, 240, 2000), width=p.pick(16, 32, 768), depth=p.pick(1, 2, 13), prices=p.pick([.05], [.01, .03, .1, .2], [.01, .03, .1, .2]), held=p.pick(.4, .35, .2), seed=int(seed))
+    return dict(
+        corpus=corpus or p.pick("synthetic", "debian-speech", "debian-speech"),
+        tasks=[t.strip() for t in tasks.split(",")]
+        if tasks
+        else p.pick(["order", "phase"], ["micro", "order", "phase"], ["micro", "order", "phase", "gap"]),
+        pairs=p.pick(12, 140, 2000),
+        seeds=p.pick(2, 5, 5),
+        channels=p.pick(8, 24, 64),
+        dim=p.pick(16, 32, 512),
+        layers=p.pick(1, 2, 6),
+        filters=p.pick(8, 32, 128),
+        epochs=p.pick(1, 10, 60),
+        updates=p.pick(4, 240, 2000),
+        width=p.pick(16, 32, 768),
+        depth=p.pick(1, 2, 13),
+        prices=p.pick([0.05], [0.01, 0.03, 0.1, 0.2], [0.01, 0.03, 0.1, 0.2]),
+        held=p.pick(0.4, 0.35, 0.2),
+        seed=int(seed),
+    )
 
 # %% ../../nbs/discussions/d30_binding.ipynb #f68b51bd
 def code() -> str: return code_fingerprint("audioengram.ember.tasks", "audioengram.ember.words")
@@ -61,13 +89,24 @@ def stimuli(
 
 @functools.lru_cache(1)
 def _stimuli(corpus, tasks, pairs, seed):
-    source = get_corpus(corpus, show=False, **(dict(n_speakers=8, n_utterances=6, seconds=1.) if corpus == "synthetic" else {}))
+    source = get_corpus(
+        corpus, show=False, **(dict(n_speakers=8, n_utterances=6, seconds=1.0) if corpus == "synthetic" else {})
+    )
     path = cache_dir("ember") / f"{fingerprint(source.fingerprint, tasks, pairs, seed, code())}.npz"
     if not path.exists():
         made = [_task_pairs(source, task, pairs, spawn(seed, task)) for task in tasks]
         table = pd.concat([t for _, t in made], ignore_index=True)
-        with atomic_path(path) as tmp: np.savez_compressed(tmp, clips=np.int16(np.concatenate([c for c, _ in made]) * 32767), table=table.to_json(orient="records"))
-    with np.load(path) as f: clips, table = np.float32(f["clips"]) / 32767, pd.read_json(io.StringIO(str(f["table"])), orient="records", dtype={"words": str, "speaker": str, "utterance": str})
+        with atomic_path(path) as tmp:
+            np.savez_compressed(
+                tmp, clips=np.int16(np.concatenate([c for c, _ in made]) * 32767), table=table.to_json(orient="records")
+            )
+    with np.load(path) as f:
+        clips, table = (
+            np.float32(f["clips"]) / 32767,
+            pd.read_json(
+                io.StringIO(str(f["table"])), orient="records", dtype={"words": str, "speaker": str, "utterance": str}
+            ),
+        )
     return clips, table.assign(kept=table.groupby(["task", "pair"]).words.transform("nunique") == 1), source
 
 def _task_pairs(source, task, pairs, seed) -> tuple:
@@ -78,21 +117,43 @@ def _task_pairs(source, task, pairs, seed) -> tuple:
         said.update({x.tobytes(): w for x, w in zip((a, b), words, strict=True)})
         return words[0] == words[1] or len(said) <= pairs // 2
     wavs, table, _ = make_pairs(source, source.utterances.utterance_id, task, pairs + pairs // 4, seed, keep=keep)
-    return wavs, table.assign(task=task, words=[" ".join(map(str, to_tokens(said[w.tobytes()]))) for w in wavs], **pd.DataFrame([attributes(w) for w in wavs]).add_prefix("a_"))
+    return wavs, table.assign(
+        task=task,
+        words=[" ".join(map(str, to_tokens(said[w.tobytes()]))) for w in wavs],
+        **pd.DataFrame([attributes(w) for w in wavs]).add_prefix("a_"),
+    )
 
 @measures("binding", 1)
 def known_by_words(
     table, how,   # from `stimuli`
 ) -> pd.DataFrame:   # one row a task and kind of input: accuracy, clips
-    "What a strong classifier tells from words, or from the exact attributes, before and after matching; speakers apart."
+    """What a strong classifier tells from words, or from the exact attributes, before and after matching; speakers
+    apart."""
     rows = []
     for task, g in table.groupby("task"):
-        for name, at in (("words, all pairs", g), ("words, matched pairs", g[g.kept]), ("attributes, matched pairs", g[g.kept])):
-            x = at[[f"a_{k}" for k in VOCABULARY]].to_numpy() if name.startswith("attr") else np.stack([np.array(w.split(), int) for w in at.words])
+        for name, at in (
+            ("words, all pairs", g),
+            ("words, matched pairs", g[g.kept]),
+            ("attributes, matched pairs", g[g.kept]),
+        ):
+            x = (
+                at[[f"a_{k}" for k in VOCABULARY]].to_numpy()
+                if name.startswith("attr")
+                else np.stack([np.array(w.split(), int) for w in at.words])
+            )
             said = np.full(len(at), -1)
             for train, test in GroupKFold(min(5, at.speaker.nunique())).split(x, groups=at.speaker):
-                said[test] = HistGradientBoostingClassifier(max_iter=60, random_state=how["seed"]).fit(x[train], at.label.to_numpy()[train]).predict(x[test])
-            rows += [dict(task=task, known=name, speaker=s, asked=len(i), right=int((said[i] == at.label.to_numpy()[i]).sum())) for s, i in at.groupby("speaker").indices.items()]
+                said[test] = (
+                    HistGradientBoostingClassifier(max_iter=60, random_state=how["seed"])
+                    .fit(x[train], at.label.to_numpy()[train])
+                    .predict(x[test])
+                )
+            rows += [
+                dict(
+                    task=task, known=name, speaker=s, asked=len(i), right=int((said[i] == at.label.to_numpy()[i]).sum())
+                )
+                for s, i in at.groupby("speaker").indices.items()
+            ]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/discussions/d30_binding.ipynb #387a1665
@@ -104,9 +165,12 @@ def inputs(how: dict) -> dict:
 def _inputs(corpus, tasks, pairs, seed, channels):
     clips, table, _ = _stimuli(corpus, tasks, pairs, seed)
     clips, ear, encoder = clips[table.kept.to_numpy()], Cochlea(channels), SpikingEncoder(channels)
-    encoder.calibrate(ear(torch.from_numpy(clips[np.random.default_rng(seed).permutation(len(clips))[:24]])), 80., steps=25)
+    encoder.calibrate(
+        ear(torch.from_numpy(clips[np.random.default_rng(seed).permutation(len(clips))[:24]])), 80.0, steps=25
+    )
     made = {"L-mini": hear(clips, ear, encoder)}
-    for kind in ("phase", "shuffle", "spectrum"): made[kind] = hear(np.stack([ablate(c, kind, spawn(seed, kind, i)) for i, c in enumerate(clips)]), ear, encoder)
+    for kind in ("phase", "shuffle", "spectrum"):
+        made[kind] = hear(np.stack([ablate(c, kind, spawn(seed, kind, i)) for i, c in enumerate(clips)]), ear, encoder)
     made["rate"] = scatter_spikes(made["L-mini"], seed=seed)
     return {k: v.to(torch.uint8) for k, v in made.items()} | {"log-mel": log_mel(clips, channels)}
 
@@ -118,7 +182,11 @@ def measure_seed(
     "Everything that depends on a seed."
     clips, table, source = stimuli(how)
     clips, table = clips[table.kept.to_numpy()], table[table.kept].reset_index(drop=True)
-    split, seed, grids = source.split(how["held"], spawn(how["seed"], "split", index)), spawn(how["seed"], "seed", index), inputs(how)
+    split, seed, grids = (
+        source.split(how["held"], spawn(how["seed"], "split", index)),
+        spawn(how["seed"], "seed", index),
+        inputs(how),
+    )
     held, labels = table.speaker.isin(split.eval).to_numpy(), torch.tensor(table.label.to_numpy())
     words = torch.tensor([[int(t) for t in w.split()] for w in table.words])
     train = torch.from_numpy(np.flatnonzero(~held))
@@ -126,11 +194,18 @@ def measure_seed(
     for name, make in towers(how["channels"], how["dim"], how["layers"], how["filters"]).items():
         torch.manual_seed(seed)
         models[name] = Jepa(make())
-        health.append(pd.DataFrame(fit_jepa(models[name], grids[name][train].float(), how["epochs"], seed=seed)).assign(embedding=name, epoch=lambda d: d.index + 1, seed=index))
-    torch.manual_seed(seed); models["untrained"] = Jepa(towers(how["channels"], how["dim"], how["layers"], how["filters"])["L-mini"]())
+        health.append(
+            pd.DataFrame(fit_jepa(models[name], grids[name][train].float(), how["epochs"], seed=seed)).assign(
+                embedding=name, epoch=lambda d: d.index + 1, seed=index
+            )
+        )
+    torch.manual_seed(seed)
+    models["untrained"] = Jepa(towers(how["channels"], how["dim"], how["layers"], how["filters"])["L-mini"]())
     models["untrained"].teacher.set_units(grids["L-mini"][train].float())
     embed = lambda model, grid: torch.cat([models[model].embed(g.float()) for g in grid.split(128)])
-    z = {"log-mel": embed("log-mel", grids["log-mel"]), "untrained": embed("untrained", grids["L-mini"])} | {k: embed("L-mini", grids[k]) for k in ("L-mini", "phase", "shuffle", "spectrum", "rate")}
+    z = {"log-mel": embed("log-mel", grids["log-mel"]), "untrained": embed("untrained", grids["L-mini"])} | {
+        k: embed("L-mini", grids[k]) for k in ("L-mini", "phase", "shuffle", "spectrum", "rate")
+    }
     other = np.arange(len(table))
     for _, i in table.groupby(["task", held]).indices.items(): other[i] = np.random.default_rng(seed).permutation(i)
     z["permuted"] = z["L-mini"][other]
@@ -140,11 +215,30 @@ def measure_seed(
         for condition in CONDITIONS:
             torch.manual_seed(spawn(seed, task))
             vectors = z.get(condition)
-            h = fit_h(HMini(how["dim"], 2, how["width"], how["depth"]), labels[fit], words[fit], None if vectors is None else vectors[fit], updates=how["updates"], seed=seed)
-            with torch.no_grad(): right = (h(words[test], None if vectors is None else vectors[test])[0].argmax(1) == labels[test]).numpy()
-            rows += [dict(seed=index, task=task, condition=condition, speaker=s, asked=len(i), right=int(right[i].sum())) for s, i in table.iloc[test.numpy()].reset_index(drop=True).groupby("speaker").indices.items()]
+            h = fit_h(
+                HMini(how["dim"], 2, how["width"], how["depth"]),
+                labels[fit],
+                words[fit],
+                None if vectors is None else vectors[fit],
+                updates=how["updates"],
+                seed=seed,
+            )
+            with torch.no_grad():
+                right = (
+                    h(words[test], None if vectors is None else vectors[test])[0].argmax(1) == labels[test]
+                ).numpy()
+            rows += [
+                dict(seed=index, task=task, condition=condition, speaker=s, asked=len(i), right=int(right[i].sum()))
+                for s, i in table.iloc[test.numpy()].reset_index(drop=True).groupby("speaker").indices.items()
+            ]
     senses, modulated = sensing(index, how, models["L-mini"], grids["L-mini"].float(), labels, words, table, held, seed)
-    return dict(results=pd.DataFrame(rows), health=pd.concat(health, ignore_index=True), sensing=senses, modulation=modulated, **knowing(index, how, clips, table, held, z, grids))
+    return dict(
+        results=pd.DataFrame(rows),
+        health=pd.concat(health, ignore_index=True),
+        sensing=senses,
+        modulation=modulated,
+        **knowing(index, how, clips, table, held, z, grids),
+    )
 
 # %% ../../nbs/discussions/d30_binding.ipynb #08ff186e
 def sensing(index, how, model, grid, labels, words, table, held, seed) -> tuple:
@@ -155,19 +249,52 @@ def sensing(index, how, model, grid, labels, words, table, held, seed) -> tuple:
     where = {int(a): i for i, a in enumerate(at)}
     of = lambda side: {k: v[[where[int(i)] for i in side]] for k, v in looks.items()}
     rows, modulated, middle = [], [], how["prices"][len(how["prices"]) // 2]
-    for name, signal in dict(none=None, true=s, flat=s.mean().expand_as(s), permuted=s[torch.from_numpy(np.random.default_rng(seed).permutation(len(s)))]).items():
+    for name, signal in dict(
+        none=None,
+        true=s,
+        flat=s.mean().expand_as(s),
+        permuted=s[torch.from_numpy(np.random.default_rng(seed).permutation(len(s)))],
+    ).items():
         torch.manual_seed(seed)
         heard = (None, None) if signal is None else (signal[fit], signal[test])
-        h = fit_curious(HMini(how["dim"], 2, how["width"], how["depth"]), labels[fit], words[fit], of(fit), heard[0], updates=how["updates"], seed=seed)
+        h = fit_curious(
+            HMini(how["dim"], 2, how["width"], how["depth"]),
+            labels[fit],
+            words[fit],
+            of(fit),
+            heard[0],
+            updates=how["updates"],
+            seed=seed,
+        )
         if signal is None:
             for price in how["prices"]:
                 for policy, given in (("own", "own"), ("own, shuffled", generator(seed)), *((k, k) for k in LOOKS)):
                     said, cost, _ = act(h, words[test], of(test), price, policy=given)
-                    rows.append(dict(seed=index, price=price, policy=policy, asked=len(test), right=int((said == labels[test]).sum()), cost=float(cost.sum())))
+                    rows.append(
+                        dict(
+                            seed=index,
+                            price=price,
+                            policy=policy,
+                            asked=len(test),
+                            right=int((said == labels[test]).sum()),
+                            cost=float(cost.sum()),
+                        )
+                    )
             continue
         said, cost, _ = act(h, words[test], of(test), middle, heard[1])
         sudden = s[test] >= s[test].median()
-        modulated += [dict(seed=index, signal=name, startled=bool(k), asked=int(m.sum()), right=int((said == labels[test])[m].sum()), cost=float(cost[m].sum()), gain=float(h.gain.detach())) for k, m in ((True, sudden), (False, ~sudden))]
+        modulated += [
+            dict(
+                seed=index,
+                signal=name,
+                startled=bool(k),
+                asked=int(m.sum()),
+                right=int((said == labels[test])[m].sum()),
+                cost=float(cost[m].sum()),
+                gain=float(h.gain.detach()),
+            )
+            for k, m in ((True, sudden), (False, ~sudden))
+        ]
     return pd.DataFrame(rows), pd.DataFrame(modulated)
 
 # %% ../../nbs/discussions/d30_binding.ipynb #f5463223
@@ -177,19 +304,39 @@ def knowing(index, how, clips, table, held, z, grids) -> dict:
     onset, fit, test = np.diff(level, axis=1).max(1), ~held, held
     pitch, speaker = np.log(table.a_pitch.to_numpy()), table.speaker.to_numpy()
     known = np.flatnonzero(fit & (table.groupby("speaker").pair.transform("size") >= 8).to_numpy())
-    odd = (table.pair.to_numpy() % 2 == 1)[known]                                      # pairs never straddle the probe's split
-    rows, names = [], {"L-mini": "L-mini", "log-mel": "log-mel", "untrained": "untrained", "shuffled in time": "shuffle"}
+    # pairs never straddle the probe's split
+    odd = (table.pair.to_numpy() % 2 == 1)[known]
+    rows, names = (
+        [],
+        {"L-mini": "L-mini", "log-mel": "log-mel", "untrained": "untrained", "shuffled in time": "shuffle"},
+    )
     pool = {k: torch.cat([z[v].mean(1), z[v].std(1)], 1).numpy() for k, v in names.items()}
     for name, x in pool.items():
-        scores = dict(pitch=probe(x[fit], pitch[fit], x[test], pitch[test]), onset=probe(x[fit], onset[fit], x[test], onset[test]))
-        if len(set(speaker[known][~odd])) > 1 and odd.any(): scores["speaker"] = probe(x[known][~odd], speaker[known][~odd], x[known][odd], speaker[known][odd])
+        scores = dict(
+            pitch=probe(x[fit], pitch[fit], x[test], pitch[test]), onset=probe(x[fit], onset[fit], x[test], onset[test])
+        )
+        if len(set(speaker[known][~odd])) > 1 and odd.any():
+            scores["speaker"] = probe(x[known][~odd], speaker[known][~odd], x[known][odd], speaker[known][odd])
         rows += [dict(seed=index, embedding=name, property=k, score=v) for k, v in scores.items()]
     some = np.random.default_rng(how["seed"]).permutation(len(clips))[:120]             # the same clips for every seed
     reference, likeness = distances(modulation(clips[some])), []
     for name, x in pool.items():
         d = distances(x[some])
-        likeness.append(dict(seed=index, embedding=name, modulation=agreement(d, reference), ranks=" ".join(map(str, np.round(d[np.linspace(0, len(d) - 1, min(len(d), 2000)).astype(int)]).astype(int)))))
-    return dict(probes=pd.DataFrame(rows), likeness=pd.DataFrame(likeness), cost=pd.DataFrame([dict(seed=index, **activity(grids["L-mini"].float(), how["filters"], 2000))]))
+        likeness.append(
+            dict(
+                seed=index,
+                embedding=name,
+                modulation=agreement(d, reference),
+                ranks=" ".join(
+                    map(str, np.round(d[np.linspace(0, len(d) - 1, min(len(d), 2000)).astype(int)]).astype(int))
+                ),
+            )
+        )
+    return dict(
+        probes=pd.DataFrame(rows),
+        likeness=pd.DataFrame(likeness),
+        cost=pd.DataFrame([dict(seed=index, **activity(grids["L-mini"].float(), how["filters"], 2000))]),
+    )
 
 # %% ../../nbs/discussions/d30_binding.ipynb #0130f50f
 def by_speaker(rows, a: str, b=None) -> pd.Series:   # condition; another to subtract
@@ -203,7 +350,11 @@ def mean_of(series, n=2000) -> Estimate: return bootstrap_by(series.to_numpy(), 
 def power(differences) -> float:   # difference of means
     "The least difference that 80 % of such experiments find at the 5 % level."
     n = len(differences)
-    return float((sps.t.ppf(.975, n - 1) + sps.t.ppf(.8, n - 1)) * np.std(differences, ddof=1) / np.sqrt(n)) if n > 1 else float("inf")
+    return (
+        float((sps.t.ppf(0.975, n - 1) + sps.t.ppf(0.8, n - 1)) * np.std(differences, ddof=1) / np.sqrt(n))
+        if n > 1
+        else float("inf")
+    )
 
 @measures("binding", 1)
 def claims_of(
@@ -213,42 +364,90 @@ def claims_of(
     rows = t["results"]
     say = {f"acc_{c.replace('-', '').replace(' ', '_')}": mean_of(by_speaker(rows, c), n) for c in CONDITIONS}
     gain, mel = by_speaker(rows, "L-mini", "words"), by_speaker(rows, "L-mini", "log-mel")
-    say |= dict(gain=mean_of(gain, n), gain_mel=mean_of(by_speaker(rows, "log-mel", "words"), n), over_mel=mean_of(mel, n), over_untrained=mean_of(by_speaker(rows, "L-mini", "untrained"), n), p_gain=sign_flip_p(gain), p_mel=sign_flip_p(mel),
-                power=power(gain), power_mel=power(mel), speakers=int(rows.speaker.nunique()), seeds=int(rows.seed.nunique()), clips=int(rows[rows.condition == "words"].asked.sum()))
+    say |= dict(
+        gain=mean_of(gain, n),
+        gain_mel=mean_of(by_speaker(rows, "log-mel", "words"), n),
+        over_mel=mean_of(mel, n),
+        over_untrained=mean_of(by_speaker(rows, "L-mini", "untrained"), n),
+        p_gain=sign_flip_p(gain),
+        p_mel=sign_flip_p(mel),
+        power=power(gain),
+        power_mel=power(mel),
+        speakers=int(rows.speaker.nunique()),
+        seeds=int(rows.seed.nunique()),
+        clips=int(rows[rows.condition == "words"].asked.sum()),
+    )
     for a in ABLATIONS: say[f"cost_{a}"] = mean_of(by_speaker(rows, "L-mini", a), n)
     for task in rows.task.unique():
         r = rows[rows.task == task]
-        say |= {f"{task}_gain": mean_of(by_speaker(r, "L-mini", "words"), n), f"{task}_over_mel": mean_of(by_speaker(r, "L-mini", "log-mel"), n)} | {f"{task}_{c.replace('-', '')}": mean_of(by_speaker(r, c), n) for c in ("L-mini", "log-mel", "untrained")}
+        say |= {
+            f"{task}_gain": mean_of(by_speaker(r, "L-mini", "words"), n),
+            f"{task}_over_mel": mean_of(by_speaker(r, "L-mini", "log-mel"), n),
+        } | {f"{task}_{c.replace('-', '')}": mean_of(by_speaker(r, c), n) for c in ("L-mini", "log-mel", "untrained")}
     above = lambda e, x=0: e.lo is not None and e.lo > x
-    rules = dict(gains=above(say["gain"], LEAST) and say["p_gain"] < ALPHA, needs_time=all(above(say[f"cost_{a}"]) for a in ABLATIONS), beats_mel=above(say["over_mel"]))
+    rules = dict(
+        gains=above(say["gain"], LEAST) and say["p_gain"] < ALPHA,
+        needs_time=all(above(say[f"cost_{a}"]) for a in ABLATIONS),
+        beats_mel=above(say["over_mel"]),
+    )
     say |= {f"rule_{k}": "met" if v else "not met" for k, v in rules.items()}
     say["verdict"] = "go" if all(rules.values()) else "no go"
-    say["headline"] = "spikes beat log-mel" if rules["beats_mel"] else "log-mel wins" if (say["over_mel"].hi or 0) < 0 else "spikes and log-mel tie"
+    say["headline"] = (
+        "spikes beat log-mel"
+        if rules["beats_mel"]
+        else "log-mel wins"
+        if (say["over_mel"].hi or 0) < 0
+        else "spikes and log-mel tie"
+    )
     say["spared"] = ", ".join(a for a in ABLATIONS if not above(say[f"cost_{a}"])) or "none"
     known = t["known"]
-    for k, id in (("words, all pairs", "words_all"), ("words, matched pairs", "words_matched"), ("attributes, matched pairs", "attributes")):
+    for k, id in (
+        ("words, all pairs", "words_all"),
+        ("words, matched pairs", "words_matched"),
+        ("attributes, matched pairs", "attributes"),
+    ):
         s = known[known.known == k].groupby("speaker")[["right", "asked"]].sum()
         say[f"known_{id}"] = mean_of(s.right / s.asked, n)
     last = t["health"].groupby(["embedding", "seed"]).last().groupby("embedding").mean(numeric_only=True)
-    say |= dict(rank=float(last["share"]["L-mini"]), rank_mel=float(last["share"]["log-mel"]), least=float(last["least"]["L-mini"]))
+    say |= dict(
+        rank=float(last["share"]["L-mini"]),
+        rank_mel=float(last["share"]["log-mel"]),
+        least=float(last["least"]["L-mini"]),
+    )
     probes = t["probes"].groupby(["embedding", "property"]).score.mean()
     say |= {f"probe_{p}_{e.split()[0].replace('-', '')}": float(v) for (e, p), v in probes.items()}
     ahead = t["probes"].pivot(index=["property", "seed"], columns="embedding", values="score")
     for p, g in ahead.groupby("property"):
-        for other in set(ahead) - {"L-mini"}: say[f"ahead_{p}_{other.split()[0].replace('-', '')}"] = bootstrap_by((g["L-mini"] - g[other]).to_numpy(), g.index.get_level_values("seed").to_numpy(), n=n, unit="seed")
+        for other in set(ahead) - {"L-mini"}:
+            say[f"ahead_{p}_{other.split()[0].replace('-', '')}"] = bootstrap_by(
+                (g["L-mini"] - g[other]).to_numpy(), g.index.get_level_values("seed").to_numpy(), n=n, unit="seed"
+            )
     like = t["likeness"]
     say |= {f"rsa_{e.split()[0].replace('-', '')}": float(g.modulation.mean()) for e, g in like.groupby("embedding")}
-    say["rsa_low"], say["rsa_high"] = ceiling([np.array(r.split(), float) for r in like[like.embedding == "L-mini"].ranks])
+    say["rsa_low"], say["rsa_high"] = ceiling(
+        [np.array(r.split(), float) for r in like[like.embedding == "L-mini"].ranks]
+    )
     cost = t["cost"].mean()
-    say |= dict(spikes=float(cost.spikes), each=float(cost.each), operations_share=float(cost.operations / (cost.dense * 8)))
+    say |= dict(
+        spikes=float(cost.spikes), each=float(cost.each), operations_share=float(cost.operations / (cost.dense * 8))
+    )
     m = t["modulation"].groupby(["signal", "startled"])[["right", "asked", "cost"]].sum()
     for s in ("true", "flat", "permuted"):
         for k, id in ((True, "startled"), (False, "calm")): say[f"spent_{s}_{id}"] = float(m.cost[s, k] / m.asked[s, k])
-    each = t["modulation"].pivot_table(index="seed", columns=["signal", "startled"], values=["cost", "asked", "right"], aggfunc="sum")
+    each = t["modulation"].pivot_table(
+        index="seed", columns=["signal", "startled"], values=["cost", "asked", "right"], aggfunc="sum"
+    )
     spend = lambda s, k: each["cost"][s][k] / each["asked"][s][k]
-    say["more_when_startled"] = bootstrap_by(((spend("true", True) - spend("true", False)) - (spend("flat", True) - spend("flat", False))).to_numpy(), each.index.to_numpy(), n=n, unit="seed")
+    say["more_when_startled"] = bootstrap_by(
+        ((spend("true", True) - spend("true", False)) - (spend("flat", True) - spend("flat", False))).to_numpy(),
+        each.index.to_numpy(),
+        n=n,
+        unit="seed",
+    )
     right = lambda s: (each["right"][s].sum(1) / each["asked"][s].sum(1))
-    say["signal_helps"] = bootstrap_by((right("true") - right("flat")).to_numpy(), each.index.to_numpy(), n=n, unit="seed")
+    say["signal_helps"] = bootstrap_by(
+        (right("true") - right("flat")).to_numpy(), each.index.to_numpy(), n=n, unit="seed"
+    )
     return say
 
 # %% ../../nbs/discussions/d30_binding.ipynb #3d91b9c5
@@ -258,8 +457,21 @@ def draw_conditions(rows, n=2000):
     fig, axes = panels(len(tasks) + 1, 2, 4.6, 3., titles=("all tasks", *tasks))
     for ax, task in zip(axes, (None, *tasks), strict=True):
         r = rows if task is None else rows[rows.task == task]
-        table = [dict(condition=c, **{k: getattr(mean_of(by_speaker(r, c), n), k) for k in ("value", "lo", "hi")}) for c in CONDITIONS]
-        interval_plot(pd.DataFrame(table), "condition", "value", ax=ax, xlabel="", ylabel="accuracy", null=.5, null_label="chance", connect=False)
+        table = [
+            dict(condition=c, **{k: getattr(mean_of(by_speaker(r, c), n), k) for k in ("value", "lo", "hi")})
+            for c in CONDITIONS
+        ]
+        interval_plot(
+            pd.DataFrame(table),
+            "condition",
+            "value",
+            ax=ax,
+            xlabel="",
+            ylabel="accuracy",
+            null=0.5,
+            null_label="chance",
+            connect=False,
+        )
         ax.tick_params(axis="x", rotation=40)
         for i, c in enumerate(CONDITIONS):
             s = r[r.condition == c].groupby("seed")[["right", "asked"]].sum()
@@ -271,9 +483,22 @@ def draw_known(known, n=2000):
     table = []
     for (task, k), g in known.groupby(["task", "known"], sort=False):
         s = g.groupby("speaker")[["right", "asked"]].sum()
-        table.append(dict(task=task, input=k, **{f: getattr(mean_of(s.right / s.asked, n), f) for f in ("value", "lo", "hi")}))
+        table.append(
+            dict(task=task, input=k, **{f: getattr(mean_of(s.right / s.asked, n), f) for f in ("value", "lo", "hi")})
+        )
     fig, (ax,) = panels(1, 1, 6., 3.2)
-    interval_plot(pd.DataFrame(table), "task", "value", hue="input", ax=ax, xlabel="", ylabel="accuracy of a boosted-tree classifier", null=.5, null_label="chance", connect=False)
+    interval_plot(
+        pd.DataFrame(table),
+        "task",
+        "value",
+        hue="input",
+        ax=ax,
+        xlabel="",
+        ylabel="accuracy of a boosted-tree classifier",
+        null=0.5,
+        null_label="chance",
+        connect=False,
+    )
     return fig
 
 def draw_embedding(t):
@@ -282,21 +507,59 @@ def draw_embedding(t):
     for i, (e, g) in enumerate(t["health"].groupby("embedding")):
         m = g.groupby("epoch").share.mean()
         axes[0].plot(m.index, m, "o-"[:2], color=("#0072B2", "#D55E00")[i], label=e)
-    reference(axes[0], .5, "half"); axes[0].set(xlabel="epoch", ylabel="share of dimensions", ylim=(0, 1)); axes[0].legend()
-    interval_plot(t["probes"].groupby(["property", "embedding"], as_index=False).score.agg(value="mean", lo="min", hi="max"), "property", "value", hue="embedding", ax=axes[1], xlabel="", ylabel="accuracy or R², range over seeds", connect=False)
+    reference(axes[0], 0.5, "half")
+    axes[0].set(xlabel="epoch", ylabel="share of dimensions", ylim=(0, 1))
+    axes[0].legend()
+    interval_plot(
+        t["probes"].groupby(["property", "embedding"], as_index=False).score.agg(value="mean", lo="min", hi="max"),
+        "property",
+        "value",
+        hue="embedding",
+        ax=axes[1],
+        xlabel="",
+        ylabel="accuracy or R², range over seeds",
+        connect=False,
+    )
     legend_below(axes[1])
-    interval_plot(t["likeness"].groupby("embedding", as_index=False).modulation.agg(value="mean", lo="min", hi="max"), "embedding", "value", ax=axes[2], xlabel="", ylabel="rank correlation of distances", connect=False)
+    interval_plot(
+        t["likeness"].groupby("embedding", as_index=False).modulation.agg(value="mean", lo="min", hi="max"),
+        "embedding",
+        "value",
+        ax=axes[2],
+        xlabel="",
+        ylabel="rank correlation of distances",
+        connect=False,
+    )
     axes[2].tick_params(axis="x", rotation=30)
     return fig
 
 def draw_sensing(t):
     "Accuracy against what was spent, and what startle does to spending."
     fig, axes = panels(2, 2, 4.6, 3.2, titles=("Asking for more", "Startle"))
-    s = t["sensing"].groupby(["policy", "price"], as_index=False)[["right", "asked", "cost"]].sum().assign(accuracy=lambda d: d.right / d.asked, spent=lambda d: d.cost / d.asked)
-    for i, (policy, g) in enumerate(s.groupby("policy", sort=False)): axes[0].plot(g.spent, g.accuracy, "osD^vP"[i], color=("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")[i], label=policy)
+    s = (
+        t["sensing"]
+        .groupby(["policy", "price"], as_index=False)[["right", "asked", "cost"]]
+        .sum()
+        .assign(accuracy=lambda d: d.right / d.asked, spent=lambda d: d.cost / d.asked)
+    )
+    for i, (policy, g) in enumerate(s.groupby("policy", sort=False)):
+        axes[0].plot(
+            g.spent,
+            g.accuracy,
+            "osD^vP"[i],
+            color=("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")[i],
+            label=policy,
+        )
     axes[0].set(xlabel="units of looking spent on a clip", ylabel="accuracy, order"); axes[0].legend(fontsize=7.5)
-    m = t["modulation"].groupby(["signal", "startled"], as_index=False)[["cost", "asked"]].sum().assign(spent=lambda d: d.cost / d.asked, clip=lambda d: np.where(d.startled, "sudden", "calm"))
-    interval_plot(m, "signal", "spent", None, None, hue="clip", ax=axes[1], ylabel="units spent on a clip", connect=False)
+    m = (
+        t["modulation"]
+        .groupby(["signal", "startled"], as_index=False)[["cost", "asked"]]
+        .sum()
+        .assign(spent=lambda d: d.cost / d.asked, clip=lambda d: np.where(d.startled, "sudden", "calm"))
+    )
+    interval_plot(
+        m, "signal", "spent", None, None, hue="clip", ax=axes[1], ylabel="units spent on a clip", connect=False
+    )
     return fig
 
 # %% ../../nbs/discussions/d30_binding.ipynb #fd64a7c5
@@ -311,25 +574,62 @@ def run(
     "Train, measure and publish."
     p, how = get_profile(profile), recipe(profile, corpus, tasks, seed)
     use_style()
-    with Run(NAME, dict(corpus=how["corpus"], tasks=", ".join(how["tasks"]), seed=seed), folder=folder, profile=p) as out:
+    with Run(
+        NAME, dict(corpus=how["corpus"], tasks=", ".join(how["tasks"]), seed=seed), folder=folder, profile=p
+    ) as out:
         clips, table, source = stimuli(how)
         key, measuring, t = fingerprint(source.fingerprint, how), f"audioengram.discussions.{NAME}:measure_seed", {}
         for i in range(how["seeds"]):
             measured = functools.cache(lambda i=i: measure_seed(i, how))
-            for name in ("results", "health", "sensing", "modulation", "probes", "likeness", "cost"): t.setdefault(name, []).append(cached([key, i, name], lambda name=name, measured=measured: measured()[name], code=measuring))
+            for name in ("results", "health", "sensing", "modulation", "probes", "likeness", "cost"):
+                t.setdefault(name, []).append(
+                    cached([key, i, name], lambda name=name, measured=measured: measured()[name], code=measuring)
+                )
         t = {k: pd.concat(v, ignore_index=True) for k, v in t.items()}
-        t["known"] = cached([key, "known"], lambda: known_by_words(table, how), code=f"audioengram.discussions.{NAME}:known_by_words")
+        t["known"] = cached(
+            [key, "known"], lambda: known_by_words(table, how), code=f"audioengram.discussions.{NAME}:known_by_words"
+        )
         out.input(corpus=dict(name=how["corpus"], fingerprint=source.fingerprint))
         for name, rows in t.items(): out.rows(rows.drop(columns="ranks", errors="ignore"), name)
         matched = table.groupby("task").kept.mean()
         for id, x in (claims_of(t, p.bootstrap) | {f"kept_{k}": float(v) for k, v in matched.items()}).items():
-            if isinstance(x, Estimate): out.claim_estimate(f"main.{id}", x)
-            else: out.claim(f"main.{id}", x, exact="word" if isinstance(x, str) else "count" if isinstance(x, int) else "one number over all seeds")
-        out.figure("conditions", draw_conditions(t["results"], p.bootstrap), "Accuracy in every condition over all tasks and for each task, with intervals over speakers and a point for each seed")
-        out.figure("known", draw_known(t["known"], p.bootstrap), "What a classifier tells from words and attributes before and after matching")
-        out.figure("embedding", draw_embedding(t), "Effective rank through training, linear probes and likeness to modulation filters")
-        out.figure("sensing", draw_sensing(t), "Accuracy against units of looking spent, and spending under three startle signals")
-        heard = {f"{task}_{'ab'[int(r.label)]}": (clips[i], 16_000) for task in how["tasks"] for i, r in table[(table.task == task) & table.kept].head(2).iterrows()}
+            if isinstance(x, Estimate):
+                out.claim_estimate(f"main.{id}", x)
+            else:
+                out.claim(
+                    f"main.{id}",
+                    x,
+                    exact="word"
+                    if isinstance(x, str)
+                    else "count"
+                    if isinstance(x, int)
+                    else "one number over all seeds",
+                )
+        out.figure(
+            "conditions",
+            draw_conditions(t["results"], p.bootstrap),
+            "Accuracy in every condition over all tasks and for each task, with intervals over speakers and a point for each seed",
+        )
+        out.figure(
+            "known",
+            draw_known(t["known"], p.bootstrap),
+            "What a classifier tells from words and attributes before and after matching",
+        )
+        out.figure(
+            "embedding",
+            draw_embedding(t),
+            "Effective rank through training, linear probes and likeness to modulation filters",
+        )
+        out.figure(
+            "sensing",
+            draw_sensing(t),
+            "Accuracy against units of looking spent, and spending under three startle signals",
+        )
+        heard = {
+            f"{task}_{'ab'[int(r.label)]}": (clips[i], 16_000)
+            for task in how["tasks"]
+            for i, r in table[(table.task == task) & table.kept].head(2).iterrows()
+        }
         write_row(out, heard, {k: f"{k[:-2]}, class {k[-1]}: same words" for k in heard})
     return read_run(out.final)
 
@@ -339,9 +639,23 @@ def conditions_table(result) -> str:   # Markdown
     tasks = list(dict.fromkeys(rows.task))
     lines = ["| condition | all tasks | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 2) + "|"]
     show = lambda e: f"{e.value:.3f}" + (f" [{e.lo:.3f}, {e.hi:.3f}]" if e.lo is not None else "")
-    for c in CONDITIONS: lines.append(f"| {c} | " + " | ".join(show(mean_of(by_speaker(r, c))) for r in (rows, *(rows[rows.task == k] for k in tasks))) + " |")
+    for c in CONDITIONS:
+        lines.append(
+            f"| {c} | "
+            + " | ".join(show(mean_of(by_speaker(r, c))) for r in (rows, *(rows[rows.task == k] for k in tasks)))
+            + " |"
+        )
     return "\n".join(lines)
 
 def sizes_table() -> str:   # Markdown
     "What `--profile full` would take."
-    return "\n".join(["| network | parameters | memory to train | memory to use |", "|---|---|---|---|", *(f"| {r.network} | {r.parameters / 1e6:.1f} M | {r.training_bytes / 1e9:.1f} GB | {r.use_bytes / 1e9:.2f} GB |" for r in dry_run().itertuples())])
+    return "\n".join(
+        [
+            "| network | parameters | memory to train | memory to use |",
+            "|---|---|---|---|",
+            *(
+                f"| {r.network} | {r.parameters / 1e6:.1f} M | {r.training_bytes / 1e9:.1f} GB | {r.use_bytes / 1e9:.2f} GB |"
+                for r in dry_run().itertuples()
+            ),
+        ]
+    )

@@ -37,8 +37,23 @@ def recipe(
 ) -> dict:                          # all that decides the rows
     "What is trained and measured."
     p = get_profile(profile)
-    return dict(corpus=corpus or p.pick("synthetic", "debian-speech", "debian-speech"), seeds=p.pick(2, 3, 5), dim=p.pick(16, 32, 64), layers=p.pick(1, 1, 2), latent_steps=p.pick(1, 2, 6), rounds=p.pick(1, 1, 3), steps=p.pick(2, 4, 4),
-                places=p.pick(4, 6, 16), updates=p.pick(15, 300, 6000), batch=p.pick(16, 32, 256), tested=p.pick(60, 400, 4000), pairs=p.pick(8, 160, 1500), channels=p.pick(8, 16, 32), longer=p.pick(1, 4, 8), seed=int(seed))
+    return dict(
+        corpus=corpus or p.pick("synthetic", "debian-speech", "debian-speech"),
+        seeds=p.pick(2, 3, 5),
+        dim=p.pick(16, 32, 64),
+        layers=p.pick(1, 1, 2),
+        latent_steps=p.pick(1, 2, 6),
+        rounds=p.pick(1, 1, 3),
+        steps=p.pick(2, 4, 4),
+        places=p.pick(4, 6, 16),
+        updates=p.pick(15, 300, 6000),
+        batch=p.pick(16, 32, 256),
+        tested=p.pick(60, 400, 4000),
+        pairs=p.pick(8, 160, 1500),
+        channels=p.pick(8, 16, 32),
+        longer=p.pick(1, 4, 8),
+        seed=int(seed),
+    )
 
 # %% ../../nbs/discussions/d31_recursion.ipynb #069a909a
 @measures("recursion", 1)
@@ -47,13 +62,16 @@ def order_set(
     corpus: str, pairs: int, channels: int, seed: int,
 ) -> dict:   # side -> (x [N,T,C], labels [N], table), and two clips
     "Speaker-disjoint clips of two events, as spikes counted in 10 ms."
-    source = get_corpus(corpus, show=False, **(dict(n_speakers=6, n_utterances=6, seconds=1.) if corpus == "synthetic" else {}))
+    source = get_corpus(
+        corpus, show=False, **(dict(n_speakers=6, n_utterances=6, seconds=1.0) if corpus == "synthetic" else {})
+    )
     split, sides = source.split(.3, seed), {}
     ear, encoder = Cochlea(channels), SpikingEncoder(channels)
     for side, ids, n in (("train", split.train_utterances, pairs), ("test", split.eval_utterances, max(4, pairs // 2))):
         wavs, table, _ = make_pairs(source, ids, "order", n, spawn(seed, side), seconds=.3)
         if side == "train": encoder.calibrate(ear(torch.from_numpy(wavs[:24])), 60., steps=25)
-        with torch.no_grad(): x = torch.cat([bin_spikes(encoder(ear(w))[0], 160) for w in torch.from_numpy(wavs).split(32)])
+        with torch.no_grad():
+            x = torch.cat([bin_spikes(encoder(ear(w))[0], 160) for w in torch.from_numpy(wavs).split(32)])
         sides[side] = (x.transpose(1, 2), torch.tensor(table.label.to_numpy()), table)
         sides.setdefault("clips", wavs[:2])
     return sides | dict(fingerprint=source.fingerprint, licence=source.licence)
@@ -61,8 +79,11 @@ def order_set(
 # %% ../../nbs/discussions/d31_recursion.ipynb #58046e62
 @measures("recursion", 1)
 def train_and_test(
-    task: str, model: str, index: int, how: dict,   # "parity" or "order"; one of MODELS; seed; recipe
-) -> pd.DataFrame:   # one row a place in the row (0: one answer for all), step or threshold, and unit: asked, right, the probability that the core gives itself, steps taken
+    task: str,
+    model: str,
+    index: int,
+    how: dict,  # "parity" or "order"; one of MODELS; seed; recipe
+) -> pd.DataFrame:  # one row a place in the row (0: one answer for all), step or threshold, and unit: asked, right, the probability that the core gives itself, steps taken
     "One model of one seed."
     depth = {k: how[k] for k in ("latent_steps", "rounds", "steps", "layers")}
     torch.manual_seed(seed := spawn(how["seed"], task, index))
@@ -79,20 +100,57 @@ def train_and_test(
             i = torch.randint(len(x), (how["batch"],), generator=g)
             return x[i], None, y[i]
         tx, ty, table = sides["test"]
-        tests = [(s, tx[i], ty[i], torch.zeros(len(i), dtype=torch.long)) for s, i in table.groupby("speaker").indices.items()]
+        tests = [
+            (s, tx[i], ty[i], torch.zeros(len(i), dtype=torch.long))
+            for s, i in table.groupby("speaker").indices.items()
+        ]
         net = rivals(x.shape[2], 2, how["dim"], ordered=True, **depth)[model]
-    fitted, history = fit_core(net, draw, (how["updates"] if task == "parity" else max(10, how["updates"] // 4)) * (how["steps"] if model == "single pass" else 1), how["steps"], seed=seed)
-    facts, rows = dict(task=task, model=model, seed=index, parameters=sum(p.numel() for p in net.parameters()), operations=operations(net, tests[0][1].shape[1], how["steps"]), loss=float(np.mean(history[-5:]))), []
+    fitted, history = fit_core(
+        net,
+        draw,
+        (how["updates"] if task == "parity" else max(10, how["updates"] // 4))
+        * (how["steps"] if model == "single pass" else 1),
+        how["steps"],
+        seed=seed,
+    )
+    facts, rows = (
+        dict(
+            task=task,
+            model=model,
+            seed=index,
+            parameters=sum(p.numel() for p in net.parameters()),
+            operations=operations(net, tests[0][1].shape[1], how["steps"]),
+            loss=float(np.mean(history[-5:])),
+        ),
+        [],
+    )
     for unit, x, y, place in tests:
         deeper = dict(steps=how["steps"] * (how["longer"] if task == "parity" else 1)) if model == "recursive" else {}
         with torch.no_grad(): logits, sure = (o.cpu() for o in fitted(x.to(device_of(fitted)), **deeper))
-        says = [(k + 1, np.nan, l.argmax(-1), torch.full((len(x),), k + 1), s) for k, (l, s) in enumerate(zip(logits, sure, strict=True))]
-        for t in (.6, .8, .9, .95, .99) if model == "recursive" else (): says.append((0, t, *halted(logits[:how["steps"]], sure[:how["steps"]], t), sure[0]))
+        says = [
+            (k + 1, np.nan, l.argmax(-1), torch.full((len(x),), k + 1), s)
+            for k, (l, s) in enumerate(zip(logits, sure, strict=True))
+        ]
+        for t in (0.6, 0.8, 0.9, 0.95, 0.99) if model == "recursive" else ():
+            says.append((0, t, *halted(logits[: how["steps"]], sure[: how["steps"]], t), sure[0]))
         for step, threshold, said, taken, s in says:
             for level in place.unique().tolist():
                 at = place == level
-                spread = lambda v, at=at: float((v.reshape(-1, *[1] * (at.ndim - 1)).expand(at.shape)[at]).sum())   # a clip's number for each of its places
-                rows.append(dict(facts, level=level, unit=unit, step=step, threshold=threshold, asked=int(at.sum()), right=int((said == y)[at].sum()), sure=spread(s.sigmoid()), taken=spread(taken.float())))
+                # a clip's number for each of its places
+                spread = lambda v, at=at: float((v.reshape(-1, *[1] * (at.ndim - 1)).expand(at.shape)[at]).sum())
+                rows.append(
+                    dict(
+                        facts,
+                        level=level,
+                        unit=unit,
+                        step=step,
+                        threshold=threshold,
+                        asked=int(at.sum()),
+                        right=int((said == y)[at].sum()),
+                        sure=spread(s.sigmoid()),
+                        taken=spread(taken.float()),
+                    )
+                )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/discussions/d31_recursion.ipynb #9c6d3674
@@ -118,23 +176,49 @@ def claims_of(
     rows, n: int = 2000,
 ) -> dict:   # id -> Estimate, number or word
     "What prose may say."
-    say, last = dict(seeds=int(rows.seed.nunique()), speakers=int(rows[rows.task == "order"].unit.nunique()), steps=trained_steps(rows), places=int(rows.level.max())), trained_steps(rows)
+    say, last = (
+        dict(
+            seeds=int(rows.seed.nunique()),
+            speakers=int(rows[rows.task == "order"].unit.nunique()),
+            steps=trained_steps(rows),
+            places=int(rows.level.max()),
+        ),
+        trained_steps(rows),
+    )
     for task in ("parity", "order"):
         of = {m: accuracy_by(rows, task, m) for m in MODELS}
         first = accuracy_by(rows, task, "recursive", 1)
-        say |= {f"{task}_{m.replace(' ', '_')}": mean_of(x, task, n) for m, x in of.items()} | {f"{task}_step1": mean_of(first, task, n)}
-        for rival, id in (("equal operations", "equal"), ("single pass", "single")): say[f"{task}_over_{id}"] = mean_of(of["recursive"] - of[rival], task, n)
+        say |= {f"{task}_{m.replace(' ', '_')}": mean_of(x, task, n) for m, x in of.items()} | {
+            f"{task}_step1": mean_of(first, task, n)
+        }
+        for rival, id in (("equal operations", "equal"), ("single pass", "single")):
+            say[f"{task}_over_{id}"] = mean_of(of["recursive"] - of[rival], task, n)
         say[f"{task}_added"] = mean_of(of["recursive"] - first, task, n)
         for id, against in (("outcome", "equal"), ("single_outcome", "single")):
             e = say[f"{task}_over_{against}"]
-            say[f"{task}_{id}"] = "beats" if (e.lo or 0) > 0 else "falls behind" if (e.hi or 0) < 0 else "is not clearly better or worse than"
+            say[f"{task}_{id}"] = (
+                "beats"
+                if (e.lo or 0) > 0
+                else "falls behind"
+                if (e.hi or 0) < 0
+                else "is not clearly better or worse than"
+            )
         say[f"{task}_first"] = float(first.mean() / of["recursive"].mean())
-    deep = rows[(rows.task == "parity") & (rows.level == rows.level.max()) & (rows.model == "recursive") & rows.threshold.isna()]
+    deep = rows[
+        (rows.task == "parity") & (rows.level == rows.level.max()) & (rows.model == "recursive") & rows.threshold.isna()
+    ]
     at = lambda k: float(deep[deep.step == k].right.sum() / deep[deep.step == k].asked.sum())
     stop = rows[(rows.task == "parity") & (rows.threshold == .9)]
     r = rows[rows.task == "parity"].groupby("model").parameters.first()
-    return say | dict(deep_first=at(1), deep_last=at(last), deep_longer=at(int(deep.step.max())), longest=int(deep.step.max()), stopped=float(stop.right.sum() / stop.asked.sum()), stopped_steps=float(stop.taken.sum() / stop.asked.sum()),
-                      times_parameters=float(r["equal operations"] / r["recursive"]))
+    return say | dict(
+        deep_first=at(1),
+        deep_last=at(last),
+        deep_longer=at(int(deep.step.max())),
+        longest=int(deep.step.max()),
+        stopped=float(stop.right.sum() / stop.asked.sum()),
+        stopped_steps=float(stop.taken.sum() / stop.asked.sum()),
+        times_parameters=float(r["equal operations"] / r["recursive"]),
+    )
 
 # %% ../../nbs/discussions/d31_recursion.ipynb #d3a26204
 def _to_one(ax): ax.set_yticks([t for t in ax.get_yticks() if ax.get_ylim()[0] <= t <= 1 + 1e-9])
@@ -147,14 +231,44 @@ def draw_steps(rows, n=2000):
     for (task, level, step), g in r.groupby(["task", "level", "step"]):
         s = g.groupby("seed" if task == "parity" else "unit")[["right", "asked"]].sum()
         e = mean_of(s.right / s.asked, task, n)
-        table.append(dict(task=task, place=str(level), step=step, value=e.value, lo=e.lo if e.lo is not None else e.value, hi=e.hi if e.hi is not None else e.value))
+        table.append(
+            dict(
+                task=task,
+                place=str(level),
+                step=step,
+                value=e.value,
+                lo=e.lo if e.lo is not None else e.value,
+                hi=e.hi if e.hi is not None else e.value,
+            )
+        )
     table = pd.DataFrame(table)
     sums = table[table.task == "parity"]
     shown = set(np.linspace(2, rows.level.max(), 3).round().astype(int).tolist())
-    band_plot(sums[sums.place.isin([str(k) for k in shown])].assign(place=lambda d: "place " + d.place), "step", "value", "lo", "hi", hue="place", ax=axes[0], xlabel="step of the core", ylabel="accuracy")
+    band_plot(
+        sums[sums.place.isin([str(k) for k in shown])].assign(place=lambda d: "place " + d.place),
+        "step",
+        "value",
+        "lo",
+        "hi",
+        hue="place",
+        ax=axes[0],
+        xlabel="step of the core",
+        ylabel="accuracy",
+    )
     _to_one(axes[0])
     axes[0].axvline(trained_steps(rows) + .5, color="#8A8A8A", lw=1, ls=":")
-    band_plot(table[table.task == "order"], "step", "value", "lo", "hi", ax=axes[1], xlabel="step of the core", ylabel="accuracy", null=.5, null_label="chance")
+    band_plot(
+        table[table.task == "order"],
+        "step",
+        "value",
+        "lo",
+        "hi",
+        ax=axes[1],
+        xlabel="step of the core",
+        ylabel="accuracy",
+        null=0.5,
+        null_label="chance",
+    )
     axes[1].set_xticks(range(1, trained_steps(rows) + 1))
     return fig
 
@@ -166,18 +280,50 @@ def draw_models(rows, n=2000):
     for (task, level, model), g in r.groupby(["task", "level", "model"]):
         s = g.groupby("seed" if task == "parity" else "unit")[["right", "asked"]].sum()
         e = mean_of(s.right / s.asked, task, n)
-        table.append(dict(task=task, place=str(level), network=model, value=e.value, lo=e.lo if e.lo is not None else e.value, hi=e.hi if e.hi is not None else e.value, order=MODELS.index(model)))
+        table.append(
+            dict(
+                task=task,
+                place=str(level),
+                network=model,
+                value=e.value,
+                lo=e.lo if e.lo is not None else e.value,
+                hi=e.hi if e.hi is not None else e.value,
+                order=MODELS.index(model),
+            )
+        )
     table = pd.DataFrame(table).sort_values(["order", "place"], key=lambda c: c.astype(int))
-    interval_plot(table[table.task == "parity"], "place", "value", hue="network", ax=axes[0], xlabel="place in the row", ylabel="accuracy", connect=False)
+    interval_plot(
+        table[table.task == "parity"],
+        "place",
+        "value",
+        hue="network",
+        ax=axes[0],
+        xlabel="place in the row",
+        ylabel="accuracy",
+        connect=False,
+    )
     _to_one(axes[0])
-    interval_plot(table[table.task == "order"], "network", "value", ax=axes[1], xlabel="", ylabel="accuracy", null=.5, null_label="chance", connect=False)
+    interval_plot(
+        table[table.task == "order"],
+        "network",
+        "value",
+        ax=axes[1],
+        xlabel="",
+        ylabel="accuracy",
+        null=0.5,
+        null_label="chance",
+        connect=False,
+    )
     return fig
 
 def draw_halting(rows):
     "Accuracy against steps taken, as the threshold rises, beside a fixed number of steps."
     fig, (ax,) = panels(1, 1, 5.2, 3.2)
     a, last = rows[(rows.task == "parity") & (rows.model == "recursive")], trained_steps(rows)
-    for label, g in (("stops when sure", a[a.threshold.notna()].groupby("threshold")), ("fixed number of steps", a[a.threshold.isna() & (a.step <= last)].groupby("step"))):
+    for label, g in (
+        ("stops when sure", a[a.threshold.notna()].groupby("threshold")),
+        ("fixed number of steps", a[a.threshold.isna() & (a.step <= last)].groupby("step")),
+    ):
         s = g[["right", "asked", "taken"]].sum()
         ax.plot(s.taken / s.asked, s.right / s.asked, "o-", label=label)
     ax.set(xlabel="steps taken on average", ylabel="accuracy, prefix sums"); ax.legend()
@@ -195,27 +341,72 @@ def run(
     p, how = get_profile(profile), recipe(profile, corpus, seed)
     use_style()
     with Run(NAME, dict(corpus=how["corpus"], seed=seed), folder=folder, profile=p) as out:
-        sides, code = order_set(how["corpus"], how["pairs"], how["channels"], how["seed"]), f"audioengram.discussions.{NAME}:train_and_test"
-        rows = pd.concat([cached([sides["fingerprint"], task, model, i, how], lambda t=task, m=model, i=i: train_and_test(t, m, i, how), code=code)
-                          for task in ("parity", "order") for i in range(how["seeds"]) for model in MODELS], ignore_index=True)
+        sides, code = (
+            order_set(how["corpus"], how["pairs"], how["channels"], how["seed"]),
+            f"audioengram.discussions.{NAME}:train_and_test",
+        )
+        rows = pd.concat(
+            [
+                cached(
+                    [sides["fingerprint"], task, model, i, how],
+                    lambda t=task, m=model, i=i: train_and_test(t, m, i, how),
+                    code=code,
+                )
+                for task in ("parity", "order")
+                for i in range(how["seeds"])
+                for model in MODELS
+            ],
+            ignore_index=True,
+        )
         out.input(corpus=dict(name=how["corpus"], fingerprint=sides["fingerprint"]))
         out.rows(rows)
         for id, x in claims_of(rows, p.bootstrap).items():
-            if isinstance(x, Estimate): out.claim_estimate(f"main.{id}", x)
-            else: out.claim(f"main.{id}", x, exact="word" if isinstance(x, str) else "count" if isinstance(x, int) else "one number over all seeds")
-        out.figure("models", draw_models(rows, p.bootstrap), "Accuracy of three networks on prefix sums by place and on order, with intervals over seeds and speakers")
-        out.figure("steps", draw_steps(rows, p.bootstrap), "Accuracy of the core after each step, beyond the steps of training for prefix sums")
-        out.figure("halting", draw_halting(rows), "Accuracy against steps taken when the core stops itself and for fixed steps")
-        write_row(out, {"low_first": (sides["clips"][0], 16_000), "high_first": (sides["clips"][1], 16_000)}, dict(low_first="the low event comes first", high_first="the same events, the high one first"))
+            if isinstance(x, Estimate):
+                out.claim_estimate(f"main.{id}", x)
+            else:
+                out.claim(
+                    f"main.{id}",
+                    x,
+                    exact="word"
+                    if isinstance(x, str)
+                    else "count"
+                    if isinstance(x, int)
+                    else "one number over all seeds",
+                )
+        out.figure(
+            "models",
+            draw_models(rows, p.bootstrap),
+            "Accuracy of three networks on prefix sums by place and on order, with intervals over seeds and speakers",
+        )
+        out.figure(
+            "steps",
+            draw_steps(rows, p.bootstrap),
+            "Accuracy of the core after each step, beyond the steps of training for prefix sums",
+        )
+        out.figure(
+            "halting", draw_halting(rows), "Accuracy against steps taken when the core stops itself and for fixed steps"
+        )
+        write_row(
+            out,
+            {"low_first": (sides["clips"][0], 16_000), "high_first": (sides["clips"][1], 16_000)},
+            dict(low_first="the low event comes first", high_first="the same events, the high one first"),
+        )
     return read_run(out.final)
 
 def table(
     result,   # RunResult
 ) -> str:     # Markdown
     "Every network on either task."
-    rows, lines = result.table(), ["| task | network | parameters | multiply-adds an answer | accuracy | n |", "|---|---|---|---|---|---|"]
+    rows, lines = (
+        result.table(),
+        ["| task | network | parameters | multiply-adds an answer | accuracy | n |", "|---|---|---|---|---|---|"],
+    )
     for task in ("parity", "order"):
         for m in MODELS:
             e, g = mean_of(accuracy_by(rows, task, m), task), rows[(rows.task == task) & (rows.model == m)].iloc[0]
-            lines.append(f"| {task} | {m} | {g.parameters:,} | {g.operations / 1e6:.2f} M | {e.value:.3f}" + (f" [{e.lo:.3f}, {e.hi:.3f}]" if e.lo is not None else "") + f" | {e.n} {e.unit}s |")
+            lines.append(
+                f"| {task} | {m} | {g.parameters:,} | {g.operations / 1e6:.2f} M | {e.value:.3f}"
+                + (f" [{e.lo:.3f}, {e.hi:.3f}]" if e.lo is not None else "")
+                + f" | {e.n} {e.unit}s |"
+            )
     return "\n".join(lines)

@@ -39,7 +39,15 @@ LEARNED, LINEAR, LYRA = "nano", "nano-linear", "lyra+stack4+pca64"
 BLURRED, SHARPENED = "nano, not sharpened", "nano-linear, sharpened"
 RANDOM, TOLD = "nano, phase from chance", "nano, phase from the recording"
 OTHERS = {f"nano, {n} iterations": n for n in (20, 40, 60)}   # of Griffin-Lim
-BARS = {"stoi": .94, "stoi_worst": .88, "pesq": 3., "stoi_noise1": .93, "stoi_noise3": .90, "encode": 60., "decode": 20.}
+BARS = {
+    "stoi": 0.94,
+    "stoi_worst": 0.88,
+    "pesq": 3.0,
+    "stoi_noise1": 0.93,
+    "stoi_noise3": 0.90,
+    "encode": 60.0,
+    "decode": 20.0,
+}
 LEVELS = (.1, .3)    # latent noise, share of each dimension's spread
 PLAIN = ("stoi", "pesq", "mel")
 FULL = (*PLAIN, "dnsmos", "speaker", "f0")
@@ -50,7 +58,9 @@ def recipe(
 ) -> dict:         # all that decides the rows, beside data and code
     "The parameters of a measurement."
     p = get_profile(profile)
-    return dict(speakers=p.pick(2, 16, 100), seconds=p.pick(2., 5., 10.), full=not p.pick(True, False, False), seed=int(seed))
+    return dict(
+        speakers=p.pick(2, 16, 100), seconds=p.pick(2.0, 5.0, 10.0), full=not p.pick(True, False, False), seed=int(seed)
+    )
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #5b11acad
 def pick_utterances(
@@ -61,7 +71,9 @@ def pick_utterances(
     "One utterance a speaker who was not trained on: the shortest that is long enough, else the longest."
     df = corpus.utterances
     df = df[~(corpus.name + "/" + df.speaker_id.astype(str)).isin(heard)]
-    df = df.assign(short=(df.seconds < how["seconds"]), by=np.where(df.seconds < how["seconds"], -df.seconds, df.seconds)).sort_values(["speaker_id", "short", "by", "utterance_id"])
+    df = df.assign(
+        short=(df.seconds < how["seconds"]), by=np.where(df.seconds < how["seconds"], -df.seconds, df.seconds)
+    ).sort_values(["speaker_id", "short", "by", "utterance_id"])
     df = df[df.seconds >= 1.].drop_duplicates("speaker_id")
     at = np.linspace(0, len(df) - 1, min(how["speakers"], len(df))).round().astype(int)
     return df.iloc[at][["utterance_id", "speaker_id"]].reset_index(drop=True)
@@ -80,13 +92,15 @@ def with_noise(
     zs, g = [codec.encode(torch.from_numpy(w)[None]) for w in wavs], generator(seed)
     spread = torch.cat(zs, 1)[0].std(0)
     backs = [codec.decode(z + level * spread * torch.randn(z.shape, generator=g))[0].numpy() for z in zs]
-    return [np.pad(y, (0, max(0, len(w) - len(y))))[:len(w)] for y, w in zip(backs, wavs, strict=True)]     # Lyra drops what does not fill a frame
+    # Lyra drops what does not fill a frame
+    return [np.pad(y, (0, max(0, len(w) - len(y))))[:len(w)] for y, w in zip(backs, wavs, strict=True)]
 
 class Sharpened(LinearNano):
     "The linear codec with the last step of the learned one."
     def __init__(self): super().__init__(); self.other = LearnedNano()
 
-    def _decode(self, z, lengths): return self.other.sound(self.loudness(z, lengths), [n * self.other.stride for n in lengths])
+    def _decode(self, z, lengths):
+        return self.other.sound(self.loudness(z, lengths), [n * self.other.stride for n in lengths])
 
 def true_spectra(
     wav,       # [S]
@@ -103,7 +117,11 @@ def true_spectrum(
     for w in wavs:
         n = -(-len(w) // HOP)
         mag = true_spectra(w, n).abs()
-        out.append(griffin_lim(lambda a, b, mag=mag: mag[:, a:b], [n], nano.phase, nano.iterations, peaks=True).clamp(-1, 1)[0, :len(w)].numpy())
+        out.append(
+            griffin_lim(lambda a, b, mag=mag: mag[:, a:b], [n], nano.phase, nano.iterations, peaks=True)
+            .clamp(-1, 1)[0, : len(w)]
+            .numpy()
+        )
     return out
 
 def told_phase(
@@ -116,7 +134,11 @@ def told_phase(
         z = codec.encode(torch.from_numpy(w)[None])
         n = z.shape[1] * codec.stride
         mag = spread_bands(sharpen(codec.loudness(z)), codec.net.filters, codec.inverse)
-        out.append(griffin_lim(lambda a, b, mag=mag: mag[:, a:b], [n], true_spectra(w, n)[0].angle(), codec.iterations).clamp(-1, 1)[0, :len(w)].numpy())
+        out.append(
+            griffin_lim(lambda a, b, mag=mag: mag[:, a:b], [n], true_spectra(w, n)[0].angle(), codec.iterations)
+            .clamp(-1, 1)[0, : len(w)]
+            .numpy()
+        )
     return out
 
 BASS = 20   # bands of the mel filter bank below 750 Hz
@@ -154,15 +176,40 @@ def measure_corpus(
     "Score every system on one utterance a speaker."
     chosen = pick_utterances(corpus, how, LearnedNano().heard)
     wavs, seed = read_wavs(corpus, chosen, how), how["seed"]
-    codecs = {LEARNED: LearnedNano(), LINEAR: get_codec(LINEAR), BLURRED: LearnedNano(sharp=False), SHARPENED: Sharpened(), RANDOM: LearnedNano(peaks=False)} | {name: LearnedNano(iterations=n) for name, n in OTHERS.items()} | ({LYRA: lyra} if lyra is not None else {})
+    codecs = (
+        {
+            LEARNED: LearnedNano(),
+            LINEAR: get_codec(LINEAR),
+            BLURRED: LearnedNano(sharp=False),
+            SHARPENED: Sharpened(),
+            RANDOM: LearnedNano(peaks=False),
+        }
+        | {name: LearnedNano(iterations=n) for name, n in OTHERS.items()}
+        | ({LYRA: lyra} if lyra is not None else {})
+    )
     made = {(name, 0.): with_noise(c, wavs, 0., seed) for name, c in codecs.items()}
-    made |= {(name, level): with_noise(codecs[name], wavs, level, seed) for name in (LEARNED, LINEAR) for level in LEVELS}
+    made |= {
+        (name, level): with_noise(codecs[name], wavs, level, seed) for name in (LEARNED, LINEAR) for level in LEVELS
+    }
     learned = codecs[LEARNED]
-    made |= {(TOLD, 0.): told_phase(learned, wavs), ("true below 750 Hz", 0.): true_bands(learned, wavs, slice(BASS)), ("true mel", 0.): true_bands(learned, wavs, slice(None)), ("true spectrum", 0.): true_spectrum(wavs)}
+    made |= {
+        (TOLD, 0.0): told_phase(learned, wavs),
+        ("true below 750 Hz", 0.0): true_bands(learned, wavs, slice(BASS)),
+        ("true mel", 0.0): true_bands(learned, wavs, slice(None)),
+        ("true spectrum", 0.0): true_spectrum(wavs),
+    }
     have = pick_measures()[0]
-    measures = lambda name, level: [m for m in (FULL if how["full"] and not level and name in (LEARNED, LINEAR, LYRA, "true mel") else PLAIN) if m in have]
-    rows = [speech_scores(wavs, back, 16_000, measures(name, level), list(chosen.utterance_id)).assign(system=name, noise=level, speaker=chosen.speaker_id.to_numpy())
-            for (name, level), back in made.items()]
+    measures = lambda name, level: [
+        m
+        for m in (FULL if how["full"] and not level and name in (LEARNED, LINEAR, LYRA, "true mel") else PLAIN)
+        if m in have
+    ]
+    rows = [
+        speech_scores(wavs, back, 16_000, measures(name, level), list(chosen.utterance_id)).assign(
+            system=name, noise=level, speaker=chosen.speaker_id.to_numpy()
+        )
+        for (name, level), back in made.items()
+    ]
     return pd.concat(rows, ignore_index=True).assign(corpus=corpus.name)
 
 @measures("codec card", 1)
@@ -177,7 +224,16 @@ def measure_latents(
         parts.append([p[0] for p in codec.net.encode(mel)])
     z, logvar = (torch.cat(p) for p in zip(*parts, strict=True))
     kl = .5 * (z.square() + logvar.exp() - 1 - logvar).mean(0)
-    return pd.DataFrame(dict(dimension=np.arange(z.shape[1]), kl=kl.numpy(), mean=z.mean(0).numpy(), spread=z.std(0).numpy(), reach=z.abs().amax(0).numpy(), posterior=(logvar / 2).exp().mean(0).numpy()))
+    return pd.DataFrame(
+        dict(
+            dimension=np.arange(z.shape[1]),
+            kl=kl.numpy(),
+            mean=z.mean(0).numpy(),
+            spread=z.std(0).numpy(),
+            reach=z.abs().amax(0).numpy(),
+            posterior=(logvar / 2).exp().mean(0).numpy(),
+        )
+    )
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #545a926d
 def odd_sounds(
@@ -188,10 +244,21 @@ def odd_sounds(
     import librosa
     rng, n = np.random.default_rng(seed), 48_000
     t = np.arange(n) / 16_000
-    chord = sum(np.sin(2 * np.pi * f * t) / k for k, f in enumerate((220, 277.2, 329.6, 440, 554.4, 659.3, 880), 1)) * np.exp(-(t % 1.5))
+    chord = sum(
+        np.sin(2 * np.pi * f * t) / k for k, f in enumerate((220, 277.2, 329.6, 440, 554.4, 659.3, 880), 1)
+    ) * np.exp(-(t % 1.5))
     drums = rng.normal(size=n) * np.exp(-((t % .375) * 30)) * .5
-    sounds = {"speech, held out": speech, "music": .2 * chord + .2 * drums, "voice raised by 8 semitones": librosa.effects.pitch_shift(speech, sr=16_000, n_steps=8), "noisy speech, 5 dB": speech + rng.normal(size=len(speech)) * speech.std() * 10**(-5 / 20),
-              "silence": np.zeros(n), "constant 0.8": np.full(n, .8), "full-scale noise": rng.uniform(-1, 1, n), "10 ms of speech": speech[len(speech) // 2:len(speech) // 2 + 160], "click": np.eye(1, n, n // 2)[0]}
+    sounds = {
+        "speech, held out": speech,
+        "music": 0.2 * chord + 0.2 * drums,
+        "voice raised by 8 semitones": librosa.effects.pitch_shift(speech, sr=16_000, n_steps=8),
+        "noisy speech, 5 dB": speech + rng.normal(size=len(speech)) * speech.std() * 10 ** (-5 / 20),
+        "silence": np.zeros(n),
+        "constant 0.8": np.full(n, 0.8),
+        "full-scale noise": rng.uniform(-1, 1, n),
+        "10 ms of speech": speech[len(speech) // 2 : len(speech) // 2 + 160],
+        "click": np.eye(1, n, n // 2)[0],
+    }
     return {k: np.clip(np.asarray(x), -1, 1).astype(np.float32) for k, x in sounds.items()}
 
 @measures("codec card", 1)
@@ -204,10 +271,23 @@ def measure_odd(
     for name, wav in odd_sounds(speech, seed).items():
         z = codec.encode(torch.from_numpy(wav)[None])
         back = codec.decode(z)[0].numpy()
-        X, Y = (mel_loudness(torch.from_numpy(x)[None], codec.net.filters, [codec.frames(len(x))], codec.stride) for x in (wav, back[:len(wav)]))
+        X, Y = (
+            mel_loudness(torch.from_numpy(x)[None], codec.net.filters, [codec.frames(len(x))], codec.stride)
+            for x in (wav, back[: len(wav)])
+        )
         db = lambda x: float(10 * np.log10(np.mean(np.square(x, dtype=np.float64)) + 1e-12))
-        rows.append(dict(sound=name, seconds=len(wav) / 16_000, finite=bool(torch.isfinite(z).all() and np.isfinite(back).all()), reach=float(z.abs().max()), peak=float(np.abs(back).max()),
-                         level_in=db(wav), level_out=db(back[:len(wav)]), error=float((X - Y).abs().mean() / (X.mean() + .02))))
+        rows.append(
+            dict(
+                sound=name,
+                seconds=len(wav) / 16_000,
+                finite=bool(torch.isfinite(z).all() and np.isfinite(back).all()),
+                reach=float(z.abs().max()),
+                peak=float(np.abs(back).max()),
+                level_in=db(wav),
+                level_out=db(back[: len(wav)]),
+                error=float((X - Y).abs().mean() / (X.mean() + 0.02)),
+            )
+        )
         backs[name] = (wav, back[:len(wav)])
     return pd.DataFrame(rows), backs
 
@@ -231,7 +311,13 @@ def measure_speed(
         for name in (LEARNED, LINEAR):
             codec = get_codec(name)
             z = codec.encode(wav)
-            rows.append(dict(system=name, encode=seconds / _fastest(codec.encode, wav, repeats), decode=seconds / _fastest(codec.decode, z, repeats)))
+            rows.append(
+                dict(
+                    system=name,
+                    encode=seconds / _fastest(codec.encode, wav, repeats),
+                    decode=seconds / _fastest(codec.decode, z, repeats),
+                )
+            )
     finally: torch.set_num_threads(threads)
     return pd.DataFrame(rows)
 
@@ -250,7 +336,9 @@ def gather(
     with recording() as seen:
         for i, name in enumerate(names):
             try:
-                corpus = get_corpus(name, show=False, **(dict(n_speakers=8, n_utterances=6) if name == "synthetic" else {}))
+                corpus = get_corpus(
+                    name, show=False, **(dict(n_speakers=8, n_utterances=6) if name == "synthetic" else {})
+                )
                 lyra, note = _lyra(get_corpus(names[0], show=False)) if how["full"] else (None, "")
             except AudioengramError as e:
                 if i == 0: raise
@@ -261,9 +349,17 @@ def gather(
                     for part, more in zip((scores, dims), rows, strict=True): part.append(more)
                 continue
             if note: print(note)
-            parts = [corpus.fingerprint, how, key["codec"], lyra and lyra.fingerprint, pick_measures()[0] if how["full"] else PLAIN]
+            parts = [
+                corpus.fingerprint,
+                how,
+                key["codec"],
+                lyra and lyra.fingerprint,
+                pick_measures()[0] if how["full"] else PLAIN,
+            ]
             scores.append(cached([*parts, "scores"], lambda c=corpus, l=lyra: measure_corpus(c, how, l), code=code))
-            dims.append(cached([*parts, "dims"], lambda c=corpus: measure_latents(c, how), code=code).assign(corpus=name))
+            dims.append(
+                cached([*parts, "dims"], lambda c=corpus: measure_latents(c, how), code=code).assign(corpus=name)
+            )
             opened[name] = corpus
             run.input(corpus=corpus)
     run.input(codec=get_codec(LEARNED))
@@ -303,7 +399,19 @@ def score_table(
         for m in (m for m in better if m in g and g[m].notna().any()):
             have = g.dropna(subset=m)
             e = bootstrap_by(have[m], have.speaker, "macro", n=n, seed=seed)
-            rows.append(dict(corpus=corpus, system=system, noise=noise, measure=m, value=e.value, lo=e.lo, hi=e.hi, worst=have[m].min() if better[m] > 0 else have[m].max(), speakers=e.n))
+            rows.append(
+                dict(
+                    corpus=corpus,
+                    system=system,
+                    noise=noise,
+                    measure=m,
+                    value=e.value,
+                    lo=e.lo,
+                    hi=e.hi,
+                    worst=have[m].min() if better[m] > 0 else have[m].max(),
+                    speakers=e.n,
+                )
+            )
     return pd.DataFrame(rows)
 
 def gain(
@@ -328,25 +436,71 @@ def claims_of(
         g = scores[(scores.system == system) & (scores.noise == noise)].dropna(subset=measure)
         return bootstrap_by(g[measure], g.speaker, "macro", n=n, seed=seed)
     worst = scores[(scores.system == LEARNED) & (scores.noise == 0)]
-    say = dict(corpus=scores.corpus.iloc[0], speakers=int(scores.speaker.nunique()), stoi=mean(LEARNED, "stoi"), pesq=mean(LEARNED, "pesq_wb"), stoi_worst=float(worst.stoi.min()), pesq_worst=float(worst.pesq_wb.min()),
-               stoi_linear=mean(LINEAR, "stoi"), pesq_linear=mean(LINEAR, "pesq_wb"), stoi_mel=mean("true mel", "stoi"), pesq_mel=mean("true mel", "pesq_wb"), pesq_bass=mean("true below 750 Hz", "pesq_wb"), stoi_bass=mean("true below 750 Hz", "stoi"),
-               stoi_spectrum=mean("true spectrum", "stoi"), pesq_spectrum=mean("true spectrum", "pesq_wb"))
-    say |= dict(stoi_blurred=mean(BLURRED, "stoi"), pesq_blurred=mean(BLURRED, "pesq_wb"), stoi_sharpened=mean(SHARPENED, "stoi"), pesq_sharpened=mean(SHARPENED, "pesq_wb"),
-                sharp_mel=gain(scores, "mel_db", 0., n, seed, LEARNED, BLURRED),
-                sharp_pesq=gain(scores, "pesq_wb", 0., n, seed, LEARNED, BLURRED), sharp_stoi=gain(scores, "stoi", 0., n, seed, LEARNED, BLURRED),
-                learned_pesq=gain(scores, "pesq_wb", 0., n, seed, LEARNED, SHARPENED), learned_stoi=gain(scores, "stoi", 0., n, seed, LEARNED, SHARPENED))
+    say = dict(
+        corpus=scores.corpus.iloc[0],
+        speakers=int(scores.speaker.nunique()),
+        stoi=mean(LEARNED, "stoi"),
+        pesq=mean(LEARNED, "pesq_wb"),
+        stoi_worst=float(worst.stoi.min()),
+        pesq_worst=float(worst.pesq_wb.min()),
+        stoi_linear=mean(LINEAR, "stoi"),
+        pesq_linear=mean(LINEAR, "pesq_wb"),
+        stoi_mel=mean("true mel", "stoi"),
+        pesq_mel=mean("true mel", "pesq_wb"),
+        pesq_bass=mean("true below 750 Hz", "pesq_wb"),
+        stoi_bass=mean("true below 750 Hz", "stoi"),
+        stoi_spectrum=mean("true spectrum", "stoi"),
+        pesq_spectrum=mean("true spectrum", "pesq_wb"),
+    )
+    say |= dict(
+        stoi_blurred=mean(BLURRED, "stoi"),
+        pesq_blurred=mean(BLURRED, "pesq_wb"),
+        stoi_sharpened=mean(SHARPENED, "stoi"),
+        pesq_sharpened=mean(SHARPENED, "pesq_wb"),
+        sharp_mel=gain(scores, "mel_db", 0.0, n, seed, LEARNED, BLURRED),
+        sharp_pesq=gain(scores, "pesq_wb", 0.0, n, seed, LEARNED, BLURRED),
+        sharp_stoi=gain(scores, "stoi", 0.0, n, seed, LEARNED, BLURRED),
+        learned_pesq=gain(scores, "pesq_wb", 0.0, n, seed, LEARNED, SHARPENED),
+        learned_stoi=gain(scores, "stoi", 0.0, n, seed, LEARNED, SHARPENED),
+    )
     same = scores[scores.system.isin((LEARNED, *OTHERS)) & (scores.noise == 0)].groupby("system").stoi
-    say |= dict(stoi_least=float(same.mean().min()), stoi_most=float(same.mean().max()), stoi_worst_least=float(same.min().min()), stoi_worst_most=float(same.min().max()))
+    say |= dict(
+        stoi_least=float(same.mean().min()),
+        stoi_most=float(same.mean().max()),
+        stoi_worst_least=float(same.min().min()),
+        stoi_worst_most=float(same.min().max()),
+    )
     for name, system in (("random", RANDOM), ("told", TOLD)):
-        say |= {f"stoi_{name}": mean(system, "stoi"), f"pesq_{name}": mean(system, "pesq_wb"), f"stoi_worst_{name}": float(scores[scores.system == system].stoi.min())}
-    say |= dict(peak_stoi=gain(scores, "stoi", 0., n, seed, LEARNED, RANDOM), peak_pesq=gain(scores, "pesq_wb", 0., n, seed, LEARNED, RANDOM),
-                told_stoi=gain(scores, "stoi", 0., n, seed, TOLD, LEARNED), told_pesq=gain(scores, "pesq_wb", 0., n, seed, TOLD, LEARNED))
-    say |= dict(stoi_worst_linear=float(scores[(scores.system == LINEAR) & (scores.noise == 0)].stoi.min()), gain_stoi=gain(scores, "stoi", 0., n, seed), gain_pesq=gain(scores, "pesq_wb", 0., n, seed),
-                gain_stoi_noise3=gain(scores, "stoi", .3, n, seed))
-    for i, level in ((1, .1), (3, .3)): say |= {f"stoi_noise{i}": mean(LEARNED, "stoi", level), f"stoi_linear_noise{i}": mean(LINEAR, "stoi", level)}
+        say |= {
+            f"stoi_{name}": mean(system, "stoi"),
+            f"pesq_{name}": mean(system, "pesq_wb"),
+            f"stoi_worst_{name}": float(scores[scores.system == system].stoi.min()),
+        }
+    say |= dict(
+        peak_stoi=gain(scores, "stoi", 0.0, n, seed, LEARNED, RANDOM),
+        peak_pesq=gain(scores, "pesq_wb", 0.0, n, seed, LEARNED, RANDOM),
+        told_stoi=gain(scores, "stoi", 0.0, n, seed, TOLD, LEARNED),
+        told_pesq=gain(scores, "pesq_wb", 0.0, n, seed, TOLD, LEARNED),
+    )
+    say |= dict(
+        stoi_worst_linear=float(scores[(scores.system == LINEAR) & (scores.noise == 0)].stoi.min()),
+        gain_stoi=gain(scores, "stoi", 0.0, n, seed),
+        gain_pesq=gain(scores, "pesq_wb", 0.0, n, seed),
+        gain_stoi_noise3=gain(scores, "stoi", 0.3, n, seed),
+    )
+    for i, level in ((1, 0.1), (3, 0.3)):
+        say |= {f"stoi_noise{i}": mean(LEARNED, "stoi", level), f"stoi_linear_noise{i}": mean(LINEAR, "stoi", level)}
     if LYRA in set(scores.system): say |= dict(stoi_lyra=mean(LYRA, "stoi"), pesq_lyra=mean(LYRA, "pesq_wb"))
-    say |= dict(kl_total=float(dims.kl.sum()), kl_least=float(dims.kl.min()), kl_most=float(dims.kl.max()), active=int((dims.kl > .1).sum()), dims=len(dims),
-                spread_least=float(dims.spread.min()), spread_most=float(dims.spread.max()), reach=float(dims.reach.max()))
+    say |= dict(
+        kl_total=float(dims.kl.sum()),
+        kl_least=float(dims.kl.min()),
+        kl_most=float(dims.kl.max()),
+        active=int((dims.kl > 0.1).sum()),
+        dims=len(dims),
+        spread_least=float(dims.spread.min()),
+        spread_most=float(dims.spread.max()),
+        reach=float(dims.reach.max()),
+    )
     return say
 
 @measures("codec card", 1)
@@ -357,18 +511,39 @@ def verdicts(
     "The bars and what became of them."
     fast = speed.set_index("system").loc[LEARNED]
     value = lambda x: x.value if hasattr(x, "value") else x
-    names = {"stoi": "STOI, mean", "stoi_worst": "STOI, worst utterance", "pesq": "PESQ wide-band, mean", "stoi_noise1": "STOI under latent noise 0.1", "stoi_noise3": "STOI under latent noise 0.3",
-             "encode": "encoding, times real time", "decode": "decoding, times real time"}
-    rows = [dict(what=names[k], bar=bar, measured=float(value(say[k]) if k in say else fast[k])) for k, bar in BARS.items()]
+    names = {
+        "stoi": "STOI, mean",
+        "stoi_worst": "STOI, worst utterance",
+        "pesq": "PESQ wide-band, mean",
+        "stoi_noise1": "STOI under latent noise 0.1",
+        "stoi_noise3": "STOI under latent noise 0.3",
+        "encode": "encoding, times real time",
+        "decode": "decoding, times real time",
+    }
+    rows = [
+        dict(what=names[k], bar=bar, measured=float(value(say[k]) if k in say else fast[k])) for k, bar in BARS.items()
+    ]
     return pd.DataFrame(rows).assign(met=lambda d: d.measured >= d.bar)
 
 def draw_scores(table: pd.DataFrame):
     "Every system, a panel a corpus and measure."
     df = table[(table.noise == 0) & ~table.system.isin((BLURRED, SHARPENED, RANDOM, TOLD, *OTHERS))]
-    measures = [m for m in ("stoi", "pesq_wb", "mel_db", "dnsmos", "speaker_cosine", "f0_cents") if m in set(df.measure)]
+    measures = [
+        m for m in ("stoi", "pesq_wb", "mel_db", "dnsmos", "speaker_cosine", "f0_cents") if m in set(df.measure)
+    ]
     fig, axes = panels(len(measures), columns=3, width=3.2, height=3.)
     for m, ax in zip(measures, axes, strict=True):
-        interval_plot(df[df.measure == m], "system", "value", "lo", "hi", hue="corpus", ax=ax, xlabel="", ylabel=m.replace("_", " "))
+        interval_plot(
+            df[df.measure == m],
+            "system",
+            "value",
+            "lo",
+            "hi",
+            hue="corpus",
+            ax=ax,
+            xlabel="",
+            ylabel=m.replace("_", " "),
+        )
         ax.set_xticks(ax.get_xticks(), ax.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
         if m == "stoi": reference(ax, BARS["stoi"])
         if m == "pesq_wb": reference(ax, BARS["pesq"])
@@ -378,7 +553,18 @@ def draw_noise(table: pd.DataFrame):
     "STOI and PESQ against latent noise."
     df = table[table.system.isin([LEARNED, LINEAR])].assign(who=lambda d: d.system + ", " + d.corpus)
     fig, axes = panels(2, columns=2, width=4., height=3.)
-    for m, ax in zip(("stoi", "pesq_wb"), axes, strict=True): interval_plot(df[df.measure == m], "noise", "value", "lo", "hi", hue="who", ax=ax, xlabel="latent noise, share of spread", ylabel=m.replace("_", " "))
+    for m, ax in zip(("stoi", "pesq_wb"), axes, strict=True):
+        interval_plot(
+            df[df.measure == m],
+            "noise",
+            "value",
+            "lo",
+            "hi",
+            hue="who",
+            ax=ax,
+            xlabel="latent noise, share of spread",
+            ylabel=m.replace("_", " "),
+        )
     return fig
 
 def draw_latents(dims: pd.DataFrame):
@@ -391,31 +577,73 @@ def draw_latents(dims: pd.DataFrame):
 def draw_curve(curve: pd.DataFrame):
     "Error on speakers not trained on, by step."
     fig, axes = panels(3, columns=3, width=2.9, height=2.5)
-    for names, ax in ((("train loud", "loud", "noisy loud"), axes[0]), (("train envelope", "envelope", "noisy envelope"), axes[1]), (("kl",), axes[2])):
-        for name in names: ax.plot(curve.step, curve[name], label={"loud": "held out", "envelope": "held out", "kl": "held out"}.get(name, name.replace("noisy", "held out, noise 0.3,").replace(" loud", "").replace(" envelope", "")))
-        ax.set(xlabel="step", ylabel=names[-1].replace("noisy ", "").replace("loud", "loudness error").replace("envelope", "envelope error").replace("kl", "KL, nats a dimension")); ax.legend(fontsize=7)
+    for names, ax in (
+        (("train loud", "loud", "noisy loud"), axes[0]),
+        (("train envelope", "envelope", "noisy envelope"), axes[1]),
+        (("kl",), axes[2]),
+    ):
+        for name in names:
+            ax.plot(
+                curve.step,
+                curve[name],
+                label={"loud": "held out", "envelope": "held out", "kl": "held out"}.get(
+                    name, name.replace("noisy", "held out, noise 0.3,").replace(" loud", "").replace(" envelope", "")
+                ),
+            )
+        ax.set(
+            xlabel="step",
+            ylabel=names[-1]
+            .replace("noisy ", "")
+            .replace("loud", "loudness error")
+            .replace("envelope", "envelope error")
+            .replace("kl", "KL, nats a dimension"),
+        )
+        ax.legend(fontsize=7)
     return fig
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #c5d44d43
 @published(NAME)
 def run(
-    profile="quick",   # "smoke", "quick" or "full"
-    corpora="auto",    # names, separated by commas; speakers who were trained on are left out; the last is the one prose is about
-    seed: int = 0,     # of utterances, noise and bootstrap
-    folder=None,       # another place than figures/d90_codec_card
-):                     # the published RunResult
+    profile="quick",  # "smoke", "quick" or "full"
+    corpora="auto",  # names, separated by commas; speakers who were trained on are left out; the last is the one prose is about
+    seed: int = 0,  # of utterances, noise and bootstrap
+    folder=None,  # another place than figures/d90_codec_card
+):  # the published RunResult
     "Measure the embedded codec and publish its card."
     p, how = get_profile(profile), recipe(profile, seed)
-    names = tuple(c.strip() for c in (p.pick("synthetic", "debian-speech,librispeech", "debian-speech,librispeech") if corpora == "auto" else corpora).split(",") if c.strip())
+    names = tuple(
+        c.strip()
+        for c in (
+            p.pick("synthetic", "debian-speech,librispeech", "debian-speech,librispeech")
+            if corpora == "auto"
+            else corpora
+        ).split(",")
+        if c.strip()
+    )
     use_style()
     with Run(NAME, dict(corpora=", ".join(names), seed=seed), folder=folder, profile=p) as out:
         scores, dims, opened, kept = gather(out, names, how)
         first = opened[names[0]]
         speech = read_wavs(first, pick_utterances(first, how, LearnedNano().heard), how)[0]
         odd, backs = measure_odd(speech, seed)
-        speed, curve, table = measure_speed(speech, p.pick(1, 3, 5), p.pick(2, 10, 10)), pd.DataFrame(LearnedNano().curve), score_table(scores, p.bootstrap, seed)
-        for rows, name in ((scores, "results"), (dims, "dims"), (table, "summary"), (odd, "odd"), (speed, "speed"), (curve, "curve")): out.rows(rows, name)
-        say = {c: claims_of(scores[scores.corpus == c], dims[dims.corpus == c], p.bootstrap, seed) for c in dict.fromkeys(scores.corpus)}
+        speed, curve, table = (
+            measure_speed(speech, p.pick(1, 3, 5), p.pick(2, 10, 10)),
+            pd.DataFrame(LearnedNano().curve),
+            score_table(scores, p.bootstrap, seed),
+        )
+        for rows, name in (
+            (scores, "results"),
+            (dims, "dims"),
+            (table, "summary"),
+            (odd, "odd"),
+            (speed, "speed"),
+            (curve, "curve"),
+        ):
+            out.rows(rows, name)
+        say = {
+            c: claims_of(scores[scores.corpus == c], dims[dims.corpus == c], p.bootstrap, seed)
+            for c in dict.fromkeys(scores.corpus)
+        }
         for c, claims in say.items():
             if c in kept: carry_claims(out, figures_dir() / NAME, c)
             else: state(out, c, claims)
@@ -423,11 +651,30 @@ def run(
         checked = verdicts(say[main], speed)
         out.rows(checked, "bars")
         lost = odd.set_index("sound")
-        state(out, "main", say[main] | dict(error_speech=lost.error["speech, held out"], error_music=lost.error["music"], error_raised=lost.error["voice raised by 8 semitones"],
-                                            error_constant=lost.error["constant 0.8"], level_silence=lost.level_out["silence"],
-                                            met=int(checked.met.sum()), bars=len(checked), missed=", ".join(checked.what[~checked.met]) or "none", encode=float(speed.encode[0]), decode=float(speed.decode[0]), bass=BASS, **_training()), clocks=("encode", "decode"))
+        state(
+            out,
+            "main",
+            say[main]
+            | dict(
+                error_speech=lost.error["speech, held out"],
+                error_music=lost.error["music"],
+                error_raised=lost.error["voice raised by 8 semitones"],
+                error_constant=lost.error["constant 0.8"],
+                level_silence=lost.level_out["silence"],
+                met=int(checked.met.sum()),
+                bars=len(checked),
+                missed=", ".join(checked.what[~checked.met]) or "none",
+                encode=float(speed.encode[0]),
+                decode=float(speed.decode[0]),
+                bass=BASS,
+                **_training(),
+            ),
+            clocks=("encode", "decode"),
+        )
         keep = lambda name, fig, alt: out.figure(name, fig, alt)
-        keep("scores", draw_scores(table), "Mean scores of every system with intervals over speakers, a panel a measure")
+        keep(
+            "scores", draw_scores(table), "Mean scores of every system with intervals over speakers, a panel a measure"
+        )
         keep("noise", draw_noise(table), "STOI and PESQ against the noise added to the latents")
         keep("latents", draw_latents(dims), "Divergence and spread of every latent dimension")
         keep("curve", draw_curve(curve), "Errors and divergence by training step, on training and on held-out speakers")
@@ -438,19 +685,54 @@ def _training() -> dict:
     "What the weights say about how they were made."
     codec = LearnedNano()
     seconds = max(r["seconds"] for r in codec.curve) + sum(run["seconds"] for run in codec.runs[:-1])
-    runs = "; ".join(f"{int(run['steps']):,} steps on {run['corpus']} ({run['train_speakers']} speakers)" for run in codec.runs)
+    runs = "; ".join(
+        f"{int(run['steps']):,} steps on {run['corpus']} ({run['train_speakers']} speakers)" for run in codec.runs
+    )
     about, ahead, best = codec.about, codec.look_ahead, min(codec.curve, key=lambda r: r["loud"])
-    return dict(held_least=best["loud"], held_least_step=int(best["step"]), held_last=codec.curve[-1]["loud"], train_last=codec.curve[-1]["train loud"], noisy_then=best["noisy loud"], noisy_last=codec.curve[-1]["noisy loud"],
-                trained_on=about["corpus"], licence=about["licence"], train_minutes=round(int(about["train_seconds"]) / 60), train_speakers=int(about["train_speakers"]), steps=int(about["steps"]),
-                runs=runs, n_runs=len(codec.runs), iterations=codec.iterations, parameters=round(sum(x.numel() for x in codec.net.parameters()) / 1e6, 1), ahead_encode=ahead[0], ahead_decode=ahead[1], hours=round(seconds / 3600, 2))
+    return dict(
+        held_least=best["loud"],
+        held_least_step=int(best["step"]),
+        held_last=codec.curve[-1]["loud"],
+        train_last=codec.curve[-1]["train loud"],
+        noisy_then=best["noisy loud"],
+        noisy_last=codec.curve[-1]["noisy loud"],
+        trained_on=about["corpus"],
+        licence=about["licence"],
+        train_minutes=round(int(about["train_seconds"]) / 60),
+        train_speakers=int(about["train_speakers"]),
+        steps=int(about["steps"]),
+        runs=runs,
+        n_runs=len(codec.runs),
+        iterations=codec.iterations,
+        parameters=round(sum(x.numel() for x in codec.net.parameters()) / 1e6, 1),
+        ahead_encode=ahead[0],
+        ahead_decode=ahead[1],
+        hours=round(seconds / 3600, 2),
+    )
 
 def listen(run, corpus, how, backs):
     "A held-out speaker through everything, and the odd sounds that can be heard."
     df = pick_utterances(corpus, how, LearnedNano().heard)
     wav, seed = read_wavs(corpus, df.iloc[[len(df) // 2]], how)[0], how["seed"]
     codecs = {"learned": LearnedNano(), "linear": get_codec(LINEAR)}
-    clips = {"original": wav} | {name: with_noise(c, [wav], 0., seed)[0] for name, c in codecs.items()} | {f"{name}_noise_0.3": with_noise(c, [wav], .3, seed)[0] for name, c in codecs.items()}
-    notes = {"original": f"{df.utterance_id.iloc[len(df) // 2]}, held-out speaker", "learned": "through nano", "linear": "through nano-linear", "learned_noise_0.3": "noise of 0.3 on its latents", "linear_noise_0.3": "noise of 0.3 on its latents"}
+    clips = (
+        {"original": wav}
+        | {name: with_noise(c, [wav], 0.0, seed)[0] for name, c in codecs.items()}
+        | {f"{name}_noise_0.3": with_noise(c, [wav], 0.3, seed)[0] for name, c in codecs.items()}
+    )
+    notes = {
+        "original": f"{df.utterance_id.iloc[len(df) // 2]}, held-out speaker",
+        "learned": "through nano",
+        "linear": "through nano-linear",
+        "learned_noise_0.3": "noise of 0.3 on its latents",
+        "linear_noise_0.3": "noise of 0.3 on its latents",
+    }
     write_row(run, {k: (v, 16_000) for k, v in clips.items()}, notes)
-    heard = {k.replace(" ", "_").replace(",", ""): v for k, v in backs.items() if k in ("music", "voice raised by 8 semitones", "noisy speech, 5 dB")}
-    write_row(run, {f"{k}_{i}": (w, 16_000) for k, pair in heard.items() for i, w in zip(("in", "out"), pair, strict=True)})
+    heard = {
+        k.replace(" ", "_").replace(",", ""): v
+        for k, v in backs.items()
+        if k in ("music", "voice raised by 8 semitones", "noisy speech, 5 dB")
+    }
+    write_row(
+        run, {f"{k}_{i}": (w, 16_000) for k, pair in heard.items() for i, w in zip(("in", "out"), pair, strict=True)}
+    )

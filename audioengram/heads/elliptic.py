@@ -43,13 +43,20 @@ class EllipticMixture(Mixture):
     def standard_draw(self, shape, k, generator=None, temperature: float = 1.):
         "Draws [*shape,D]; `temperature` multiplies the variance of log m and divides κ."
         l = take_component(self.magnitude.draw_log((*shape, self.n_components), generator, temperature), k)
-        if self.direction is None: d = F.normalize(torch.empty((*shape, self.loc.shape[-1]), dtype=l.dtype, device=l.device).normal_(generator=generator), dim=-1)
+        if self.direction is None:
+            d = F.normalize(
+                torch.empty((*shape, self.loc.shape[-1]), dtype=l.dtype, device=l.device).normal_(generator=generator),
+                dim=-1,
+            )
         else:
             law = self.direction.expand(self.logits.shape)
-            d = VonMisesFisher(take_component(law.loc, k, 1), take_component(law.concentration, k) / temperature, validate_args=False).rsample(generator=generator)
+            d = VonMisesFisher(
+                take_component(law.loc, k, 1), take_component(law.concentration, k) / temperature, validate_args=False
+            ).rsample(generator=generator)
         return l.exp()[..., None] * d
 
-    def standard_mean(self): return 0. if self.direction is None else self.magnitude.moment(1)[..., None] * self.direction.mean
+    def standard_mean(self):
+        return 0.0 if self.direction is None else self.magnitude.moment(1)[..., None] * self.direction.mean
 
     def magnitude_cdf(self,
         x: Tensor,    # [...,D]
@@ -58,7 +65,8 @@ class EllipticMixture(Mixture):
         u = (self._whiten(x) - self.loc) * torch.exp(-self.log_scale)
         return (self.responsibilities(x) * self.magnitude.cdf_of_log(torch.linalg.vector_norm(u, dim=-1).log())).sum(-1)
 
-    def expand(self, batch_shape, _instance=None): raise NotImplementedError("an EllipticMixture has the batch shape it was made with")
+    def expand(self, batch_shape, _instance=None):
+        raise NotImplementedError("an EllipticMixture has the batch shape it was made with")
 
 def _log_area(D: int) -> float:
     "Log of the area of the unit sphere in R^D."
@@ -80,7 +88,8 @@ class FactoredMixture(GaussianMixture):
         **kw,                      # log_scale, as GaussianMixture
     ):                             # raises ParameterError
         super().__init__(dim, features, components, covariance, **kw)
-        if magnitude not in FAMILIES: raise ParameterError(f"unknown magnitude {magnitude!r}", remedy=f"Choose one of {', '.join(FAMILIES)}")
+        if magnitude not in FAMILIES:
+            raise ParameterError(f"unknown magnitude {magnitude!r}", remedy=f"Choose one of {', '.join(FAMILIES)}")
         self.magnitude, self.log_kappa_bounds, self.log_spread_bounds = magnitude, log_kappa, log_spread
         self.law = (components, parts if magnitude == "mixture" else 1, FAMILIES[magnitude])
         self.law0 = nn.Parameter(torch.zeros(self.law))
@@ -93,7 +102,15 @@ class FactoredMixture(GaussianMixture):
         logits, loc, log_scale = self.parameters_of(h)
         raw = self.law0.expand(len(h), *self.law)
         if self.out_law is not None: raw = raw + self.out_law(h).view(-1, *self.law)
-        direction = None if self.towards is None else VonMisesFisher(F.normalize(self.towards, dim=-1), soft_bound(self.log_kappa, *self.log_kappa_bounds).exp(), validate_args=False)
+        direction = (
+            None
+            if self.towards is None
+            else VonMisesFisher(
+                F.normalize(self.towards, dim=-1),
+                soft_bound(self.log_kappa, *self.log_kappa_bounds).exp(),
+                validate_args=False,
+            )
+        )
         return EllipticMixture(logits, loc, log_scale, self._law(raw), direction, self.factor, self.centre, self.bounds)
 
     def _law(self, raw):
@@ -105,14 +122,23 @@ class FactoredMixture(GaussianMixture):
 
     @torch.no_grad()
     def init_from(self, targets: Tensor, seed: int = 0, max_frames: int = 20_000, **kw):
-        "Start at EM's Gaussian mixture, lengths fitted to its residuals; same arguments as `GaussianMixture.init_from`."
+        """Start at EM's Gaussian mixture, lengths fitted to its residuals; same arguments as
+        `GaussianMixture.init_from`."""
         super().init_from(targets, seed, max_frames, **kw)
-        x = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:max_frames].to(targets.device)].to(self.logits0)
+        x = targets[
+            torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:max_frames].to(targets.device)
+        ].to(self.logits0)
         log_scale = soft_bound(self.log_scale0, *self.bounds)
         at = Mixture(self.logits0, self.loc0, log_scale, self.factor, self.centre)
-        l = torch.cat([torch.linalg.vector_norm((at._whiten(i) - self.loc0) * (-log_scale).exp(), dim=-1).clamp(min=1e-3).log() for i in x.split(4096)])
+        l = torch.cat(
+            [
+                torch.linalg.vector_norm((at._whiten(i) - self.loc0) * (-log_scale).exp(), dim=-1).clamp(min=1e-3).log()
+                for i in x.split(4096)
+            ]
+        )
         w = torch.cat([at.responsibilities(i) for i in x.split(4096)])
-        usual, few = (w * l).sum() / w.sum(), 20.                # a component that EM gave a single frame starts as the others do
+        # a component that EM gave a single frame starts as the others do
+        usual, few = (w * l).sum() / w.sum(), 20.
         mean = ((w * l).sum(0) + few * usual) / (w.sum(0) + few)
         around = (w * (l - mean).square()).sum() / w.sum()
         spread = (((w * (l - mean).square()).sum(0) + few * around) / (w.sum(0) + few)).sqrt().clamp(min=1e-2)

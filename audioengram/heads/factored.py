@@ -24,7 +24,8 @@ class Magnitude(Distribution):
     support, arg_constraints, has_rsample = constraints.positive, {}, True
     def log_prob(self, value): return self.log_density(value.log()) - value.log()
     def cdf(self, value): return self.cdf_of_log(value.log())
-    def rsample(self, sample_shape=torch.Size(), generator=None, temperature=1.): return self.draw_log(self._extended_shape(sample_shape), generator, temperature).exp()
+    def rsample(self, sample_shape=torch.Size(), generator=None, temperature=1.0):
+        return self.draw_log(self._extended_shape(sample_shape), generator, temperature).exp()
     def sample(self, sample_shape=torch.Size(), generator=None, temperature=1.):
         with torch.no_grad(): return self.rsample(sample_shape, generator, temperature)
     @property
@@ -58,7 +59,8 @@ class LogNormal(Magnitude):
     ):
         self.loc, self.log_scale = torch.broadcast_tensors(loc, log_scale)
         super().__init__(self.loc.shape, validate_args=False)
-    def log_density(self, l): return -((l - self.loc) * (-self.log_scale).exp()).square() / 2 - self.log_scale - math.log(2 * math.pi) / 2
+    def log_density(self, l):
+        return -((l - self.loc) * (-self.log_scale).exp()).square() / 2 - self.log_scale - math.log(2 * math.pi) / 2
     def cdf_of_log(self, l): return torch.special.ndtr((l - self.loc) * (-self.log_scale).exp())
     def moment(self, r): return (r * self.loc + r**2 * (2 * self.log_scale).exp() / 2).exp()
     def draw_log(self, shape, generator=None, temperature=1.):
@@ -106,7 +108,10 @@ class Gamma(Magnitude):
         y = self.power * l + self.log_rate
         return math.log(self.power) + self.shape * y - y.exp() - torch.lgamma(self.shape)
     def cdf_of_log(self, l): return torch.special.gammainc(self.shape, (self.power * l + self.log_rate).exp())
-    def moment(self, r): return (torch.lgamma(self.shape + r / self.power) - torch.lgamma(self.shape) - r / self.power * self.log_rate).exp()
+    def moment(self, r):
+        return (
+            torch.lgamma(self.shape + r / self.power) - torch.lgamma(self.shape) - r / self.power * self.log_rate
+        ).exp()
     def draw_log(self, shape, generator=None, temperature=1.):
         a = (self.shape / temperature).expand(shape)
         y = torch._standard_gamma(a, generator=generator).clamp(min=torch.finfo(a.dtype).tiny).log()
@@ -116,26 +121,40 @@ class Gamma(Magnitude):
 
 def _categorical(logits, shape, generator):
     "Draw indices from log weights [..., K] into the shape given (Gumbel maximum)."
-    e = torch.empty((*shape, logits.shape[-1]), dtype=logits.dtype, device=logits.device).exponential_(generator=generator)
+    e = torch.empty((*shape, logits.shape[-1]), dtype=logits.dtype, device=logits.device).exponential_(
+        generator=generator
+    )
     return (logits - e.log()).argmax(-1)
 
 # %% ../../nbs/heads/10_factored.ipynb #f39b0c0f
 class Polar(Distribution):
-    "Density over R^D of centre + scale · length · direction: a tied mixture of vMF directions and lengths with the exact Jacobian."
+    """Density over R^D of centre + scale · length · direction: a tied mixture of vMF directions and lengths with the
+    exact Jacobian."""
     support, arg_constraints = constraints.real_vector, {}
 
-    def __init__(self,
-        direction: VonMisesFisher,     # batch [..., K]
-        magnitude: Magnitude,          # batch broadcasts with [..., K]; [..., 1] is one law for all components
+    def __init__(
+        self,
+        direction: VonMisesFisher,  # batch [..., K]
+        magnitude: Magnitude,  # batch broadcasts with [..., K]; [..., 1] is one law for all components
         logits: Tensor | None = None,  # log weights up to a constant, [..., K]; equal if None
-        slope: Tensor | None = None,   # b, gain of log length along each direction, [..., K, D]
+        slope: Tensor | None = None,  # b, gain of log length along each direction, [..., K, D]
         centre: Tensor | None = None,  # c, [..., D]; zero if None
         log_scale: Tensor | None = None,  # log s, [..., D]; zero if None
-        still=None,                    # (log weight relative to the logits' normaliser [...], width) of a component for steps of length zero
-    ):                                 # raises ShapeError
-        try: shape = torch.broadcast_shapes(direction.batch_shape, magnitude.batch_shape, *([] if logits is None else [logits.shape]))
-        except RuntimeError: raise ShapeError(f"direction {tuple(direction.batch_shape)}, magnitude {tuple(magnitude.batch_shape)} and logits do not broadcast") from None
-        if not shape: raise ShapeError("direction needs a component axis", remedy="Give loc the shape [..., K, D], K = 1 for a single direction")
+        still=None,  # (log weight relative to the logits' normaliser [...], width) of a component for steps of length zero
+    ):  # raises ShapeError
+        try:
+            shape = torch.broadcast_shapes(
+                direction.batch_shape, magnitude.batch_shape, *([] if logits is None else [logits.shape])
+            )
+        except RuntimeError:
+            raise ShapeError(
+                f"direction {tuple(direction.batch_shape)}, magnitude {tuple(magnitude.batch_shape)} and logits do not broadcast"
+            ) from None
+        if not shape:
+            raise ShapeError(
+                "direction needs a component axis",
+                remedy="Give loc the shape [..., K, D], K = 1 for a single direction",
+            )
         self.direction, self.magnitude = direction.expand(shape), magnitude
         self.direction._validate_args = False  # values are normalised here, and refused here when they cannot be
         logits = direction.loc.new_zeros(shape) if logits is None else logits
@@ -148,14 +167,20 @@ class Polar(Distribution):
 
     def _parts(self, x):
         "Direction [..., D], log length [...] and scaled vector of x."
-        if x.shape[-1:] != self.event_shape: raise ShapeError(f"value has {x.shape[-1]} dimensions, the distribution {self.event_shape[0]}")
+        if x.shape[-1:] != self.event_shape:
+            raise ShapeError(f"value has {x.shape[-1]} dimensions, the distribution {self.event_shape[0]}")
         y = x if self.centre is None else x - self.centre
         y = y if self.log_scale is None else y * (-self.log_scale).exp()
         m = torch.linalg.vector_norm(y, dim=-1)
         if not torch.compiler.is_compiling() and not torch.isfinite(m).all():
-            raise ShapeError("value holds NaN or infinite numbers", remedy="Find the recording or the step that made them")
+            raise ShapeError(
+                "value holds NaN or infinite numbers", remedy="Find the recording or the step that made them"
+            )
         if self.still is None and not torch.compiler.is_compiling() and (m == 0).any():
-            raise ShapeError(f"{int((m == 0).sum())} steps have length zero and therefore no direction", remedy="Drop them, or give still=(log weight, width) for a component that stands still")
+            raise ShapeError(
+                f"{int((m == 0).sum())} steps have length zero and therefore no direction",
+                remedy="Drop them, or give still=(log weight, width) for a component that stands still",
+            )
         m = m.clamp(min=torch.finfo(m.dtype).tiny)
         return y / m[..., None], m.log(), y
 
@@ -167,7 +192,12 @@ class Polar(Distribution):
         "log weight + log density by component, [..., K], with `still` as one more."
         d, l, y = self._parts(x)
         D, log_s = x.shape[-1], 0. if self.log_scale is None else self.log_scale.sum(-1)
-        out = self.logits + self.direction.log_prob(d[..., None, :]) + self.magnitude.log_density(l[..., None] - self._gain(d)) - (D * l + log_s)[..., None]
+        out = (
+            self.logits
+            + self.direction.log_prob(d[..., None, :])
+            + self.magnitude.log_density(l[..., None] - self._gain(d))
+            - (D * l + log_s)[..., None]
+        )
         if self.still is None: return out
         log_weight, width = self.still
         rest = -y.square().sum(-1) / (2 * width**2) - D * math.log(width * math.sqrt(2 * math.pi)) - log_s
@@ -222,9 +252,10 @@ class Polar(Distribution):
         if self.still is not None: y = y + torch.sigmoid(self.still[0])[..., None] * self.still[1] ** 2
         return y if self.log_scale is None else y * (2 * self.log_scale).exp()
 
-    def magnitude_cdf(self,
-        value: Tensor,   # [..., D]
-    ) -> Tensor:         # P(length <= that of value | its direction), uniform on [0, 1] if value was drawn from here; standing still apart
+    def magnitude_cdf(
+        self,
+        value: Tensor,  # [..., D]
+    ) -> Tensor:  # P(length <= that of value | its direction), uniform on [0, 1] if value was drawn from here; standing still apart
         "Probability integral transform of the length."
         d, l, _ = self._parts(value)
         weight = (self.logits + self.direction.log_prob(d[..., None, :])).softmax(-1)
@@ -233,7 +264,8 @@ class Polar(Distribution):
     def point(self,
         kind="median",   # "median", "mode" or "mean"
     ) -> Tensor:         # a step, [..., D]
-        "One step for a deterministic forecast: mean direction × median length, most likely component's direction × modal length, or the expectation."
+        """One step for a deterministic forecast: mean direction × median length, most likely component's direction ×
+        modal length, or the expectation."""
         if kind == "mean": return self.mean
         if kind == "mode":
             k = self.logits.argmax(-1)
@@ -243,17 +275,23 @@ class Polar(Distribution):
             d = F.normalize((self.logits.exp()[..., None] * self.direction.mean).sum(-2), dim=-1)
             weight, gain = (self.logits + self.direction.log_prob(d[..., None, :])).softmax(-1), self._gain(d)
             start = (weight * (self.magnitude.median.log() + gain)).sum(-1)
-            log_m = start if self.logits.shape[-1] == 1 else bisect_quantile(lambda l: (weight * self.magnitude.cdf_of_log(l[..., None] - gain)).sum(-1), start)
+            log_m = (
+                start
+                if self.logits.shape[-1] == 1
+                else bisect_quantile(lambda l: (weight * self.magnitude.cdf_of_log(l[..., None] - gain)).sum(-1), start)
+            )
         else: raise ParameterError(f"unknown kind {kind!r}", remedy="Choose median, mode or mean")
         return self._outer(log_m.exp()[..., None] * d)
 
     def rsample(self, sample_shape=torch.Size(), generator=None, temperature=1.):
-        if not self.has_rsample: raise NotImplementedError("only a single component with a reparameterised length has rsample; use sample")
+        if not self.has_rsample:
+            raise NotImplementedError("only a single component with a reparameterised length has rsample; use sample")
         return self._draw(torch.Size(sample_shape), generator, temperature)
 
     @torch.no_grad()
     def sample(self, sample_shape=torch.Size(), generator=None, temperature=1.):
-        "Draws [*sample_shape, ..., D]; `temperature` divides κ and multiplies the variance of the length, 1 is the model."
+        """Draws [*sample_shape, ..., D]; `temperature` divides κ and multiplies the variance of the length, 1 is the
+        model."""
         return self._draw(torch.Size(sample_shape), generator, temperature)
 
     def _draw(self, sample_shape, generator, temperature):
@@ -265,7 +303,9 @@ class Polar(Distribution):
         if self.slope is not None: l = l + (take_component(self.slope, k, 1) * d).sum(-1)
         y = l.exp()[..., None] * d
         if self.still is not None:
-            idle = torch.rand(shape[:-1], dtype=y.dtype, device=y.device, generator=generator) < torch.sigmoid(self.still[0])
+            idle = torch.rand(shape[:-1], dtype=y.dtype, device=y.device, generator=generator) < torch.sigmoid(
+                self.still[0]
+            )
             rest = torch.randn(y.shape, dtype=y.dtype, device=y.device, generator=generator)
             y = torch.where(idle[..., None], self.still[1] * rest, y)
         return self._outer(y)
@@ -274,51 +314,104 @@ class Polar(Distribution):
         batch_shape, K, D = torch.Size(batch_shape), self.logits.shape[-1], self.event_shape[0]
         grow = lambda t, *rest: None if t is None else t.expand(*batch_shape, *rest)
         still = self.still and (torch.as_tensor(self.still[0]).expand(batch_shape), self.still[1])
-        return Polar(self.direction.expand((*batch_shape, K)), self.magnitude, grow(self.logits, K), grow(self.slope, K, D), grow(self.centre, D), grow(self.log_scale, D), still)
+        return Polar(
+            self.direction.expand((*batch_shape, K)),
+            self.magnitude,
+            grow(self.logits, K),
+            grow(self.slope, K, D),
+            grow(self.centre, D),
+            grow(self.log_scale, D),
+            still,
+        )
 
 # %% ../../nbs/heads/10_factored.ipynb #c98ee6ed
-STORIES = {"unconditional": (), "features": ("features",), "direction": ("features", "direction"), "side": ("side",), "autoregressive": ("history",)}
+STORIES = {
+    "unconditional": (),
+    "features": ("features",),
+    "direction": ("features", "direction"),
+    "side": ("side",),
+    "autoregressive": ("history",),
+}
 FAMILIES = {"lognormal": 2, "gamma": 2, "mixture": 3}  # numbers that each part of a law of lengths takes
 
 class DirectionMagnitude(nn.Module):
     "Head for direction times length: `head(features, side, history)` is a `Polar` over R^D."
-    def __init__(self,
-        dim: int,                  # D of the target
-        features: int,             # F of the input; 0: unconditional
-        components: int = 1,       # K
-        magnitude="lognormal",     # "lognormal", "gamma", or "mixture" of log-normals
-        story="features",          # what the length is given: a name of STORIES, or a tuple of "features", "direction", "side", "history"
-        side: int = 0,             # size of the side input
-        history: int = 0,          # how many past lengths are given
-        tied: bool = True,         # every component has its own law of lengths; False: one law for all
-        centre="zero",             # "zero", "constant" (mean of the targets), or "predicted" from the features
+    def __init__(
+        self,
+        dim: int,  # D of the target
+        features: int,  # F of the input; 0: unconditional
+        components: int = 1,  # K
+        magnitude="lognormal",  # "lognormal", "gamma", or "mixture" of log-normals
+        story="features",  # what the length is given: a name of STORIES, or a tuple of "features", "direction", "side", "history"
+        side: int = 0,  # size of the side input
+        history: int = 0,  # how many past lengths are given
+        tied: bool = True,  # every component has its own law of lengths; False: one law for all
+        centre="zero",  # "zero", "constant" (mean of the targets), or "predicted" from the features
         anisotropic: bool = False,  # learn one scale a dimension
         still: float | None = None,  # width of the component for steps of length zero; None: they raise ShapeError
-        parts: int = 3,            # log-normals in a "mixture" of lengths
-        hidden: int = 64,          # width of the layer that reads side and history
-        log_kappa=(-7., 16.),      # smooth bounds of log κ
-        log_spread=(-4., 2.),      # smooth bounds of the log of the spread of log m
-    ):                             # raises ParameterError
+        parts: int = 3,  # log-normals in a "mixture" of lengths
+        hidden: int = 64,  # width of the layer that reads side and history
+        log_kappa=(-7.0, 16.0),  # smooth bounds of log κ
+        log_spread=(-4.0, 2.0),  # smooth bounds of the log of the spread of log m
+    ):  # raises ParameterError
         super().__init__()
         given = STORIES.get(story) if isinstance(story, str) else tuple(story)
-        for name, value, known in (("story", story, given is not None and {*given} <= {"features", "direction", "side", "history"}), ("magnitude", magnitude, magnitude in FAMILIES), ("centre", centre, centre in ("zero", "constant", "predicted"))):
-            if not known: raise ParameterError(f"unknown {name} {value!r}", remedy=f"Choose one of {', '.join(dict(story=STORIES, magnitude=FAMILIES, centre=('zero', 'constant', 'predicted'))[name])}")
+        for name, value, known in (
+            ("story", story, given is not None and {*given} <= {"features", "direction", "side", "history"}),
+            ("magnitude", magnitude, magnitude in FAMILIES),
+            ("centre", centre, centre in ("zero", "constant", "predicted")),
+        ):
+            if not known:
+                raise ParameterError(
+                    f"unknown {name} {value!r}",
+                    remedy=f"Choose one of {', '.join(dict(story=STORIES, magnitude=FAMILIES, centre=('zero', 'constant', 'predicted'))[name])}",
+                )
         for name, size in (("side", side), ("history", history)):
-            if name in given and size < 1: raise ParameterError(f"the story {story!r} needs the size of its input", remedy=f"Pass {name}=, the number of values a frame")
+            if name in given and size < 1:
+                raise ParameterError(
+                    f"the story {story!r} needs the size of its input",
+                    remedy=f"Pass {name}=, the number of values a frame",
+                )
         K, J = components, parts if magnitude == "mixture" else 1
-        self.dim, self.features, self.components, self.given, self.magnitude, self.centre, self.width = dim, features, K, given, magnitude, centre, still
+        self.dim, self.features, self.components, self.given, self.magnitude, self.centre, self.width = (
+            dim,
+            features,
+            K,
+            given,
+            magnitude,
+            centre,
+            still,
+        )
         self.sizes = dict(side=side, history=history)
         self.bounds = dict(log_kappa=log_kappa, log_spread=log_spread)
         self.law = (K if tied else 1, J, FAMILIES[magnitude])
-        shapes = dict(logits=(K,), loc=(K, dim), log_kappa=(K,), slope=(K, dim) if "direction" in given else None, centre=(dim,) if centre == "predicted" else None)
+        shapes = dict(
+            logits=(K,),
+            loc=(K, dim),
+            log_kappa=(K,),
+            slope=(K, dim) if "direction" in given else None,
+            centre=(dim,) if centre == "predicted" else None,
+        )
         self.shapes = {k: v for k, v in shapes.items() if v}
-        self.start = nn.ParameterDict({k: torch.zeros(v) for k, v in self.shapes.items()} | {"law": torch.zeros(self.law)})
+        self.start = nn.ParameterDict(
+            {k: torch.zeros(v) for k, v in self.shapes.items()} | {"law": torch.zeros(self.law)}
+        )
         nn.init.normal_(self.start["loc"], std=dim**-.5)
         self.out = _zero(nn.Linear(features, sum(map(math.prod, self.shapes.values())))) if features else None
-        n, deep = features * ("features" in given) + side * ("side" in given) + history * ("history" in given), {"side", "history"} & {*given}
-        self.out_law = None if not n else nn.Sequential(nn.Linear(n, hidden), nn.SiLU(), _zero(nn.Linear(hidden, math.prod(self.law)))) if deep else _zero(nn.Linear(n, math.prod(self.law)))
+        n, deep = (
+            features * ("features" in given) + side * ("side" in given) + history * ("history" in given),
+            {"side", "history"} & {*given},
+        )
+        self.out_law = (
+            None
+            if not n
+            else nn.Sequential(nn.Linear(n, hidden), nn.SiLU(), _zero(nn.Linear(hidden, math.prod(self.law))))
+            if deep
+            else _zero(nn.Linear(n, math.prod(self.law)))
+        )
         self.register_buffer("fixed_centre", torch.zeros(dim) if centre == "constant" else None)
-        self.register_buffer("log_length", torch.tensor([0., 1.]))  # mean and spread of the targets' log length: units of history
+        # mean and spread of the targets' log length: units of history
+        self.register_buffer("log_length", torch.tensor([0., 1.]))
         self.log_scale = nn.Parameter(torch.zeros(dim)) if anisotropic else None
         self.still_weight = nn.Parameter(torch.tensor(-4.)) if still is not None else None
 
@@ -332,7 +425,11 @@ class DirectionMagnitude(nn.Module):
         if self.out is not None:
             raw = self.out(h).split([math.prod(v) for v in self.shapes.values()], -1)
             p = {k: p[k] + r.reshape(B, *v) for (k, v), r in zip(self.shapes.items(), raw, strict=True)}
-        direction = VonMisesFisher(F.normalize(p["loc"], dim=-1), soft_bound(p["log_kappa"], *self.bounds["log_kappa"]).exp(), validate_args=False)
+        direction = VonMisesFisher(
+            F.normalize(p["loc"], dim=-1),
+            soft_bound(p["log_kappa"], *self.bounds["log_kappa"]).exp(),
+            validate_args=False,
+        )
         still = None if self.width is None else (self.still_weight.expand(B), self.width)
         centre = p.get("centre", self.fixed_centre)
         return Polar(direction, self._law(h, side, history), p["logits"], p.get("slope"), centre, self.log_scale, still)
@@ -341,13 +438,18 @@ class DirectionMagnitude(nn.Module):
         "Law of the lengths, batch [B, K] or [B, 1]."
         for name, x in (("side", side), ("history", history)):
             if name not in self.given: continue
-            if x is None: raise ParameterError(f"this head's lengths are given {name!r}", remedy=f"Call head(features, {name}=…)")
+            if x is None:
+                raise ParameterError(f"this head's lengths are given {name!r}", remedy=f"Call head(features, {name}=…)")
             check_shape(x, f"B {name[0].upper()}", name, B=len(h), **{name[0].upper(): self.sizes[name]})
         raw = self.start["law"].expand(len(h), *self.law)
         if self.out_law is not None:
-            past = None if history is None else (history.clamp(min=1e-30).log() - self.log_length[0]) / self.log_length[1]
+            past = (
+                None if history is None else (history.clamp(min=1e-30).log() - self.log_length[0]) / self.log_length[1]
+            )
             inputs = dict(features=h, side=side, history=None if past is None else soft_bound(past, -8., 8.))
-            raw = raw + self.out_law(torch.cat([inputs[k] for k in ("features", "side", "history") if k in self.given], -1)).reshape(-1, *self.law)
+            raw = raw + self.out_law(
+                torch.cat([inputs[k] for k in ("features", "side", "history") if k in self.given], -1)
+            ).reshape(-1, *self.law)
         loc, spread = raw[..., 0], soft_bound(raw[..., 1], *self.bounds["log_spread"])
         if self.magnitude == "mixture": return LogNormalMixture(raw[..., 2], loc, spread)
         if self.magnitude == "lognormal": return LogNormal(loc[..., 0], spread[..., 0])
@@ -363,32 +465,50 @@ class DirectionMagnitude(nn.Module):
         from sklearn.cluster import KMeans  # takes seconds to import and only this needs it
 
         check_shape(targets, "N D", "targets", finite=True, D=self.dim)
-        if len(targets) > max_frames: targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:max_frames].to(targets.device)]
+        if len(targets) > max_frames:
+            targets = targets[
+                torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:max_frames].to(
+                    targets.device
+                )
+            ]
         x = targets.detach().double()
-        if self.centre != "zero": (self.fixed_centre if self.centre == "constant" else self.start["centre"]).copy_(x.mean(0)); x = x - x.mean(0)
+        if self.centre != "zero":
+            (self.fixed_centre if self.centre == "constant" else self.start["centre"]).copy_(x.mean(0))
+            x = x - x.mean(0)
         if self.log_scale is not None:
             log_std = x.square().mean(0).clamp(min=1e-30).sqrt().log()
             self.log_scale.copy_(log_std - log_std.mean()); x = x * (log_std.mean() - log_std).exp()
         m = torch.linalg.vector_norm(x, dim=-1)
         moves = m > (0 if self.width is None else 2 * self.width * math.sqrt(self.dim))
-        if int(moves.sum()) < 2 * self.components: raise ShapeError(f"only {int(moves.sum())} of {len(m)} targets have a length to learn from", remedy="Lower `still` or look at the targets")
-        if self.still_weight is not None: self.still_weight.copy_(torch.logit((~moves).double().mean().clamp(1e-4, .99)))
+        if int(moves.sum()) < 2 * self.components:
+            raise ShapeError(
+                f"only {int(moves.sum())} of {len(m)} targets have a length to learn from",
+                remedy="Lower `still` or look at the targets",
+            )
+        if self.still_weight is not None:
+            self.still_weight.copy_(torch.logit((~moves).double().mean().clamp(1e-4, 0.99)))
         d, l = x[moves] / m[moves, None], m[moves].log()
         spread = l.std().clamp(min=1e-3)
         self.log_length.copy_(torch.stack([l.mean(), spread]))
-        kind = KMeans(self.components, n_init=1, random_state=seed).fit_predict(torch.cat([d, (l[:, None] - l.mean()) / spread], 1).cpu().numpy())
+        kind = KMeans(self.components, n_init=1, random_state=seed).fit_predict(
+            torch.cat([d, (l[:, None] - l.mean()) / spread], 1).cpu().numpy()
+        )
         w = F.one_hot(torch.as_tensor(kind, dtype=torch.long, device=d.device), self.components).to(d)
         fits = VonMisesFisher.fit(d.expand(self.components, -1, -1), w.T, unbiased=True)
         self.start["logits"].copy_(w.mean(0).log()); self.start["loc"].copy_(fits.loc)
-        # Directions that cancel say κ = 0, where log κ has no gradient and the features could never be heard: start at a mean resultant length of .1, unless a centre takes the features' part.
+        # Directions that cancel say κ = 0, where log κ has no gradient and the features could never be heard:
+        # start at a mean resultant length of .1, unless a centre takes the features' part.
         kappa = fits.concentration.clamp(min=1e-3 if self.centre == "predicted" else .1 * self.dim)
         self.start["log_kappa"].copy_(soft_unbound(kappa.log(), *self.bounds["log_kappa"]))
         group = w if self.law[0] > 1 else torch.ones_like(w[:, :1])
         mean = (group.T @ l) / group.sum(0)
         std = (((l[:, None] - mean).square() * group).sum(0) / group.sum(0)).sqrt().clamp(min=1e-2)
-        shift = torch.linspace(-1, 1, self.law[1], dtype=l.dtype, device=l.device) if self.law[1] > 1 else l.new_zeros(1)
+        shift = (
+            torch.linspace(-1, 1, self.law[1], dtype=l.dtype, device=l.device) if self.law[1] > 1 else l.new_zeros(1)
+        )
         law = self.start["law"]
-        law[..., 0].copy_(mean[:, None] + shift * std[:, None]); law[..., 1].copy_(soft_unbound(std.log()[:, None].expand(-1, self.law[1]), *self.bounds["log_spread"]))
+        law[..., 0].copy_(mean[:, None] + shift * std[:, None])
+        law[..., 1].copy_(soft_unbound(std.log()[:, None].expand(-1, self.law[1]), *self.bounds["log_spread"]))
         return self
 
 def _zero(layer):

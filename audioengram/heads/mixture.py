@@ -26,18 +26,20 @@ class Mixture(Distribution):
     support = constraints.real_vector
     arg_constraints = {}  # the head's bounds make invalid values impossible; non-finite ones are refused below
 
-    def __init__(self,
-        logits: Tensor,      # unnormalised log weights, [...,K]
-        loc: Tensor,         # component means in their own coordinates, [...,K,D]
-        log_scale: Tensor,   # log standard deviations (or t scales) there, [...,K,D]; before their bounds where there are `bounds`
-        factor=None,         # U_k, lower-triangular, [K,D,D]; None: identity
-        centre=None,         # c_k, [K,D]; None: zero
-        df=None,             # degrees of freedom of a Student-t, tensor broadcasting with [...,K]; None: Gaussian
-        bounds=None,         # smooth bounds that log_scale has yet to be given: a draw then bounds one component, not all
+    def __init__(
+        self,
+        logits: Tensor,  # unnormalised log weights, [...,K]
+        loc: Tensor,  # component means in their own coordinates, [...,K,D]
+        log_scale: Tensor,  # log standard deviations (or t scales) there, [...,K,D]; before their bounds where there are `bounds`
+        factor=None,  # U_k, lower-triangular, [K,D,D]; None: identity
+        centre=None,  # c_k, [K,D]; None: zero
+        df=None,  # degrees of freedom of a Student-t, tensor broadcasting with [...,K]; None: Gaussian
+        bounds=None,  # smooth bounds that log_scale has yet to be given: a draw then bounds one component, not all
         validate_args=None,  # True: refuse non-finite parameters with a ShapeError
     ):
         if validate_args:
-            for name, value in dict(logits=logits, loc=loc, log_scale=log_scale).items(): check_shape(value, " ".join("abcdefgh"[:value.ndim]), name, finite=True)
+            for name, value in dict(logits=logits, loc=loc, log_scale=log_scale).items():
+                check_shape(value, " ".join("abcdefgh"[: value.ndim]), name, finite=True)
         self.logits, self.loc, self._raw, self._bounds = F.log_softmax(logits, -1), loc, log_scale, bounds
         self.factor, self.centre, self.df = factor, centre, df
         super().__init__(logits.shape[:-1], loc.shape[-1:], validate_args=False)
@@ -68,13 +70,16 @@ class Mixture(Distribution):
         if self.factor is None: return r
         x = torch.empty_like(r)
         for j in range(self.n_components):   # a triangular solve a component, not a gathered [.., D, D]
-            x[k == j] = torch.linalg.solve_triangular(self.factor[j], r[k == j].mT, upper=False).mT + (0 if self.centre is None else self.centre[j])
+            x[k == j] = torch.linalg.solve_triangular(self.factor[j], r[k == j].mT, upper=False).mT + (
+                0 if self.centre is None else self.centre[j]
+            )
         return x
 
     def standard_log_prob(self,
         u: Tensor,  # standardised residuals, [...,K,D]
     ) -> Tensor:    # [...,K]
-        "Log density of a component in its own standard coordinates: Gaussian or Student-t. A subclass may bring another."
+        """Log density of a component in its own standard coordinates: Gaussian or Student-t. A subclass may bring
+        another."""
         if self.df is None: return -.5 * u.square().sum(-1) - u.shape[-1] / 2 * math.log(2 * math.pi)
         v = self.df
         const = torch.lgamma((v + 1) / 2) - torch.lgamma(v / 2) - .5 * torch.log(v * math.pi)
@@ -82,7 +87,9 @@ class Mixture(Distribution):
 
     def standard_draw(self, shape, k, generator=None, temperature: float = 1.):
         "Draws of component k [...] in its standard coordinates, [*shape,D]."
-        eps = torch.empty((*shape, self.loc.shape[-1]), device=self.loc.device, dtype=self.loc.dtype).normal_(generator=generator)
+        eps = torch.empty((*shape, self.loc.shape[-1]), device=self.loc.device, dtype=self.loc.dtype).normal_(
+            generator=generator
+        )
         if self.df is not None:
             v = self.df.expand(*shape, self.n_components).gather(-1, k[..., None]).expand_as(eps)
             eps = eps * torch.rsqrt(torch._standard_gamma(v / 2, generator=generator) * 2 / v)
@@ -103,7 +110,8 @@ class Mixture(Distribution):
     def log_prob(self,
         x: Tensor,  # [...,D]
     ) -> Tensor:    # nats with respect to Lebesgue measure on R^D, [...]
-        if x.shape[-1:] != self.event_shape: raise ShapeError(f"value has {x.shape[-1]} dimensions, the distribution {self.event_shape[0]}")
+        if x.shape[-1:] != self.event_shape:
+            raise ShapeError(f"value has {x.shape[-1]} dimensions, the distribution {self.event_shape[0]}")
         return torch.logsumexp(self.logits + self.component_log_prob(x), -1)
 
     def responsibilities(self,
@@ -116,7 +124,12 @@ class Mixture(Distribution):
         loc = self.loc + self.log_scale.exp() * self.standard_mean()
         if self.factor is None: return loc
         K, D = self.factor.shape[:2]
-        x = torch.linalg.solve_triangular(self.factor, loc.reshape(-1, K, D).permute(1, 2, 0), upper=False).permute(2, 0, 1).reshape(loc.shape)   # one solve a component, not one a row
+        # one solve a component, not one a row
+        x = (
+            torch.linalg.solve_triangular(self.factor, loc.reshape(-1, K, D).permute(1, 2, 0), upper=False)
+            .permute(2, 0, 1)
+            .reshape(loc.shape)
+        )
         return x if self.centre is None else x + self.centre
 
     @property
@@ -126,7 +139,11 @@ class Mixture(Distribution):
     def sample(self, sample_shape=(), generator=None, temperature: float = 1.):
         "Draws [*sample_shape,...,D]; `temperature` scales the variance of each component, 1 is the model."
         shape = torch.Size(sample_shape) + self.batch_shape
-        gumbel = -torch.empty((*shape, self.n_components), device=self.loc.device, dtype=self.loc.dtype).exponential_(generator=generator).log()
+        gumbel = (
+            -torch.empty((*shape, self.n_components), device=self.loc.device, dtype=self.loc.dtype)
+            .exponential_(generator=generator)
+            .log()
+        )
         k = (self.logits + gumbel).argmax(-1)
         loc, log_scale = self.of_component(k)
         return self._colour(loc + log_scale.exp() * self.standard_draw(shape, k, generator, temperature), k)
@@ -135,7 +152,9 @@ class Mixture(Distribution):
         batch_shape = torch.Size(batch_shape)
         grow = lambda t, n: t.expand(batch_shape + t.shape[t.ndim - n:])
         df = self.df if self.df is None or self.df.ndim <= 1 else grow(self.df, 1)
-        return Mixture(grow(self.logits, 1), grow(self.loc, 2), grow(self._raw, 2), self.factor, self.centre, df, self._bounds)
+        return Mixture(
+            grow(self.logits, 1), grow(self.loc, 2), grow(self._raw, 2), self.factor, self.centre, df, self._bounds
+        )
 
 # %% ../../nbs/heads/15_mixture.ipynb #1d4a37ee
 class GaussianMixture(nn.Module):
@@ -150,8 +169,16 @@ class GaussianMixture(nn.Module):
     ):
         super().__init__()
         if covariance not in ("diagonal", "semi-tied"):
-            raise ParameterError(f"unknown covariance {covariance!r}", remedy="Choose diagonal or semi-tied, or the LowRankMixture head")
-        self.dim, self.features, self.components, self.covariance, self.bounds = dim, features, components, covariance, log_scale
+            raise ParameterError(
+                f"unknown covariance {covariance!r}", remedy="Choose diagonal or semi-tied, or the LowRankMixture head"
+            )
+        self.dim, self.features, self.components, self.covariance, self.bounds = (
+            dim,
+            features,
+            components,
+            covariance,
+            log_scale,
+        )
         self.out = nn.Linear(features, components * (1 + 2 * dim)) if features else None
         if features: nn.init.zeros_(self.out.weight); nn.init.zeros_(self.out.bias)
         self.logits0 = nn.Parameter(torch.zeros(components))
@@ -173,7 +200,8 @@ class GaussianMixture(nn.Module):
     ) -> tuple:            # logits [B,K], loc [B,K,D], log scale before its bounds [B,K,D]
         "What the features say of every component."
         B, K, D = len(h), self.components, self.dim
-        if self.out is None: logits, loc, raw = self.logits0.expand(B, K), self.loc0.expand(B, K, D), self.log_scale0.expand(B, K, D)
+        if self.out is None:
+            logits, loc, raw = self.logits0.expand(B, K), self.loc0.expand(B, K, D), self.log_scale0.expand(B, K, D)
         else:
             logits, loc, raw = self.out(h).split([K, K * D, K * D], -1)
             logits, loc, raw = logits + self.logits0, loc.view(B, K, D) + self.loc0, raw.view(B, K, D) + self.log_scale0
@@ -194,15 +222,31 @@ class GaussianMixture(nn.Module):
         iterations: int = 20,   # EM steps at most; training goes on from there
     ):                          # self
         "Start at the marginal: weights, means and covariances of a mixture fitted by EM (scikit-learn)."
-        if len(targets) > max_frames: targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:max_frames]]
+        if len(targets) > max_frames:
+            targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:max_frames]]
         x = targets.detach().cpu().double().numpy()
         if len(x) < self.components or not np.isfinite(x).all() or not (x.var(0) > 0).any():
-            what = f"{len(x)} points" if len(x) < self.components else "points that are all the same" if np.isfinite(x).all() else "NaN or infinite points"
-            raise ParameterError(f"a mixture of {self.components} cannot start at {what}", remedy="Look at the latents, or use more of them")
+            what = (
+                f"{len(x)} points"
+                if len(x) < self.components
+                else "points that are all the same"
+                if np.isfinite(x).all()
+                else "NaN or infinite points"
+            )
+            raise ParameterError(
+                f"a mixture of {self.components} cannot start at {what}",
+                remedy="Look at the latents, or use more of them",
+            )
         kind = "full" if self.covariance == "semi-tied" else "diag"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)   # a start, not a fit: gradients take over
-            em = EM(self.components, covariance_type=kind, reg_covar=floor * x.var(0).mean(), max_iter=iterations, random_state=seed).fit(x)
+            em = EM(
+                self.components,
+                covariance_type=kind,
+                reg_covar=floor * x.var(0).mean(),
+                max_iter=iterations,
+                random_state=seed,
+            ).fit(x)
         like = lambda a, p: torch.as_tensor(a, dtype=p.dtype, device=p.device)
         self.logits0.copy_(like(em.weights_, self.logits0).log())
         if self.covariance == "diagonal":
@@ -210,21 +254,27 @@ class GaussianMixture(nn.Module):
             self.log_scale0.copy_(soft_unbound(-like(em.precisions_cholesky_, self.loc0).log(), *self.bounds))
         else:  # scikit-learn's precision factor is upper-triangular: precision = P Pᵀ, so U = Pᵀ
             U = like(em.precisions_cholesky_, self.lower).mT
-            self.centre.copy_(like(em.means_, self.centre)); self.loc0.zero_(); self.log_scale0.copy_(soft_unbound(torch.zeros_like(self.log_scale0), *self.bounds))
-            self.lower.copy_(U.tril(-1)); self.log_diagonal.copy_(soft_unbound(U.diagonal(dim1=-2, dim2=-1).log(), -12, 12))
+            self.centre.copy_(like(em.means_, self.centre))
+            self.loc0.zero_()
+            self.log_scale0.copy_(soft_unbound(torch.zeros_like(self.log_scale0), *self.bounds))
+            self.lower.copy_(U.tril(-1))
+            self.log_diagonal.copy_(soft_unbound(U.diagonal(dim1=-2, dim2=-1).log(), -12, 12))
         return self
 
 class Gaussian(GaussianMixture):
     "A single Gaussian: diagonal, or with a full covariance whose factor does not depend on the features (semi-tied)."
-    def __init__(self, dim: int, features: int, covariance="diagonal", **kw): super().__init__(dim, features, components=1, covariance=covariance, **kw)
+    def __init__(self, dim: int, features: int, covariance="diagonal", **kw):
+        super().__init__(dim, features, components=1, covariance=covariance, **kw)
 
 class StudentT(GaussianMixture):
     "A single Student-t with learned degrees of freedom: what a Gaussian becomes when outliers are real."
-    def __init__(self, dim: int, features: int, covariance="diagonal", **kw): super().__init__(dim, features, components=1, covariance=covariance, student=True, **kw)
+    def __init__(self, dim: int, features: int, covariance="diagonal", **kw):
+        super().__init__(dim, features, components=1, covariance=covariance, student=True, **kw)
 
 # %% ../../nbs/heads/15_mixture.ipynb #1a6185f0
 class LowRankMixture(nn.Module):
-    "Mixture head whose component covariances are diag(σ) (I + V Vᵀ) diag(σ), all predicted (torch's LowRankMultivariateNormal)."
+    """Mixture head whose component covariances are diag(σ) (I + V Vᵀ) diag(σ), all predicted (torch's
+    LowRankMultivariateNormal)."""
     def __init__(self,
         dim: int,              # D
         features: int,         # F of the input
@@ -245,8 +295,11 @@ class LowRankMixture(nn.Module):
         B, K, D, R = len(h), self.components, self.dim, self.rank
         logits, loc, raw, f = self.out(h).split([K, K * D, K * D, K * D * R], -1)
         scale = soft_bound(raw.view(B, K, D) + self.log_scale0, *self.bounds)
-        shape = soft_bound(f.view(B, K, D, R) + self.factor0, -30., 30.)      # in units of σ: keeps I + FᵀΣ⁻¹F well conditioned
-        parts = LowRankMultivariateNormal(loc.view(B, K, D) + self.loc0, scale.exp().unsqueeze(-1) * shape, (2 * scale).exp(), validate_args=False)
+        # in units of σ: keeps I + FᵀΣ⁻¹F well conditioned
+        shape = soft_bound(f.view(B, K, D, R) + self.factor0, -30., 30.)
+        parts = LowRankMultivariateNormal(
+            loc.view(B, K, D) + self.loc0, scale.exp().unsqueeze(-1) * shape, (2 * scale).exp(), validate_args=False
+        )
         return MixtureOf(Categorical(logits=logits + self.logits0, validate_args=False), parts, validate_args=False)
 
     init_from = GaussianMixture.init_from
@@ -254,5 +307,7 @@ class LowRankMixture(nn.Module):
 
 class MixtureOf(torch.distributions.MixtureSameFamily):
     "torch's mixture with the one method our heads add, and densities of no points at all, which torch divides by."
-    def log_prob(self, x): return super().log_prob(x) if x.numel() else x.sum(-1) + 0 * self.mixture_distribution.logits.sum(-1)
-    def responsibilities(self, x): return F.softmax(self.mixture_distribution.logits + self.component_distribution.log_prob(x.unsqueeze(-2)), -1)
+    def log_prob(self, x):
+        return super().log_prob(x) if x.numel() else x.sum(-1) + 0 * self.mixture_distribution.logits.sum(-1)
+    def responsibilities(self, x):
+        return F.softmax(self.mixture_distribution.logits + self.component_distribution.log_prob(x.unsqueeze(-2)), -1)

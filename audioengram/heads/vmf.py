@@ -24,7 +24,8 @@ from torch.distributions.transforms import Transform
 from ..core import ParameterError, ShapeError, TrainingError
 
 # %% ../../nbs/heads/05_vmf.ipynb #4f98e703
-ORDER, TERMS = 32, 8   # Debye's expansion starts at order >= 32 with 8 terms: relative error below 1e-14, see the table below
+# Debye's expansion starts at order >= 32 with 8 terms: relative error below 1e-14, see the table below
+ORDER, TERMS = 32, 8
 
 def _frac(*c): return np.array([Fraction(x) for x in c], dtype=object)
 
@@ -32,10 +33,13 @@ def _frac(*c): return np.array([Fraction(x) for x in c], dtype=object)
 def debye_polynomials(
     terms: int,  # how many, >= 1
 ) -> tuple:      # coefficients (fractions, ascending powers of p) of v_1', v_2', ...
-    "Derivatives of the polynomials in the logarithm of Debye's expansion (DLMF 10.41.10, in the form of a Riccati recurrence)."
+    """Derivatives of the polynomials in the logarithm of Debye's expansion (DLMF 10.41.10, in the form of a Riccati
+    recurrence)."""
     omega, v = _frac(0, 0, 1, 0, -1), [_frac(Fraction(1, 8), 0, Fraction(-5, 8))]
     while len(v) < terms:
-        pairs = functools.reduce(poly.polyadd, (poly.polymul(a, b) for a, b in zip(v[:-1], v[-2::-1], strict=True)), _frac(0))
+        pairs = functools.reduce(
+            poly.polyadd, (poly.polymul(a, b) for a, b in zip(v[:-1], v[-2::-1], strict=True)), _frac(0)
+        )
         v.append(poly.polyadd(poly.polyder(poly.polymul(omega, v[-1])), poly.polymul(omega, pairs)) / 2)
     return tuple(v)
 
@@ -133,10 +137,18 @@ def cumulants(
     kappa: Tensor,  # concentrations >= 0, any shape; computed in float64 whatever it is
     dim: int,       # D >= 2
 ) -> Cumulants:     # float64, shaped like kappa, differentiable
-    "Cumulants of the cosine under the vMF, relative error below 1e-12 for every D and κ, with exact derivatives to the third order of log C."
+    """Cumulants of the cosine under the vMF, relative error below 1e-12 for every D and κ, with exact derivatives to
+    the third order of log C."""
     kappa = _wide(kappa)
     with torch.no_grad(): L, M, A, gap, V, T = _stacked(kappa.detach(), dim)
-    return Cumulants(_lift(kappa, L, A, V, T), _lift(kappa, M, gap, -V, -T), _lift(kappa, A, V, T), _lift(kappa, gap, -V, -T), _lift(kappa, V, T), T)
+    return Cumulants(
+        _lift(kappa, L, A, V, T),
+        _lift(kappa, M, gap, -V, -T),
+        _lift(kappa, A, V, T),
+        _lift(kappa, gap, -V, -T),
+        _lift(kappa, V, T),
+        T,
+    )
 
 def log_sphere_area(
     dim: int,   # D >= 1; the sphere is S^{D-1}
@@ -194,7 +206,8 @@ def sample_gap(
         e = 2 * b * x / (y + b * x)                             # 1 - w
         d = 2 * b / (1 + b)                                     # 1 - w at the envelope's touching point
         log_ratio = k * (d - e) + m * torch.log((d + (1 - d) * e) / (d * (2 - d)))
-        ok = ~(log_ratio < torch.rand(k.shape, dtype=k.dtype, device=k.device, generator=generator).log())   # a κ that is no number draws none, and ends
+        # a κ that is no number draws none, and ends
+        ok = ~(log_ratio < torch.rand(k.shape, dtype=k.dtype, device=k.device, generator=generator).log())
         out[todo[ok]] = e[ok]
         todo, k = todo[~ok], k[~ok]
     tiny = torch.finfo(out.dtype)
@@ -204,7 +217,8 @@ def sample_gap(
 NODES, WEIGHTS = map(tuple, ((np.polynomial.legendre.leggauss(32) + np.array([[1.], [0.]])) / 2).tolist())
 
 def _tails(e, kappa, dim, drop=38.):
-    "From the cosine's angle towards the nearer end: ∫ρ dθ, ∫(t - A)ρ dθ with ρ = sin·density over its value at w; and whether that end is t = 1."
+    """From the cosine's angle towards the nearer end: ∫ρ dθ, ∫(t - A)ρ dθ with ρ = sin·density over its value at w;
+    and whether that end is t = 1."""
     gap = _cumulants(kappa, dim).gap
     theta, cot = 2 * (e / 2).sqrt().asin(), (1 - e) / (e * (2 - e)).sqrt()
     right = e < gap
@@ -278,7 +292,9 @@ class HypersphericalUniform(Distribution):
         super().__init__(torch.Size(batch_shape), torch.Size([dim]), validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None):
-        return HypersphericalUniform(self.event_shape[0], batch_shape, self._like.dtype, self._like.device, self._validate_args)
+        return HypersphericalUniform(
+            self.event_shape[0], batch_shape, self._like.dtype, self._like.device, self._validate_args
+        )
 
     @property
     def mean(self): return self._like.new_zeros(self._extended_shape())
@@ -288,16 +304,21 @@ class HypersphericalUniform(Distribution):
 
     def log_prob(self, value):
         if self._validate_args: self._validate_sample(value)
-        return value.new_full(torch.broadcast_shapes(value.shape[:-1], self.batch_shape), -log_sphere_area(self.event_shape[0]))
+        return value.new_full(
+            torch.broadcast_shapes(value.shape[:-1], self.batch_shape), -log_sphere_area(self.event_shape[0])
+        )
 
     def entropy(self): return self._like.new_full(self.batch_shape, log_sphere_area(self.event_shape[0]))
 
     def rsample(self, sample_shape=torch.Size(), generator=None):
-        x = torch.randn(self._extended_shape(sample_shape), dtype=self._like.dtype, device=self._like.device, generator=generator)
+        x = torch.randn(
+            self._extended_shape(sample_shape), dtype=self._like.dtype, device=self._like.device, generator=generator
+        )
         return F.normalize(x, dim=-1)
 
 # %% ../../nbs/heads/05_vmf.ipynb #17d1dc8d
-def _validating(d): return d._validate_args and not torch.compiler.is_compiling()  # a data-dependent error would break the graph
+def _validating(d):
+    return d._validate_args and not torch.compiler.is_compiling()  # a data-dependent error would break the graph
 
 def _reflect(loc, w, h, v):
     "Carry (w, h v/‖v‖) from the first axis to loc; w, h [..., 1] with w² + h² = 1, v [..., D-1], loc [..., D]."
@@ -317,33 +338,55 @@ class VonMisesFisher(Distribution):
         concentration,          # κ >= 0, a number or a tensor that broadcasts with loc's batch
         validate_args: bool = True,  # check unit length and range; never while torch.compile traces
     ):                          # raises ShapeError or ParameterError
-        if loc.ndim < 1 or loc.shape[-1] < 2: raise ShapeError(f"loc has shape {tuple(loc.shape)}, expected [..., D] with D >= 2")
+        if loc.ndim < 1 or loc.shape[-1] < 2:
+            raise ShapeError(f"loc has shape {tuple(loc.shape)}, expected [..., D] with D >= 2")
         floating = isinstance(concentration, Tensor) and concentration.is_floating_point()
         kappa = torch.as_tensor(concentration, dtype=concentration.dtype if floating else loc.dtype, device=loc.device)
-        try: batch = torch.broadcast_shapes(loc.shape[:-1], kappa.shape)
-        except RuntimeError: raise ShapeError(f"concentration {tuple(kappa.shape)} does not broadcast with the batch {tuple(loc.shape[:-1])} of loc") from None
+        try:
+            batch = torch.broadcast_shapes(loc.shape[:-1], kappa.shape)
+        except RuntimeError:
+            raise ShapeError(
+                f"concentration {tuple(kappa.shape)} does not broadcast with the batch {tuple(loc.shape[:-1])} of loc"
+            ) from None
         self.loc, self.concentration, self.dim = loc.expand(*batch, loc.shape[-1]), kappa.expand(batch), loc.shape[-1]
         super().__init__(batch, loc.shape[-1:], validate_args=False)
-        self._validate_args = bool(validate_args)  # torch's global default is not asked: torch.compile turns it off for the whole process
+        # torch's global default is not asked: torch.compile turns it off for the whole process
+        self._validate_args = bool(validate_args)
         if _validating(self): self._check()
 
     def _check(self):
         "Say which parameter is wrong and what to do."
         if not unit_sphere.check(self.loc).all():
-            raise ParameterError("loc holds vectors that are not finite unit vectors", remedy="Divide them by their length, as in torch.nn.functional.normalize(loc, dim=-1)")
+            raise ParameterError(
+                "loc holds vectors that are not finite unit vectors",
+                remedy="Divide them by their length, as in torch.nn.functional.normalize(loc, dim=-1)",
+            )
         if not finite_nonnegative.check(self.concentration).all():
-            raise ParameterError("concentration is negative, NaN or infinite", remedy="Pass κ through a softplus, and look for the step where it stopped being finite")
+            raise ParameterError(
+                "concentration is negative, NaN or infinite",
+                remedy="Pass κ through a softplus, and look for the step where it stopped being finite",
+            )
 
     def _validate_sample(self, value):
-        if value.ndim < 1 or value.shape[-1] != self.dim: raise ShapeError(f"value has shape {tuple(value.shape)}, expected [..., {self.dim}]")
-        try: torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
-        except RuntimeError: raise ShapeError(f"value {tuple(value.shape)} does not broadcast with the batch {tuple(self.batch_shape)}") from None
+        if value.ndim < 1 or value.shape[-1] != self.dim:
+            raise ShapeError(f"value has shape {tuple(value.shape)}, expected [..., {self.dim}]")
+        try:
+            torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        except RuntimeError:
+            raise ShapeError(
+                f"value {tuple(value.shape)} does not broadcast with the batch {tuple(self.batch_shape)}"
+            ) from None
         if not torch.compiler.is_compiling() and not unit_sphere.check(value).all():
-            raise ShapeError("value holds vectors that are not finite unit vectors", remedy="Normalise steps to directions first, and drop steps of length zero: they have no direction")
+            raise ShapeError(
+                "value holds vectors that are not finite unit vectors",
+                remedy="Normalise steps to directions first, and drop steps of length zero: they have no direction",
+            )
 
     def expand(self, batch_shape, _instance=None):
         batch_shape = torch.Size(batch_shape)
-        new = VonMisesFisher(self.loc.expand(*batch_shape, self.dim), self.concentration.expand(batch_shape), validate_args=False)
+        new = VonMisesFisher(
+            self.loc.expand(*batch_shape, self.dim), self.concentration.expand(batch_shape), validate_args=False
+        )
         new._validate_args = self._validate_args
         return new
 
@@ -359,7 +402,9 @@ class VonMisesFisher(Distribution):
     def _spread(self):
         "Variance along the mean direction and across it."
         c = cumulants(self.concentration, self.dim)
-        return [v[..., None].to(self.loc.dtype) for v in (c.variance, (c.gap * (1 + c.mean) - c.variance) / (self.dim - 1))]
+        return [
+            v[..., None].to(self.loc.dtype) for v in (c.variance, (c.gap * (1 + c.mean) - c.variance) / (self.dim - 1))
+        ]
 
     @property
     def variance(self):
@@ -369,7 +414,10 @@ class VonMisesFisher(Distribution):
     @property
     def covariance_matrix(self):
         along, across = self._spread()
-        return torch.diag_embed(across.expand_as(self.loc)) + (along - across)[..., None] * self.loc[..., :, None] * self.loc[..., None, :]
+        return (
+            torch.diag_embed(across.expand_as(self.loc))
+            + (along - across)[..., None] * self.loc[..., :, None] * self.loc[..., None, :]
+        )
 
     def _gap(self, value):
         "1 - μ·x from the chord, [...]; float32 at least."
@@ -406,7 +454,13 @@ class VonMisesFisher(Distribution):
             kappa = _wide(self.concentration)
             e = _wide(self._gap(value)).clamp(torch.finfo(kappa.dtype).tiny, 2 - 4 * torch.finfo(kappa.dtype).eps)
             mass, _, right = _tails(e, kappa.expand_as(e), self.dim)
-            log_density = cumulants(kappa, self.dim).M - kappa * e - log_sphere_area(self.dim) + log_sphere_area(self.dim - 1) + (self.dim - 2) / 2 * (e * (2 - e)).log()
+            log_density = (
+                cumulants(kappa, self.dim).M
+                - kappa * e
+                - log_sphere_area(self.dim)
+                + log_sphere_area(self.dim - 1)
+                + (self.dim - 2) / 2 * (e * (2 - e)).log()
+            )
             tail = (mass.log() + log_density).exp()
             return torch.where(right, 1 - tail, tail).clamp(0, 1).to(value.dtype)
 
@@ -433,12 +487,18 @@ class VonMisesFisher(Distribution):
 
 def _check_directions(value, weight):
     "Refuse what is no set of directions."
-    if value.ndim < 2 or value.shape[-1] < 2 or not value.shape[-2]: raise ShapeError(f"value has shape {tuple(value.shape)}, expected [..., N, D] with N >= 1 and D >= 2")
+    if value.ndim < 2 or value.shape[-1] < 2 or not value.shape[-2]:
+        raise ShapeError(f"value has shape {tuple(value.shape)}, expected [..., N, D] with N >= 1 and D >= 2")
     if not unit_sphere.check(value).all():
-        raise ShapeError("value holds vectors that are not finite unit vectors", remedy="Normalise steps to directions first, and drop steps of length zero: they have no direction")
+        raise ShapeError(
+            "value holds vectors that are not finite unit vectors",
+            remedy="Normalise steps to directions first, and drop steps of length zero: they have no direction",
+        )
     if weight is None: return
-    if weight.shape != value.shape[:-1]: raise ShapeError(f"weight has shape {tuple(weight.shape)}, expected {tuple(value.shape[:-1])}")
-    if not (finite_nonnegative.check(weight).all() and (weight.sum(-1) > 0).all()): raise ParameterError("weights must be finite, non-negative and not all zero")
+    if weight.shape != value.shape[:-1]:
+        raise ShapeError(f"weight has shape {tuple(weight.shape)}, expected {tuple(value.shape[:-1])}")
+    if not (finite_nonnegative.check(weight).all() and (weight.sum(-1) > 0).all()):
+        raise ParameterError("weights must be finite, non-negative and not all zero")
 
 # %% ../../nbs/heads/05_vmf.ipynb #e2a51bb4
 @register_kl(VonMisesFisher, VonMisesFisher)
@@ -451,15 +511,21 @@ def _kl_vmf_vmf(p, q):
 
 @register_kl(VonMisesFisher, HypersphericalUniform)
 def _kl_vmf_uniform(p, q):
-    if p.event_shape != q.event_shape: raise ShapeError(f"directions of dimension {p.dim} and {q.event_shape[0]} cannot be compared")
+    if p.event_shape != q.event_shape:
+        raise ShapeError(f"directions of dimension {p.dim} and {q.event_shape[0]} cannot be compared")
     k, c = _wide(p.concentration), cumulants(p.concentration, p.dim)
     out = torch.where(k < 1, k * c.mean - c.L, c.M - k * c.gap)  # equal; each accurate on its side
     return out.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape)).to(p.concentration.dtype)
 
 @register_kl(HypersphericalUniform, VonMisesFisher)
 def _kl_uniform_vmf(p, q):
-    if p.event_shape != q.event_shape: raise ShapeError(f"directions of dimension {p.event_shape[0]} and {q.dim} cannot be compared")
-    return cumulants(q.concentration, q.dim).L.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape)).to(q.concentration.dtype)
+    if p.event_shape != q.event_shape:
+        raise ShapeError(f"directions of dimension {p.event_shape[0]} and {q.dim} cannot be compared")
+    return (
+        cumulants(q.concentration, q.dim)
+        .L.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
+        .to(q.concentration.dtype)
+    )
 
 # %% ../../nbs/heads/05_vmf.ipynb #295a4ba7
 def take_component(
@@ -474,7 +540,11 @@ def take_component(
 
 class MixtureVonMisesFisher(Distribution):
     "Mixture of K vMF distributions; batch_shape of the parameters, event_shape [D]."
-    arg_constraints = {"logits": constraints.real_vector, "loc": constraints.independent(unit_sphere, 1), "concentration": constraints.independent(finite_nonnegative, 1)}
+    arg_constraints = {
+        "logits": constraints.real_vector,
+        "loc": constraints.independent(unit_sphere, 1),
+        "concentration": constraints.independent(finite_nonnegative, 1),
+    }
     support, has_rsample = unit_sphere, False
 
     def __init__(self,
@@ -485,17 +555,31 @@ class MixtureVonMisesFisher(Distribution):
     ):                           # raises ShapeError or ParameterError
         if loc.ndim < 2: raise ShapeError(f"loc has shape {tuple(loc.shape)}, expected [..., K, D]")
         self.components = VonMisesFisher(loc, concentration, validate_args)
-        try: shape = torch.broadcast_shapes(logits.shape, self.components.batch_shape)
-        except RuntimeError: raise ShapeError(f"logits {tuple(logits.shape)} do not broadcast with {tuple(self.components.batch_shape)}") from None
+        try:
+            shape = torch.broadcast_shapes(logits.shape, self.components.batch_shape)
+        except RuntimeError:
+            raise ShapeError(
+                f"logits {tuple(logits.shape)} do not broadcast with {tuple(self.components.batch_shape)}"
+            ) from None
         self.components = self.components.expand(shape)
-        self.logits, self.loc, self.concentration = logits.expand(shape), self.components.loc, self.components.concentration
+        self.logits, self.loc, self.concentration = (
+            logits.expand(shape),
+            self.components.loc,
+            self.components.concentration,
+        )
         super().__init__(shape[:-1], loc.shape[-1:], validate_args=False)
         self._validate_args = self.components._validate_args
-        if _validating(self) and not torch.isfinite(self.logits).all(): raise ParameterError("logits of the mixture are not finite")
+        if _validating(self) and not torch.isfinite(self.logits).all():
+            raise ParameterError("logits of the mixture are not finite")
 
     def expand(self, batch_shape, _instance=None):
         K, D = self.loc.shape[-2:]
-        new = MixtureVonMisesFisher(self.logits.expand(*batch_shape, K), self.loc.expand(*batch_shape, K, D), self.concentration.expand(*batch_shape, K), validate_args=False)
+        new = MixtureVonMisesFisher(
+            self.logits.expand(*batch_shape, K),
+            self.loc.expand(*batch_shape, K, D),
+            self.concentration.expand(*batch_shape, K),
+            validate_args=False,
+        )
         new._validate_args = new.components._validate_args = self._validate_args
         return new
 
@@ -530,35 +614,50 @@ class MixtureVonMisesFisher(Distribution):
             shape = self._extended_shape(sample_shape)
             n = math.prod(sample_shape)
             weight = self.logits.softmax(-1).reshape(-1, self.logits.shape[-1])
-            pick = torch.multinomial(weight, n, replacement=True, generator=generator).mT.reshape(shape[:-1]) if n else torch.zeros(shape[:-1], dtype=torch.long, device=weight.device)
+            pick = (
+                torch.multinomial(weight, n, replacement=True, generator=generator).mT.reshape(shape[:-1])
+                if n
+                else torch.zeros(shape[:-1], dtype=torch.long, device=weight.device)
+            )
             loc, kappa = take_component(self.loc, pick, 1), take_component(self.concentration, pick)
             return VonMisesFisher(loc, kappa, validate_args=False).sample(generator=generator)
 
     @classmethod
-    def fit(cls,
-        value: Tensor,                  # directions, [N, D]
-        n_components: int,              # K
-        weight: Tensor | None = None,   # non-negative weights, [N]; equal if None
+    def fit(
+        cls,
+        value: Tensor,  # directions, [N, D]
+        n_components: int,  # K
+        weight: Tensor | None = None,  # non-negative weights, [N]; equal if None
         max_iterations: int = 200,
-        tolerance: float = 1e-6,        # stop when the mean log-likelihood rises by less, nats
-        pseudo_count: float = 0.,       # directions without a preference added to each component: above 0 none can shrink to a point
-        largest: float = KAPPA_MAX,     # cap on κ
-        seed: int = 0,                  # of k-means
-    ) -> "MixtureVonMisesFisher":       # with `.history`, mean log-likelihood by iteration; raises ShapeError, ParameterError or TrainingError
+        tolerance: float = 1e-6,  # stop when the mean log-likelihood rises by less, nats
+        pseudo_count: float = 0.0,  # directions without a preference added to each component: above 0 none can shrink to a point
+        largest: float = KAPPA_MAX,  # cap on κ
+        seed: int = 0,  # of k-means
+    ) -> (
+        "MixtureVonMisesFisher"
+    ):  # with `.history`, mean log-likelihood by iteration; raises ShapeError, ParameterError or TrainingError
         "Maximum likelihood by EM from a k-means start."
         from sklearn.cluster import KMeans  # takes seconds to import and only this needs it
 
         _check_directions(value, weight)
-        if value.ndim != 2 or not 1 <= n_components <= len(value): raise ParameterError(f"cannot fit {n_components} components to directions of shape {tuple(value.shape)}")
+        if value.ndim != 2 or not 1 <= n_components <= len(value):
+            raise ParameterError(f"cannot fit {n_components} components to directions of shape {tuple(value.shape)}")
         x = F.normalize(_wide(value), dim=-1)
         w = x.new_ones(len(x)) if weight is None else _wide(weight)
-        start = KMeans(n_components, n_init=1, random_state=seed).fit(x.cpu().numpy(), sample_weight=w.cpu().numpy()).labels_
+        start = (
+            KMeans(n_components, n_init=1, random_state=seed)
+            .fit(x.cpu().numpy(), sample_weight=w.cpu().numpy())
+            .labels_
+        )
         r, history = F.one_hot(torch.as_tensor(start, dtype=torch.long, device=x.device), n_components).to(x), []
         for _ in range(max_iterations):
             model = cls._maximise(x, r * w[:, None], pseudo_count, largest)
             joint = model._joint(x)
             history.append(((w @ joint.logsumexp(-1)) / w.sum()).item())
-            if not math.isfinite(history[-1]): raise TrainingError(f"EM left the finite numbers in iteration {len(history)}", remedy="Set pseudo_count above zero")
+            if not math.isfinite(history[-1]):
+                raise TrainingError(
+                    f"EM left the finite numbers in iteration {len(history)}", remedy="Set pseudo_count above zero"
+                )
             if len(history) > 1 and history[-1] - history[-2] < tolerance: break
             r = joint.softmax(-1)
         out = cls(*(t.to(value.dtype) for t in (model.logits, model.loc, model.concentration)))
@@ -571,5 +670,7 @@ class MixtureVonMisesFisher(Distribution):
         n, total = r.sum(0), r.mT @ x
         length = torch.linalg.vector_norm(total, dim=-1)
         loc = torch.where(length[:, None] > 0, total / length.clamp(min=1e-300)[:, None], x[:1])
-        kappa = inverse_bessel_ratio((length / (n + pseudo_count).clamp(min=1e-300)).clamp(max=1), x.shape[-1], largest=largest)
+        kappa = inverse_bessel_ratio(
+            (length / (n + pseudo_count).clamp(min=1e-300)).clamp(max=1), x.shape[-1], largest=largest
+        )
         return cls(n.clamp(min=1e-300).log(), loc, kappa, validate_args=False)

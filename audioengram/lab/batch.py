@@ -43,7 +43,8 @@ class Task:
     after: tuple = ()     # names of tasks that must have ended before, done or failed
 
     @property
-    def target(self) -> str: return self.fn if isinstance(self.fn, str) else f"{self.fn.__module__}:{self.fn.__qualname__}"
+    def target(self) -> str:
+        return self.fn if isinstance(self.fn, str) else f"{self.fn.__module__}:{self.fn.__qualname__}"
     @property
     def label(self) -> str: return self.name or " ".join([self.target.rpartition(":")[2], *map(str, self.outputs[:1])])
 
@@ -64,11 +65,22 @@ def check_task(
     "Refuse what another process could not import or receive."
     module, _, name = task.target.partition(":")
     main = module == "__main__" and (elsewhere or not hasattr(sys.modules["__main__"], "__file__"))
-    if main or "<" in name: raise ParameterError(f"{task.target} cannot be imported by another process", remedy="Define the function in a module (an exported cell)")
-    try: _resolve(task.target)
-    except (ImportError, AttributeError) as e: raise ParameterError(f"{task.target} cannot be imported ({e})", remedy="Name it 'module:function'") from None
-    try: pickle.dumps(task.kwargs)
-    except Exception as e: raise ParameterError(f"the arguments of {task.label} cannot be sent to another process ({e})", remedy="Give paths and plain values") from None
+    if main or "<" in name:
+        raise ParameterError(
+            f"{task.target} cannot be imported by another process",
+            remedy="Define the function in a module (an exported cell)",
+        )
+    try:
+        _resolve(task.target)
+    except (ImportError, AttributeError) as e:
+        raise ParameterError(f"{task.target} cannot be imported ({e})", remedy="Name it 'module:function'") from None
+    try:
+        pickle.dumps(task.kwargs)
+    except Exception as e:
+        raise ParameterError(
+            f"the arguments of {task.label} cannot be sent to another process ({e})",
+            remedy="Give paths and plain values",
+        ) from None
     return task
 
 def _resolve(target: str):
@@ -87,7 +99,8 @@ def _run_task(
     start, error = time.perf_counter(), ""
     try:
         _resolve(target)(**kwargs)
-        if outputs and not is_done(Task(target, outputs=outputs)): error = f"it returned, but did not write all of {', '.join(map(str, outputs))}"
+        if outputs and not is_done(Task(target, outputs=outputs)):
+            error = f"it returned, but did not write all of {', '.join(map(str, outputs))}"
     except AudioengramError as e: error = str(e)          # it says all there is to say
     except Exception as e: error = f"{type(e).__name__}: {e}\n" + "".join(traceback.format_tb(e.__traceback__)[-2:])
     return time.perf_counter() - start, error
@@ -107,7 +120,9 @@ def _put(local, url: str):
     "Copy a local file to an fsspec path; it appears there at once."
     fs, at = fsspec.core.url_to_fs(url)
     fs.makedirs(fs._parent(at), exist_ok=True)
-    if "file" not in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)): fs.put_file(str(local), at); return
+    if "file" not in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
+        fs.put_file(str(local), at)
+        return
     tmp = f"{at}.{os.getpid()}.part"
     fs.put_file(str(local), tmp)
     os.replace(tmp, at)
@@ -118,7 +133,9 @@ def put_folder(
     last: str,    # the file that says that all is there
 ):
     "Send a folder, its decisive file at the end."
-    files = sorted((p for p in Path(folder).rglob("*") if p.is_file()), key=lambda p: p.relative_to(folder).as_posix() == last)
+    files = sorted(
+        (p for p in Path(folder).rglob("*") if p.is_file()), key=lambda p: p.relative_to(folder).as_posix() == last
+    )
     for p in files: _put(p, f"{url.rstrip('/')}/{p.relative_to(folder).as_posix()}")
 
 # %% ../../nbs/lab/30_batch.ipynb #a6b328b0
@@ -126,7 +143,8 @@ def run_here(
     tasks,          # list of Task
     workers: int,   # processes; 0 runs them here, one after the other
 ):                  # yields (task, seconds, error) as they end
-    "Run tasks on this machine, each in a process of its own: one that dies takes no other with it, and all end with their parent."
+    """Run tasks on this machine, each in a process of its own: one that dies takes no other with it, and all end
+    with their parent."""
     waiting, flying = list(tasks), {}
     try:
         while waiting or flying:
@@ -161,7 +179,8 @@ def _begin(task: Task, threads: int) -> dict:   # pipe -> (process, task)
 def _child(parent: int, pipe, threads: int, *work):
     "What the process of a task does."
     end_with_parent(parent)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))   # read by torch here, and by the kernels that this process starts
+    # read by torch here, and by the kernels that this process starts
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     try: pipe.send(_run_task(*work))
     except KeyboardInterrupt: sys.exit(130)
 
@@ -194,7 +213,8 @@ def _ray(
             for ref in ray.wait(list(flying), num_returns=1)[0]:
                 task = flying.pop(ref)
                 try: yield task, *ray.get(ref)
-                except ray.exceptions.RayError as e: yield task, 0.0, f"{type(e).__name__}: {e}"   # a node or a worker was lost
+                # a node or a worker was lost
+                except ray.exceptions.RayError as e: yield task, 0.0, f"{type(e).__name__}: {e}"
     finally: ray.shutdown()
 
 def launch(
@@ -241,10 +261,19 @@ def rerun_tasks(
     tasks, out = [], out if "://" in out else str(Path(out).resolve())
     for name, values in itertools.product(names, itertools.product(*(grid or {}).values())):
         path = notebook_path(name)
-        given = read_parameters(parameters_of(read_notebook(path), path.stem), dict(zip(grid or {}, values, strict=True)), path.stem)
+        given = read_parameters(
+            parameters_of(read_notebook(path), path.stem), dict(zip(grid or {}, values, strict=True)), path.stem
+        )
         point = re.sub(r"[^\w.=+-]+", "_", ",".join(f"{k}={v}" for k, v in given.items()))[:60] or "defaults"
         place = f"{out}/{path.stem}/{point}-{profile}-{fingerprint(given, profile, length=8)}"
-        tasks.append(Task("audioengram.lab.batch:rerun", dict(name=str(name), parameters=given, profile=profile, out=place), (f"{place}/page.ipynb",), f"{path.stem} {point}"))
+        tasks.append(
+            Task(
+                "audioengram.lab.batch:rerun",
+                dict(name=str(name), parameters=given, profile=profile, out=place),
+                (f"{place}/page.ipynb",),
+                f"{path.stem} {point}",
+            )
+        )
     return tasks
 
 def collect(
@@ -255,6 +284,13 @@ def collect(
     rows = []
     for page in sorted(fs.glob(f"{root.rstrip('/')}/*/*/page.ipynb")):
         claims, manifest = (json.loads(fs.cat_file(f"{fs._parent(page)}/{f}.json")) for f in ("claims", "manifest"))
-        about = dict(run=manifest["name"], profile=manifest["profile"], **{k: v for k, v in manifest["page"]["parameters"].items() if k != "profile"})
-        rows += [dict(about, claim=id, **{k: c.get(k) for k in ("value", "lo", "hi", "n", "unit")}) for id, c in claims.items()]
+        about = dict(
+            run=manifest["name"],
+            profile=manifest["profile"],
+            **{k: v for k, v in manifest["page"]["parameters"].items() if k != "profile"},
+        )
+        rows += [
+            dict(about, claim=id, **{k: c.get(k) for k in ("value", "lo", "hi", "n", "unit")})
+            for id, c in claims.items()
+        ]
     return pd.DataFrame(rows)

@@ -31,7 +31,9 @@ def make_claim(
     "A claim, checked: finite, with an interval and an n, or with a reason."
     value, lo, hi, n = (x.item() if hasattr(x, "item") else x for x in (value, lo, hi, n))
     if not exact and (lo is None or hi is None or not n):
-        raise ParameterError("a claim needs an interval (lo, hi) and n", remedy='Give them, or say why there is none: exact="count"')
+        raise ParameterError(
+            "a claim needs an interval (lo, hi) and n", remedy='Give them, or say why there is none: exact="count"'
+        )
     for x in (value, lo, hi):
         if isinstance(x, Number) and not np.isfinite(x): raise ParameterError(f"a claim must be finite, got {x}")
     if lo is not None and hi is not None and lo > hi: raise ParameterError(f"the interval [{lo}, {hi}] is upside down")
@@ -40,7 +42,8 @@ def make_claim(
     return {k: v for k, v in fields.items() if k == "value" or not (v is None or v is False or v == "")}
 
 def claim_digits(claim: dict) -> int:  # decimals to print, >= 0
-    "Decimals that the interval supports: two significant digits of its half-width; without one, three significant digits."
+    """Decimals that the interval supports: two significant digits of its half-width; without one, three significant
+    digits."""
     if "digits" in claim: return claim["digits"]
     if isinstance(claim["value"], (int, str)) and "lo" not in claim: return 0
     half = abs(claim["hi"] - claim["lo"]) / 2 if {"lo", "hi"} <= claim.keys() else 0
@@ -48,9 +51,9 @@ def claim_digits(claim: dict) -> int:  # decimals to print, >= 0
     return int(max(keep - np.floor(np.log10(scale)), 0)) if scale > 0 else 0
 
 def format_claim(
-    claim: dict,     # one entry of claims.json
+    claim: dict,  # one entry of claims.json
     spec: str = "",  # "", a number format (".3f", ".1%"), a field ("value", "lo", "hi", "n", "interval", "full"), or both: "value|.3f"
-) -> str:            # "0.993 [0.991, 0.995]"
+) -> str:  # "0.993 [0.991, 0.995]"
     "A claim as prose quotes it."
     fields = {"value", "lo", "hi", "n", "interval", "full"}
     field, digits = "", claim_digits(claim)
@@ -59,14 +62,19 @@ def format_claim(
         if part in fields: field = part
         else: number = part
     def show(x): return x if isinstance(x, str) else format(x, number).replace("-", "−")
-    if field in ("lo", "hi", "n") and field not in claim: raise ParameterError(f"the claim has no {field}", remedy="Quote its value")
+    if field in ("lo", "hi", "n") and field not in claim:
+        raise ParameterError(f"the claim has no {field}", remedy="Quote its value")
     if field == "n": return f"{claim['n']:,}"
     if field in ("lo", "hi"): return show(claim[field])
     value, suffix = show(claim["value"]), f" {claim['quantity']}" if claim.get("quantity") else ""
     if field == "value" or "lo" not in claim: return value + suffix
     interval = f"[{show(claim['lo'])}, {show(claim['hi'])}]"
     if field == "interval": return interval
-    units = f", {claim['n']} {claim.get('unit') or 'unit'}{'s' if claim['n'] != 1 else ''}" if field == "full" and "n" in claim else ""
+    units = (
+        f", {claim['n']} {claim.get('unit') or 'unit'}{'s' if claim['n'] != 1 else ''}"
+        if field == "full" and "n" in claim
+        else ""
+    )
     return f"{value} {interval}{suffix}{units}"
 
 # %% ../../nbs/lab/03_claims.ipynb #95a09f91
@@ -76,7 +84,8 @@ def agrees(
     old: dict,   # a claim
     new: dict,   # the same claim, measured again
 ) -> bool:
-    "Whether two measurements of a claim say the same: the new value lies within the old one's tolerance, or the old one in the new interval."
+    """Whether two measurements of a claim say the same: the new value lies within the old one's tolerance, or the
+    old one in the new interval."""
     a, b = old["value"], new["value"]
     if isinstance(a, str) or isinstance(b, str): return a == b
     if "clock" in (old.get("exact"), new.get("exact")): return True      # a speed is this machine's own
@@ -128,4 +137,7 @@ def find_claim(
     if run: claims, id = read_json(run_dir(run) / "claims.json", RunError), key
     if id in (claims or {}): return claims[id]
     near = get_close_matches(id, claims or (), 3, .5) or list(claims or ())[:5]
-    raise ParameterError(f"unknown claim {id!r}" + (f" of {run}" if run else ""), remedy=f"There {'are' if near else 'are none'} {', '.join(near)}".strip())
+    raise ParameterError(
+        f"unknown claim {id!r}" + (f" of {run}" if run else ""),
+        remedy=f"There {'are' if near else 'are none'} {', '.join(near)}".strip(),
+    )

@@ -20,9 +20,14 @@ from ..core import cache_dir, pick_device
 
 # %% ../../nbs/lab/35_doctor.ipynb #85cab450
 EXTRAS = {  # extra -> modules that it brings and that its room cannot do without
-    "mimi": ("moshi", "pocket_tts", "transformers"), "lyra": ("ai_edge_litert",),
-    "metrics": ("pystoi", "pesq", "speechmos", "visqol", "resemblyzer", "swift_f0"), "codes": ("vector_quantize_pytorch",),
-    "ember": ("snntorch", "pyworld"), "cluster": ("ray",), "dev": ("nbdev", "pytest", "ruff")}
+    "mimi": ("moshi", "pocket_tts", "transformers"),
+    "lyra": ("ai_edge_litert",),
+    "metrics": ("pystoi", "pesq", "speechmos", "visqol", "resemblyzer", "swift_f0"),
+    "codes": ("vector_quantize_pytorch",),
+    "ember": ("snntorch", "pyworld"),
+    "cluster": ("ray",),
+    "dev": ("nbdev", "pytest", "ruff"),
+}
 PROGRAMS = {  # program -> (what it is for, how to get it)
     "quarto": ("the site; without it a pure-Python renderer is used", "quarto.org, optional"),
     "chromium": ("browser tests of the site", "apt-get install chromium"),
@@ -34,7 +39,13 @@ def extra_status() -> list:
     rows = []
     for extra, modules in EXTRAS.items():
         missing = [m for m in modules if importlib.util.find_spec(m) is None]
-        rows.append(dict(what=f"extra {extra}", found="missing " + ", ".join(missing) if missing else "installed", remedy=f'pip install "audioengram[{extra}]" or make env' if missing else ""))
+        rows.append(
+            dict(
+                what=f"extra {extra}",
+                found="missing " + ", ".join(missing) if missing else "installed",
+                remedy=f'pip install "audioengram[{extra}]" or make env' if missing else "",
+            )
+        )
     return rows
 
 def machine_status() -> pd.DataFrame:  # what, found, remedy
@@ -43,12 +54,26 @@ def machine_status() -> pd.DataFrame:  # what, found, remedy
     free = shutil.disk_usage(cache).free / 2**30
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores"
-    rows = [dict(what="python", found=platform.python_version(), remedy="" if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed"),
-            dict(what="torch", found=torch.__version__, remedy=""),
-            dict(what="audioengram", found=importlib.metadata.version("audioengram"), remedy=""),
-            dict(what="device", found=f"{device}: {name}", remedy="" if device.type == "cuda" else "the full profile wants a GPU; quick is made for this"),
-            dict(what="memory", found=f"{memory:.0f} GiB", remedy="" if memory > 6 else "the quick profile wants 6 GiB"),
-            dict(what="cache", found=f"{cache} ({free:.0f} GiB free)", remedy="" if free > 10 else "set AUDIOENGRAM_CACHE to a disk with 10 GiB free")]
+    rows = [
+        dict(
+            what="python",
+            found=platform.python_version(),
+            remedy="" if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed",
+        ),
+        dict(what="torch", found=torch.__version__, remedy=""),
+        dict(what="audioengram", found=importlib.metadata.version("audioengram"), remedy=""),
+        dict(
+            what="device",
+            found=f"{device}: {name}",
+            remedy="" if device.type == "cuda" else "the full profile wants a GPU; quick is made for this",
+        ),
+        dict(what="memory", found=f"{memory:.0f} GiB", remedy="" if memory > 6 else "the quick profile wants 6 GiB"),
+        dict(
+            what="cache",
+            found=f"{cache} ({free:.0f} GiB free)",
+            remedy="" if free > 10 else "set AUDIOENGRAM_CACHE to a disk with 10 GiB free",
+        ),
+    ]
     rows += extra_status()
     for program, (use, how) in PROGRAMS.items():
         path = shutil.which(program)

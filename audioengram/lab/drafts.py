@@ -27,7 +27,9 @@ def _module_file(module: str, root: Path, package: str) -> Path | None:
     "Source of a module of the package, None if there is none."
     parts = module.split(".")
     base = root.joinpath(*parts[1:])
-    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if parts[0] == package and p.is_file()), None)
+    return next(
+        (p for p in (base.with_suffix(".py"), base / "__init__.py") if parts[0] == package and p.is_file()), None
+    )
 
 class _Bare(ast.NodeTransformer):
     "Drops docstrings."
@@ -55,7 +57,11 @@ def _outline(
         if isinstance(node, ast.Import):
             for a in node.names: imports.setdefault(a.asname or a.name, set()).add((a.name, None))
         elif isinstance(node, ast.ImportFrom):
-            source = ".".join([*here[:len(here) - node.level + 1], *filter(None, [node.module])]) if node.level else node.module
+            source = (
+                ".".join([*here[: len(here) - node.level + 1], *filter(None, [node.module])])
+                if node.level
+                else node.module
+            )
             for a in node.names: imports.setdefault(a.asname or a.name, set()).add((source, a.name))
     return defs, imports, loose
 
@@ -104,25 +110,36 @@ def code_fingerprint(
     return fingerprint(sorted(texts))
 
 def _function_text(f, package: str) -> tuple:  # (what it is, [(module, name) of the package that it refers to])
-    "A function of the package is followed in its source; one from elsewhere (a notebook, a lambda) by its compiled code."
+    """A function of the package is followed in its source; one from elsewhere (a notebook, a lambda) by its compiled
+    code."""
     f = inspect.unwrap(f) if callable(f) else f
     if isinstance(f, functools.partial):
         text, refs = _function_text(f.func, package)
         return text + fingerprint(plain(f.args), plain(f.keywords)), refs
     module, name = getattr(f, "__module__", ""), getattr(f, "__qualname__", "")
     if module and module.split(".")[0] == package and "<" not in name: return "", [(module, name.split(".")[0])]
-    if not hasattr(f, "__code__"): raise ParameterError(f"cannot tell the code of {f!r}", remedy="Give a function, a module or 'module:name'")
+    if not hasattr(f, "__code__"):
+        raise ParameterError(f"cannot tell the code of {f!r}", remedy="Give a function, a module or 'module:name'")
     text, refs, todo, seen = [], [], [f], set()
     while todo:
         g = todo.pop(); seen.add(g)
         for code in _codes(g.__code__):
-            consts = [sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in code.co_consts if not isinstance(c, types.CodeType)]
-            text.append(repr((code.co_code, code.co_names, consts)))   # a frozenset's order differs from process to process
+            consts = [
+                sorted(map(repr, c)) if isinstance(c, frozenset) else c
+                for c in code.co_consts
+                if not isinstance(c, types.CodeType)
+            ]
+            # a frozenset's order differs from process to process
+            text.append(repr((code.co_code, code.co_names, consts)))
             for n, x in ((n, g.__globals__[n]) for n in code.co_names if n in g.__globals__):
-                if inspect.ismodule(x): refs += [(x.__name__, a) for a in code.co_names]
-                elif inspect.isfunction(x) and x.__module__ == g.__module__ and x.__module__.split(".")[0] != package: todo += [x] * (x not in seen)
-                elif inspect.isfunction(x) or inspect.isclass(x): refs.append((x.__module__, x.__qualname__.split(".")[0]))
-                elif _decides(x): text.append(f"{n}={plain(x)!r}")
+                if inspect.ismodule(x):
+                    refs += [(x.__name__, a) for a in code.co_names]
+                elif inspect.isfunction(x) and x.__module__ == g.__module__ and x.__module__.split(".")[0] != package:
+                    todo += [x] * (x not in seen)
+                elif inspect.isfunction(x) or inspect.isclass(x):
+                    refs.append((x.__module__, x.__qualname__.split(".")[0]))
+                elif _decides(x):
+                    text.append(f"{n}={plain(x)!r}")
     return "".join(text), refs
 
 def _codes(code):
@@ -135,12 +152,12 @@ def _codes(code):
 _FORMAT = 2   # 2: the stages that made the rows stand beside them
 
 def cached(
-    parts,            # whatever decides the answer: fingerprints, parameters, names; JSON-like values and arrays
-    fn,               # function of no arguments -> DataFrame or list of dicts (kind "rows"), or a JSON value (kind "json")
-    kind="rows",      # "rows" is kept as parquet, "json" as JSON
-    folder=None,      # folder of the cache; cache_dir("rows") if None
-    code=None,        # modules or functions that measure; fn itself if None
-):                    # what fn returned, read back from the file, so that a first and a second call agree
+    parts,  # whatever decides the answer: fingerprints, parameters, names; JSON-like values and arrays
+    fn,  # function of no arguments -> DataFrame or list of dicts (kind "rows"), or a JSON value (kind "json")
+    kind="rows",  # "rows" is kept as parquet, "json" as JSON
+    folder=None,  # folder of the cache; cache_dir("rows") if None
+    code=None,  # modules or functions that measure; fn itself if None
+):  # what fn returned, read back from the file, so that a first and a second call agree
     "Compute once: content-keyed cache of measured rows. The stages that made them are told to open recorders."
     if kind not in ("rows", "json"): raise ParameterError(f"unknown kind {kind!r}", remedy='Choose "rows" or "json"')
     roots = (fn,) if code is None else code if isinstance(code, (list, tuple)) else (code,)
@@ -168,15 +185,23 @@ def cached(
 def _read_rows(path): return pd.read_parquet(path)
 
 def _captured(fn) -> dict:
-    "Plain values and fingerprints that a function carries, in its closure or its defaults: they decide its answer as much as `parts`."
+    """Plain values and fingerprints that a function carries, in its closure or its defaults: they decide its answer
+    as much as `parts`."""
     if isinstance(fn, functools.partial): return _captured(fn.func)
     held = inspect.getclosurevars(fn).nonlocals if inspect.isfunction(fn) else {}
     defaults = (getattr(fn, "__defaults__", None) or (), getattr(fn, "__kwdefaults__", None) or {})
-    return dict({k: plain(v) for k, v in held.items() if _decides(v)}, defaults=[plain(v) for v in (*defaults[0], *defaults[1].values()) if _decides(v)])
+    return dict(
+        {k: plain(v) for k, v in held.items() if _decides(v)},
+        defaults=[plain(v) for v in (*defaults[0], *defaults[1].values()) if _decides(v)],
+    )
 
 def _decides(x) -> bool:
     "Whether a captured value can be put into a key: a plain value, or an object that has a fingerprint."
-    return isinstance(x, (str, Number, type(None))) or (isinstance(x, (tuple, list)) and all(map(_decides, x))) or isinstance(getattr(x, "fingerprint", None), str)
+    return (
+        isinstance(x, (str, Number, type(None)))
+        or (isinstance(x, (tuple, list)) and all(map(_decides, x)))
+        or isinstance(getattr(x, "fingerprint", None), str)
+    )
 
 def as_frame(
     rows,             # DataFrame, dict or dicts

@@ -25,13 +25,42 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4
 MARKERS = "osD^vPX"
 NULL = "#8A8A8A"   # what a null is drawn in
 _STYLE = {
-    "axes.prop_cycle": mpl.cycler(color=PALETTE), "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#666666",
-    "axes.labelcolor": "#222222", "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.labelsize": 9.5,
-    "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": "#E6E6E6", "grid.linewidth": .8, "xtick.color": "#666666",
-    "ytick.color": "#666666", "xtick.labelcolor": "#222222", "ytick.labelcolor": "#222222", "xtick.labelsize": 9, "ytick.labelsize": 9,
-    "legend.frameon": False, "legend.fontsize": 9, "font.family": "DejaVu Sans", "font.size": 9.5, "lines.linewidth": 1.6, "lines.markersize": 5,
-    "figure.figsize": (6.4, 3.4), "figure.dpi": 90, "figure.facecolor": "white", "savefig.facecolor": "white", "image.cmap": "viridis",
-    "figure.constrained_layout.use": True, "svg.fonttype": "none", "svg.hashsalt": "audioengram", "axes.unicode_minus": True}
+    "axes.prop_cycle": mpl.cycler(color=PALETTE),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.labelcolor": "#222222",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.5,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#666666",
+    "ytick.color": "#666666",
+    "xtick.labelcolor": "#222222",
+    "ytick.labelcolor": "#222222",
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5,
+    "figure.figsize": (6.4, 3.4),
+    "figure.dpi": 90,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "image.cmap": "viridis",
+    "figure.constrained_layout.use": True,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "audioengram",
+    "axes.unicode_minus": True,
+}
 
 def use_style():
     "Draw everything from here on in the project's style; notebooks show SVG."
@@ -46,7 +75,10 @@ def look(
 ) -> dict:    # name -> {"color", "marker"}
     "A colour and a marker for each name, the same wherever the same list is given."
     keys = list(dict.fromkeys(keys))
-    if len(keys) > len(PALETTE): raise ParameterError(f"{len(keys)} names are too many to tell apart", remedy=f"Draw at most {len(PALETTE)} in one panel")
+    if len(keys) > len(PALETTE):
+        raise ParameterError(
+            f"{len(keys)} names are too many to tell apart", remedy=f"Draw at most {len(PALETTE)} in one panel"
+        )
     return {k: dict(color=PALETTE[i], marker=MARKERS[i]) for i, k in enumerate(keys)}
 
 # %% ../../nbs/lab/10_figures.ipynb #c64e5726
@@ -74,8 +106,11 @@ def reference(
     color=NULL,    # grey by default
 ):
     "A dashed line for a null or a threshold, named beside the line and not in a legend."
-    line, text = (ax.axhline, dict(x=1.0, y=value, ha="right", va="bottom", transform=ax.get_yaxis_transform())) if axis == "y" else (
-        ax.axvline, dict(x=value, y=1.0, ha="center", va="bottom", transform=ax.get_xaxis_transform()))
+    line, text = (
+        (ax.axhline, dict(x=1.0, y=value, ha="right", va="bottom", transform=ax.get_yaxis_transform()))
+        if axis == "y"
+        else (ax.axvline, dict(x=value, y=1.0, ha="center", va="bottom", transform=ax.get_xaxis_transform()))
+    )
     line(value, color=color, linestyle=(0, (4, 3)), linewidth=1.1, zorder=1)
     if label: ax.text(s=f" {label}", color=color, fontsize=8.5, **text)
 
@@ -83,7 +118,10 @@ def reference(
 def _columns(df, *names):
     "Check that a table has the columns that are to be drawn."
     if missing := [n for n in names if n and n not in df.columns]:
-        raise ParameterError(f"the table has no column {', '.join(map(repr, missing))}", remedy=f"It has {', '.join(map(str, df.columns))}")
+        raise ParameterError(
+            f"the table has no column {', '.join(map(repr, missing))}",
+            remedy=f"It has {', '.join(map(str, df.columns))}",
+        )
 
 def _bars(ax, x, lo, hi, color):
     "Interval bars with caps; rows without an interval get none."
@@ -105,7 +143,13 @@ def legend_below(
     **style,   # more of matplotlib's legend
 ):
     "Put the legend under the axes and take back the room that was made for it above the data."
-    ax.autoscale(axis="y"); ax.legend(**dict(loc="upper center", bbox_to_anchor=(.5, at), ncol=ncol, fontsize=8, columnspacing=1.2, handletextpad=.5) | style)
+    ax.autoscale(axis="y")
+    ax.legend(
+        **dict(
+            loc="upper center", bbox_to_anchor=(0.5, at), ncol=ncol, fontsize=8, columnspacing=1.2, handletextpad=0.5
+        )
+        | style
+    )
 
 def doublings(
     ax,
@@ -142,7 +186,13 @@ def interval_plot(
         rows = df[df[hue] == name] if hue else df
         at = rows[x].map(place).to_numpy(float) + (0 if numeric else (i - (len(hues) - 1) / 2) * dodge)
         if lo and hi: _bars(ax, at, rows[lo], rows[hi], style["color"])
-        ax.plot(at, rows[y], linestyle="-" if (numeric if connect is None else connect) else "none", label=None if name is None else str(name), **style)
+        ax.plot(
+            at,
+            rows[y],
+            linestyle="-" if (numeric if connect is None else connect) else "none",
+            label=None if name is None else str(name),
+            **style,
+        )
     if null is not None: reference(ax, null, null_label)
     if len(ticks) <= 12: ax.set_xticks(list(place.values()), [str(t) for t in ticks])
     if not numeric: ax.set_xlim(-.5, len(ticks) - .5)
@@ -186,12 +236,20 @@ def heat_map(
     xlabel=None, ylabel=None, title=None,
 ):                         # axes
     "A matrix as colours, with a colour bar that says what they mean."
-    if isinstance(values, pd.DataFrame): rows, columns = (values.index if rows is None else rows), (values.columns if columns is None else columns)
+    if isinstance(values, pd.DataFrame):
+        rows, columns = (values.index if rows is None else rows), (values.columns if columns is None else columns)
     values, ax = np.asarray(values, float), ax or plt.subplots()[1]
     if centre is not None:
         reach = max(np.nanmax(np.abs(values - centre)), 1e-12)
         vmin, vmax = (centre - reach if vmin is None else vmin), (centre + reach if vmax is None else vmax)
-    image = ax.imshow(values, aspect="auto", cmap="viridis" if centre is None else "RdBu_r", vmin=vmin, vmax=vmax, interpolation="nearest")
+    image = ax.imshow(
+        values,
+        aspect="auto",
+        cmap="viridis" if centre is None else "RdBu_r",
+        vmin=vmin,
+        vmax=vmax,
+        interpolation="nearest",
+    )
     if columns is not None: ax.set_xticks(range(len(columns)), [str(c) for c in columns])
     if rows is not None: ax.set_yticks(range(len(rows)), [str(r) for r in rows])
     ax.grid(False)
@@ -220,7 +278,9 @@ def cloud(
     points, ax = np.asarray(points, float), ax or plt.subplots()[1]
     keep = np.sort(np.random.default_rng(0).permutation(len(points))[:most])
     pick = lambda v: np.asarray(v)[keep] if v is not None and np.ndim(v) == 1 and not isinstance(v, str) else v
-    drawn = ax.scatter(*points[keep].T, c=pick(color) if color is not None else PALETTE[0], s=pick(size), alpha=.7, linewidths=0)
+    drawn = ax.scatter(
+        *points[keep].T, c=pick(color) if color is not None else PALETTE[0], s=pick(size), alpha=0.7, linewidths=0
+    )
     if np.ndim(color) == 1 and not isinstance(color, str): ax.figure.colorbar(drawn, ax=ax, label=label, shrink=.9)
     ax.grid(True, axis="both")
     _labels(ax, xlabel, ylabel, title)
@@ -248,5 +308,10 @@ def distribution(
         ax.stairs(counts, edges, color=style["color"], alpha=.12, fill=True)
     if null is not None: reference(ax, null, null_label, axis="x")
     if hue: _legend(ax)
-    _labels(ax, value if xlabel is None else xlabel, ("density" if density else "count") if ylabel is None else ylabel, title)
+    _labels(
+        ax,
+        value if xlabel is None else xlabel,
+        ("density" if density else "count") if ylabel is None else ylabel,
+        title,
+    )
     return ax

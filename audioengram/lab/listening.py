@@ -38,8 +38,17 @@ def plan_trials(
 ) -> list:              # of Trial; raises ParameterError
     "Every pair on every item that has both, in a listener's own random order and sides."
     rng = np.random.default_rng([seed, *listener.encode()])
-    trials = [Trial(item, *(pair if rng.random() < .5 else pair[::-1])) for item, have in clips.items() for pair in map(tuple, pairs) if set(pair) <= set(have)]
-    if not trials: raise ParameterError("no item has both systems of any pair", remedy=f"There are {', '.join(sorted({s for have in clips.values() for s in have}))}")
+    trials = [
+        Trial(item, *(pair if rng.random() < 0.5 else pair[::-1]))
+        for item, have in clips.items()
+        for pair in map(tuple, pairs)
+        if set(pair) <= set(have)
+    ]
+    if not trials:
+        raise ParameterError(
+            "no item has both systems of any pair",
+            remedy=f"There are {', '.join(sorted({s for have in clips.values() for s in have}))}",
+        )
     return [trials[i] for i in rng.permutation(len(trials))]
 
 CHOICES = ("A", "B", "same")
@@ -52,7 +61,8 @@ def record_choice(
     **notes,            # further columns: seconds, remark
 ):                      # raises ParameterError
     "Write a choice down for good."
-    if choice not in CHOICES: raise ParameterError(f"unknown choice {choice!r}", remedy=f"Choose one of {', '.join(CHOICES)}")
+    if choice not in CHOICES:
+        raise ParameterError(f"unknown choice {choice!r}", remedy=f"Choose one of {', '.join(CHOICES)}")
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     with open(file, "a") as f:
         f.write(json.dumps(dict(asdict(trial), choice=choice, listener=listener, **notes)) + "\n")
@@ -65,14 +75,19 @@ def read_choices(
     rows = []
     for file in files:
         for number, line in enumerate(Path(file).read_text().splitlines(), 1):
-            try: rows.append(json.loads(line))
-            except json.JSONDecodeError: raise ParameterError(f"line {number} of {Path(file).name} is no choice", remedy="Remove it; a choice is one JSON object a line") from None
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                raise ParameterError(
+                    f"line {number} of {Path(file).name} is no choice",
+                    remedy="Remove it; a choice is one JSON object a line",
+                ) from None
     return pd.DataFrame(rows, columns=None if rows else ["item", "a", "b", "choice", "listener"])
 
 def preference(
-    choices: pd.DataFrame,   # of read_choices
-    level: float = .95,
-) -> pd.DataFrame:           # one row a pair: first, second, n, same, share that prefers the first with lo and hi (Wilson), p (two-sided binomial)
+    choices: pd.DataFrame,  # of read_choices
+    level: float = 0.95,
+) -> pd.DataFrame:  # one row a pair: first, second, n, same, share that prefers the first with lo and hi (Wilson), p (two-sided binomial)
     "Who was preferred, how often, and whether a coin would do the same."
     rows = []
     for first, second in sorted({tuple(sorted(p)) for p in zip(choices.a, choices.b, strict=True)}):
@@ -81,7 +96,19 @@ def preference(
         wins, n = int((chosen == first).sum()), int((chosen != "").sum())
         test = binomtest(wins, n) if n else None
         lo, hi = test.proportion_ci(level, "wilson") if n else (0., 1.)
-        rows.append(dict(first=first, second=second, n=n, same=len(mine) - n, listeners=mine.listener.nunique(), share=wins / n if n else np.nan, lo=lo, hi=hi, p=test.pvalue if n else 1.))
+        rows.append(
+            dict(
+                first=first,
+                second=second,
+                n=n,
+                same=len(mine) - n,
+                listeners=mine.listener.nunique(),
+                share=wins / n if n else np.nan,
+                lo=lo,
+                hi=hi,
+                p=test.pvalue if n else 1.0,
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/lab/16_listening.ipynb #93d99b63
@@ -111,7 +138,13 @@ class BlindTest:
         level = row_loudness(both)
         out = []
         for wav, rate in both.values():
-            sf.write(to := io.BytesIO(), match_loudness(np.asarray(wav, np.float32), rate, level), rate, format="WAV", subtype="PCM_16")
+            sf.write(
+                to := io.BytesIO(),
+                match_loudness(np.asarray(wav, np.float32), rate, level),
+                rate,
+                format="WAV",
+                subtype="PCM_16",
+            )
             out.append(to.getvalue())
         return tuple(out)
 
@@ -129,13 +162,23 @@ class BlindTest:
         players, title = [w.Audio(format="wav", autoplay=False, loop=False) for _ in "AB"], w.Label()
         buttons = [w.Button(description=c if c != "same" else "no difference") for c in CHOICES]
         def show():
-            title.value = f"{len(self.trials) - len(self.left) + 1} of {len(self.trials)}: which do you prefer?" if self.left else "Thank you: that was all."
+            title.value = (
+                f"{len(self.trials) - len(self.left) + 1} of {len(self.trials)}: which do you prefer?"
+                if self.left
+                else "Thank you: that was all."
+            )
             if self.left: players[0].value, players[1].value = self.sounds()
             for b in buttons: b.disabled = not self.left
-        for choice, b in zip(CHOICES, buttons, strict=True): b.on_click(lambda _, choice=choice: (self.choose(choice), show()))
+        for choice, b in zip(CHOICES, buttons, strict=True):
+            b.on_click(lambda _, choice=choice: (self.choose(choice), show()))
         show()
-        return w.VBox([title, *(w.HBox([w.Label(name), p]) for name, p in zip("AB", players, strict=True)), w.HBox(buttons)])
+        return w.VBox(
+            [title, *(w.HBox([w.Label(name), p]) for name, p in zip("AB", players, strict=True)), w.HBox(buttons)]
+        )
 
     def _ipython_display_(self):
         from IPython.display import display
-        display(self.widget() if is_live() else {"text/plain": f"{self!r}: open the notebook to hear and choose"}, raw=not is_live())
+        display(
+            self.widget() if is_live() else {"text/plain": f"{self!r}: open the notebook to hear and choose"},
+            raw=not is_live(),
+        )

@@ -23,7 +23,16 @@ from ..core import ParameterError, cache_dir, fingerprint, get_profile, write_js
 from .claims import find_claim, format_claims, quoted_claims
 from .kernels import kernel_options
 from .parameters import inject, parameters_of, read_parameters
-from .provenance import RunError, commit_of, figures_dir, made_here, neutral, plain, project_root, runs_dir
+from audioengram.lab.provenance import (
+    RunError,
+    commit_of,
+    figures_dir,
+    made_here,
+    neutral,
+    plain,
+    project_root,
+    runs_dir,
+)
 from .runs import keep_same_clips, read_run, swap_in
 
 # %% ../../nbs/lab/20_notebooks.ipynb #5c51a2ee
@@ -40,8 +49,10 @@ def clean_page(
     for i, cell in enumerate(nb.cells):
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k == "tags" and v})
         if cell.cell_type == "markdown":
-            try: cell.source = format_claims(cell.source, claims)
-            except ParameterError as e: raise ParameterError(f"{name}, cell {i + 1}: {e.what}", e.file, e.remedy) from None
+            try:
+                cell.source = format_claims(cell.source, claims)
+            except ParameterError as e:
+                raise ParameterError(f"{name}, cell {i + 1}: {e.what}", e.file, e.remedy) from None
         if cell.cell_type == "code":
             cell.execution_count, cell.source = None, neutral(cell.source)
             cell.outputs = [_clean_output(o, name) for o in cell.outputs if not _noise(o)]
@@ -71,7 +82,8 @@ def _clean_output(out, name: str):
 
 # %% ../../nbs/lab/20_notebooks.ipynb #39b2f6dd
 def discussions_dir() -> Path:   # raises ParameterError where there are none
-    "Where the discussion notebooks lie: `nbs/discussions` of the project around the working directory, else of the clone that is imported."
+    """Where the discussion notebooks lie: `nbs/discussions` of the project around the working directory, else of the
+    clone that is imported."""
     for start in (None, Path(__file__).parent if "__file__" in globals() else None):
         root = project_root(start)
         if root and (root / "nbs" / "discussions").is_dir(): return root / "nbs" / "discussions"
@@ -103,7 +115,8 @@ def read_notebook(
 def notebook_fingerprint(
     nb,     # notebook
 ) -> str:
-    "Content of what a reader sees of a page: its prose and the cells that show something, but not the exported code or stored outputs."
+    """Content of what a reader sees of a page: its prose and the cells that show something, but not the exported
+    code or stored outputs."""
     shown = [c for c in nb.cells if not c.source.startswith("#| export")]
     return fingerprint([[c.cell_type, c.source, sorted(c.metadata.get("tags", []))] for c in shown])
 
@@ -117,7 +130,8 @@ def why_draft(
     commit = commit_of(folder)
     reasons = ["the smoke profile proves that a page runs, it does not measure"] if profile == "smoke" else []
     if varied: reasons.append(f"{', '.join(varied)} differ{'s' * (len(varied) == 1)} from the page's own")
-    if commit and commit["dirty"]: reasons.append("the tree differs from its commit (commit the code first, then the numbers)")
+    if commit and commit["dirty"]:
+        reasons.append("the tree differs from its commit (commit the code first, then the numbers)")
     return reasons
 
 @contextlib.contextmanager
@@ -167,10 +181,14 @@ def run_notebook(
         raise ParameterError(f"{name} has no parameter 'profile', so it cannot run as {profile!r}")
     asked = dict(profile=profile) if "profile" in known else {}
     given = read_parameters(known, {**asked, **(parameters or {})}, name)
-    given |= {k: str(Path(v).expanduser().resolve()) for k, v in given.items() if k.endswith("_root") and v}   # the kernel runs elsewhere
+    # the kernel runs elsewhere
+    given |= {k: str(Path(v).expanduser().resolve()) for k, v in given.items() if k.endswith("_root") and v}
     varied = [k for k, v in given.items() if k != "profile" and v != known[k]]
     if publish and (reasons := why_draft(profile, varied, path.parent)):
-        raise RunError(f"{name} cannot be published: {'; '.join(reasons)}", remedy="Run it without --publish: a draft goes to runs/")
+        raise RunError(
+            f"{name} cannot be published: {'; '.join(reasons)}",
+            remedy="Run it without --publish: a draft goes to runs/",
+        )
     place = Path(figures or (figures_dir() if publish else runs_dir())).resolve()
     with _staged(place) as stage:
         with _kernel_environment(stage):
@@ -226,7 +244,9 @@ def _execute(
     folder.mkdir()
     page = folder / "page.ipynb"
     nbformat.write(nb, page)
-    options = dict(kernel_name="python3", cwd=str(folder), progress_bar=dict(desc=name, unit="cell") if progress else False)
+    options = dict(
+        kernel_name="python3", cwd=str(folder), progress_bar=dict(desc=name, unit="cell") if progress else False
+    )
     try: done = papermill.execute_notebook(str(page), str(page), **options, **kernel_options())
     except PapermillExecutionError as e:
         why, at = f"{e.ename}: {e.evalue}", e.cell_index
@@ -274,5 +294,9 @@ def _write_page(
         raise RunError(f"the page of {folder.name} weighs {size / 1000:.0f} kB, more than {PAGE_LIMIT / 1000:.0f} kB",
                        remedy=f"Its heaviest cell begins with {_first_line(heavy.source)!r}")
     nbformat.write(page, folder / "page.ipynb")
-    about = dict(notebook=notebook_fingerprint(source), parameters=plain(parameters), quotes={id: find_claim(id) for id in sorted(quotes)})
+    about = dict(
+        notebook=notebook_fingerprint(source),
+        parameters=plain(parameters),
+        quotes={id: find_claim(id) for id in sorted(quotes)},
+    )
     write_json(folder / "manifest.json", dict(result.manifest, page=about))

@@ -24,19 +24,31 @@ def parameters_of(
     "What a notebook may be asked to vary: the plain assignments of its one `parameters` cell."
     cells = [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1:
-        raise ParameterError(f"{name} has {len(cells)} cells tagged `parameters`, it must have one",
-                             remedy="Tag its parameters cell (and keep `allowed_cell_metadata_keys = tags` in settings.ini, "
-                                    "or nbdev_clean strips the tag)")
+        raise ParameterError(
+            f"{name} has {len(cells)} cells tagged `parameters`, it must have one",
+            remedy="Tag its parameters cell (and keep `allowed_cell_metadata_keys = tags` in settings.ini, "
+            "or nbdev_clean strips the tag)",
+        )
     if cells[0].cell_type != "code":
-        raise ParameterError(f"{name}: the cell tagged `parameters` is no code cell", remedy="Tag the cell with the assignments")
+        raise ParameterError(
+            f"{name}: the cell tagged `parameters` is no code cell", remedy="Tag the cell with the assignments"
+        )
     found = {}
     for node in ast.parse(cells[0].source).body:
-        target = node.targets[0] if isinstance(node, ast.Assign) and len(node.targets) == 1 else getattr(node, "target", None)
+        target = (
+            node.targets[0]
+            if isinstance(node, ast.Assign) and len(node.targets) == 1
+            else getattr(node, "target", None)
+        )
         if not isinstance(target, ast.Name) or not isinstance(node, (ast.Assign, ast.AnnAssign)):
-            raise ParameterError(f"{name}: the parameters cell may only hold `name = value` lines, not {ast.unparse(node)!r}")
+            raise ParameterError(
+                f"{name}: the parameters cell may only hold `name = value` lines, not {ast.unparse(node)!r}"
+            )
         try: found[target.id] = ast.literal_eval(node.value)
         except (ValueError, TypeError):
-            raise ParameterError(f"{name}: the default of {target.id} must be a literal, not {ast.unparse(node)!r}") from None
+            raise ParameterError(
+                f"{name}: the default of {target.id} must be a literal, not {ast.unparse(node)!r}"
+            ) from None
     return found
 
 # %% ../../nbs/lab/18_parameters.ipynb #fcbcee87
@@ -56,7 +68,9 @@ def read_parameters(
         try: out[key] = _like(value, known[key])
         except (ValueError, TypeError, SyntaxError):
             want = "text" if known[key] is None else type(known[key]).__name__
-            raise ParameterError(f"{name}: parameter {key} is {value!r}, expected {want} like its default {known[key]!r}") from None
+            raise ParameterError(
+                f"{name}: parameter {key} is {value!r}, expected {want} like its default {known[key]!r}"
+            ) from None
     return out
 
 def _like(value, default):
@@ -69,13 +83,16 @@ def _like(value, default):
     if isinstance(default, bool): return _only(value, bool)
     if isinstance(value, bool): raise TypeError
     if isinstance(default, float): return _finite(float(_only(value, (int, float))))
-    if isinstance(default, int): return int(value) if isinstance(value, float) and value.is_integer() else _only(value, int)
+    if isinstance(default, int):
+        return int(value) if isinstance(value, float) and value.is_integer() else _only(value, int)
     return _only(value, type(default))
 
 def _items(value, default) -> list:
     "The items of a list, written as 1,2 or as Python writes it, in the type of the default's items."
     if isinstance(value, str):
-        value = ast.literal_eval(value) if value.strip()[:1] in ("[", "(") else [x for x in value.split(",") if x.strip()]
+        value = (
+            ast.literal_eval(value) if value.strip()[:1] in ("[", "(") else [x for x in value.split(",") if x.strip()]
+        )
     items = value if isinstance(value, (list, tuple)) else [value]
     kinds = {type(x) for x in default}
     return [_like(x, default[0]) if len(kinds) == 1 else _scalar(x) if isinstance(x, str) else x for x in items]
@@ -113,8 +130,14 @@ def inject(
     nb = parameterize_notebook(nb, {k: repr(v) for k, v in given.items()}, kernel_name="python3", language="python")
     tags = [c.metadata.get("tags", []) for c in nb.cells]
     at = next((i for i, t in enumerate(tags) if "parameters" in t), None)
-    if at is None or sum("injected-parameters" in t for t in tags) != 1 or "injected-parameters" not in (tags + [[]])[at + 1]:
-        raise RunError(f"{name}: the injected parameters do not stand behind the parameters cell, so the defaults would win",
-                       remedy="Keep one cell tagged `parameters` and none tagged `injected-parameters`")
+    if (
+        at is None
+        or sum("injected-parameters" in t for t in tags) != 1
+        or "injected-parameters" not in (tags + [[]])[at + 1]
+    ):
+        raise RunError(
+            f"{name}: the injected parameters do not stand behind the parameters cell, so the defaults would win",
+            remedy="Keep one cell tagged `parameters` and none tagged `injected-parameters`",
+        )
     nb.cells[at + 1].source = "\n".join(["# Parameters", *(f"{k} = {v!r}" for k, v in given.items())])
     return nb

@@ -28,8 +28,22 @@ def save_svg(
     import matplotlib as mpl
     for ax in fig.axes:
         for artist in (*ax.collections, *ax.lines, *ax.images):
-            size = len(artist.get_offsets()) if hasattr(artist, "get_offsets") else len(artist.get_xdata()) if hasattr(artist, "get_xdata") else dense + 1
-            if max(size, np.size(artist.get_array()) if getattr(artist, "get_array", None) and artist.get_array() is not None else 0) > dense:
+            size = (
+                len(artist.get_offsets())
+                if hasattr(artist, "get_offsets")
+                else len(artist.get_xdata())
+                if hasattr(artist, "get_xdata")
+                else dense + 1
+            )
+            if (
+                max(
+                    size,
+                    np.size(artist.get_array())
+                    if getattr(artist, "get_array", None) and artist.get_array() is not None
+                    else 0,
+                )
+                > dense
+            ):
                 artist.set_rasterized(True)
     out = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "audioengram", "svg.fonttype": "none", "savefig.dpi": 110}):
@@ -37,7 +51,11 @@ def save_svg(
     text = re.sub(r"(\d\.\d{3})\d+", r"\1", out.getvalue()).replace("'DejaVu Sans'", "'DejaVu Sans', Verdana")
     if alt: text = re.sub(r"(<svg [^>]*>)", lambda m: f"{m[1]}\n <title>{_escape(alt)}</title>", text, count=1)
     if len(text.encode()) > limit:
-        raise RunError(f"the figure weighs {len(text.encode()) / 1000:.0f} kB, more than {limit / 1000:.0f} kB", path, "Draw fewer artists, or rasterise the heavy ones")
+        raise RunError(
+            f"the figure weighs {len(text.encode()) / 1000:.0f} kB, more than {limit / 1000:.0f} kB",
+            path,
+            "Draw fewer artists, or rasterise the heavy ones",
+        )
     with atomic_path(path) as tmp: tmp.write_text(text, encoding="utf-8")
     return Path(path)
 
@@ -53,4 +71,6 @@ class Picture:
     def _repr_markdown_(self):
         "Quarto reads the attribute in braces; JupyterLab would print it, so a live notebook gets none."
         staged = self.caption and os.environ.get("AUDIOENGRAM_STAGE")
-        return f"![{self.caption or self.alt}]({os.path.relpath(self.path)})" + (f'{{fig-alt="{_escape(self.alt)}"}}' if staged else "")
+        return f"![{self.caption or self.alt}]({os.path.relpath(self.path)})" + (
+            f'{{fig-alt="{_escape(self.alt)}"}}' if staged else ""
+        )

@@ -32,7 +32,9 @@ def row_loudness(
     target=-23.0,    # loudness wanted, LUFS
 ) -> float:          # loudness that every clip of the row can reach, LUFS
     "The target, or what the clip with the highest peaks allows."
-    reach = [loudness(wav, rate) + 20 * np.log10(HEADROOM / np.abs(wav).max()) for wav, rate in clips.values() if np.any(wav)]
+    reach = [
+        loudness(wav, rate) + 20 * np.log10(HEADROOM / np.abs(wav).max()) for wav, rate in clips.values() if np.any(wav)
+    ]
     return float(min([target, *(r for r in reach if np.isfinite(r))]))
 
 # %% ../../nbs/lab/15_players.ipynb #7420f88d
@@ -47,7 +49,9 @@ def mel_image(
     "Mel spectrogram, 0 = 70 dB or more below the loudest bin."
     n_fft, hop = 1024 if rate > 12_000 else 512, max(1, len(wav) // (2 * width))
     wav = np.pad(np.asarray(wav, np.float32), (0, max(0, n_fft - len(wav))))
-    power = librosa.feature.melspectrogram(y=wav, sr=rate, n_fft=n_fft, hop_length=hop, n_mels=height, fmax=min(8000, rate / 2))
+    power = librosa.feature.melspectrogram(
+        y=wav, sr=rate, n_fft=n_fft, hop_length=hop, n_mels=height, fmax=min(8000, rate / 2)
+    )
     db = 10 * np.log10(np.maximum(power, 1e-10) / max(power.max(), 1e-10))
     image = Image.fromarray(np.uint8(255 * np.clip(1 + db[::-1] / RANGE_DB, 0, 1)))
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
@@ -58,7 +62,9 @@ def wave_image(
 ) -> np.ndarray:     # True where ink is, [height,width]
     "Waveform as the span between minimum and maximum of each pixel column."
     edges = np.linspace(0, len(wav), width + 1).astype(int)
-    low, high = (np.array([f(wav[a:max(b, a + 1)]) for a, b in zip(edges, edges[1:], strict=False)]) for f in (np.min, np.max))
+    low, high = (
+        np.array([f(wav[a : max(b, a + 1)]) for a, b in zip(edges, edges[1:], strict=False)]) for f in (np.min, np.max)
+    )
     y = (height - 1) / 2 * (1 - np.stack([high, low]) / max(np.abs(wav).max(), 1e-9))
     rows = np.arange(height)[:, None]
     return (rows >= np.floor(y[0])) & (rows <= np.ceil(y[1]))
@@ -92,20 +98,32 @@ class Clip:
     ) -> str:
         "The card, on lines that neither Markdown nor Pandoc takes apart."
         text, note = _plain(self.title), _plain(self.caption)
-        sound, image = (urllib.parse.quote(Path(os.path.relpath(p, page)).as_posix()) for p in (self.sound, self.picture))
+        sound, image = (
+            urllib.parse.quote(Path(os.path.relpath(p, page)).as_posix()) for p in (self.sound, self.picture)
+        )
         about = f"{text}: waveform and mel spectrogram, {self.seconds:.1f} s"
-        return "\n".join((
-            f'<figure class="ae-clip" style="margin:0;min-width:0" title="{text}">',
-            f'<figcaption style="font-size:.9em;line-height:1.3"><strong>{text}</strong> <small>{self.seconds:.1f} s</small><br><span>{note}</span></figcaption>',
-            f'<img src="{image}" alt="{about}" width="{PICTURE["width"]}" loading="lazy" style="width:100%;height:auto;display:block">',
-            f'<audio controls preload="none" src="{sound}" title="{text}" style="width:100%;height:2.2em"><source src="{sound}" type="{_MIME[self.sound.suffix]}"></audio>',
-            "</figure>"))
+        return "\n".join(
+            (
+                f'<figure class="ae-clip" style="margin:0;min-width:0" title="{text}">',
+                f'<figcaption style="font-size:.9em;line-height:1.3"><strong>{text}</strong> <small>{self.seconds:.1f} s</small><br><span>{note}</span></figcaption>',
+                f'<img src="{image}" alt="{about}" width="{PICTURE["width"]}" loading="lazy" style="width:100%;height:auto;display:block">',
+                f'<audio controls preload="none" src="{sound}" title="{text}" style="width:100%;height:2.2em"><source src="{sound}" type="{_MIME[self.sound.suffix]}"></audio>',
+                "</figure>",
+            )
+        )
 
 def _plain(text: str) -> str:
     "Text as HTML in which Markdown finds nothing to format."
     return re.sub(r"[\\*_`$~^\[\]]", lambda m: f"&#{ord(m[0])};", html.escape(text))
 
-_MIME = {".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg", ".opus": "audio/ogg", ".wav": "audio/wav", ".m4a": "audio/mp4"}
+_MIME = {
+    ".flac": "audio/flac",
+    ".mp3": "audio/mpeg",
+    ".ogg": "audio/ogg",
+    ".opus": "audio/ogg",
+    ".wav": "audio/wav",
+    ".m4a": "audio/mp4",
+}
 
 class Row:
     "Clips side by side; displays itself."
@@ -145,7 +163,8 @@ def write_row(
     "Write loudness-matched clips with their pictures, and give the row that shows them."
     if not clips: raise ParameterError("a row needs at least one clip")
     captions = captions or {}
-    if unknown := set(captions) - set(clips): raise ParameterError(f"captions for clips that are not there: {', '.join(sorted(unknown))}")
+    if unknown := set(captions) - set(clips):
+        raise ParameterError(f"captions for clips that are not there: {', '.join(sorted(unknown))}")
     clips = {name: (_mono(wav, name), rate) for name, (wav, rate) in clips.items()}
     level = None if target is None else row_loudness(clips, target)
     home, shown = (where.folder, where.final) if hasattr(where, "clip") else (Path(where), Path(where))
@@ -153,7 +172,9 @@ def write_row(
         if home != shown: where.clip(name, wav, rate, captions.get(name, ""), target=level, suffix=suffix)
         else: save_audio(home / f"{name}{suffix}", wav if level is None else match_loudness(wav, rate, level), rate)
         with atomic_path(home / f"{name}.png") as tmp: tmp.write_bytes(picture(wav, rate))
-    return Row(_clip(shown, name + suffix, captions.get(name, ""), len(wav) / rate) for name, (wav, rate) in clips.items())
+    return Row(
+        _clip(shown, name + suffix, captions.get(name, ""), len(wav) / rate) for name, (wav, rate) in clips.items()
+    )
 
 def read_row(
     where,        # a folder of results, or a lab.runs.RunResult
@@ -163,7 +184,9 @@ def read_row(
     folder = Path(getattr(where, "folder", where))
     clips = read_json(folder / "manifest.json")["clips"]
     if missing := [n for n in names or () if n not in clips]:
-        raise ParameterError(f"there is no clip {missing[0]!r} in {folder.name}", remedy=f"There are {', '.join(clips)}")
+        raise ParameterError(
+            f"there is no clip {missing[0]!r} in {folder.name}", remedy=f"There are {', '.join(clips)}"
+        )
     return Row(_clip(folder, c["file"], c["caption"], c["seconds"]) for c in (clips[n] for n in (names or clips)))
 
 def _clip(folder: Path, file: str, caption: str, seconds: float) -> Clip:
@@ -179,7 +202,10 @@ def _mono(wav, name: str) -> np.ndarray:
 # %% ../../nbs/lab/15_players.ipynb #5dd5f929
 def is_live() -> bool:
     "Whether a person's Jupyter or VS Code session runs this kernel, rather than papermill or a test."
-    return any(os.environ.get(k) for k in ("JPY_SESSION_NAME", "VSCODE_PID", "VSCODE_IPC_HOOK_CLI")) and "PYTEST_CURRENT_TEST" not in os.environ
+    return (
+        any(os.environ.get(k) for k in ("JPY_SESSION_NAME", "VSCODE_PID", "VSCODE_IPC_HOOK_CLI"))
+        and "PYTEST_CURRENT_TEST" not in os.environ
+    )
 
 def frame_energy(
     wav,           # samples [S] of an utterance
@@ -204,14 +230,32 @@ def latent_picture(
     fig = Figure(figsize=size, dpi=80, layout="constrained")
     axes = fig.subplots(len(rows), sharex=True, squeeze=False, height_ratios=rows)[:, 0]
     spread = np.quantile(np.abs(z), .99) or 1
-    axes[0].imshow(np.asarray(z).T, aspect="auto", cmap="RdBu_r", vmin=-spread, vmax=spread, extent=(0, T / frame_rate, D - .5, -.5), interpolation="nearest")
+    axes[0].imshow(
+        np.asarray(z).T,
+        aspect="auto",
+        cmap="RdBu_r",
+        vmin=-spread,
+        vmax=spread,
+        extent=(0, T / frame_rate, D - 0.5, -0.5),
+        interpolation="nearest",
+    )
     axes[0].set_ylabel("dimension")
     if energy is not None:
-        axes[1].step(np.arange(T + 1) / frame_rate, np.append(energy, energy[-1]), where="post", color=np.divide(INK, 255), lw=1)
+        axes[1].step(
+            np.arange(T + 1) / frame_rate, np.append(energy, energy[-1]), where="post", color=np.divide(INK, 255), lw=1
+        )
         axes[1].set_ylim(min(np.min(energy), np.max(energy) - 20) - 2, np.max(energy) + 2)
         axes[1].set_ylabel("dB")
     if clusters is not None:
-        axes[-1].imshow(_colour(clusters)[None], aspect="auto", cmap="tab20", vmin=0, vmax=19, extent=(0, T / frame_rate, 0, 1), interpolation="nearest")
+        axes[-1].imshow(
+            _colour(clusters)[None],
+            aspect="auto",
+            cmap="tab20",
+            vmin=0,
+            vmax=19,
+            extent=(0, T / frame_rate, 0, 1),
+            interpolation="nearest",
+        )
         axes[-1].set_ylabel("cluster", rotation=0, ha="right", va="center"); axes[-1].set_yticks([])
     axes[-1].set_xlabel("s")
     fig.savefig(out := io.BytesIO(), format="png")
@@ -259,8 +303,13 @@ class Explorer:
         "The live widget: two menus, a picture, a player."
         import ipywidgets as w
         speaker = w.Dropdown(options=list(self.speakers), description="Speaker")
-        utterance = w.Dropdown(options=self.speakers[speaker.value], description="Utterance", layout=w.Layout(width="28rem"))
-        image, sound = w.Image(format="png", layout=w.Layout(max_width="100%")), w.Audio(format="wav", autoplay=False, loop=False)
+        utterance = w.Dropdown(
+            options=self.speakers[speaker.value], description="Utterance", layout=w.Layout(width="28rem")
+        )
+        image, sound = (
+            w.Image(format="png", layout=w.Layout(max_width="100%")),
+            w.Audio(format="wav", autoplay=False, loop=False),
+        )
         def fill(_): utterance.options = self.speakers[speaker.value]  # selects the first, which shows it
         def show(_=None):
             image.value, heard = self.view(utterance.value)

@@ -35,12 +35,14 @@ def project_root(
     return next((p for p in (start, *start.parents) if (p / "settings.ini").is_file()), None)
 
 def _place(variable: str, name: str) -> Path:
-    "A folder of results: what the environment says, else a folder of the enclosing project, else of the working directory."
+    """A folder of results: what the environment says, else a folder of the enclosing project, else of the working
+    directory."""
     if given := os.environ.get(variable): return Path(given).expanduser().resolve()
     return (project_root() or Path.cwd().resolve()) / name
 
 def figures_dir() -> Path:
-    "The folder of published results: `AUDIOENGRAM_FIGURES`, else `figures/` of the enclosing project, else `./figures`."
+    """The folder of published results: `AUDIOENGRAM_FIGURES`, else `figures/` of the enclosing project, else
+    `./figures`."""
     return _place("AUDIOENGRAM_FIGURES", "figures")
 
 def runs_dir() -> Path:
@@ -89,7 +91,8 @@ def neutral(
     return text
 
 # %% ../../nbs/lab/01_provenance.ipynb #5a7d6ae7
-GENERATED = ("figures", "runs", "_site", "README.md", "_sidebar.yml", "nbs/index.ipynb")   # written by runs and by the site
+# written by runs and by the site
+GENERATED = ("figures", "runs", "_site", "README.md", "_sidebar.yml", "nbs/index.ipynb")
 
 def commit_of(
     folder=None,      # a folder of the project
@@ -130,7 +133,11 @@ def describe_input(
     "What to record about an input."
     if isinstance(x, dict) and "fingerprint" in x: return plain(x)
     print_, name = getattr(x, "fingerprint", None), getattr(x, "name", None)
-    if print_ is None: return dict(fingerprint=fingerprint(plain(x)), **(dict(name=neutral(str(x))) if isinstance(x, (str, Number, Path)) else {}))
+    if print_ is None:
+        return dict(
+            fingerprint=fingerprint(plain(x)),
+            **(dict(name=neutral(str(x))) if isinstance(x, (str, Number, Path)) else {}),
+        )
     return dict(**(dict(name=name) if isinstance(name, str) else {}), fingerprint=str(print_))
 
 def sha256_of(

@@ -103,7 +103,9 @@ def compare(
 ) -> Comparison:
     "Hold a page's claims against those before."
     both = [k for k in old if k in new]
-    kept = [k for k in both if k.rpartition(".")[0] in kept_prefixes or k.startswith(tuple(f"{p}." for p in kept_prefixes))]
+    kept = [
+        k for k in both if k.rpartition(".")[0] in kept_prefixes or k.startswith(tuple(f"{p}." for p in kept_prefixes))
+    ]
     measured = [k for k in both if k not in set(kept)]
     words = [k for k in measured if isinstance(old[k]["value"], str)]
     moved = moved_claims({k: old[k] for k in measured}, new)
@@ -137,10 +139,13 @@ def report(
     if moved:
         table = Table(title="Outside their tolerance", title_justify="left", header_style="bold")
         for column in ("page", "claim", "was", "is"): table.add_column(column, overflow="fold")
-        for name, id, old, new in moved: table.add_row(name, escape(id), escape(format_claim(old)), escape(format_claim(new)))
+        for name, id, old, new in moved:
+            table.add_row(name, escape(id), escape(format_claim(old)), escape(format_claim(new)))
         console.print(table)
     if kept := sum(c.kept for c in done):
-        console.print(f"{kept} claims were carried over unchanged, since their recordings or codec are not on this machine")
+        console.print(
+            f"{kept} claims were carried over unchanged, since their recordings or codec are not on this machine"
+        )
 
 # %% ../../nbs/lab/32_reproduce.ipynb #fd5b02d4
 @dataclass(frozen=True)
@@ -191,11 +196,14 @@ def show_plan(
     "Print what will happen."
     if plan.draft: console.print(f"Results are drafts in {escape(str(plan.place))}: {escape('; '.join(plan.draft))}")
     for name in plan.fresh: console.print(f"[green]{name}[/green] is up to date")
-    for name, why in plan.redraws.items(): console.print(f"[bold]{name}[/bold] is drawn again: {escape('; '.join(why))}")
+    for name, why in plan.redraws.items():
+        console.print(f"[bold]{name}[/bold] is drawn again: {escape('; '.join(why))}")
     for name, why in plan.runs.items(): console.print(f"[bold]{name}[/bold] runs: {escape('; '.join(why))}")
     if minutes := plan.minutes(profile):
         side = f", {workers} at a time" if workers > 1 else ""
-        console.print(f"{len(plan.runs)} pages to measure; they took {minutes:.0f} minutes where they were last measured{side}")
+        console.print(
+            f"{len(plan.runs)} pages to measure; they took {minutes:.0f} minutes where they were last measured{side}"
+        )
 
 # %% ../../nbs/lab/32_reproduce.ipynb #8f511434
 def bring_up_to_date(
@@ -230,7 +238,14 @@ def tasks_of(
         work = dict(path=str(paths[name]), place=str(plan.place))
         if name in plan.runs: fn, more = "bring_up_to_date", dict(profile=profile, progress=progress)
         else: fn, more = "draw_again", {}
-        tasks.append(Task(f"audioengram.lab.reproduce:{fn}", work | more, name=name, after=tuple(sorted({*quotes[name], *leads} - {name}))))
+        tasks.append(
+            Task(
+                f"audioengram.lab.reproduce:{fn}",
+                work | more,
+                name=name,
+                after=tuple(sorted({*quotes[name], *leads} - {name})),
+            )
+        )
     return tasks
 
 def _quoted(path) -> set:
@@ -261,7 +276,9 @@ def reproduce(
     before = {name: _claims(plan.place / name) or _claims(figures_dir() / name) for name in plan.runs}
     compared, start = [], time.perf_counter()
     try:
-        for task, seconds, error in run_here(tasks_of(plan, paths, profile, progress and width == 1), width if width > 1 else 0):
+        for task, seconds, error in run_here(
+            tasks_of(plan, paths, profile, progress and width == 1), width if width > 1 else 0
+        ):
             if error:
                 failed.append((task.name, error)); console.print(f"[red]{task.name} failed[/red]"); continue
             verb = "measured" if task.name in plan.runs else "drawn again"

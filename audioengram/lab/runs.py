@@ -84,7 +84,8 @@ class Run:
         made_here(self.final, record=True)
 
     def manifest(self) -> dict:
-        "What made these results; nothing in it names the machine. `seconds` counts what was read back as if it had been measured."
+        """What made these results; nothing in it names the machine. `seconds` counts what was read back as if it had
+        been measured."""
         import platform
         files = sorted(p for p in self.folder.rglob("*") if p.is_file() and p.name != "manifest.json")
         return dict(
@@ -182,7 +183,8 @@ class Run:
         self.clips[name] = dict(file=name + suffix, seconds=round(len(wav) / rate, 3), rate=int(rate), caption=caption)
 
 # %% ../../nbs/lab/05_runs.ipynb #53d979f9
-LABELS = ("speaker", "utterance", "file", "corpus", "case", "name")   # columns of names, even where they look like numbers
+# columns of names, even where they look like numbers
+LABELS = ("speaker", "utterance", "file", "corpus", "case", "name")
 
 def as_text(
     rows: pd.DataFrame,   # a table of numbers and labels
@@ -233,7 +235,9 @@ class RunResult:
         self.manifest = read_json(self.folder / "manifest.json", RunError)
         self.claims = read_json(self.folder / "claims.json", RunError)
         if not isinstance(self.manifest, dict) or "name" not in self.manifest or not isinstance(self.claims, dict):
-            raise RunError("is no manifest of a run", self.folder / "manifest.json", "Restore the folder from git, or run it again")
+            raise RunError(
+                "is no manifest of a run", self.folder / "manifest.json", "Restore the folder from git, or run it again"
+            )
         self.name = self.manifest["name"]
 
     def __repr__(self):
@@ -251,7 +255,9 @@ class RunResult:
     def _file(self, table: str) -> Path:
         "The csv of a table; raises RunError where there is none."
         if table not in self.table_names:
-            raise RunError(f"{self.name} has no table {table!r}", self.folder, f"There are {', '.join(self.table_names)}")
+            raise RunError(
+                f"{self.name} has no table {table!r}", self.folder, f"There are {', '.join(self.table_names)}"
+            )
         return self.folder / f"{table}.csv"
 
     def written(self,
@@ -290,7 +296,11 @@ class RunResult:
 
     def check(self) -> list:
         "Files that are missing or differ from what the run wrote."
-        return [f for f, sha in self.manifest["files"].items() if not (self.folder / f).is_file() or sha256_of(self.folder / f) != sha]
+        return [
+            f
+            for f, sha in self.manifest["files"].items()
+            if not (self.folder / f).is_file() or sha256_of(self.folder / f) != sha
+        ]
 
 # %% ../../nbs/lab/05_runs.ipynb #8dcf2e8b
 def read_run(
@@ -386,7 +396,8 @@ def _other_claim(id: str):
 def published(
     name: str,   # of the run that the function publishes
 ):               # a decorator
-    "Mark the function that measures and publishes a page: while the page is only drawn again (`AUDIOENGRAM_REDRAW`), it reads."
+    """Mark the function that measures and publishes a page: while the page is only drawn again
+    (`AUDIOENGRAM_REDRAW`), it reads."""
     def mark(run):
         @functools.wraps(run)
         def either(*args, **kwargs):

@@ -33,22 +33,40 @@ from .provenance import project_root
 # %% ../../nbs/lab/25_site.ipynb #9e625eb8
 class SiteError(AudioengramError): "The site cannot be built, or would be broken."
 
-ROOMS = ("core", "stages", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "cli", "cli_codes")  # in reading order
+# in reading order
+ROOMS = (
+    "core",
+    "stages",
+    "data",
+    "codecs",
+    "heads",
+    "measure",
+    "dynamics",
+    "codes",
+    "ember",
+    "lab",
+    "discussions",
+    "cli",
+    "cli_codes",
+)
 
 # %% ../../nbs/lab/25_site.ipynb #62e942ad
 def read_notebook(
     path,       # a notebook
 ) -> dict:      # its JSON; raises SiteError
     "A notebook as it is on disk."
-    try: return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as e: raise SiteError(f"is not a readable notebook ({e})", path, "Restore it or run it again") from None
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as e:
+        raise SiteError(f"is not a readable notebook ({e})", path, "Restore it or run it again") from None
 
 def write_notebook(
     nb: dict,   # JSON of a notebook
     path,       # where to
 ):
     "Write a notebook just as nbdev_clean does, so that neither undoes the other's work."
-    with atomic_path(path) as tmp: tmp.write_text(json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with atomic_path(path) as tmp:
+        tmp.write_text(json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 def text_of(
     x,          # source of a cell, text or data of an output: a string or a list of lines
@@ -77,15 +95,26 @@ def read_page(
     cells = read_notebook(path)["cells"]
     first = next((text_of(c["source"]) for c in cells if c["cell_type"] == "markdown"), "")
     title, lead = (re.search(p, first, re.M) for p in (r"^# +(.+)$", r"^> *(.+(?:\n(?!\n|#).+)*)"))
-    export = (re.search(r"^#\| *default_exp +([\w.]+)", text_of(c["source"]), re.M) for c in cells if c["cell_type"] == "code")
-    return Page(Path(path).relative_to(root), title[1].strip() if title else Path(path).stem, re.sub(r"\n>? *", " ", lead[1]).strip() if lead else "",
-                next((m[1] for m in export if m), ""))
+    export = (
+        re.search(r"^#\| *default_exp +([\w.]+)", text_of(c["source"]), re.M) for c in cells if c["cell_type"] == "code"
+    )
+    return Page(
+        Path(path).relative_to(root),
+        title[1].strip() if title else Path(path).stem,
+        re.sub(r"\n>? *", " ", lead[1]).strip() if lead else "",
+        next((m[1] for m in export if m), ""),
+    )
 
 def library_pages(
     root,   # the project
 ) -> list:  # of Page, in reading order
     "The library's pages: rooms as data flow through them, then by number."
-    files = [p for pattern in ("*.ipynb", "*/*.ipynb") for p in Path(root, "nbs").glob(pattern) if p.name != "index.ipynb" and not _skipped(p, root)]
+    files = [
+        p
+        for pattern in ("*.ipynb", "*/*.ipynb")
+        for p in Path(root, "nbs").glob(pattern)
+        if p.name != "index.ipynb" and not _skipped(p, root)
+    ]
     pages = [read_page(p, root) for p in files if p.parent.name != "discussions"]
     return sorted(pages, key=lambda p: (ROOMS.index(p.room) if p.room in ROOMS else len(ROOMS), p.path.name))
 
@@ -109,10 +138,13 @@ def tidy(
     for cell in (c for c in nb["cells"] if c["cell_type"] == "code"):
         hidden = any(re.match(r"#\| *hide\b *:?$", line) for line in _directives(cell))
         if hidden and "remove-cell" not in (tags := cell["metadata"].setdefault("tags", [])): tags.append("remove-cell")
-        cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]   # warnings name paths of the machine that ran them
+        # warnings name paths of the machine that ran them
+        cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
         for data in (out.get("data", {}) for out in cell["outputs"]):
             data.pop("application/vnd.jupyter.widget-view+json", None)
-            if "text/plain" in data and text_of(data.get("text/html", "")).lstrip().startswith("<pre"): del data["text/html"]  # what rich prints
+            # what rich prints
+            if "text/plain" in data and text_of(data.get("text/html", "")).lstrip().startswith("<pre"):
+                del data["text/html"]
             if "text/html" in data and (table := markdown_table(text_of(data["text/html"]))):
                 del data["text/html"]
                 data["text/markdown"] = table.splitlines(keepends=True)
@@ -145,54 +177,119 @@ def markdown_table(
     rows = [r for r in t.rows if r]
     if text.count("<table") != 1 or len(rows) < 2: return ""
     width = max(map(len, rows))
-    rows = [[re.sub(r"([\\|*_`$<\[~^])", r"\\\1", c.replace("\n", " ")) for c in r] + [""] * (width - len(r)) for r in rows]
-    number = [all(re.fullmatch(r"[-−+]?[\d.,]*(e[-+]?\d+)?%?|NaN|nan|inf|None|", r[i]) for r in rows[1:]) for i in range(width)]
+    rows = [
+        [re.sub(r"([\\|*_`$<\[~^])", r"\\\1", c.replace("\n", " ")) for c in r] + [""] * (width - len(r)) for r in rows
+    ]
+    number = [
+        all(re.fullmatch(r"[-−+]?[\d.,]*(e[-+]?\d+)?%?|NaN|nan|inf|None|", r[i]) for r in rows[1:])
+        for i in range(width)
+    ]
     lines = [rows[0], ["--:" if n else ":--" for n in number], *rows[1:]]
-    return "\n".join("| " + " | ".join(r) + " |" for r in lines) + (f"\n\n{t.outside.strip()}" if t.outside.strip() else "") + "\n"
+    return (
+        "\n".join("| " + " | ".join(r) + " |" for r in lines)
+        + (f"\n\n{t.outside.strip()}" if t.outside.strip() else "")
+        + "\n"
+    )
 
 # %% ../../nbs/lab/25_site.ipynb #3c9624b5
 PAGE_BYTES = 300_000
 _FAULTS = (
     ("stores sound as base64", r"data:audio|audio/[\w.+-]+;base64", "Write a clip with lab.players and show its row"),
-    ("stores a progress bar", r"\d+%\|[█▏▎▍▌▋▊▉ #]*\||\d[\d.]* ?(it/s|s/it)\b", "Pass progress=False, or clear the output"),
-    ("names a place of this machine", r"(?<![\w.~:/-])/(home|root|tmp|work|Users|mnt|private|var/folders|opt|usr/lib)/[\w.-]+", "Show relative paths"),
+    (
+        "stores a progress bar",
+        r"\d+%\|[█▏▎▍▌▋▊▉ #]*\||\d[\d.]* ?(it/s|s/it)\b",
+        "Pass progress=False, or clear the output",
+    ),
+    (
+        "names a place of this machine",
+        r"(?<![\w.~:/-])/(home|root|tmp|work|Users|mnt|private|var/folders|opt|usr/lib)/[\w.-]+",
+        "Show relative paths",
+    ),
     ("holds a claim that was not filled", r"\{claim:[^}]*\}", "Run the page again"),
-    ("stores an error", r'"output_type": "error"', "Run the page again"))
+    ("stores an error", r'"output_type": "error"', "Run the page again"),
+)
 
 def page_problems(
     path,   # a notebook
 ) -> list:  # in words; empty for a page that may be published
     "What is wrong with a page."
     nb, found, published = read_notebook(path), [], Path(path).name == "page.ipynb"
-    if tidy(nb) and "discussions" not in Path(path).parts: found.append("is not tidy: run `audioengram site`, which tidies")
-    if Path(path).stat().st_size > PAGE_BYTES: found.append(f"weighs {Path(path).stat().st_size / 1000:.0f} kB, more than {PAGE_BYTES // 1000} kB: show fewer or lighter figures")
+    if tidy(nb) and "discussions" not in Path(path).parts:
+        found.append("is not tidy: run `audioengram site`, which tidies")
+    if Path(path).stat().st_size > PAGE_BYTES:
+        found.append(
+            f"weighs {Path(path).stat().st_size / 1000:.0f} kB, more than {PAGE_BYTES // 1000} kB: show fewer or lighter figures"
+        )
     outputs = json.dumps([c.get("outputs") for c in nb["cells"] if c["cell_type"] == "code"], ensure_ascii=False)
     prose = "\n".join(text_of(c["source"]) for c in nb["cells"] if c["cell_type"] != "code")
     for what, pattern, remedy in _FAULTS:
         where = outputs + prose if "claim" not in what else outputs + (prose if published else "")
         if m := re.search(pattern, where): found.append(f"{what} ({m[0][:60]!r}): {remedy}")
-    if '"text/html"' in outputs: found.append("stores an HTML output, for which Quarto loads scripts from the network: show Markdown or a plain value")
+    if '"text/html"' in outputs:
+        found.append(
+            "stores an HTML output, for which Quarto loads scripts from the network: show Markdown or a plain value"
+        )
     first = next((text_of(c["source"]) for c in nb["cells"] if c["cell_type"] == "markdown"), "")
     if not re.match(r"# .+\n+> .+", first): found.append("has no title cell with a `>` line that answers")
-    if any(re.search(r"^#\| *eval: *false", text_of(c["source"]), re.M) for c in nb["cells"] if c["cell_type"] == "code"): found.append("has a cell with `eval: false`")
-    mixed = [d for c in nb["cells"] if c["cell_type"] == "code" for d in [_directives(c)] if len({":" in line for line in d}) == 2]
-    if mixed: found.append(f"mixes nbdev's and Quarto's directives in one cell ({', '.join(mixed[0])}), which is no YAML: use a tag (remove-cell, remove-input) for the latter")
+    if any(
+        re.search(r"^#\| *eval: *false", text_of(c["source"]), re.M) for c in nb["cells"] if c["cell_type"] == "code"
+    ):
+        found.append("has a cell with `eval: false`")
+    mixed = [
+        d
+        for c in nb["cells"]
+        if c["cell_type"] == "code"
+        for d in [_directives(c)]
+        if len({":" in line for line in d}) == 2
+    ]
+    if mixed:
+        found.append(
+            f"mixes nbdev's and Quarto's directives in one cell ({', '.join(mixed[0])}), which is no YAML: use a tag (remove-cell, remove-input) for the latter"
+        )
     return found
 
 # %% ../../nbs/lab/25_site.ipynb #86acd0e8
-_TITLES = dict(core="Core", stages="Stages", data="Data", codecs="Codecs", heads="Heads", measure="Measures", dynamics="Dynamics", codes="Codes", ember="Ember", lab="Lab", cli="Command line", cli_codes="Command line")
+_TITLES = dict(
+    core="Core",
+    stages="Stages",
+    data="Data",
+    codecs="Codecs",
+    heads="Heads",
+    measure="Measures",
+    dynamics="Dynamics",
+    codes="Codes",
+    ember="Ember",
+    lab="Lab",
+    cli="Command line",
+    cli_codes="Command line",
+)
 
 def sidebar(
     root,   # the project
 ) -> str:   # YAML
     "The site's sidebar."
     library = library_pages(root)
-    lines = ["# Written by `audioengram site` from the notebooks on disk; not to be edited.", "website:", "  sidebar:", "    style: floating",
-             "    search: true", "    contents:", "      - text: Overview", "        href: nbs/index.ipynb"]
-    for title, pages in [("Results", result_pages(root))] + [(_TITLES[room], [p for p in library if p.room == room]) for room in ROOMS if room in _TITLES]:
+    lines = [
+        "# Written by `audioengram site` from the notebooks on disk; not to be edited.",
+        "website:",
+        "  sidebar:",
+        "    style: floating",
+        "    search: true",
+        "    contents:",
+        "      - text: Overview",
+        "        href: nbs/index.ipynb",
+    ]
+    for title, pages in [("Results", result_pages(root))] + [
+        (_TITLES[room], [p for p in library if p.room == room]) for room in ROOMS if room in _TITLES
+    ]:
         single = [p for p in pages if len(p.path.parts) == 2]      # core and the commands are rooms of one page
         lines += [f"      - {p.path.as_posix()}" for p in single]
-        if len(pages) > len(single): lines += [f"      - section: {title}", "        contents:", *(f"          - {p.path.as_posix()}" for p in pages if p not in single)]
+        if len(pages) > len(single):
+            lines += [
+                f"      - section: {title}",
+                "        contents:",
+                *(f"          - {p.path.as_posix()}" for p in pages if p not in single),
+            ]
     return "\n".join(lines) + "\n"
 
 def _write(path: Path, text: str):
@@ -210,7 +307,10 @@ def notebook_map(
 ) -> str:        # Markdown table
     "Every page of the library: where it is and what it is for."
     pages = library_pages(root or project_root())
-    rows = [f"| {p.room if i == 0 or pages[i - 1].room != p.room else ''} | [{p.title}]({_link(p.path)}) | {p.lead.replace('|', chr(92) + '|')} |" for i, p in enumerate(pages)]
+    rows = [
+        f"| {p.room if i == 0 or pages[i - 1].room != p.room else ''} | [{p.title}]({_link(p.path)}) | {p.lead.replace('|', chr(92) + '|')} |"
+        for i, p in enumerate(pages)
+    ]
     return "\n".join(["| room | page | what it is for |", "|:--|:--|:------------|", *rows])
 
 def findings(
@@ -221,11 +321,32 @@ def findings(
     root, parts = Path(root or project_root()), []
     for page in result_pages(root):
         folder = page.path.parent
-        manifest = json.loads((root / folder / "manifest.json").read_text(encoding="utf-8")) if (root / folder / "manifest.json").is_file() else {}
-        shown = [f"![{f['alt']}]({_link(folder / f['file'])})" for f in list(manifest.get("figures", {}).values())[:1] if figures]
+        manifest = (
+            json.loads((root / folder / "manifest.json").read_text(encoding="utf-8"))
+            if (root / folder / "manifest.json").is_file()
+            else {}
+        )
+        shown = [
+            f"![{f['alt']}]({_link(folder / f['file'])})"
+            for f in list(manifest.get("figures", {}).values())[:1]
+            if figures
+        ]
         clips = list(manifest.get("clips", {}).values())
-        listen = f" · [Listen: {Path(clips[0]['file']).stem.replace('_', ' ')}]({_link(folder / clips[0]['file'])}) and {len(clips) - 1} more on the page" if clips else ""
-        parts.append("\n\n".join([f"### [{page.title}]({_link(page.path)})", page.lead, *shown, f"[Rows]({_link(folder / 'results.csv')}) · [Claims]({_link(folder / 'claims.json')}){listen}"]))
+        listen = (
+            f" · [Listen: {Path(clips[0]['file']).stem.replace('_', ' ')}]({_link(folder / clips[0]['file'])}) and {len(clips) - 1} more on the page"
+            if clips
+            else ""
+        )
+        parts.append(
+            "\n\n".join(
+                [
+                    f"### [{page.title}]({_link(page.path)})",
+                    page.lead,
+                    *shown,
+                    f"[Rows]({_link(folder / 'results.csv')}) · [Claims]({_link(folder / 'claims.json')}){listen}",
+                ]
+            )
+        )
     return "\n\n".join(parts) or "Nothing has been run yet: `make reproduce`."
 
 FIRST = ("d09_representations", {   # a sentence of a held-out English speaker, and what two codecs keep of it
@@ -239,9 +360,16 @@ def first_listen(
     "Three players of one sentence, for the top of the front page; empty where the clips are not there."
     name, wanted = FIRST
     folder = Path(root or project_root()) / "figures" / name
-    clips = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["clips"] if (folder / "manifest.json").is_file() else {}
+    clips = (
+        json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["clips"]
+        if (folder / "manifest.json").is_file()
+        else {}
+    )
     if not wanted.keys() <= clips.keys(): return "Nothing has been run yet: `make reproduce`."
-    found = [Clip(title, folder / clips[k]["file"], folder / f"{k}.png", "", clips[k]["seconds"]) for k, title in wanted.items()]
+    found = [
+        Clip(title, folder / clips[k]["file"], folder / f"{k}.png", "", clips[k]["seconds"])
+        for k, title in wanted.items()
+    ]
     return Row(found).html()
 
 def report(
@@ -261,9 +389,23 @@ def fresh_report(
     with contextlib.chdir(path.parent):
         for cell in (c for c in nb["cells"] if c["cell_type"] == "code"):
             shown = _evaluate(text_of(cell["source"]), scope)
-            if not hasattr(shown, "_repr_markdown_"): raise SiteError("a cell of the report shows no Markdown", path, "The report only tells: measure and draw in a discussion")
-            cell["outputs"] = [dict(output_type="execute_result", execution_count=None, metadata={},
-                                    data={"text/markdown": shown._repr_markdown_().splitlines(keepends=True), "text/plain": [repr(type(shown))]})]
+            if not hasattr(shown, "_repr_markdown_"):
+                raise SiteError(
+                    "a cell of the report shows no Markdown",
+                    path,
+                    "The report only tells: measure and draw in a discussion",
+                )
+            cell["outputs"] = [
+                dict(
+                    output_type="execute_result",
+                    execution_count=None,
+                    metadata={},
+                    data={
+                        "text/markdown": shown._repr_markdown_().splitlines(keepends=True),
+                        "text/plain": [repr(type(shown))],
+                    },
+                )
+            ]
     return nb
 
 def _evaluate(source: str, scope: dict):
@@ -285,16 +427,24 @@ def readme(
         for out in cell.get("outputs", ()):
             if "text/markdown" in out.get("data", {}): parts.append(text_of(out["data"]["text/markdown"]))
     text = "\n\n".join(p.strip() for p in parts)
-    card = r'<figure class="ae-clip"[^>]*title="([^"]*)".*?<audio[^>]*src="([^"]+)".*?</figure>'       # a player is a link here
+    # a player is a link here
+    card = r'<figure class="ae-clip"[^>]*title="([^"]*)".*?<audio[^>]*src="([^"]+)".*?</figure>'
     text = re.sub(r"</?div[^>]*>\n?", "", re.sub(card, r"- [\1](\2)", text, flags=re.S))
-    text = re.sub(r'(\]\(|(?:src|href)=")([^)"#:]+)(?=[)"#])', lambda m: m[1] + os.path.normpath(os.path.join("nbs", m[2])), text)
+    text = re.sub(
+        r'(\]\(|(?:src|href)=")([^)"#:]+)(?=[)"#])', lambda m: m[1] + os.path.normpath(os.path.join("nbs", m[2])), text
+    )
     return "<!-- Generated from nbs/index.ipynb by `audioengram site`; edit that. -->\n\n" + text + "\n"
 
 # %% ../../nbs/lab/25_site.ipynb #fb0c8690
 def _render_quarto(root: Path, out: Path, quarto: str):
     "Let Quarto render the project."
-    r = subprocess.run([quarto, "render", ".", "--output-dir", os.path.relpath(out, root)], cwd=root, capture_output=True, text=True)
-    if r.returncode: raise SiteError("quarto render failed", root / "_quarto.yml", "\n".join((r.stdout + r.stderr).strip().splitlines()[-12:]))
+    r = subprocess.run(
+        [quarto, "render", ".", "--output-dir", os.path.relpath(out, root)], cwd=root, capture_output=True, text=True
+    )
+    if r.returncode:
+        raise SiteError(
+            "quarto render failed", root / "_quarto.yml", "\n".join((r.stdout + r.stderr).strip().splitlines()[-12:])
+        )
 
 def _render_smalldocs(root: Path, out: Path):
     "Let smalldocs render the project, then take the network out of its pages."
@@ -312,10 +462,15 @@ def _render_smalldocs(root: Path, out: Path):
         index = "../" * name.count("/") + "search.js"
         text = text.replace("</head>", f"<script>{_SEARCH_FROM_DISK % json.dumps(index)}</script></head>", 1)
         (out / name).write_text(text, encoding="utf-8")
-    (out / "search.js").write_text("window.searchIndex=" + (out / "search.json").read_text(encoding="utf-8"), encoding="utf-8")
+    (out / "search.js").write_text(
+        "window.searchIndex=" + (out / "search.json").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     if not (out / "index.html").exists():
-        (out / "index.html").write_text('<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=nbs/index.html">'
-                                        '<title>audioengram</title><a href="nbs/index.html">audioengram</a>\n', encoding="utf-8")
+        (out / "index.html").write_text(
+            '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=nbs/index.html">'
+            '<title>audioengram</title><a href="nbs/index.html">audioengram</a>\n',
+            encoding="utf-8",
+        )
 
 _SEARCH_FROM_DISK = """if(location.protocol==="file:"){const real=window.fetch;window.fetch=(url,...rest)=>!String(url).endsWith("search.json")?real(url,...rest):
 new Promise((done,fail)=>{const s=document.createElement("script");s.src=%s;s.onload=()=>done({json:async()=>window.searchIndex});s.onerror=fail;document.head.append(s)})}"""
@@ -331,28 +486,71 @@ def math_ml(
     done = dict(zip(found, _pandoc_math(found), strict=True)) if found else {}
     for name, text in pages.items():
         if bad := [m[2] for m in _MATH.finditer(text) if "<math" not in done[m[1], html.unescape(m[2])]]:
-            raise SiteError(f"Pandoc cannot turn the formula {html.unescape(bad[0])!r} into MathML", name, r"Write it with plainer TeX: \mathrm{ours}, not {\rm ours}")
-    return {name: _MATH.sub(lambda m: f'<span class="math {m[1]}">{done[m[1], html.unescape(m[2])]}</span>', text) for name, text in pages.items()}
+            raise SiteError(
+                f"Pandoc cannot turn the formula {html.unescape(bad[0])!r} into MathML",
+                name,
+                r"Write it with plainer TeX: \mathrm{ours}, not {\rm ours}",
+            )
+    return {
+        name: _MATH.sub(lambda m: f'<span class="math {m[1]}">{done[m[1], html.unescape(m[2])]}</span>', text)
+        for name, text in pages.items()
+    }
 
 def _pandoc_math(formulas) -> list:
     "MathML of (inline|display, TeX) pairs."
     pandoc = need("pypandoc", "dev").get_pandoc_path()
-    def run(*args, text=""): return subprocess.run([pandoc, *args], input=text, capture_output=True, text=True, check=True)
+    def run(*args, text=""):
+        return subprocess.run([pandoc, *args], input=text, capture_output=True, text=True, check=True)
     version = json.loads(run("-t", "json").stdout)["pandoc-api-version"]
-    blocks = [dict(t="Div", c=[[f"formula-{i}", [], []], [dict(t="Plain", c=[dict(t="Math", c=[dict(t=f"{kind.capitalize()}Math"), tex])])]]) for i, (kind, tex) in enumerate(formulas)]
-    r = run("-f", "json", "-t", "html", "--mathml", "--wrap=none", text=json.dumps({"pandoc-api-version": version, "meta": {}, "blocks": blocks}))
+    blocks = [
+        dict(
+            t="Div",
+            c=[
+                [f"formula-{i}", [], []],
+                [dict(t="Plain", c=[dict(t="Math", c=[dict(t=f"{kind.capitalize()}Math"), tex])])],
+            ],
+        )
+        for i, (kind, tex) in enumerate(formulas)
+    ]
+    r = run(
+        "-f",
+        "json",
+        "-t",
+        "html",
+        "--mathml",
+        "--wrap=none",
+        text=json.dumps({"pandoc-api-version": version, "meta": {}, "blocks": blocks}),
+    )
     return re.findall(r'<div id="formula-\d+">\n(.*?)\n</div>', r.stdout, re.S)
 
 # %% ../../nbs/lab/25_site.ipynb #78a1e4a5
 class _Refs(HTMLParser):
     "Ids of a page, links to follow, and things it loads."
-    LOADS = dict(script="src", img="src", audio="src", video="src", source="src", iframe="src", embed="src", object="data", track="src", input="src")
+    LOADS = dict(
+        script="src",
+        img="src",
+        audio="src",
+        video="src",
+        source="src",
+        iframe="src",
+        embed="src",
+        object="data",
+        track="src",
+        input="src",
+    )
     def __init__(self, text): super().__init__(); self.ids, self.links, self.loads = set(), [], []; self.feed(text)
     def handle_starttag(self, tag, attrs):
         a = {k: v or "" for k, v in attrs}
         self.ids |= {a[k] for k in ("id", "name") if a.get(k)}
         if tag == "a" and "href" in a: self.links.append(a["href"])
-        if tag == "link" and set(a.get("rel", "").split()) & {"stylesheet", "icon", "preload", "modulepreload", "manifest"}: self.loads.append(a.get("href", ""))
+        if tag == "link" and set(a.get("rel", "").split()) & {
+            "stylesheet",
+            "icon",
+            "preload",
+            "modulepreload",
+            "manifest",
+        }:
+            self.loads.append(a.get("href", ""))
         if a.get(self.LOADS.get(tag, "")): self.loads.append(a[self.LOADS[tag]])
         if "http-equiv" in a and "url=" in a.get("content", ""): self.links.append(a["content"].split("url=")[1])
         self.loads += re.findall(r"url\(['\"]?([^'\")]+)", a.get("style", ""))
@@ -370,7 +568,11 @@ def check_site(
         if target.is_dir(): target = target / "index.html"
         if target != out and out not in target.parents: return "leaves the site"
         if not target.is_file(): return "is not there"
-        return "has no such anchor" if anchor and target in pages and urllib.parse.unquote(anchor) not in pages[target].ids | {"top"} else ""
+        return (
+            "has no such anchor"
+            if anchor and target in pages and urllib.parse.unquote(anchor) not in pages[target].ids | {"top"}
+            else ""
+        )
     for page, refs in pages.items():
         name = page.relative_to(out).as_posix()
         local = [r for r in refs.links if r.strip("#") and not re.match(r"[a-z][a-z+.-]*:|//", r)]
@@ -379,9 +581,13 @@ def check_site(
             if re.match(r"(https?:)?//", r): found.append(f"{name}: loads {r} from the network")
             elif not re.match(r"[a-z][a-z+.-]*:", r) and (why := missing(page, r)): found.append(f"{name}: {r} {why}")
     for css in sorted(out.rglob("*.css")):
-        for r in re.findall(r"(?:url\(|@import )['\"]?([^'\")\s;]+)", css.read_text(encoding="utf-8", errors="replace")):
-            if re.match(r"(https?:)?//", r): found.append(f"{css.relative_to(out).as_posix()}: loads {r} from the network")
-            elif not re.match(r"[a-z][a-z+.-]*:|#", r) and (why := missing(css, r)): found.append(f"{css.relative_to(out).as_posix()}: {r} {why}")
+        for r in re.findall(
+            r"(?:url\(|@import )['\"]?([^'\")\s;]+)", css.read_text(encoding="utf-8", errors="replace")
+        ):
+            if re.match(r"(https?:)?//", r):
+                found.append(f"{css.relative_to(out).as_posix()}: loads {r} from the network")
+            elif not re.match(r"[a-z][a-z+.-]*:|#", r) and (why := missing(css, r)):
+                found.append(f"{css.relative_to(out).as_posix()}: {r} {why}")
     return found
 
 # %% ../../nbs/lab/25_site.ipynb #0ff6a4d0
@@ -389,8 +595,12 @@ def tidy_pages(
     root,   # the project
 ) -> list:  # paths that were changed, relative to it
     "Tidy every page that is rendered."
-    paths = [p for pattern in ("nbs/*.ipynb", "nbs/*/*.ipynb", "figures/*/page.ipynb") for p in sorted(Path(root).glob(pattern))
-             if not _skipped(p, root) and p.parent.name != "discussions"]
+    paths = [
+        p
+        for pattern in ("nbs/*.ipynb", "nbs/*/*.ipynb", "figures/*/page.ipynb")
+        for p in sorted(Path(root).glob(pattern))
+        if not _skipped(p, root) and p.parent.name != "discussions"
+    ]
     changed = []
     for path in paths:
         nb = read_notebook(path)
@@ -402,10 +612,12 @@ def prepare_site(
 ) -> Path:       # the project
     "What a renderer needs, brought up to date: tidy pages, sidebar, report, README."
     root = Path(root or project_root() or ".").resolve()
-    if not (root / "_quarto.yml").is_file(): raise SiteError("there is no site to build here", root / "_quarto.yml", "Run it inside a clone of audioengram")
+    if not (root / "_quarto.yml").is_file():
+        raise SiteError("there is no site to build here", root / "_quarto.yml", "Run it inside a clone of audioengram")
     tidy_pages(root)
     _write(root / "_sidebar.yml", sidebar(root))
-    if (nb := fresh_report(root)) != read_notebook(root / "nbs/index.ipynb"): write_notebook(nb, root / "nbs/index.ipynb")
+    if (nb := fresh_report(root)) != read_notebook(root / "nbs/index.ipynb"):
+        write_notebook(nb, root / "nbs/index.ipynb")
     _write(root / "README.md", readme(root))
     return root
 
@@ -422,9 +634,16 @@ def render_site(
 
 def _stamp(root: Path, quarto) -> str:
     "Changes with anything that the site is made of."
-    files = [p for place in ("nbs", "figures") for p in sorted((root / place).rglob("*")) if p.is_file() and not _skipped(p, root)]
+    files = [
+        p
+        for place in ("nbs", "figures")
+        for p in sorted((root / place).rglob("*"))
+        if p.is_file() and not _skipped(p, root)
+    ]
     files += [root / name for name in ("_quarto.yml", "_sidebar.yml", "LICENSE")]
-    return fingerprint(str(quarto), [(p.relative_to(root).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest()) for p in files])
+    return fingerprint(
+        str(quarto), [(p.relative_to(root).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest()) for p in files]
+    )
 
 def build_site(
     out="_site",      # folder to write, relative to the project; emptied first
@@ -439,6 +658,10 @@ def build_site(
     if not force and built.is_file() and built.read_text() == stamp: return out
     out = render_site(root, out, quarto)
     if found := check_site(out):
-        raise SiteError(f"the site has {len(found)} broken reference{'s' * (len(found) > 1)}", out, "\n".join(["Mend these:", *found[:20]]))
+        raise SiteError(
+            f"the site has {len(found)} broken reference{'s' * (len(found) > 1)}",
+            out,
+            "\n".join(["Mend these:", *found[:20]]),
+        )
     built.write_text(stamp)
     return out

@@ -148,13 +148,15 @@ def run_cases(
     root=None,       # where the corpora lie
     lead=lambda found: 0,   # which case the prose is about, such as `widest`
 ) -> list:           # (tables, provenance) of each case that has rows
-    "Gather every case, write its rows and its claims: those of one, the first if nothing else is said, once more as `main`."
+    """Gather every case, write its rows and its claims: those of one, the first if nothing else is said, once more
+    as `main`."""
     found = [f for i, c in enumerate(cases) if (f := gather(run, study, c, how, first=i == 0, root=root))]
     write_tables(run, study, found)
     for i, (tables, about) in enumerate(found):
         if not study.claims: break
         say = {} if about["kept"] else study.claims(tables, about, how)
-        for prefix in (about["case"], *(["main"] if i == lead(found) else [])): state_case(run, study, about, say, prefix)
+        for prefix in (about["case"], *(["main"] if i == lead(found) else [])):
+            state_case(run, study, about, say, prefix)
     write_json(run.path("cases.json"), [about for _, about in found])
     return found
 
@@ -235,7 +237,9 @@ def write_decoded(
 ):
     "Decode latents and publish them as light clips."
     codec = store.codec()
-    sounds = {f"{case.file}_{k}": (codec.decode(z[None])[0].cpu().numpy(), codec.sample_rate) for k, (z, _) in say.items()}
+    sounds = {
+        f"{case.file}_{k}": (codec.decode(z[None])[0].cpu().numpy(), codec.sample_rate) for k, (z, _) in say.items()
+    }
     write_row(run, sounds, {f"{case.file}_{k}": caption for k, (_, caption) in say.items()}, suffix=".ogg")
 
 def round_trip(
@@ -271,7 +275,11 @@ def as_markdown(
     def show(x):
         if isinstance(x, (bool, np.bool_)): return "yes" if x else "no"
         return ("–" if np.isnan(x) else f"{x:.{digits}f}") if isinstance(x, float) else str(x)
-    lines = [list(map(str, df.columns)), ["---"] * df.shape[1], *([show(x) for x in row] for row in df.itertuples(index=False))]
+    lines = [
+        list(map(str, df.columns)),
+        ["---"] * df.shape[1],
+        *([show(x) for x in row] for row in df.itertuples(index=False)),
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 def claims_table(
@@ -281,5 +289,8 @@ def claims_table(
     "Claims side by side, a column a case."
     cases = read_json(result.folder / "cases.json")
     show = lambda claim: format_claim(claim) if claim else "–"
-    rows = [{"": label, **{c["title"]: show(result.claims.get(f"{c['case']}.{id}")) for c in cases}} for id, label in lines.items()]
+    rows = [
+        {"": label, **{c["title"]: show(result.claims.get(f"{c['case']}.{id}")) for c in cases}}
+        for id, label in lines.items()
+    ]
     return as_markdown(pd.DataFrame(rows))

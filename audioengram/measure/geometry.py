@@ -16,19 +16,31 @@ from .stats import bootstrap_sums
 
 # %% ../../nbs/measure/12_geometry.ipynb #5af9f84a
 def autocorrelation_rows(
-    utterances,      # latents of utterances, each [T,D]: a list, a store's latents(...)
-    speakers,        # speaker of each
+    utterances,  # latents of utterances, each [T,D]: a list, a store's latents(...)
+    speakers,  # speaker of each
     lags=(1, 2, 4, 8, 16),  # frames
-    mean=None,       # taken off first, [D]; zero if None
-    scale=None,      # each dimension is divided by it, [D]; ones if None
-) -> pd.DataFrame:   # one row an utterance and lag: speaker, lag, inner, power, pairs; utterances of too few frames give none
+    mean=None,  # taken off first, [D]; zero if None
+    scale=None,  # each dimension is divided by it, [D]; ones if None
+) -> (
+    pd.DataFrame
+):  # one row an utterance and lag: speaker, lag, inner, power, pairs; utterances of too few frames give none
     "Sums whose ratio is the autocorrelation."
     rows = []
     for z, who in zip(utterances, speakers, strict=True):
         check_shape(z, "T D", "latents")
         x = (np.asarray(z, np.float64) - (0 if mean is None else mean)) / (1 if scale is None else scale)
         power = (x * x).sum(1)
-        rows += [dict(speaker=who, lag=int(k), inner=(x[:-k] * x[k:]).sum(), power=(power[:-k].sum() + power[k:].sum()) / 2, pairs=len(x) - k) for k in lags if len(x) > k]
+        rows += [
+            dict(
+                speaker=who,
+                lag=int(k),
+                inner=(x[:-k] * x[k:]).sum(),
+                power=(power[:-k].sum() + power[k:].sum()) / 2,
+                pairs=len(x) - k,
+            )
+            for k in lags
+            if len(x) > k
+        ]
     return pd.DataFrame(rows, columns=["speaker", "lag", "inner", "power", "pairs"])
 
 def autocorrelation(
@@ -39,7 +51,9 @@ def autocorrelation(
     "Autocorrelation at a lag."
     at = rows[rows.lag == lag]
     if at.empty: raise ParameterError(f"no utterance is longer than {lag} frames", remedy="Ask for a shorter lag")
-    return bootstrap_sums(at[["inner", "power"]].to_numpy(), at.speaker.to_numpy(), lambda s: s[..., 0] / s[..., 1], **kw)
+    return bootstrap_sums(
+        at[["inner", "power"]].to_numpy(), at.speaker.to_numpy(), lambda s: s[..., 0] / s[..., 1], **kw
+    )
 
 # %% ../../nbs/measure/12_geometry.ipynb #59d23e5b
 def spectrum(
@@ -54,7 +68,8 @@ def effective_rank(
     kind="entropy",      # "entropy" or "participation"
 ) -> float:              # from 1 to D
     "How many directions carry the variance."
-    if kind not in ("entropy", "participation"): raise ParameterError(f"unknown kind {kind!r}", remedy="Choose entropy or participation")
+    if kind not in ("entropy", "participation"):
+        raise ParameterError(f"unknown kind {kind!r}", remedy="Choose entropy or participation")
     p = np.asarray(eigenvalues, np.float64)
     if not p.sum() > 0: raise ParameterError("the eigenvalues sum to zero: these latents do not vary")
     p = p[p > 0] / p.sum()
@@ -76,16 +91,26 @@ def neighbour_ratios(
 ) -> np.ndarray:     # values with mean 1/d, [N]; NaN where a neighbour coincides with the point
     "Log ratios of neighbour distances."
     n = check_shape(z, "N D", "points", finite=True)["N"]
-    if not 2 <= k < n: raise ParameterError(f"k={k} neighbours of {n} points", remedy="Use at least 2, and fewer than there are points")
+    if not 2 <= k < n:
+        raise ParameterError(
+            f"k={k} neighbours of {n} points", remedy="Use at least 2, and fewer than there are points"
+        )
     x = torch.as_tensor(np.ascontiguousarray(z), dtype=torch.float64)
     x = x - x.mean(0)
-    group = torch.arange(n) if groups is None else torch.as_tensor(np.unique(np.asarray(groups), return_inverse=True)[1])
+    group = (
+        torch.arange(n) if groups is None else torch.as_tensor(np.unique(np.asarray(groups), return_inverse=True)[1])
+    )
     parts = []
     for i in torch.arange(n).split(512):
-        d = torch.cdist(x[i], x, compute_mode="donot_use_mm_for_euclid_dist" if x.shape[1] < 8 else "use_mm_for_euclid_dist")
+        d = torch.cdist(
+            x[i], x, compute_mode="donot_use_mm_for_euclid_dist" if x.shape[1] < 8 else "use_mm_for_euclid_dist"
+        )
         parts.append(d.masked_fill(group[i][:, None] == group, torch.inf).topk(k, largest=False).values)
     r = torch.cat(parts)
-    if not torch.isfinite(r).all(): raise ParameterError(f"a point has fewer than {k} neighbours outside its own group", remedy="Take points from more utterances")
+    if not torch.isfinite(r).all():
+        raise ParameterError(
+            f"a point has fewer than {k} neighbours outside its own group", remedy="Take points from more utterances"
+        )
     ratios = (r[:, -1:] / r[:, :-1]).log().sum(1) / (k - 1)
     return torch.where(r[:, 0] > 1e-9 * x.norm(dim=1).mean(), ratios, torch.nan).numpy()
 

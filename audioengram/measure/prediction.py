@@ -54,7 +54,8 @@ def fit_baselines(
     c, y, now = windows.contexts(idx).double(), windows.targets(idx).double(), windows.current(idx).double()
     D = check_shape(c, "N W D", "training contexts", finite=True)["D"]
     W, eye = c.shape[1], torch.eye(D, dtype=c.dtype)
-    def make(frames, weight, bias, error, full): return GaussianForecast(frames, weight.float(), bias.float(), (_full(error) if full else error.var(0)).float())
+    def make(frames, weight, bias, error, full):
+        return GaussianForecast(frames, weight.float(), bias.float(), (_full(error) if full else error.var(0)).float())
     step, none = y - now, torch.zeros(0, D, dtype=c.dtype)
     out = {}
     for kind, full in (("diagonal", False), ("full", True)):
@@ -79,13 +80,13 @@ def _full(error: Tensor) -> Tensor:
 # %% ../../nbs/measure/15_prediction.ipynb #b80a3c3f
 @torch.no_grad()
 def score_windows(
-    forecast,               # callable(context [B,W,D]) -> Distribution of z_{t+1}, or of the step if it says target="step"
-    windows,                # held-out windows
-    samples: int = 32,      # draws a window for step statistics; 0: log score only
+    forecast,  # callable(context [B,W,D]) -> Distribution of z_{t+1}, or of the step if it says target="step"
+    windows,  # held-out windows
+    samples: int = 32,  # draws a window for step statistics; 0: log score only
     batch_size: int = 2048,
     seed: int = 0,
-    idx=None,               # window numbers; all if None
-) -> pd.DataFrame:          # one row a window: speaker, nll (nats), magnitude, and with samples: cosine, log_ratio, pit_magnitude, pit_cosine, energy
+    idx=None,  # window numbers; all if None
+) -> pd.DataFrame:  # one row a window: speaker, nll (nats), magnitude, and with samples: cosine, log_ratio, pit_magnitude, pit_cosine, energy
     "Score one forecaster."
     if samples < 0: raise ParameterError(f"samples={samples} must be 0 or more")
     idx = torch.arange(len(windows)) if idx is None else torch.as_tensor(idx)
@@ -100,9 +101,14 @@ def score_windows(
 def _score_batch(forecast, windows, i, samples, seed) -> dict:
     "The columns of `score_windows` for one batch."
     dist, target, now = forecast(windows.contexts(i)), windows.targets(i), windows.current(i)
-    origin = now if getattr(forecast, "target", "state") == "step" else torch.zeros_like(now)  # the forecast is of target - origin
+    # the forecast is of target - origin
+    origin = now if getattr(forecast, "target", "state") == "step" else torch.zeros_like(now)
     nll, step = -dist.log_prob(target - origin), target - now
-    if not torch.isfinite(nll).all(): raise ShapeError(f"{int((~torch.isfinite(nll)).sum())} of {len(i)} log scores are not finite", remedy="The forecast's density or the latents are broken")
+    if not torch.isfinite(nll).all():
+        raise ShapeError(
+            f"{int((~torch.isfinite(nll)).sum())} of {len(i)} log scores are not finite",
+            remedy="The forecast's density or the latents are broken",
+        )
     out = dict(nll=nll, magnitude=step.norm(dim=1))
     if not samples: return out
     torch.manual_seed(seed + int(i[0]))   # torch's own distributions draw from the global generator
@@ -112,9 +118,14 @@ def _score_batch(forecast, windows, i, samples, seed) -> dict:
     cos = lambda a: torch.cosine_similarity(a, mean, dim=-1)
     blank = lambda x: torch.where(moved, x, torch.nan)
     spread = (draws[: samples // 2] - draws[samples // 2: samples // 2 * 2]).norm(dim=-1).mean(0)   # independent pairs
-    out |= dict(cosine=blank(cos(step)), log_ratio=blank(size.median(0).values.clamp_min(1e-12).log() - out["magnitude"].log()),
-                mean_ratio=blank(mean.norm(dim=1) / out["magnitude"]), pit_magnitude=_pit(size, out["magnitude"]), pit_cosine=blank(_pit(cos(draws), cos(step))),
-                energy=(draws - step).norm(dim=-1).mean(0) - spread / 2)
+    out |= dict(
+        cosine=blank(cos(step)),
+        log_ratio=blank(size.median(0).values.clamp_min(1e-12).log() - out["magnitude"].log()),
+        mean_ratio=blank(mean.norm(dim=1) / out["magnitude"]),
+        pit_magnitude=_pit(size, out["magnitude"]),
+        pit_cosine=blank(_pit(cos(draws), cos(step))),
+        energy=(draws - step).norm(dim=-1).mean(0) - spread / 2,
+    )
     return out
 
 def _pit(draws, value):
@@ -143,8 +154,14 @@ def score_points(
     guess, step = model.point(windows, i), windows.steps(i)
     moved, size = step.norm(dim=1) > 0, step.norm(dim=1)
     cosine = torch.where(moved, torch.cosine_similarity(guess, step, dim=1), torch.nan)
-    return pd.DataFrame(dict(speaker=np.asarray(windows.speakers)[np.asarray(windows.speaker)], cosine=cosine, mean_ratio=torch.where(moved, guess.norm(dim=1) / size, torch.nan),
-                             squared=(guess - step).square().sum(1)))
+    return pd.DataFrame(
+        dict(
+            speaker=np.asarray(windows.speakers)[np.asarray(windows.speaker)],
+            cosine=cosine,
+            mean_ratio=torch.where(moved, guess.norm(dim=1) / size, torch.nan),
+            squared=(guess - step).square().sum(1),
+        )
+    )
 
 # %% ../../nbs/measure/15_prediction.ipynb #c70a0faa
 def log_magnitude_r2(
@@ -190,7 +207,9 @@ def pit_histogram(
     s = scores[scores[column].notna()]
     which = np.minimum((s[column].to_numpy() * bins).astype(int), bins - 1)
     rows = [bootstrap_by((which == b) * float(bins), s.speaker.to_numpy(), n=500) for b in range(bins)]
-    return pd.DataFrame([dict(bin=(b + .5) / bins, density=e.value, lo=e.lo, hi=e.hi, n=e.n) for b, e in enumerate(rows)])
+    return pd.DataFrame(
+        [dict(bin=(b + 0.5) / bins, density=e.value, lo=e.lo, hi=e.hi, n=e.n) for b, e in enumerate(rows)]
+    )
 
 def gain(
     null: pd.DataFrame,     # scores of the null: one row a window, or sums by speaker (`speaker_sums`)
@@ -201,8 +220,15 @@ def gain(
     "NLL(null) - NLL(model), paired, resampled by speaker."
     nll, count = ("nll_above", "above") if above else ("nll", "frames")
     frames = [np.asarray(s[count] if count in s else np.ones(len(s)), float) for s in (null, model)]
-    if len(null) != len(model) or not (null.speaker.to_numpy() == model.speaker.to_numpy()).all() or not (frames[0] == frames[1]).all():
-        raise ParameterError("null and model were scored on different windows", remedy="Score both on the same windows, in the same order")
+    if (
+        len(null) != len(model)
+        or not (null.speaker.to_numpy() == model.speaker.to_numpy()).all()
+        or not (frames[0] == frames[1]).all()
+    ):
+        raise ParameterError(
+            "null and model were scored on different windows",
+            remedy="Score both on the same windows, in the same order",
+        )
     values = np.stack([null[nll].to_numpy() - model[nll].to_numpy(), frames[0]], 1)
     return bootstrap_sums(values, model.speaker.to_numpy(), lambda s: s[..., 0] / s[..., 1], **kw)
 
@@ -214,23 +240,53 @@ def bits_per_second(
     return nats / math.log(2) * frame_rate
 
 # %% ../../nbs/measure/15_prediction.ipynb #95261ec2
-SUMS = dict(cosine=("cosine", "moved"), energy=("energy", "scored"), cover50=("cover50", "moved"), cover90=("cover90", "moved"), length_ratio=("length", "true_length"))
+SUMS = dict(
+    cosine=("cosine", "moved"),
+    energy=("energy", "scored"),
+    cover50=("cover50", "moved"),
+    cover90=("cover90", "moved"),
+    length_ratio=("length", "true_length"),
+)
 
 def speaker_sums(
-    scores: pd.DataFrame,   # of `score_windows`, one row a window
-    centre: float = 0.,     # mean log length of the training steps, for the R² of log lengths
-    floor: float = 0.,      # steps shorter than this take no part in the statistics of lengths, nor in nll_above
-) -> pd.DataFrame:          # one row a speaker: frames, nll (sum), above, nll_above, nll_median, and with samples the sums behind SUMS and R²
+    scores: pd.DataFrame,  # of `score_windows`, one row a window
+    centre: float = 0.0,  # mean log length of the training steps, for the R² of log lengths
+    floor: float = 0.0,  # steps shorter than this take no part in the statistics of lengths, nor in nll_above
+) -> (
+    pd.DataFrame
+):  # one row a speaker: frames, nll (sum), above, nll_above, nll_median, and with samples the sums behind SUMS and R²
     "Sums over each speaker's windows."
     over = scores.magnitude > floor
-    s = pd.DataFrame(dict(speaker=scores.speaker, frames=1, nll=scores.nll, above=over.astype(int), nll_above=scores.nll.where(over, 0.)))
+    s = pd.DataFrame(
+        dict(
+            speaker=scores.speaker,
+            frames=1,
+            nll=scores.nll,
+            above=over.astype(int),
+            nll_above=scores.nll.where(over, 0.0),
+        )
+    )
     if "cosine" in scores:
         moved = (scores.magnitude > max(floor, 0)) & scores.cosine.notna()
         log_m = np.log(scores.magnitude.where(moved, 1.))
-        s = s.assign(scored=scores.energy.notna().astype(int), moved=moved.astype(int), energy=scores.energy, cosine=scores.cosine.where(moved, 0.), sse=scores.log_ratio.where(moved, 0.)**2,
-                     sst=(log_m - centre).where(moved, 0.)**2, cover50=coverage(scores.pit_magnitude, .5) * moved, cover90=coverage(scores.pit_magnitude, .9) * moved,
-                     length=(scores.mean_ratio * scores.magnitude).where(moved, 0.), true_length=scores.magnitude.where(moved, 0.))
-    return s.groupby("speaker", sort=False).sum().assign(nll_median=scores.groupby("speaker", sort=False).nll.median()).reset_index()
+        s = s.assign(
+            scored=scores.energy.notna().astype(int),
+            moved=moved.astype(int),
+            energy=scores.energy,
+            cosine=scores.cosine.where(moved, 0.0),
+            sse=scores.log_ratio.where(moved, 0.0) ** 2,
+            sst=(log_m - centre).where(moved, 0.0) ** 2,
+            cover50=coverage(scores.pit_magnitude, 0.5) * moved,
+            cover90=coverage(scores.pit_magnitude, 0.9) * moved,
+            length=(scores.mean_ratio * scores.magnitude).where(moved, 0.0),
+            true_length=scores.magnitude.where(moved, 0.0),
+        )
+    return (
+        s.groupby("speaker", sort=False)
+        .sum()
+        .assign(nll_median=scores.groupby("speaker", sort=False).nll.median())
+        .reset_index()
+    )
 
 def of_sums(
     sums: pd.DataFrame,   # of `speaker_sums`

@@ -50,14 +50,40 @@ def check_pair(
     for role, wav in (("the reference", reference), ("the degraded sound", degraded)):
         wav = np.asarray(wav.detach().cpu() if isinstance(wav, torch.Tensor) else wav)
         check_shape(wav, "S", f"{role} {name}".strip())
-        if wav.dtype.kind != "f": raise AudioError(f"{role} holds {wav.dtype} samples, not floats", name or None, "Divide integers by full scale: x / 32768 for 16 bit")
-        if not np.isfinite(wav).all(): raise AudioError(f"{role} holds NaN or infinite samples", name or None, "Look at the recording, or at the model that made it")
-        if len(wav) < SHORTEST * rate: raise AudioError(f"{role} lasts {len(wav) / rate:.2f} s, under the {SHORTEST} s that the measures need", name or None, "Leave it out")
-        if np.abs(wav).max() < QUIETEST: raise AudioError(f"{role} is silent (peak under -80 dB)", name or None, "Leave it out, or look at the decoder")
+        if wav.dtype.kind != "f":
+            raise AudioError(
+                f"{role} holds {wav.dtype} samples, not floats",
+                name or None,
+                "Divide integers by full scale: x / 32768 for 16 bit",
+            )
+        if not np.isfinite(wav).all():
+            raise AudioError(
+                f"{role} holds NaN or infinite samples",
+                name or None,
+                "Look at the recording, or at the model that made it",
+            )
+        if len(wav) < SHORTEST * rate:
+            raise AudioError(
+                f"{role} lasts {len(wav) / rate:.2f} s, under the {SHORTEST} s that the measures need",
+                name or None,
+                "Leave it out",
+            )
+        if np.abs(wav).max() < QUIETEST:
+            raise AudioError(
+                f"{role} is silent (peak under -80 dB)", name or None, "Leave it out, or look at the decoder"
+            )
         pair.append(wav)
     n, m = map(len, pair)
-    if n != m: raise AudioError(f"the reference holds {n} samples, the degraded sound {m}", name or None, "Align them, and cut both to the shorter")
-    return tuple(np.ascontiguousarray(w if rate == RATE else soxr.resample(w, rate, RATE, quality="VHQ"), np.float32) for w in pair)
+    if n != m:
+        raise AudioError(
+            f"the reference holds {n} samples, the degraded sound {m}",
+            name or None,
+            "Align them, and cut both to the shorter",
+        )
+    return tuple(
+        np.ascontiguousarray(w if rate == RATE else soxr.resample(w, rate, RATE, quality="VHQ"), np.float32)
+        for w in pair
+    )
 
 # %% ../../nbs/measure/25_speech.ipynb #35b6ae5d
 def si_sdr(
@@ -76,8 +102,16 @@ def mel_distance(
     degraded,         # reconstruction, [S]
     rate: int = RATE,  # Hz
 ) -> float:           # dB
-    "Mean absolute difference of log-mel magnitudes: 80 bands, 1024 samples every 256, nothing below -80 dB of full scale."
-    level = lambda x: 20 * np.log10(np.maximum(_mel_bands(rate) @ np.abs(librosa.stft(np.asarray(x, np.float32), n_fft=1024, hop_length=256)), 1e-4))
+    """Mean absolute difference of log-mel magnitudes: 80 bands, 1024 samples every 256, nothing below -80 dB of full
+    scale."""
+    level = lambda x: (
+        20
+        * np.log10(
+            np.maximum(
+                _mel_bands(rate) @ np.abs(librosa.stft(np.asarray(x, np.float32), n_fft=1024, hop_length=256)), 1e-4
+            )
+        )
+    )
     return float(np.abs(level(reference) - level(degraded)).mean())
 
 @functools.lru_cache(maxsize=8)
@@ -89,44 +123,71 @@ def stoi(reference, degraded) -> dict:
     pystoi = need("pystoi", "metrics")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)
-        try: return {name: float(pystoi.stoi(reference, degraded, RATE, extended=name == "estoi")) for name in ("stoi", "estoi")}
-        except RuntimeWarning: raise Undefined("less than 0.4 s of the reference is within 40 dB of its loudest frame") from None
+        try:
+            return {
+                name: float(pystoi.stoi(reference, degraded, RATE, extended=name == "estoi"))
+                for name in ("stoi", "estoi")
+            }
+        except RuntimeWarning:
+            raise Undefined("less than 0.4 s of the reference is within 40 dB of its loudest frame") from None
 
 def pesq_wb(reference, degraded) -> dict:
     "ITU-T P.862.2."
     pesq = need("pesq", "metrics")
-    try: return {"pesq_wb": float(pesq.pesq(RATE, reference, degraded, "wb"))}
-    except pesq.PesqError as e: raise Undefined(f"PESQ finds no utterance ({e.args[0].decode() if e.args and isinstance(e.args[0], bytes) else e})") from None
+    try:
+        return {"pesq_wb": float(pesq.pesq(RATE, reference, degraded, "wb"))}
+    except pesq.PesqError as e:
+        raise Undefined(
+            f"PESQ finds no utterance ({e.args[0].decode() if e.args and isinstance(e.args[0], bytes) else e})"
+        ) from None
 
 def visqol(reference, degraded) -> dict:
     "ViSQOL 3.3, speech mode."
-    try: return {"visqol": float(_visqol().measure_from_arrays(reference.astype(np.float64), degraded.astype(np.float64), RATE).moslqo)}
-    except ValueError as e: raise Undefined(f"ViSQOL cannot align or place its patches ({e})") from None
+    try:
+        return {
+            "visqol": float(
+                _visqol().measure_from_arrays(reference.astype(np.float64), degraded.astype(np.float64), RATE).moslqo
+            )
+        }
+    except ValueError as e:
+        raise Undefined(f"ViSQOL cannot align or place its patches ({e})") from None
 
 def dnsmos(reference, degraded) -> dict:
     "DNSMOS P.835 overall, signal and background, and P.808; the reference is not used."
     found = _dnsmos()(np.clip(degraded, -1, 1), RATE, False)
-    return {"dnsmos": float(found["ovrl_mos"]), "dnsmos_sig": float(found["sig_mos"]), "dnsmos_bak": float(found["bak_mos"]), "dnsmos_p808": float(found["p808_mos"])}
+    return {
+        "dnsmos": float(found["ovrl_mos"]),
+        "dnsmos_sig": float(found["sig_mos"]),
+        "dnsmos_bak": float(found["bak_mos"]),
+        "dnsmos_p808": float(found["p808_mos"]),
+    }
 
 def speaker(reference, degraded) -> dict:
-    "Cosine of two GE2E embeddings, both at the level the encoder expects. Pauses stay in, so that both are cut at the same places."
+    """Cosine of two GE2E embeddings, both at the level the encoder expects. Pauses stay in, so that both are cut at
+    the same places."""
     a, b = (_voices().embed_utterance(_as_spoken(x)) for x in (reference, degraded))
     return {"speaker_cosine": float(a @ b)}
 
 def _as_spoken(x):
-    "At -30 dB of full scale and on the grid of 16 bit, which keeps vanishing samples from slowing the network a hundredfold."
+    """At -30 dB of full scale and on the grid of 16 bit, which keeps vanishing samples from slowing the network a
+    hundredfold."""
     x = x * (10 ** (-30 / 20) / np.sqrt(np.mean(np.square(x, dtype=np.float64))))
     return (np.round(x * 32768) / 32768).astype(np.float32)
 
 # %% ../../nbs/measure/25_speech.ipynb #f434fe67
 def f0(reference, degraded) -> dict:
-    "Pitch: median error in cents and share of gross errors (beyond 20 %) where both are voiced, and the share of frames (16 ms) whose voicing differs."
+    """Pitch: median error in cents and share of gross errors (beyond 20 %) where both are voiced, and the share of
+    frames (16 ms) whose voicing differs."""
     a, b = (_pitch().detect(x, RATE, fmin=50, fmax=600) for x in (reference, degraded))
     voiced = [np.asarray(p.confidence) >= .5 for p in (a, b)]
     both, wrong = voiced[0] & voiced[1], float(np.mean(voiced[0] != voiced[1]))
     if not both.any(): raise Undefined("no frame is voiced in both", kept={"voicing_error": wrong})
     ratio = np.log2(b.pitch_hz[both] / a.pitch_hz[both])
-    return {"f0_cents": float(1200 * np.median(np.abs(ratio))), "f0_gross": float(np.mean(np.abs(2.**ratio - 1) > .2)), "voicing_error": wrong}
+    return {
+        "f0_cents": float(1200 * np.median(np.abs(ratio))),
+        "f0_gross": float(np.mean(np.abs(2.0**ratio - 1) > 0.2)),
+        "voicing_error": wrong,
+    }
 
 @functools.cache
 def _visqol():
@@ -186,22 +247,34 @@ MEASURES = {
     "visqol": Measure(visqol, dict(visqol="higher"), ("visqol", "ai_edge_litert"), "ViSQOL, MOS"),
     "dnsmos": Measure(dnsmos, dict.fromkeys(_MOS, "higher"), ("speechmos", "onnxruntime"), "DNSMOS overall"),
     "speaker": Measure(speaker, dict(speaker_cosine="higher"), ("resemblyzer", "webrtcvad"), "speaker cosine"),
-    "f0": Measure(f0, dict(f0_cents="lower", f0_gross="lower", voicing_error="lower"), ("swift_f0",), "pitch error, cents"),
+    "f0": Measure(
+        f0, dict(f0_cents="lower", f0_gross="lower", voicing_error="lower"), ("swift_f0",), "pitch error, cents"
+    ),
     "mel": Measure(lambda a, b: {"mel_db": mel_distance(a, b)}, dict(mel_db="lower"), (), "mel distance, dB"),
-    "si_sdr": Measure(lambda a, b: {"si_sdr": float(si_sdr(a, b))}, dict(si_sdr="higher"), (), "SI-SDR, dB")}
+    "si_sdr": Measure(lambda a, b: {"si_sdr": float(si_sdr(a, b))}, dict(si_sdr="higher"), (), "SI-SDR, dB"),
+}
 
 def measure_table() -> pd.DataFrame:  # one row a measure: columns, better, packages, missing
     "What can be measured, and what is missing here for it."
-    rows = [dict(measure=name, columns=", ".join(m.columns), better=next(iter(m.columns.values())), packages=", ".join(m.modules), missing=", ".join(m.missing))
-            for name, m in MEASURES.items()]
+    rows = [
+        dict(
+            measure=name,
+            columns=", ".join(m.columns),
+            better=next(iter(m.columns.values())),
+            packages=", ".join(m.modules),
+            missing=", ".join(m.missing),
+        )
+        for name, m in MEASURES.items()
+    ]
     return pd.DataFrame(rows)
 
 def pick_measures(
-    measures=None,   # names; None: all that are installed
-) -> tuple:          # names in the order of MEASURES, and {name: missing packages} of those left out; raises ParameterError, MissingDependency
+    measures=None,  # names; None: all that are installed
+) -> tuple:  # names in the order of MEASURES, and {name: missing packages} of those left out; raises ParameterError, MissingDependency
     "Which measures will run. A measure asked for by name is never left out in silence."
     names = list(MEASURES) if measures is None else [measures] if isinstance(measures, str) else list(measures)
-    if unknown := [n for n in names if n not in MEASURES]: raise ParameterError(f"unknown measure {unknown[0]!r}", remedy=f"Choose among {', '.join(MEASURES)}")
+    if unknown := [n for n in names if n not in MEASURES]:
+        raise ParameterError(f"unknown measure {unknown[0]!r}", remedy=f"Choose among {', '.join(MEASURES)}")
     lost = {n: MEASURES[n].missing for n in names if MEASURES[n].missing}
     if measures is not None:
         for module in (m for missing in lost.values() for m in missing): need(module, "metrics")
@@ -209,29 +282,47 @@ def pick_measures(
 
 # %% ../../nbs/measure/25_speech.ipynb #1926c96f
 def speech_scores(
-    reference,       # the original [S], or a list of them
-    degraded,        # what came back [S], or a list; as long as its reference
-    rate: int,       # of all of them, Hz
-    measures=None,   # names among MEASURES; None: all that are installed
-    names=None,      # utterance ids; numbers if None
+    reference,  # the original [S], or a list of them
+    degraded,  # what came back [S], or a list; as long as its reference
+    rate: int,  # of all of them, Hz
+    measures=None,  # names among MEASURES; None: all that are installed
+    names=None,  # utterance ids; numbers if None
     progress=False,  # show a bar
-) -> pd.DataFrame:   # one row an utterance: utterance, seconds, a column for each value, notes; raises AudioError, MissingDependency
-    "Score utterances. A value that does not exist is NaN and `notes` says why, also for one silent clip among good ones; measures left out for want of a package are in `.attrs['unavailable']`."
+) -> (
+    pd.DataFrame
+):  # one row an utterance: utterance, seconds, a column for each value, notes; raises AudioError, MissingDependency
+    """Score utterances. A value that does not exist is NaN and `notes` says why, also for one silent clip among good
+    ones; measures left out for want of a package are in `.attrs['unavailable']`."""
     many = isinstance(reference, (list, tuple))
     reference, degraded = (x if isinstance(x, (list, tuple)) else [x] for x in (reference, degraded))
     names = list(range(len(reference))) if names is None else list(names) if many else [names]
     if not len(reference) == len(degraded) == len(names):
-        raise ParameterError(f"{len(reference)} references, {len(degraded)} degraded sounds and {len(names)} names do not belong together")
+        raise ParameterError(
+            f"{len(reference)} references, {len(degraded)} degraded sounds and {len(names)} names do not belong together"
+        )
     chosen, lost = pick_measures(measures)
-    for name, missing in lost.items(): warnings.warn(f"{name} is left out: {', '.join(missing)} not installed. Run `pip install \"audioengram[metrics]\"`", stacklevel=2)
+    for name, missing in lost.items():
+        warnings.warn(
+            f'{name} is left out: {", ".join(missing)} not installed. Run `pip install "audioengram[metrics]"`',
+            stacklevel=2,
+        )
     rows = []
-    for a, b, name in tqdm(zip(reference, degraded, names, strict=True), total=len(names), desc="scoring", unit="utterance", disable=not progress, leave=False):
+    for a, b, name in tqdm(
+        zip(reference, degraded, names, strict=True),
+        total=len(names),
+        desc="scoring",
+        unit="utterance",
+        disable=not progress,
+        leave=False,
+    ):
         try: rows.append(score_pair(a, b, rate, chosen, name))
         except AudioError as e:
             if not many: raise
             rows.append({"utterance": name, "seconds": len(a) / rate, "notes": e.what, "error": e})
     if rows and all("error" in r for r in rows): raise rows[0]["error"]      # nothing at all could be compared
-    df = pd.DataFrame(rows, columns=["utterance", "seconds", *(c for n in chosen for c in MEASURES[n].columns), "notes"])
+    df = pd.DataFrame(
+        rows, columns=["utterance", "seconds", *(c for n in chosen for c in MEASURES[n].columns), "notes"]
+    )
     df.attrs["unavailable"] = {name: list(missing) for name, missing in lost.items()}
     return df
 
@@ -263,13 +354,24 @@ def round_trip_check(
     for name, wav in zip(names or range(len(wavs)), wavs, strict=True):
         wav = torch.as_tensor(wav, dtype=torch.float32)
         z = codec.encode(wav[None])
-        ways = {"continuous": codec.decode, **getattr(codec, "alternatives", dict)(), "elsewhere": lambda z, wav=wav: wav.roll(len(wav) // 2)[None]}
+        ways = {
+            "continuous": codec.decode,
+            **getattr(codec, "alternatives", dict)(),
+            "elsewhere": lambda z, wav=wav: wav.roll(len(wav) // 2)[None],
+        }
         for way, decode in ways.items():
             back = decode(z)
             n = min(len(wav), back.shape[1])
             again = codec.encode(back)[:, :z.shape[1]]
-            rows.append({"recording": name, "way": way, "mel": mel_distance(wav[:n], back[0, :n].cpu(), codec.sample_rate),
-                         "si_sdr": float(si_sdr(wav[:n], back[0, :n].cpu())), "latent_error": float((again - z).norm() / z.norm())})
+            rows.append(
+                {
+                    "recording": name,
+                    "way": way,
+                    "mel": mel_distance(wav[:n], back[0, :n].cpu(), codec.sample_rate),
+                    "si_sdr": float(si_sdr(wav[:n], back[0, :n].cpu())),
+                    "latent_error": float((again - z).norm() / z.norm()),
+                }
+            )
     return pd.DataFrame(rows)
 
 def is_sound(
@@ -279,4 +381,7 @@ def is_sound(
     "Whether continuous decode gives the recording back, and as well as the codec's own rounding where it has one."
     mel = rows.groupby("way").mel.mean()
     quantised = mel[mel.index.str.startswith("quantised")]
-    return bool(mel["continuous"] <= mel["elsewhere"] / 2 and (quantised.empty or mel["continuous"] <= (1 + slack) * quantised.min()))
+    return bool(
+        mel["continuous"] <= mel["elsewhere"] / 2
+        and (quantised.empty or mel["continuous"] <= (1 + slack) * quantised.min())
+    )

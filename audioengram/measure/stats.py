@@ -53,7 +53,8 @@ def group_sums(
     parts = np.asarray(parts, dtype=np.float64)
     parts = parts[:, None] if parts.ndim == 1 else parts
     labels, inverse = np.unique(np.asarray(groups), return_inverse=True)
-    if len(inverse) != len(parts): raise ShapeError(f"{len(parts)} rows but {len(inverse)} group labels", remedy="Give one speaker a row")
+    if len(inverse) != len(parts):
+        raise ShapeError(f"{len(parts)} rows but {len(inverse)} group labels", remedy="Give one speaker a row")
     sums = np.stack([np.bincount(inverse, weights=p, minlength=len(labels)) for p in parts.T], 1)
     return labels, sums, np.bincount(inverse, minlength=len(labels))
 
@@ -123,7 +124,8 @@ def bootstrap_by(
     "Bootstrap a statistic by resampling whole speakers with all their rows."
     keep = dict(n=n, level=level, seed=seed, unit=unit, method=method)
     values, groups = np.asarray(values), np.asarray(groups)
-    if len(values) == 0: raise ParameterError("no rows to resample", remedy="Check the split or the slice that selected them")
+    if len(values) == 0:
+        raise ParameterError("no rows to resample", remedy="Check the split or the slice that selected them")
     if statistic in (np.mean, "mean"): return bootstrap_sums(values, groups, lambda s: s[..., 0] / s[..., -1], **keep)
     if statistic == "macro":
         labels, sums, counts = group_sums(values, groups)
@@ -140,7 +142,9 @@ def _bootstrap_rows(values, groups, statistic, n, level, seed, unit, method) -> 
     if G < 2: return Estimate(value, None, None, G, unit, level)
     gather = lambda counts: np.concatenate([r for r, c in zip(rows, counts, strict=True) for _ in range(c)])
     draws = np.array([statistic(values[gather(c)]) for c in resample_counts(G, n, seed)])
-    leave_one_out = np.array([statistic(values[gather(1 - one)]) for one in np.eye(G, dtype=int)]) if method == "bca" else None
+    leave_one_out = (
+        np.array([statistic(values[gather(1 - one)]) for one in np.eye(G, dtype=int)]) if method == "bca" else None
+    )
     return Estimate(value, *interval(draws[np.isfinite(draws)], value, G, leave_one_out, level, method), G, unit, level)
 
 # %% ../../nbs/measure/05_stats.ipynb #03fde4c8
@@ -153,7 +157,10 @@ def paired_by(
 ) -> Estimate:          # of a - b
     "Interval of a paired difference."
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.shape != b.shape: raise ShapeError(f"paired scores differ in shape: {a.shape} and {b.shape}", remedy="Score both on the same rows")
+    if a.shape != b.shape:
+        raise ShapeError(
+            f"paired scores differ in shape: {a.shape} and {b.shape}", remedy="Score both on the same rows"
+        )
     return bootstrap_by(a - b, groups, statistic, **options)
 
 @measures("intervals", 1)
@@ -227,5 +234,6 @@ def permutation_p(
     "p-value of an observed statistic among null draws."
     null = np.asarray(null)
     upper, lower = (np.append(null, observed) >= observed).mean(), (np.append(null, observed) <= observed).mean()
-    if tail not in ("upper", "lower", "both"): raise ParameterError(f"unknown tail {tail!r}", remedy="Choose upper, lower or both")
+    if tail not in ("upper", "lower", "both"):
+        raise ParameterError(f"unknown tail {tail!r}", remedy="Choose upper, lower or both")
     return float({"upper": upper, "lower": lower, "both": min(1., 2 * min(upper, lower))}[tail])

@@ -61,7 +61,10 @@ def windows_from(
         frames = np.lib.stride_tricks.sliding_window_view(z, length, axis=0)[:n].transpose(0, 2, 1)
         now = z[length + lag - 2:][:n]
         parts.append((frames, z[length + lag - 1:][:n] - now, np.full(n, s), np.full(n, u), now))
-    if not parts: raise ShapeError(f"no utterance is longer than {length} context frames and lag {lag}", remedy="Use longer recordings")
+    if not parts:
+        raise ShapeError(
+            f"no utterance is longer than {length} context frames and lag {lag}", remedy="Use longer recordings"
+        )
     return ArrayWindows(*(np.concatenate(p) for p in zip(*parts, strict=True)), speakers=tuple(names))
 
 # %% ../../nbs/measure/10_structure.ipynb #ea17f961
@@ -180,8 +183,12 @@ class KeySpec:
     clusters: int | None     # k-means cells; None: quartile bins of each dimension
     decides: bool = True     # False: shown for reference only
 
-KEYS = (KeySpec("pool + k-means 64", "pool", None, 64), KeySpec("PCA 8 + k-means 256", "flat", 8, 256),
-        KeySpec("PCA 8 + quartiles", "flat", 8, None), KeySpec("last frame + k-means 256 (reference)", "last", None, 256, decides=False))
+KEYS = (
+    KeySpec("pool + k-means 64", "pool", None, 64),
+    KeySpec("PCA 8 + k-means 256", "flat", 8, 256),
+    KeySpec("PCA 8 + quartiles", "flat", 8, None),
+    KeySpec("last frame + k-means 256 (reference)", "last", None, 256, decides=False),
+)
 
 def context_feature(
     contexts,      # [N,W,D]
@@ -216,7 +223,8 @@ def _nearest(f, centres):
     return nearest[:, 0].astype(np.int64), 1 - d[:, 0] / np.maximum(d[:, -1], 1e-12)
 
 def _bin(f, edges):
-    "Quartile bins read as a base-4 number; confidence: distance to the nearest edge in interquartile ranges, least over dimensions."
+    """Quartile bins read as a base-4 number; confidence: distance to the nearest edge in interquartile ranges, least
+    over dimensions."""
     digits = (f[:, None, :] > edges).sum(1)
     iqr = np.maximum(edges[2] - edges[0], 1e-12)
     return digits @ (4 ** np.arange(f.shape[1])), (np.abs(f[:, None, :] - edges) / iqr).min((1, 2))
@@ -231,12 +239,21 @@ def fit_key(
     "Fit projection and cells."
     f = context_feature(contexts, spec.feature)
     need = max(spec.clusters or 4, spec.pca or 1)
-    if len(f) < need: raise ShapeError(f"{len(f)} contexts cannot fit the key {spec.name!r}", remedy=f"Give at least {need}")
+    if len(f) < need:
+        raise ShapeError(f"{len(f)} contexts cannot fit the key {spec.name!r}", remedy=f"Give at least {need}")
     if spec.pca and pca is None: pca = PCA(spec.pca, svd_solver="covariance_eigh").fit(f)
     f = f if pca is None else np.ascontiguousarray(pca.transform(f), np.float32)
     if spec.clusters is None: return Key(spec, pca, None, np.quantile(f, [.25, .5, .75], axis=0))
-    kmeans = faiss.Kmeans(f.shape[1], spec.clusters, niter=25, nredo=3, seed=seed, min_points_per_centroid=1, max_points_per_centroid=1000,
-                          init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS)
+    kmeans = faiss.Kmeans(
+        f.shape[1],
+        spec.clusters,
+        niter=25,
+        nredo=3,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=1000,
+        init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
+    )
     kmeans.train(f)
     return Key(spec, pca, kmeans.centroids.copy(), None)
 
@@ -282,7 +299,11 @@ class LinearSums:
         return self
 
     def __add__(self, other):
-        return LinearSums(self.shift_x, self.shift_y, *(getattr(self, f) + getattr(other, f) for f in ("n", "x", "y", "xx", "xy", "yy")))
+        return LinearSums(
+            self.shift_x,
+            self.shift_y,
+            *(getattr(self, f) + getattr(other, f) for f in ("n", "x", "y", "xx", "xy", "yy")),
+        )
 
     def centred(self):
         "Covariances: features [P,P], features with targets [P,D], and the targets' variances [D]."
@@ -330,7 +351,10 @@ def batches(
     "Walk over windows in order."
     for i in range(0, len(windows), size):
         idx = np.arange(i, min(i + size, len(windows)))
-        yield slice(i, i + len(idx)), *(np.asarray(get(idx), np.float32) for get in (windows.contexts, windows.steps, windows.current))
+        yield (
+            slice(i, i + len(idx)),
+            *(np.asarray(get(idx), np.float32) for get in (windows.contexts, windows.steps, windows.current)),
+        )
 
 def _bases(W, D):
     "The linear readers as matrices on the flattened window."
@@ -376,7 +400,10 @@ def reader_errors(
     parts = []
     for _, c, dz, now in batches(windows):
         x, y = torch.from_numpy(c.reshape(len(c), -1)), (dz - mean) / scale
-        row = {n: ((y - (x @ torch.from_numpy(b.astype(np.float32))).numpy() - b0)**2).sum(1) for n, (b, b0) in readers.items()}
+        row = {
+            n: ((y - (x @ torch.from_numpy(b.astype(np.float32))).numpy() - b0) ** 2).sum(1)
+            for n, (b, b0) in readers.items()
+        }
         parts.append(pd.DataFrame(dict(row, differencing=((y + (now - now_mean + mean) / scale)**2).sum(1))))
     return pd.concat(parts, ignore_index=True)
 
@@ -392,7 +419,9 @@ class Side:
 
     def keep(self, mask, **changes):
         "The rows where mask holds."
-        return replace(self, **{f: getattr(self, f)[mask] for f in ("x", "speaker", "utterance", "cell", "confidence")}, **changes)
+        return replace(
+            self, **{f: getattr(self, f)[mask] for f in ("x", "speaker", "utterance", "cell", "confidence")}, **changes
+        )
 
 def drop_small_cells(
     train: Side, held: Side,  # both sides of the split
@@ -404,36 +433,57 @@ def drop_small_cells(
     sides = []
     for side in (train, held):
         new = np.searchsorted(kept, side.cell)
-        ok = (new < len(kept)) & (kept[np.minimum(new, len(kept) - 1)] == side.cell) if len(kept) else np.zeros(len(side.cell), bool)
+        ok = (
+            (new < len(kept)) & (kept[np.minimum(new, len(kept) - 1)] == side.cell)
+            if len(kept)
+            else np.zeros(len(side.cell), bool)
+        )
         part = side.keep(ok)
         sides.append(replace(part, cell=new[ok]))
     return *sides, kept
 
 # %% ../../nbs/measure/10_structure.ipynb #4e6f540e
 def measure_cells(
-    train: Side, held: Side,  # both sides of the split, unfiltered
-    raw_weight,               # variance of each step dimension, [D]: turns normalised errors back into raw ones
-    min_count: int = 100,     # training frames a cell must have
-    repeats: int = 5,         # repetitions of each control, at least; more where few frames are left
-    seed: int = 0,            # seed of the controls
-):                            # rows by held-out speaker and one for training; summary; what is behind them (None if no cell is left)
+    train: Side,
+    held: Side,  # both sides of the split, unfiltered
+    raw_weight,  # variance of each step dimension, [D]: turns normalised errors back into raw ones
+    min_count: int = 100,  # training frames a cell must have
+    repeats: int = 5,  # repetitions of each control, at least; more where few frames are left
+    seed: int = 0,  # seed of the controls
+):  # rows by held-out speaker and one for training; summary; what is behind them (None if no cell is left)
     "Score one key on one slice."
     mine, kept, cells = drop_small_cells(train, held, min_count)
-    summary = dict(cells=len(np.unique(train.cell)), cells_kept=len(cells), frames_train=len(train.x), frames_held=len(held.x),
-                   excluded_train=1 - len(mine.x) / len(train.x), excluded_held=1 - len(kept.x) / len(held.x))
+    summary = dict(
+        cells=len(np.unique(train.cell)),
+        cells_kept=len(cells),
+        frames_train=len(train.x),
+        frames_held=len(held.x),
+        excluded_train=1 - len(mine.x) / len(train.x),
+        excluded_held=1 - len(kept.x) / len(held.x),
+    )
     if len(cells) < 2 or len(kept.x) < 2: return pd.DataFrame(), summary, None
     table, own = fit_table(mine.x, mine.cell, len(cells)), fit_table(kept.x, kept.cell, len(cells))
-    columns = dict(_pair("", frame_errors(table, kept.x, kept.cell)), **_pair("_own", frame_errors(own, kept.x, kept.cell)),
-                   **_pair("_raw", frame_errors(table, kept.x, kept.cell, weight=raw_weight)),
-                   gain=likelihood_gain(table, kept.x, kept.cell), **_controls(mine, kept, len(cells), repeats, seed))
+    columns = dict(
+        _pair("", frame_errors(table, kept.x, kept.cell)),
+        **_pair("_own", frame_errors(own, kept.x, kept.cell)),
+        **_pair("_raw", frame_errors(table, kept.x, kept.cell, weight=raw_weight)),
+        gain=likelihood_gain(table, kept.x, kept.cell),
+        **_controls(mine, kept, len(cells), repeats, seed),
+    )
     trained = _pair("", frame_errors(table, mine.x, mine.cell, left_out=True))
     parts = _by_speaker(columns, kept.speaker, "held"), _by_speaker(trained, np.zeros(len(mine.x), int), "train")
     rows = pd.concat(parts, ignore_index=True)
     shuffled = kept.cell[shuffle_index(len(kept.cell), seed=spawn(seed, "entropy"))]
     share = np.bincount(kept.cell, minlength=len(cells)) / len(kept.cell)
-    cost = (share / table.count).sum() * table.all_var.sum() / columns["total"].mean()   # of reading a random cell's mean
-    summary.update(entropy=entropy_reduction(own), entropy_shuffled=entropy_reduction(fit_table(kept.x, shuffled, len(cells))),
-                   ratio_train=table.ratio, expected_control=float(1 + cost), gain_median=float(np.median(columns["gain"])))
+    # of reading a random cell's mean
+    cost = (share / table.count).sum() * table.all_var.sum() / columns["total"].mean()
+    summary.update(
+        entropy=entropy_reduction(own),
+        entropy_shuffled=entropy_reduction(fit_table(kept.x, shuffled, len(cells))),
+        ratio_train=table.ratio,
+        expected_control=float(1 + cost),
+        gain_median=float(np.median(columns["gain"])),
+    )
     return rows, summary, (mine, kept, table, cells)
 
 def _pair(suffix, errors):
@@ -481,16 +531,31 @@ def cell_rows(
     cells,                    # the cells' numbers in the key, [K]
     seed: int = 0,            # seed of the shuffled twin
 ) -> pd.DataFrame:            # one row a cell
-    "Size, spread and mean of each cell, and the means of a shuffled key in the same projection: what sampling alone scatters."
+    """Size, spread and mean of each cell, and the means of a shuffled key in the same projection: what sampling
+    alone scatters."""
     weights = np.sqrt(table.count)[:, None]
     centred = table.mean - table.all_mean
     _, _, V = np.linalg.svd(centred * weights, full_matrices=False)
-    null = fit_table(train.x, train.cell[shuffle_index(len(train.cell), seed=seed)], len(table.count)).mean - table.all_mean
+    null = (
+        fit_table(train.x, train.cell[shuffle_index(len(train.cell), seed=seed)], len(table.count)).mean
+        - table.all_mean
+    )
     axes = np.vstack([V, np.zeros((2, V.shape[1]))])[:2]
     (a, b), (c, d) = (centred @ axes.T).T, (null @ axes.T).T
     K = len(table.count)
-    return pd.DataFrame(dict(cell=cells, frames=table.count, frames_held=np.bincount(held.cell, minlength=K),
-                             variance=table.var.mean(1), shift=(centred**2).mean(1), pc1=a, pc2=b, null_pc1=c, null_pc2=d))
+    return pd.DataFrame(
+        dict(
+            cell=cells,
+            frames=table.count,
+            frames_held=np.bincount(held.cell, minlength=K),
+            variance=table.var.mean(1),
+            shift=(centred**2).mean(1),
+            pc1=a,
+            pc2=b,
+            null_pc1=c,
+            null_pc2=d,
+        )
+    )
 
 # %% ../../nbs/measure/10_structure.ipynb #f15a5c92
 @dataclass
@@ -513,7 +578,9 @@ def step_scale(
         n += len(dz); s = s + dz.sum(0); q = q + (dz**2).sum(0); now_sum = now_sum + now.sum(0, dtype=np.float64)
     if not n: raise ShapeError("no training windows", remedy="Check the split, the slice and the context length")
     if not (np.isfinite(q).all() and np.isfinite(now_sum).all()):
-        raise ShapeError("training latents hold NaN or infinite values", remedy="Check the store with `audioengram latents show`")
+        raise ShapeError(
+            "training latents hold NaN or infinite values", remedy="Check the store with `audioengram latents show`"
+        )
     sd = np.sqrt(np.maximum(q / n - (s / n)**2, 0))
     sd = np.where(sd > 1e-8 * max(sd.max(), 1e-30), sd, 1)
     return (s / n).astype(np.float32), sd.astype(np.float32), (now_sum / n).astype(np.float32)
@@ -529,7 +596,9 @@ def side_of(
         steps.append((dz - mean) / scale)
         for n, key in keys.items(): found[n].append(key.assign(c))
     x, speaker, utterance = np.concatenate(steps), np.asarray(windows.speaker), np.asarray(windows.utterance)
-    return {n: Side(x, speaker, utterance, *(np.concatenate(a) for a in zip(*f, strict=True))) for n, f in found.items()}
+    return {
+        n: Side(x, speaker, utterance, *(np.concatenate(a) for a in zip(*f, strict=True))) for n, f in found.items()
+    }
 
 # %% ../../nbs/measure/10_structure.ipynb #9490a494
 def phase0(
@@ -547,9 +616,13 @@ def phase0(
     scale, fitted = step_scale(slices["all"][0]), fit_keys(slices["all"][0], keys, most, seed)
     found = {table: [] for table in ("rows", "summary", "readers", "confidence", "cells")}
     for name, pair in slices.items():
-        for table, df in _measure_slice(*pair, fitted, scale, min_count, repeats, bins, spawn(seed, name), details=name == "all").items():
+        for table, df in _measure_slice(
+            *pair, fitted, scale, min_count, repeats, bins, spawn(seed, name), details=name == "all"
+        ).items():
             found[table].append(df.assign(slice=name))
-    return Phase0(**{t: pd.concat(dfs, ignore_index=True) if dfs else pd.DataFrame() for t, dfs in found.items()}, keys=fitted)
+    return Phase0(
+        **{t: pd.concat(dfs, ignore_index=True) if dfs else pd.DataFrame() for t, dfs in found.items()}, keys=fitted
+    )
 
 def _measure_slice(train, held, keys, scale, min_count, repeats, bins, seed, details):
     "All tables of one slice; `details`: with the confidence curve and the cells."
@@ -557,7 +630,9 @@ def _measure_slice(train, held, keys, scale, min_count, repeats, bins, seed, det
     sides, others = side_of(train, keys, mean, sd), side_of(held, keys, mean, sd)
     found = dict(rows=[], summary=[], confidence=[], cells=[])
     for key in keys:
-        rows, facts, behind = measure_cells(sides[key], others[key], sd.astype(np.float64)**2, min_count, repeats, spawn(seed, key))
+        rows, facts, behind = measure_cells(
+            sides[key], others[key], sd.astype(np.float64) ** 2, min_count, repeats, spawn(seed, key)
+        )
         if len(rows): found["rows"].append(rows.assign(key=key))
         found["summary"].append(pd.DataFrame([dict(key=key, **facts)]))
         if details and behind:
@@ -570,7 +645,9 @@ def _measure_slice(train, held, keys, scale, min_count, repeats, bins, seed, det
 def _with_names(df, names):
     "Speaker names for codes of held-out speakers."
     name = lambda code: names[int(code)] if len(names) else code
-    return df.assign(speaker=[name(c) if s == "held" else "(training speakers)" for s, c in zip(df.split, df.speaker, strict=True)])
+    return df.assign(
+        speaker=[name(c) if s == "held" else "(training speakers)" for s, c in zip(df.split, df.speaker, strict=True)]
+    )
 
 def reader_rows(
     train, held,     # windows of both sides
@@ -608,10 +685,28 @@ def decide(
         of = {s: rows[(rows.key == key) & (rows.lag == lag) & (rows.slice == s)] for s in slices}
         ratios = {s: _point(r, "within", "total") for s, r in of.items()}
         controls = [_point(r, "within_shuffled", "total") for r in of.values() if len(r)]
-        worst, control = max(ratios.values(), key=_badness), max(controls, key=lambda c: abs(c - 1), default=float("nan"))
+        worst, control = (
+            max(ratios.values(), key=_badness),
+            max(controls, key=lambda c: abs(c - 1), default=float("nan")),
+        )
         rise = ratios["all"] / _point(of["all"], "within", "total", "train") - 1
-        ok = ratios["all"] < RATIO_BOUND, rise < DEGRADATION_BOUND, worst < RATIO_BOUND, abs(control - 1) <= CONTROL_TOLERANCE
-        table.append(dict(key=key, lag=lag, ratio=ratios["all"], degradation=rise, worst_slice=worst, control=control, passes=all(ok)))
+        ok = (
+            ratios["all"] < RATIO_BOUND,
+            rise < DEGRADATION_BOUND,
+            worst < RATIO_BOUND,
+            abs(control - 1) <= CONTROL_TOLERANCE,
+        )
+        table.append(
+            dict(
+                key=key,
+                lag=lag,
+                ratio=ratios["all"],
+                degradation=rise,
+                worst_slice=worst,
+                control=control,
+                passes=all(ok),
+            )
+        )
     return pd.DataFrame(table)
 
 def _point(rows, a, b, split="held") -> float:

@@ -84,13 +84,23 @@ def rollout_rows(
     check_shape(truth, "B S D", "truth", B=B, S=S, D=D); check_shape(start, "B D", "start", B=B, D=D)
     error, centre = frames - truth[:, None], torch.as_tensor(centre, device=frames.device)
     before = torch.cat([start[:, None, None].expand(B, M, 1, D), frames[:, :, :-1]], 2)
-    if inject is not None: before[:, :, 1:] = torch.where(torch.as_tensor(inject, device=frames.device)[:-1, None], truth[:, None, :-1], before[:, :, 1:])
+    if inject is not None:
+        before[:, :, 1:] = torch.where(
+            torch.as_tensor(inject, device=frames.device)[:-1, None], truth[:, None, :-1], before[:, :, 1:]
+        )
     own = frames - before
     true = truth.diff(dim=1, prepend=start[:, None])
     moved = true.norm(dim=-1)
     cosine = torch.cosine_similarity(own, true[:, None], dim=-1).mean(1)
-    columns = dict(state_error=error.norm(dim=-1).mean(1) / unit, mean_error=error.mean(1).norm(dim=-1) / unit, cosine=torch.where(moved > 0, cosine, torch.nan),
-                   own_step=own.norm(dim=-1).mean(1), true_step=moved, own_state=(frames - centre).square().sum(-1).mean(1), true_state=(truth - centre).square().sum(-1))
+    columns = dict(
+        state_error=error.norm(dim=-1).mean(1) / unit,
+        mean_error=error.mean(1).norm(dim=-1) / unit,
+        cosine=torch.where(moved > 0, cosine, torch.nan),
+        own_step=own.norm(dim=-1).mean(1),
+        true_step=moved,
+        own_state=(frames - centre).square().sum(-1).mean(1),
+        true_state=(truth - centre).square().sum(-1),
+    )
     if energy: columns["energy"] = energy_score(frames.transpose(1, 2), truth) / unit
     if logp is not None:
         logp = check_shape(logp, "B M S", "log densities", B=B, M=M, S=S) and logp.transpose(1, 2)
@@ -101,7 +111,8 @@ def rollout_rows(
     return df
 
 # %% ../../nbs/measure/20_trajectories.ipynb #8b60a4be
-RATIOS = {"step_ratio": ("own_step", "true_step", 1.), "state_ratio": ("own_state", "true_state", .5)}  # numerator, denominator, power
+# numerator, denominator, power
+RATIOS = {"step_ratio": ("own_step", "true_step", 1.), "state_ratio": ("own_state", "true_state", .5)}
 
 def step_curves(
     rows: pd.DataFrame,     # of `rollout_rows`, with any columns in `by` added
@@ -116,11 +127,20 @@ def step_curves(
         where = dict(zip(by, key, strict=True))
         for c in means:
             ok = part[np.isfinite(part[c])]
-            if len(ok): out.append(where | dict(measure=c) | _row(bootstrap_by(ok[c].to_numpy(), ok.speaker.to_numpy(), n=n, seed=seed)))
+            if len(ok):
+                out.append(
+                    where
+                    | dict(measure=c)
+                    | _row(bootstrap_by(ok[c].to_numpy(), ok.speaker.to_numpy(), n=n, seed=seed))
+                )
         for name, (a, b, power) in RATIOS.items():
             if not part[b].sum(): continue   # nothing moved: no ratio
             ratio = lambda t, power=power: (t[..., 0] / t[..., 1])**power
-            out.append(where | dict(measure=name) | _row(bootstrap_sums(part[[a, b]].to_numpy(), part.speaker.to_numpy(), ratio, n=n, seed=seed)))
+            out.append(
+                where
+                | dict(measure=name)
+                | _row(bootstrap_sums(part[[a, b]].to_numpy(), part.speaker.to_numpy(), ratio, n=n, seed=seed))
+            )
     return pd.DataFrame(out)
 
 def _row(e): return dict(value=e.value, lo=e.lo, hi=e.hi, n=e.n)
@@ -137,7 +157,11 @@ def null_rollouts(
     other = (torch.arange(B) + torch.randint(1, max(B, 2), (1,), generator=g)) % B
     pick = torch.randint(B * S, (B * S,), generator=g)
     last, k = context[:, -1:], torch.arange(1, S + 1, device=context.device)[:, None]
-    out = dict(still=last.expand(B, S, D), other=truth[other.to(truth.device)], marginal=truth.reshape(-1, D)[pick.to(truth.device)].view(B, S, D))
+    out = dict(
+        still=last.expand(B, S, D),
+        other=truth[other.to(truth.device)],
+        marginal=truth.reshape(-1, D)[pick.to(truth.device)].view(B, S, D),
+    )
     if context.shape[1] > 1: out["inertia"] = last + k * (last - context[:, -2:-1])
     return {name: frames[:, None] for name, frames in out.items()}
 
@@ -150,25 +174,39 @@ def gap_sums(
 ) -> pd.DataFrame:        # speaker, columns of `by`, segments, and sums of every other number
     "Sums over each speaker's segments: all that intervals over speakers need, and small enough to publish."
     rows = rows.drop(columns="segment")
-    return (rows if "segments" in rows else rows.assign(segments=1)).groupby(["speaker", *by], sort=False).sum().reset_index()
+    return (
+        (rows if "segments" in rows else rows.assign(segments=1))
+        .groupby(["speaker", *by], sort=False)
+        .sum()
+        .reset_index()
+    )
 
 def gap_table(
-    rows: pd.DataFrame,   # one row a segment and step: speaker, step, and NLLs in nats: A, C, R, R_mean, base; or their sums over `segments` (see `gap_sums`)
-    by=("step",),         # one entry for each combination
-    n: int = 2000,        # bootstrap resamples
+    rows: pd.DataFrame,  # one row a segment and step: speaker, step, and NLLs in nats: A, C, R, R_mean, base; or their sums over `segments` (see `gap_sums`)
+    by=("step",),  # one entry for each combination
+    n: int = 2000,  # bootstrap resamples
     seed: int = 0,
-) -> pd.DataFrame:        # columns of `by`, then quantity, value, lo, hi, n
-    "Gains over the baseline, their differences, and the share of C that compounding costs (where C gains anything); paired by speaker."
-    if lost := {"speaker", "A", "C", "R", "R_mean", "base", *by} - set(rows): raise ParameterError(f"the gap needs columns {', '.join(sorted(lost))}")
+) -> pd.DataFrame:  # columns of `by`, then quantity, value, lo, hi, n
+    """Gains over the baseline, their differences, and the share of C that compounding costs (where C gains
+    anything); paired by speaker."""
+    if lost := {"speaker", "A", "C", "R", "R_mean", "base", *by} - set(rows):
+        raise ParameterError(f"the gap needs columns {', '.join(sorted(lost))}")
     out = []
     for key, part in rows.groupby(list(by), sort=True):
         where, who = dict(zip(by, key, strict=True)), part.speaker.to_numpy()
         count = part.segments if "segments" in part else part.base * 0 + 1
-        mean = lambda v, who=who, count=count: _row(bootstrap_sums(np.stack([v, count], 1), who, lambda t: t[..., 0] / t[..., 1], n=n, seed=seed))
+        mean = lambda v, who=who, count=count: _row(
+            bootstrap_sums(np.stack([v, count], 1), who, lambda t: t[..., 0] / t[..., 1], n=n, seed=seed)
+        )
         out += [where | dict(quantity=q) | mean(part.base - part[q]) for q in ("A", "C", "R", "R_mean")]
         out += [where | dict(quantity=name) | mean(part[b] - part[a]) for name, (a, b) in GAP.items()]
         parts = np.stack([part.R - part.C, part.base - part.C], 1)
-        if parts[:, 1].sum() > 0: out.append(where | dict(quantity="share lost") | _row(bootstrap_sums(parts, who, lambda t: t[..., 0] / t[..., 1], n=n, seed=seed)))
+        if parts[:, 1].sum() > 0:
+            out.append(
+                where
+                | dict(quantity="share lost")
+                | _row(bootstrap_sums(parts, who, lambda t: t[..., 0] / t[..., 1], n=n, seed=seed))
+            )
     return pd.DataFrame(out)
 
 # %% ../../nbs/measure/20_trajectories.ipynb #1cd75f4e
@@ -234,7 +272,12 @@ def perplexity(share) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 # %% ../../nbs/measure/20_trajectories.ipynb #d4800647
-DISTANCES = {"frechet": frechet, "frechet pairs": frechet_pairs, "log step": log_step_distance, "spectrum": spectral_distance}
+DISTANCES = {
+    "frechet": frechet,
+    "frechet pairs": frechet_pairs,
+    "log step": log_step_distance,
+    "spectrum": spectral_distance,
+}
 
 def against_floor(
     runs,              # free runs of a model, [B,S,D]
@@ -254,18 +297,30 @@ def against_floor(
         first = np.isin(speaker, rng.permutation(names)[:len(names) // 2])
         n = min(first.sum(), (~first).sum(), len(runs))
         a, b, c = (x[rng.permutation(len(x))[:n]] for x in (real[first], real[~first], runs))
-        rows += [dict(repeat=r, n=n, distance=k, floor=f(a, b), model=f(c, b)) for k, f in (distances or DISTANCES).items()]
+        rows += [
+            dict(repeat=r, n=n, distance=k, floor=f(a, b), model=f(c, b)) for k, f in (distances or DISTANCES).items()
+        ]
     return pd.DataFrame(rows)
 
 def floor_ratios(
-    rows: pd.DataFrame,   # of `against_floor`
-) -> pd.DataFrame:        # one row a distance: floor and model (means over splits), ratio, lo and hi (central 95 % of the splits' ratios to the mean floor), n
+    rows: pd.DataFrame,  # of `against_floor`
+) -> pd.DataFrame:  # one row a distance: floor and model (means over splits), ratio, lo and hi (central 95 % of the splits' ratios to the mean floor), n
     "How many floors away: 1 is real, 2 is the mark."
     out = []
     for name, part in rows.groupby("distance", sort=False):
         ratio = part.model / part.floor.mean()
         lo, hi = np.quantile(ratio, [.025, .975])
-        out.append(dict(distance=name, floor=part.floor.mean(), model=part.model.mean(), ratio=ratio.mean(), lo=lo, hi=hi, n=int(part.n.median())))
+        out.append(
+            dict(
+                distance=name,
+                floor=part.floor.mean(),
+                model=part.model.mean(),
+                ratio=ratio.mean(),
+                lo=lo,
+                hi=hi,
+                n=int(part.n.median()),
+            )
+        )
     return pd.DataFrame(out)
 
 # %% ../../nbs/measure/20_trajectories.ipynb #228ede6f
@@ -313,36 +368,66 @@ def nearest_distance(
     return (x - r[index]).norm(dim=1).numpy()
 
 def novelty(
-    runs,            # free runs, [B,S,D]
-    real,            # held-out real clips, [B',S,D]
-    reference,       # training frames, [R,D]
-) -> dict:           # median distances of both, their ratio, and the share of runs' frames farther than 99 % of real ones
+    runs,  # free runs, [B,S,D]
+    real,  # held-out real clips, [B',S,D]
+    reference,  # training frames, [R,D]
+) -> dict:  # median distances of both, their ratio, and the share of runs' frames farther than 99 % of real ones
     "How far from the training frames a model strays, against real held-out speech."
     own, true = (nearest_distance(np.asarray(a).reshape(-1, np.shape(a)[-1]), reference) for a in (runs, real))
-    return dict(model=float(np.median(own)), real=float(np.median(true)), ratio=float(np.median(own) / np.median(true)), far=float((own > np.quantile(true, .99)).mean()))
+    return dict(
+        model=float(np.median(own)),
+        real=float(np.median(true)),
+        ratio=float(np.median(own) / np.median(true)),
+        far=float((own > np.quantile(true, 0.99)).mean()),
+    )
 
 # %% ../../nbs/measure/20_trajectories.ipynb #83dfc081
 def free_run_report(
-    runs,                 # free runs of a model, [B,S,D]
-    real,                 # held-out real clips of the same length, [B',S,D]
-    speaker,              # of each real clip, [B']
-    reference,            # training frames, [R,D]
-    clusters: int = 64,   # regions for the occupancy
+    runs,  # free runs of a model, [B,S,D]
+    real,  # held-out real clips of the same length, [B',S,D]
+    speaker,  # of each real clip, [B']
+    reference,  # training frames, [R,D]
+    clusters: int = 64,  # regions for the occupancy
     max_lag: int = 25,
     repeats: int = 20,
     seed: int = 0,
-) -> pd.DataFrame:        # one row a measure: measure, model, real (the floor or real value), ratio, lo, hi, passes (None where no mark is set)
+) -> pd.DataFrame:  # one row a measure: measure, model, real (the floor or real value), ratio, lo, hi, passes (None where no mark is set)
     "Are long free runs distributed like real latents?"
     runs, real = np.asarray(runs), np.asarray(real)
-    if not np.isfinite(runs).all(): raise ShapeError("the free runs hold NaN or infinite values", remedy="The model is unstable: see dynamics.rollout.check_stability")
+    if not np.isfinite(runs).all():
+        raise ShapeError(
+            "the free runs hold NaN or infinite values",
+            remedy="The model is unstable: see dynamics.rollout.check_stability",
+        )
     where = Occupancy(reference, clusters, seed)
     floors = floor_ratios(against_floor(runs, real, speaker, DISTANCES | {"occupancy": where}, repeats, seed))
-    out = [dict(measure=f.distance, model=f.model, real=f.floor, ratio=f.ratio, lo=f.lo, hi=f.hi, passes=bool(f.ratio <= 2) if f.distance.startswith("frechet") else None) for f in floors.itertuples()]
+    out = [
+        dict(
+            measure=f.distance,
+            model=f.model,
+            real=f.floor,
+            ratio=f.ratio,
+            lo=f.lo,
+            hi=f.hi,
+            passes=bool(f.ratio <= 2) if f.distance.startswith("frechet") else None,
+        )
+        for f in floors.itertuples()
+    ]
     size = lambda x: np.linalg.norm(np.diff(x, axis=1), axis=-1)
     rms = lambda x: float(np.sqrt((x**2).sum(-1).mean()))
     def add(measure, model, true, low=None, high=None):
         ratio = model / true
-        out.append(dict(measure=measure, model=model, real=true, ratio=ratio, lo=None, hi=None, passes=None if low is None else bool(low <= ratio <= high)))
+        out.append(
+            dict(
+                measure=measure,
+                model=model,
+                real=true,
+                ratio=ratio,
+                lo=None,
+                hi=None,
+                passes=None if low is None else bool(low <= ratio <= high),
+            )
+        )
     add("mean step norm", float(size(runs).mean()), float(size(real).mean()), .9, 1.1)
     add("median step norm", float(np.median(size(runs))), float(np.median(size(real))))
     add("state rms", rms(runs - real.mean((0, 1))), rms(real - real.mean((0, 1))))
