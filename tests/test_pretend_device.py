@@ -27,7 +27,7 @@ def under_device(*argv, **environment):
     return done.stdout
 
 
-def checked(*argv): return under_device("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *argv)
+def checked(*argv): return under_device("-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "no:xdist", *argv)
 
 
 @pytest.mark.parametrize("what", ["rules", "parts", "trainers"])
