@@ -25,13 +25,29 @@ class CodecEntry(NamedTuple):
     extra: str = ""  # the extra of pyproject.toml that it needs, "mimi"
 
 CODECS = {
-    "nano": CodecEntry("audioengram.codecs.nano_learned:LearnedNano", "embedded default, trained: 16 kHz, 12.5 Hz, 64-d; no download"),
-    "nano-linear": CodecEntry("audioengram.codecs.nano:LinearNano", "a linear transform, fitted: 16 kHz, 12.5 Hz, 1 to 128-d; no download"),
-    "mel": CodecEntry("audioengram.codecs.mel:Mel", "mel spectrum and Griffin-Lim: 16 kHz, 100 Hz, 80-d; the reference without learning"),
-    "mimi": CodecEntry("audioengram.codecs.mimi:Mimi", "Kyutai Mimi before quantisation: 24 kHz, 12.5 Hz, 512-d", "mimi"),
-    "mimi-vae": CodecEntry("audioengram.codecs.mimi:MimiVAE", "the continuous Mimi of pocket-tts: 24 kHz, 12.5 Hz, 32-d", "mimi"),
-    "lyra": CodecEntry("audioengram.codecs.lyra:Lyra", "Lyra v2 SoundStream: 16 kHz, 50 Hz, 64-d; needs weights_dir", "lyra"),
-    "encodec": CodecEntry("audioengram.codecs.encodec:Encodec", "Meta EnCodec before quantisation: 24 kHz, 75 Hz, 128-d", "mimi")}
+    "nano": CodecEntry(
+        "audioengram.codecs.nano_learned:LearnedNano", "embedded default, trained: 16 kHz, 12.5 Hz, 64-d; no download"
+    ),
+    "nano-linear": CodecEntry(
+        "audioengram.codecs.nano:LinearNano", "a linear transform, fitted: 16 kHz, 12.5 Hz, 1 to 128-d; no download"
+    ),
+    "mel": CodecEntry(
+        "audioengram.codecs.mel:Mel",
+        "mel spectrum and Griffin-Lim: 16 kHz, 100 Hz, 80-d; the reference without learning",
+    ),
+    "mimi": CodecEntry(
+        "audioengram.codecs.mimi:Mimi", "Kyutai Mimi before quantisation: 24 kHz, 12.5 Hz, 512-d", "mimi"
+    ),
+    "mimi-vae": CodecEntry(
+        "audioengram.codecs.mimi:MimiVAE", "the continuous Mimi of pocket-tts: 24 kHz, 12.5 Hz, 32-d", "mimi"
+    ),
+    "lyra": CodecEntry(
+        "audioengram.codecs.lyra:Lyra", "Lyra v2 SoundStream: 16 kHz, 50 Hz, 64-d; needs weights_dir", "lyra"
+    ),
+    "encodec": CodecEntry(
+        "audioengram.codecs.encodec:Encodec", "Meta EnCodec before quantisation: 24 kHz, 75 Hz, 128-d", "mimi"
+    ),
+}
 VIEWS = {
     "stack": CodecEntry("audioengram.codecs.views:Stack", "stack4: four frames become one of four times the width"),
     "pca": CodecEntry("audioengram.codecs.views:Pca", "pca128: the 128 directions of largest variance"),
@@ -44,7 +60,8 @@ def register_codec(
     extra="",       # extra of pyproject.toml that brings its packages
 ):
     "Make a codec known by name; an existing name is replaced."
-    if not re.fullmatch(r"[a-z0-9-]+", name): raise ParameterError(f"{name!r} cannot name a codec", remedy="Use lower-case letters, digits and hyphens")
+    if not re.fullmatch(r"[a-z0-9-]+", name):
+        raise ParameterError(f"{name!r} cannot name a codec", remedy="Use lower-case letters, digits and hyphens")
     CODECS[name] = CodecEntry(target, about, extra)
 
 def list_codecs() -> dict:  # name -> one line
@@ -63,7 +80,8 @@ def parse_name(
 def _parse_view(text):
     "`pca128` -> ('pca', 128), `normalise` -> ('normalise', None)."
     found = re.fullmatch(r"(stack|pca)([1-9]\d*)|(normalise)", text)
-    if not found: raise CodecError(f"unknown view {text!r}", remedy="Views are " + "; ".join(e.about for e in VIEWS.values()))
+    if not found:
+        raise CodecError(f"unknown view {text!r}", remedy="Views are " + "; ".join(e.about for e in VIEWS.values()))
     kind, number, plain = found.groups()
     return plain or kind, number and int(number)
 

@@ -39,7 +39,8 @@ def zero_beyond(
 
 # %% ../../nbs/codecs/05_base.ipynb #1f26a688
 class LatentCodec(nn.Module):
-    "Sound to continuous latents and back. A subclass sets the attributes and writes `_encode`, `_decode` and `identity`."
+    """Sound to continuous latents and back. A subclass sets the attributes and writes `_encode`, `_decode` and
+    `identity`."""
     name: str           # as asked for, "nano"
     sample_rate: int    # Hz
     frame_rate: float   # latent frames a second; sample_rate / frame_rate is a whole number
@@ -71,8 +72,10 @@ class LatentCodec(nn.Module):
         "Samples that `decode` makes of so many frames."
         return frames * self.hop
 
-    def _encode(self, wav, lengths): raise NotImplementedError(f"{type(self).__name__}._encode")  # [B,S], zero beyond lengths -> [B,T,D]
-    def _decode(self, z, lengths): raise NotImplementedError(f"{type(self).__name__}._decode")    # [B,T,D], zero beyond lengths -> [B,S]
+    def _encode(self, wav, lengths):
+        raise NotImplementedError(f"{type(self).__name__}._encode")  # [B,S], zero beyond lengths -> [B,T,D]
+    def _decode(self, z, lengths):
+        raise NotImplementedError(f"{type(self).__name__}._decode")  # [B,T,D], zero beyond lengths -> [B,S]
 
     @torch.no_grad()
     def encode(self,
@@ -101,11 +104,20 @@ class LatentCodec(nn.Module):
     def _checked(self, x, spec, what, **sizes):
         "A finite float32 batch on this codec's device, or an error that says why not."
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise CodecError(f"{what} must be a float tensor, not {type(x).__name__} of {getattr(x, 'dtype', 'no dtype')}", remedy="torch.as_tensor(x).float()")
+            raise CodecError(
+                f"{what} must be a float tensor, not {type(x).__name__} of {getattr(x, 'dtype', 'no dtype')}",
+                remedy="torch.as_tensor(x).float()",
+            )
         check_shape(x, spec, what, **sizes)
-        if 0 in x.shape: raise CodecError(f"{what} is empty, shape {tuple(x.shape)}", remedy="Leave out recordings that hold no samples")
+        if 0 in x.shape:
+            raise CodecError(
+                f"{what} is empty, shape {tuple(x.shape)}", remedy="Leave out recordings that hold no samples"
+            )
         x = x.to(self.device, torch.float32)
-        if not bool(torch.isfinite(x).all()): raise CodecError(f"{what} holds NaN or infinite values", remedy="Find the recording or the model that made them")
+        if not bool(torch.isfinite(x).all()):
+            raise CodecError(
+                f"{what} holds NaN or infinite values", remedy="Find the recording or the model that made them"
+            )
         return x
 
     # What views change (see `views`); a plain codec has none

@@ -18,16 +18,18 @@ ENCODEC_REPO, ENCODEC_FILE = "facebook/encodec_24khz", "model.safetensors"
 ENCODEC_REVISION = "c1dbe2ae3f1de713481a3b3e7c47f357092ee040"
 
 def load_encodec(
-    weights="hub",              # "hub", "random", or the path of a safetensors file
+    weights="hub",  # "hub", "random", or the path of a safetensors file
     revision=ENCODEC_REVISION,  # commit of the hub's repository
-    seed: int = 0,              # of random weights
-) -> tuple:                     # transformers' EncodecModel on the CPU, and the checksum of its file or None; raises CodecError
+    seed: int = 0,  # of random weights
+) -> tuple:  # transformers' EncodecModel on the CPU, and the checksum of its file or None; raises CodecError
     "EnCodec as transformers builds it; its default configuration is the 24 kHz model's."
     encodec = need("transformers.models.encodec", "mimi")
     build = lambda: encodec.EncodecModel(encodec.EncodecConfig())
     if weights == "random": return untrained(build, seed), None
     path, sha256 = weights_file(weights, ENCODEC_REPO, ENCODEC_FILE, revision)
-    new = lambda name: name.replace(".weight_g", ".parametrizations.weight.original0").replace(".weight_v", ".parametrizations.weight.original1")
+    new = lambda name: name.replace(".weight_g", ".parametrizations.weight.original0").replace(
+        ".weight_v", ".parametrizations.weight.original1"
+    )
     return load_weights(build(), {new(name): x for name, x in read_tensors(path).items()}, path), sha256
 
 # %% ../../nbs/codecs/22_encodec.ipynb #60b6209a
@@ -55,7 +57,9 @@ class Encodec(StagedCodec):
                 "up": run(out[:2]), "attend_out": lambda x: x, "decoder": run(out[2:])}
 
     def _encode(self, wav, lengths):
-        return super()._encode(F.pad(wav, (0, max(0, 8 * self.hop - wav.shape[1]))), lengths)[:, :self.frames(wav.shape[1])]
+        return super()._encode(F.pad(wav, (0, max(0, 8 * self.hop - wav.shape[1]))), lengths)[
+            :, : self.frames(wav.shape[1])
+        ]
     def _decode(self, z, lengths):
         return super()._decode(F.pad(z, (0, 0, 0, max(0, 8 - z.shape[1]))), lengths)[:, :self.samples(z.shape[1])]
 

@@ -71,25 +71,32 @@ class Lyra(LatentCodec):
         self.files = lyra_files(weights_dir)
         self.workers = workers or os.cpu_count()
         shapes = [tuple(new_interpreter(self.files[part], part).get_input_details()[0]["shape"]) for part in LYRA_FILES]
-        if shapes != [(1, 320), (1, 1, 64)]: raise CodecError(f"these are not Lyra v2's weights, their inputs are {shapes}", weights_dir)
+        if shapes != [(1, 320), (1, 1, 64)]:
+            raise CodecError(f"these are not Lyra v2's weights, their inputs are {shapes}", weights_dir)
 
     def identity(self): return [hashlib.sha256(self.files[part]).hexdigest() for part in LYRA_FILES]
     def frames(self, samples): return samples // 320   # a tail under a frame is dropped
 
     def _encode(self, wav, lengths):
-        return self._rows("encoder", wav[:, :wav.shape[1] // 320 * 320].unflatten(1, (-1, 320)), [self.frames(n) for n in lengths])
+        return self._rows(
+            "encoder", wav[:, : wav.shape[1] // 320 * 320].unflatten(1, (-1, 320)), [self.frames(n) for n in lengths]
+        )
     def _decode(self, z, lengths): return self._rows("decoder", z, lengths).flatten(1)
 
     def _rows(self, part, x, lengths):
         "Stream each row [T,n] up to its length; zeros beyond."
-        def one(row, n): return np.pad(stream(new_interpreter(self.files[part], part), row[:n]), ((0, len(row) - n), (0, 0)))
+        def one(row, n):
+            return np.pad(stream(new_interpreter(self.files[part], part), row[:n]), ((0, len(row) - n), (0, 0)))
         with ThreadPoolExecutor(self.workers) as pool: rows = list(pool.map(one, x.cpu().numpy(), lengths))
         return torch.from_numpy(np.stack(rows)).to(self.device)
 
     def codes(self, z, codebooks=46):
         "The discrete codec: latents [B,T,64] to indices 0-15 [B,Q,T]; 16, 30 or 46 codebooks are 3.2, 6 or 9.2 kbit/s."
         run = self._quantizer("encode")
-        found = [run(input_frames=f, num_quantizers=np.int32(codebooks))["output_0"][:codebooks, 0, 0] for f in z.cpu().numpy().reshape(-1, 1, 1, 64)]
+        found = [
+            run(input_frames=f, num_quantizers=np.int32(codebooks))["output_0"][:codebooks, 0, 0]
+            for f in z.cpu().numpy().reshape(-1, 1, 1, 64)
+        ]
         return torch.from_numpy(np.stack(found)).unflatten(0, z.shape[:2]).transpose(1, 2)
 
     def codes_latents(self, codes):
@@ -105,7 +112,10 @@ class Lyra(LatentCodec):
 
     def _quantizer(self, direction):
         "The residual quantiser's encode or decode, which keep no state."
-        if "quantizer" not in self.files: raise CodecError("the folder of Lyra's weights holds no quantizer.tflite", remedy="Copy it from google/lyra")
+        if "quantizer" not in self.files:
+            raise CodecError(
+                "the folder of Lyra's weights holds no quantizer.tflite", remedy="Copy it from google/lyra"
+            )
         return new_interpreter(self.files["quantizer"], "quantizer").get_signature_runner(direction)
 
     def alternatives(self):

@@ -12,7 +12,20 @@ import torch
 import torch.nn.functional as F
 
 from .base import LatentCodec, zero_beyond
-from .nano import BANDS, BINS, HOP, MARGIN, PIECE, POWER, RATE, WINDOW, griffin_lim, mel_filters, spectra, spread_bands
+from audioengram.codecs.nano import (
+    BANDS,
+    BINS,
+    HOP,
+    MARGIN,
+    PIECE,
+    POWER,
+    RATE,
+    WINDOW,
+    griffin_lim,
+    mel_filters,
+    spectra,
+    spread_bands,
+)
 from ..core import generator
 
 # %% ../../nbs/codecs/14_mel.ipynb #8d9c8c10
@@ -25,7 +38,9 @@ class Mel(LatentCodec):
         super().__init__()
         self.register_buffer("filters", mel_filters(), persistent=False)
         self.register_buffer("spread", torch.linalg.pinv(self.filters.double()).float(), persistent=False)
-        self.register_buffer("loudest", (torch.hann_window(WINDOW).sum() * self.filters.sum(0))**POWER, persistent=False)
+        self.register_buffer(
+            "loudest", (torch.hann_window(WINDOW).sum() * self.filters.sum(0)) ** POWER, persistent=False
+        )
         self.register_buffer("phase", 2 * math.pi * torch.rand(PIECE, BINS, generator=generator(0)), persistent=False)
         self.to(device)
 
@@ -34,9 +49,13 @@ class Mel(LatentCodec):
     def _encode(self, wav, lengths):
         n = self.frames(wav.shape[1])
         wav = F.pad(wav, (MARGIN, MARGIN + n * HOP - wav.shape[1]))
-        parts = [spectra(wav[:, a * HOP:min(a + PIECE, n) * HOP + 2 * MARGIN]).abs() @ self.filters for a in range(0, n, PIECE)]
+        parts = [
+            spectra(wav[:, a * HOP : min(a + PIECE, n) * HOP + 2 * MARGIN]).abs() @ self.filters
+            for a in range(0, n, PIECE)
+        ]
         return zero_beyond(torch.cat(parts, 1)**POWER, [self.frames(k) for k in lengths])
 
     def _decode(self, z, lengths):
-        mel = torch.minimum(z.clamp(min=0), self.loudest)**(1 / POWER)     # a model may ask for less than nothing, or for more than full scale
+        # a model may ask for less than nothing, or for more than full scale
+        mel = torch.minimum(z.clamp(min=0), self.loudest)**(1 / POWER)
         return griffin_lim(lambda a, b: spread_bands(mel[:, a:b], self.filters, self.spread), lengths, self.phase)

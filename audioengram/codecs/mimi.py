@@ -66,7 +66,8 @@ class StagedCodec(LatentCodec):
     @property
     def _inner(self) -> int: return round(self.model.encoder_frame_rate)   # steps a second inside
     @property
-    def _seconds(self) -> int: return 40 if self.device.type == "cpu" else 240   # of sound that one call may hold, over all rows
+    def _seconds(self) -> int:
+        return 40 if self.device.type == "cpu" else 240  # of sound that one call may hold, over all rows
 
 # %% ../../nbs/codecs/15_mimi.ipynb #0110ca50
 MIMI_REPO, MIMI_FILE = "kyutai/moshiko-pytorch-bf16", "tokenizer-e351c8d8-checkpoint125.safetensors"
@@ -92,14 +93,22 @@ def untrained(
     with own_seed(seed), torch.no_grad():
         model = build().eval()
         for m in model.modules():
-            if isinstance(m, (nn.Conv1d, nn.ConvTranspose1d)):   # keep the level: one over the number of inputs to an output
-                heard = m.in_channels // m.groups * m.kernel_size[0] / (m.stride[0] if isinstance(m, nn.ConvTranspose1d) else 1)
+            # keep the level: one over the number of inputs to an output
+            if isinstance(m, (nn.Conv1d, nn.ConvTranspose1d)):
+                heard = (
+                    m.in_channels
+                    // m.groups
+                    * m.kernel_size[0]
+                    / (m.stride[0] if isinstance(m, nn.ConvTranspose1d) else 1)
+                )
                 weight = torch.randn_like(m.weight) * heard**-.5
                 if parametrize.is_parametrized(m): m.weight = weight
                 else: m.weight.copy_(weight)
-            if getattr(m, "bias", None) is not None and isinstance(m.bias, Tensor): nn.init.zeros_(m.bias)   # else the output is all bias and hardly hears its input
+            # else the output is all bias and hardly hears its input
+            if getattr(m, "bias", None) is not None and isinstance(m.bias, Tensor): nn.init.zeros_(m.bias)
         for name, x in model.named_buffers():
-            if name.endswith(("embedding_sum", "embed")): x.normal_(std=.02)   # empty codebooks would make quantisation a constant
+            # empty codebooks would make quantisation a constant
+            if name.endswith(("embedding_sum", "embed")): x.normal_(std=.02)
     return model
 
 # %% ../../nbs/codecs/15_mimi.ipynb #4a8420a4
@@ -112,7 +121,9 @@ def load_mimi(
     with _environment(NO_TORCH_COMPILE="1"): loaders = need("moshi.models.loaders", "mimi")
     build = lambda: loaders.get_mimi(None, num_codebooks=32)
     if weights == "random": return untrained(build, seed), None
-    path, sha256 = weights_file(weights, MIMI_REPO, MIMI_FILE, revision, MIMI_SHA256 if revision == MIMI_REVISION else None)
+    path, sha256 = weights_file(
+        weights, MIMI_REPO, MIMI_FILE, revision, MIMI_SHA256 if revision == MIMI_REVISION else None
+    )
     return load_weights(build(), read_tensors(path), path), sha256
 
 # %% ../../nbs/codecs/15_mimi.ipynb #44fadde3
@@ -127,7 +138,8 @@ class Mimi(StagedCodec):
         device="cpu",
     ):
         super().__init__()
-        if bypass not in ("projected", "direct"): raise ParameterError(f"bypass {bypass!r} is unknown", remedy='Choose "projected" or "direct"')
+        if bypass not in ("projected", "direct"):
+            raise ParameterError(f"bypass {bypass!r} is unknown", remedy='Choose "projected" or "direct"')
         self.bypass = bypass
         model, self._sha256 = load_mimi(weights, revision, seed)
         self.model = model.eval().requires_grad_(False)
@@ -142,13 +154,17 @@ class Mimi(StagedCodec):
                 "attend_out": lambda x: m.decoder_transformer(x)[0], "decoder": m.decoder}
 
     def _past_quantiser(self, z, bypass):
-        "Encoder's output to decoder's input, both [B,512,T]: what infinitely fine codebooks would give, or nothing done."
+        """Encoder's output to decoder's input, both [B,512,T]: what infinitely fine codebooks would give, or nothing
+        done."""
         first, rest = self.model.quantizer.rvq_first, self.model.quantizer.rvq_rest
-        return z if bypass == "direct" else first.output_proj(first.input_proj(z)) + rest.output_proj(rest.input_proj(z))
+        return (
+            z if bypass == "direct" else first.output_proj(first.input_proj(z)) + rest.output_proj(rest.input_proj(z))
+        )
 
     @torch.no_grad()
     def codes(self, z, codebooks=8):
-        "The discrete codec: latents [B,T,512] to indices [B,Q,T]; 8 codebooks are Moshi's 1.1 kbit/s, 32 all there are."
+        """The discrete codec: latents [B,T,512] to indices [B,Q,T]; 8 codebooks are Moshi's 1.1 kbit/s, 32 all there
+        are."""
         return self.model.quantizer.encode(z.to(self.device).transpose(1, 2))[:, :codebooks]
 
     @torch.no_grad()
@@ -159,16 +175,24 @@ class Mimi(StagedCodec):
     def alternatives(self):
         "Other ways from latents to sound, for `round_trip_check`."
         up, other = self.model._to_encoder_framerate, {"projected": "direct", "direct": "projected"}[self.bypass]
-        return {other: lambda z: self._synthesise(up(self._past_quantiser(z.transpose(1, 2), other))).clamp(-1, 1),
-                "quantised 8": lambda z: self.decode_codes(self.codes(z, 8)), "quantised 32": lambda z: self.decode_codes(self.codes(z, 32))}
+        return {
+            other: lambda z: self._synthesise(up(self._past_quantiser(z.transpose(1, 2), other))).clamp(-1, 1),
+            "quantised 8": lambda z: self.decode_codes(self.codes(z, 8)),
+            "quantised 32": lambda z: self.decode_codes(self.codes(z, 32)),
+        }
 
 # %% ../../nbs/codecs/15_mimi.ipynb #451a210b
 @cache
 def _pocket():
     "The parts of pocket-tts that build a codec; torch keeps its threads."
     threads = torch.get_num_threads()
-    try: return {m: need(f"pocket_tts.{m}", "mimi") for m in ("models.mimi", "utils.config", "utils.weights_loading", "modules.stateful_module")}
-    finally: torch.set_num_threads(threads)
+    try:
+        return {
+            m: need(f"pocket_tts.{m}", "mimi")
+            for m in ("models.mimi", "utils.config", "utils.weights_loading", "modules.stateful_module")
+        }
+    finally:
+        torch.set_num_threads(threads)
 
 def vae_config(
     config: str = "english_2026-10",  # a configuration of pocket-tts: language, size and date
@@ -181,19 +205,21 @@ def vae_config(
         raise CodecError(f"pocket-tts has no configuration {config!r}", remedy=f"Choose one of {known}")
     full = utils.load_config(path)
     if full.mimi.inner_dim != full.mimi.quantizer.dimension:
-        raise CodecError(f"the codec of {config!r} encodes to {full.mimi.inner_dim} dimensions and decodes from {full.mimi.quantizer.dimension}",
-                         remedy="Choose a configuration of April 2026 or later")
+        raise CodecError(
+            f"the codec of {config!r} encodes to {full.mimi.inner_dim} dimensions and decodes from {full.mimi.quantizer.dimension}",
+            remedy="Choose a configuration of April 2026 or later",
+        )
     address, revision = full.weights_path.removeprefix("hf://").split("@")
     owner, repo, filename = address.split("/", 2)
     return full.mimi, (f"{owner}/{repo}", filename, revision)
 
 # %% ../../nbs/codecs/15_mimi.ipynb #56e0c543
 def load_vae(
-    weights="hub",            # "hub", "random", or the path of a safetensors file: a bundle, or a codec alone
-    config="english_2026-10", # see `vae_config`
-    revision=None,            # commit of the hub's repository; as the configuration says if None
-    seed: int = 0,            # of random weights
-) -> tuple:                   # pocket-tts's MimiModel on the CPU, and the checksum of its file or None; raises CodecError
+    weights="hub",  # "hub", "random", or the path of a safetensors file: a bundle, or a codec alone
+    config="english_2026-10",  # see `vae_config`
+    revision=None,  # commit of the hub's repository; as the configuration says if None
+    seed: int = 0,  # of random weights
+) -> tuple:  # pocket-tts's MimiModel on the CPU, and the checksum of its file or None; raises CodecError
     "The codec of a pocket-tts model."
     pocket, (settings, (repo, filename, pinned)) = _pocket(), vae_config(config)
     build = lambda: pocket["models.mimi"].build_mimi(settings)
@@ -202,23 +228,31 @@ def load_vae(
         path, sha256 = weights_file(weights, repo, filename, revision or pinned)
         model = build()
         tensors = read_tensors(path, "mimi.") or read_tensors(path)   # a bundle, or the codec alone
-        if not model.state_dict().keys() <= tensors.keys(): tensors = pocket["utils.weights_loading"].get_mimi_state_dict(path)   # as training wrote it
+        # as training wrote it
+        if not model.state_dict().keys() <= tensors.keys():
+            tensors = pocket["utils.weights_loading"].get_mimi_state_dict(path)
         load_weights(model, tensors, path)
         if not any(x.any() for x in model.encoder.parameters()):
-            raise CodecError("its encoder is empty: this is the file without voice cloning", path, f"Accept the terms of https://huggingface.co/{repo} and use its file")
+            raise CodecError(
+                "its encoder is empty: this is the file without voice cloning",
+                path,
+                f"Accept the terms of https://huggingface.co/{repo} and use its file",
+            )
     for name, m in model.named_modules():
         if isinstance(m, pocket["modules.stateful_module"].StatefulModule): m._module_absolute_name = name
     return model, sha256
 
 # %% ../../nbs/codecs/15_mimi.ipynb #32e6e62f
 class MimiVAE(StagedCodec):
-    "The continuous Mimi of pocket-tts: 24 kHz, 12.5 Hz, 32-d (arXiv 2509.06926). Weights: CC BY 4.0, in the gated repository."
+    """The continuous Mimi of pocket-tts: 24 kHz, 12.5 Hz, 32-d (arXiv 2509.06926). Weights: CC BY 4.0, in the gated
+    repository."""
     name, dim, reach = "mimi-vae", 32, 2 * 250
-    def __init__(self,
-        weights="hub",             # "hub", "random", or the path of a safetensors file: a pocket-tts bundle, or its codec alone
+    def __init__(
+        self,
+        weights="hub",  # "hub", "random", or the path of a safetensors file: a pocket-tts bundle, or its codec alone
         config="english_2026-10",  # configuration of pocket-tts: language, size and date
-        revision=None,             # commit of the hub's repository; as the configuration says if None
-        seed: int = 0,             # of random weights
+        revision=None,  # commit of the hub's repository; as the configuration says if None
+        seed: int = 0,  # of random weights
         device="cpu",
     ):
         super().__init__()
@@ -230,9 +264,14 @@ class MimiVAE(StagedCodec):
 
     def _stages(self):
         m, fresh = self.model, self._fresh
-        return {"encoder": lambda x: m.encoder(x, None), "attend_in": lambda x: m.encoder_transformer(x, None)[0], "down": m._to_framerate,
-                "up": lambda z: m._to_encoder_framerate(m.quantizer(z), fresh(z)),
-                "attend_out": lambda x: m.decoder_transformer(x, None)[0], "decoder": lambda x: m.decoder(x, fresh(x))}
+        return {
+            "encoder": lambda x: m.encoder(x, None),
+            "attend_in": lambda x: m.encoder_transformer(x, None)[0],
+            "down": m._to_framerate,
+            "up": lambda z: m._to_encoder_framerate(m.quantizer(z), fresh(z)),
+            "attend_out": lambda x: m.decoder_transformer(x, None)[0],
+            "decoder": lambda x: m.decoder(x, fresh(x)),
+        }
 
     def _fresh(self, x):
         "The state of a decoder that has heard nothing, for as many rows as x."

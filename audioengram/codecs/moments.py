@@ -26,7 +26,10 @@ def moments(
         z = z - shift
         n, total = n + len(z), total + z.sum(0)
         square += z.T @ z if full else (z * z).sum(0)
-    if n < 2: raise CodecError(f"a view cannot learn from {n} frames", remedy="Fit it on the latents of the training speakers")
+    if n < 2:
+        raise CodecError(
+            f"a view cannot learn from {n} frames", remedy="Fit it on the latents of the training speakers"
+        )
     mean = total / n
     return n, mean + shift, square / n - (np.outer(mean, mean) if full else mean**2)
 

@@ -79,7 +79,11 @@ def lapped_basis(
 ) -> Tensor:             # [2 block, block], columns orthonormal within a block and against the neighbours
     "MDCT basis under a sine window."
     n, k = torch.arange(2 * block) + .5, torch.arange(block) + .5
-    return torch.sin(math.pi * n / (2 * block))[:, None] * math.sqrt(2 / block) * torch.cos(math.pi / block * (n[:, None] + block / 2) * k)
+    return (
+        torch.sin(math.pi * n / (2 * block))[:, None]
+        * math.sqrt(2 / block)
+        * torch.cos(math.pi / block * (n[:, None] + block / 2) * k)
+    )
 
 def lap(
     x: Tensor,           # [B, block T, 80], zero beyond each row's end
@@ -117,7 +121,10 @@ def peak_phase(
 ) -> Tensor:            # [B,F,241]
     "Phases of the sinusoids that spectral peaks stand for; every bin has that of its nearest peak."
     K = magnitude.shape[-1]
-    k, level = torch.arange(K, device=magnitude.device), (magnitude + FAINT * magnitude.amax(-1, keepdim=True) + 1e-6).log()
+    k, level = (
+        torch.arange(K, device=magnitude.device),
+        (magnitude + FAINT * magnitude.amax(-1, keepdim=True) + 1e-6).log(),
+    )
     left, mid, right = level[..., :-2], level[..., 1:-1], level[..., 2:]
     peak = F.pad((mid > left + 1e-3) & (mid > right + 1e-3), (1, 1))          # no rounding error makes or unmakes one
     shift = F.pad((.5 * (left - right) / (left - 2 * mid + right - 1e-9)).clamp(-.5, .5), (1, 1))
@@ -126,8 +133,11 @@ def peak_phase(
     near = torch.where((below >= 0) & (k - below <= above - k), below, above)
     found, near = near < K, near.clamp(max=K - 1)
     turn = 2 * math.pi * HOP / WINDOW * (near + shift.gather(-1, near))
-    run = torch.cumsum(turn.double(), 1).gather(-1, near)                  # double: thousands of turns, and we want their fractions
-    return torch.where(found, torch.remainder(run - math.pi * k, 2 * math.pi).to(magnitude.dtype), phase[:magnitude.shape[1]])
+    # double: thousands of turns, and we want their fractions
+    run = torch.cumsum(turn.double(), 1).gather(-1, near)
+    return torch.where(
+        found, torch.remainder(run - math.pi * k, 2 * math.pi).to(magnitude.dtype), phase[: magnitude.shape[1]]
+    )
 
 # %% ../../nbs/codecs/10_nano.ipynb #870bf401
 KEEP = 50  # mel frames of a finished piece that the next one holds fixed; as many again are decoded twice
@@ -145,7 +155,15 @@ def griffin_lim(
     while True:
         last = min(first + len(phase), longest)
         known = None if rest is None else rest[:, :KEEP * HOP]
-        part = _griffin_lim_piece(magnitude(first, last), [min(max(n - first, 0), last - first) for n in lengths], phase, known, n_iter, momentum, peaks)
+        part = _griffin_lim_piece(
+            magnitude(first, last),
+            [min(max(n - first, 0), last - first) for n in lengths],
+            phase,
+            known,
+            n_iter,
+            momentum,
+            peaks,
+        )
         if rest is not None:                                # a row that was complete stays as it was
             complete = torch.tensor([n <= before for n in lengths], device=part.device)
             part[complete, :rest.shape[1]] = rest[complete]
@@ -181,30 +199,53 @@ def _continue(known, y, fade):
 class LinearNano(LatentCodec):
     "The linear codec: 16 kHz, 12.5 Hz, 32, 64 or 128-d."
     name, sample_rate, frame_rate = "nano-linear", RATE, RATE / (HOP * BLOCK)
-    def __init__(self,
-        dim: int = 64,   # latent dimensions, at most what the file holds; smaller ones are the leading part of larger ones
-        weights=None,    # a file of `save_nano`, or arrays of `fit_nano`; None: what is shipped
+    def __init__(
+        self,
+        dim: int = 64,  # latent dimensions, at most what the file holds; smaller ones are the leading part of larger ones
+        weights=None,  # a file of `save_nano`, or arrays of `fit_nano`; None: what is shipped
         device="cpu",
     ):
         super().__init__()
         arrays = weights if isinstance(weights, dict) else load_nano(weights or SHIPPED)[0]
         most = len(arrays["scale"])
-        if not 1 <= dim <= most: raise CodecError(f"nano-linear cannot have {dim} dimensions", remedy=f"Choose 1 to {most}; 32, 64 and 128 are the ones we report")
-        self.dim, self.options = dim, ({} if dim == 64 else {"dim": dim}) | ({"weights": str(weights)} if isinstance(weights, (str, Path)) else {})
-        for name, x in (("filters", arrays["filters"]), ("mean", arrays["mean"]), ("axes", arrays["axes"][:, :dim]), ("scale", arrays["scale"][:dim])):
+        if not 1 <= dim <= most:
+            raise CodecError(
+                f"nano-linear cannot have {dim} dimensions",
+                remedy=f"Choose 1 to {most}; 32, 64 and 128 are the ones we report",
+            )
+        self.dim, self.options = (
+            dim,
+            ({} if dim == 64 else {"dim": dim})
+            | ({"weights": str(weights)} if isinstance(weights, (str, Path)) else {}),
+        )
+        for name, x in (
+            ("filters", arrays["filters"]),
+            ("mean", arrays["mean"]),
+            ("axes", arrays["axes"][:, :dim]),
+            ("scale", arrays["scale"][:dim]),
+        ):
             self.register_buffer(name, torch.as_tensor(x, dtype=torch.float32).contiguous())
         self.register_buffer("spread", torch.linalg.pinv(self.filters.double()).float(), persistent=False)
-        self.register_buffer("loudest", (torch.hann_window(WINDOW).sum() * self.filters.sum(0))**POWER, persistent=False)
+        self.register_buffer(
+            "loudest", (torch.hann_window(WINDOW).sum() * self.filters.sum(0)) ** POWER, persistent=False
+        )
         self.register_buffer("phase", 2 * math.pi * torch.rand(PIECE, BINS, generator=generator(0)), persistent=False)
         self.to(device)
 
     def identity(self): return ["nano 1", self.filters, self.mean, self.axes, self.scale]
 
-    def _encode(self, wav, lengths): return (lap(mel_loudness(wav, self.filters, [self.frames(n) for n in lengths])) - self.mean) @ self.axes / self.scale
+    def _encode(self, wav, lengths):
+        return (
+            (lap(mel_loudness(wav, self.filters, [self.frames(n) for n in lengths])) - self.mean)
+            @ self.axes
+            / self.scale
+        )
 
     def _decode(self, z, lengths):
         mel = self.loudness(z, lengths)**(1 / POWER)
-        return griffin_lim(lambda a, b: spread_bands(mel[:, a:b], self.filters, self.spread), [n * BLOCK for n in lengths], self.phase)
+        return griffin_lim(
+            lambda a, b: spread_bands(mel[:, a:b], self.filters, self.spread), [n * BLOCK for n in lengths], self.phase
+        )
 
     def loudness(self,
         z: Tensor,     # latents [B,T,D]
@@ -228,12 +269,15 @@ def mel_loudness(
 
 # %% ../../nbs/codecs/10_nano.ipynb #e46b2b64
 def fit_nano(
-    wavs,               # iterable of recordings at 16 kHz, arrays or tensors [S]
+    wavs,  # iterable of recordings at 16 kHz, arrays or tensors [S]
     dim: int = WIDEST,  # axes kept
-) -> dict:              # filters [241,80], mean [640], axes [640,dim], scale [dim], kept [dim]: share of variance with so many axes
+) -> dict:  # filters [241,80], mean [640], axes [640,dim], scale [dim], kept [dim]: share of variance with so many axes
     "Fit the matrices of `LinearNano` on training speech."
     filters, wavs = mel_filters(), (torch.as_tensor(wav, dtype=torch.float32)[None] for wav in wavs)
-    return {"filters": filters, **fit_axes((mel_loudness(wav, filters, [-(-wav.shape[1] // (HOP * BLOCK))]) for wav in wavs), dim)}
+    return {
+        "filters": filters,
+        **fit_axes((mel_loudness(wav, filters, [-(-wav.shape[1] // (HOP * BLOCK))]) for wav in wavs), dim),
+    }
 
 def fit_axes(
     pictures,            # iterable of mel loudness [B, block T, 80]
@@ -242,7 +286,10 @@ def fit_axes(
 ) -> dict:               # mean, axes, scale, kept of `fit_nano`
     "Principal axes of lapped pictures."
     n, mean, cov = moments((lap(x, block).flatten(0, 1) for x in pictures), BANDS * block)
-    if n <= dim: raise CodecError(f"{n} frames are too few for {dim} dimensions", remedy="Fit on minutes of speech, best on hours")
+    if n <= dim:
+        raise CodecError(
+            f"{n} frames are too few for {dim} dimensions", remedy="Fit on minutes of speech, best on hours"
+        )
     axes, values, _ = principal_axes(cov, dim)
     scale = np.sqrt(np.maximum(values, 1e-12 * values[0]))
     found = {"mean": mean, "axes": axes, "scale": scale, "kept": values.cumsum() / np.trace(cov)}
@@ -250,7 +297,13 @@ def fit_axes(
 
 # %% ../../nbs/codecs/10_nano.ipynb #c671d9c2
 SHIPPED = resources.files("audioengram") / "assets" / "nano-linear.safetensors"
-SHAPES = {"filters": (BINS, BANDS), "mean": (BANDS * BLOCK,), "axes": (BANDS * BLOCK, None), "scale": (None,), "kept": (None,)}
+SHAPES = {
+    "filters": (BINS, BANDS),
+    "mean": (BANDS * BLOCK,),
+    "axes": (BANDS * BLOCK, None),
+    "scale": (None,),
+    "kept": (None,),
+}
 
 def save_nano(
     arrays: dict,  # of `fit_nano`
@@ -259,7 +312,8 @@ def save_nano(
 ):
     "Write fitted matrices and their provenance."
     about = {k: str(v) for k, v in about.items()} | {"format": "audioengram-nano-1"}
-    with atomic_path(path) as tmp: save_file({k: torch.as_tensor(v).contiguous() for k, v in arrays.items()}, tmp, about)
+    with atomic_path(path) as tmp:
+        save_file({k: torch.as_tensor(v).contiguous() for k, v in arrays.items()}, tmp, about)
 
 def load_nano(
     path,       # of `save_nano`
@@ -270,8 +324,14 @@ def load_nano(
         with safe_open(path, "pt") as f: arrays, about = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except FileNotFoundError: raise ModelFileError("no such file", path, "Fit one with `audioengram codec fit-nano`, or install the package again") from None
     except (SafetensorError, OSError) as e: raise ModelFileError(f"is damaged ({e})", path, "Fit it again with `audioengram codec fit-nano`") from None
-    fits = arrays.keys() == SHAPES.keys() and all(len(SHAPES[k]) == v.ndim and all(m in (None, n) for m, n in zip(SHAPES[k], v.shape, strict=True)) for k, v in arrays.items())
-    if about.get("format") != "audioengram-nano-1" or not fits: raise ModelFileError("does not hold the matrices of nano-linear", path, "Fit one with `audioengram codec fit-nano`")
+    fits = arrays.keys() == SHAPES.keys() and all(
+        len(SHAPES[k]) == v.ndim and all(m in (None, n) for m, n in zip(SHAPES[k], v.shape, strict=True))
+        for k, v in arrays.items()
+    )
+    if about.get("format") != "audioengram-nano-1" or not fits:
+        raise ModelFileError(
+            "does not hold the matrices of nano-linear", path, "Fit one with `audioengram codec fit-nano`"
+        )
     return arrays, about
 
 # %% ../../nbs/codecs/10_nano.ipynb #473d70d0
@@ -283,10 +343,18 @@ def fit_nano_on(
 ) -> tuple:           # arrays of `fit_nano`, provenance
     "Fit on a corpus's training speakers; `audioengram codec fit-nano` calls this."
     split = split or corpus.split()
-    chosen = sorted({*split.train_utterances, *split.valid_utterances})    # nothing is selected here, so the hold-out may help
+    # nothing is selected here, so the hold-out may help
+    chosen = sorted({*split.train_utterances, *split.valid_utterances})
     arrays = fit_nano((corpus.load(u, RATE)[0] for u in chosen), dim)
-    about = {"corpus": corpus.name, "corpus_fingerprint": corpus.fingerprint, "licence": corpus.licence, "source": corpus.source,
-             "split_seed": split.seed, "speakers": len(split.train), "utterances": len(chosen),
-             "recipe": f"mel {BANDS} bands, {RATE // HOP} Hz, magnitude^{POWER}; MDCT {2 * BLOCK}/{BLOCK}; PCA {dim}; unit variance"}
+    about = {
+        "corpus": corpus.name,
+        "corpus_fingerprint": corpus.fingerprint,
+        "licence": corpus.licence,
+        "source": corpus.source,
+        "split_seed": split.seed,
+        "speakers": len(split.train),
+        "utterances": len(chosen),
+        "recipe": f"mel {BANDS} bands, {RATE // HOP} Hz, magnitude^{POWER}; MDCT {2 * BLOCK}/{BLOCK}; PCA {dim}; unit variance",
+    }
     if path is not None: save_nano(arrays, path, **about)
     return arrays, about

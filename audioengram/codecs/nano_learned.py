@@ -19,7 +19,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .base import LatentCodec, zero_beyond
-from .nano import BANDS, BINS, HOP, MARGIN, PIECE, POWER, RATE, WINDOW, griffin_lim, lap, mel_loudness, spread_bands, unlap
+from audioengram.codecs.nano import (
+    BANDS,
+    BINS,
+    HOP,
+    MARGIN,
+    PIECE,
+    POWER,
+    RATE,
+    WINDOW,
+    griffin_lim,
+    lap,
+    mel_loudness,
+    spread_bands,
+    unlap,
+)
 from ..core import CodecError, ModelFileError, ParameterError, atomic_path, expand, generator
 
 # %% ../../nbs/codecs/11_nano_learned.ipynb #b2ed0757
@@ -39,7 +53,8 @@ class Block(nn.Module):
 
     def forward(self, x, mask=None):
         y = F.pad(x if mask is None else x * mask, (0, 0, *self.pad))
-        y = self.time(y.mT[:, :, None])[:, :, 0].mT                    # [B,T,C] is channels-last to a 2-d convolution: no copy
+        # [B,T,C] is channels-last to a 2-d convolution: no copy
+        y = self.time(y.mT[:, :, None])[:, :, 0].mT
         return x + self.narrow(F.gelu(self.wide(self.norm(y)), approximate="tanh"))
 
 # %% ../../nbs/codecs/11_nano_learned.ipynb #86a57287
@@ -52,46 +67,71 @@ class Sizes:
     decoder_blocks: int = 3
     growth: int = 2          # hidden channels of a block over its channels
     stride: int = 8          # mel frames in a latent frame: 2, 4, 8, 16
-    whiten: float = .5       # exponent of the deviations of the linear part: 1 is unit variance in every component, 0 as it is
+    # exponent of the deviations of the linear part: 1 is unit variance in every component, 0 as it is
+    whiten: float = .5
     level: float = .8        # exponent for what the networks read and write
     bound: float = 6.        # latents stay within +-bound
 
     def __post_init__(self):
-        if self.stride not in (2, 4, 8, 16): raise ParameterError(f"a latent frame cannot have {self.stride} mel frames", remedy="Choose 2, 4, 8 or 16: 50, 25, 12.5 or 6.25 Hz")
-        if not 1 <= self.dim <= BANDS * self.stride: raise CodecError(f"nano cannot have {self.dim} dimensions", remedy=f"Choose 1 to {BANDS * self.stride}")
+        if self.stride not in (2, 4, 8, 16):
+            raise ParameterError(
+                f"a latent frame cannot have {self.stride} mel frames",
+                remedy="Choose 2, 4, 8 or 16: 50, 25, 12.5 or 6.25 Hz",
+            )
+        if not 1 <= self.dim <= BANDS * self.stride:
+            raise CodecError(f"nano cannot have {self.dim} dimensions", remedy=f"Choose 1 to {BANDS * self.stride}")
 
 KERNEL = 5   # latent frames a convolution sees
 
 # %% ../../nbs/codecs/11_nano_learned.ipynb #beffa6ee
 class NanoNet(nn.Module):
     "Mel loudness to bounded latents and back; no phase, no files."
-    def __init__(self,
+    def __init__(
+        self,
         sizes: Sizes,
         linear: dict,  # filters [241,80] and, from `fit_axes` with all axes, mean [80 stride], axes [80 stride, 80 stride], scale [80 stride]
     ):
         super().__init__()
         s, self.sizes, n = sizes, sizes, BANDS * sizes.stride
-        if linear["axes"].shape != (n, n): raise CodecError(f"axes of shape {tuple(linear['axes'].shape)} do not fit {s.stride} mel frames", remedy=f"Fit {n} axes with block={s.stride}")
-        for name in ("filters", "mean", "axes", "scale"): self.register_buffer(name, torch.as_tensor(linear[name], dtype=torch.float32).clone(memory_format=torch.contiguous_format))
+        if linear["axes"].shape != (n, n):
+            raise CodecError(
+                f"axes of shape {tuple(linear['axes'].shape)} do not fit {s.stride} mel frames",
+                remedy=f"Fit {n} axes with block={s.stride}",
+            )
+        for name in ("filters", "mean", "axes", "scale"):
+            self.register_buffer(
+                name, torch.as_tensor(linear[name], dtype=torch.float32).clone(memory_format=torch.contiguous_format)
+            )
         scale = self.scale.double().clamp(min=1e-4 * float(self.scale[0]))
         turn = torch.linalg.qr(torch.randn(s.dim, s.dim, generator=generator(0), dtype=torch.double))[0]
-        first = scale[:s.dim]**s.whiten * (scale[:s.dim]**(2 - 2 * s.whiten)).mean().sqrt()         # latents have a mean square of 1
-        self.register_buffer("into", (turn / first[:, None]).float(), persistent=False)             # [D,D]: the first D components to latents
+        # latents have a mean square of 1
+        first = scale[:s.dim]**s.whiten * (scale[:s.dim]**(2 - 2 * s.whiten)).mean().sqrt()
+        # [D,D]: the first D components to latents
+        self.register_buffer("into", (turn / first[:, None]).float(), persistent=False)
         self.register_buffer("back", (turn.mT * first).float(), persistent=False)                   # and back
         level = scale**s.level * (scale**(2 - 2 * s.level)).mean().sqrt()
-        self.register_buffer("level", level.float(), persistent=False)                              # what networks read has a mean square of 1
+        # what networks read has a mean square of 1
+        self.register_buffer("level", level.float(), persistent=False)
         stack = lambda k: nn.ModuleList(Block(s.width, s.growth * s.width, KERNEL, int(i == 0)) for i in range(k))
         self.see, self.encoder, self.out = nn.Linear(n, s.width), stack(s.encoder_blocks), nn.Linear(s.width, s.dim)
         self.enter, self.decoder, self.last = nn.Linear(s.dim, s.width), stack(s.decoder_blocks), nn.Linear(s.width, n)
-        self.width = nn.Parameter(torch.zeros(s.dim))                                                # of the posterior, before its bound
+        # of the posterior, before its bound
+        self.width = nn.Parameter(torch.zeros(s.dim))
         for layer in (self.out, self.last): nn.init.normal_(layer.weight, std=1e-3); nn.init.zeros_(layer.bias)
 
-    def encode(self,
-        mel: Tensor,   # loudness [B, stride T, 80], zero beyond each row's end
+    def encode(
+        self,
+        mel: Tensor,  # loudness [B, stride T, 80], zero beyond each row's end
         lengths=None,  # valid latent frames of each row
-    ) -> tuple:        # mean within the bound and log variance of the posterior, each [B,T,D]; the variance is one number a dimension
+    ) -> (
+        tuple
+    ):  # mean within the bound and log variance of the posterior, each [B,T,D]; the variance is one number a dimension
         "Posterior of the latents."
-        parts, b, mask = (lap(mel, self.sizes.stride) - self.mean) @ self.axes, self.sizes.bound, _mask(mel, lengths, self.sizes.stride)
+        parts, b, mask = (
+            (lap(mel, self.sizes.stride) - self.mean) @ self.axes,
+            self.sizes.bound,
+            _mask(mel, lengths, self.sizes.stride),
+        )
         x = self.see(parts / self.level)
         for block in self.encoder: x = block(x, mask)
         mean = b * torch.tanh((parts[..., :self.sizes.dim] @ self.into + self.out(x)) / b)
@@ -145,20 +185,25 @@ def load_learned(
     return net.eval().requires_grad_(False), about
 
 # %% ../../nbs/codecs/11_nano_learned.ipynb #70085af0
-EDGE, CONTRAST = .2, .05   # scored on training speakers: with more contrast PESQ goes on rising, up to 0.15, and STOI falls
+# scored on training speakers: with more contrast PESQ goes on rising, up to 0.15, and STOI falls
+EDGE, CONTRAST = .2, .05
 
 def sharpen(
-    mel: Tensor,               # mel magnitude^0.3, [B, F, 80], non-negative
-    edge: float = EDGE,        # share of a band's distance to the mean of its five neighbours (itself among them) that is added
+    mel: Tensor,  # mel magnitude^0.3, [B, F, 80], non-negative
+    edge: float = EDGE,  # share of a band's distance to the mean of its five neighbours (itself among them) that is added
     contrast: float = CONTRAST,  # added to the exponent of magnitudes
-) -> Tensor:                   # magnitudes [B, F, 80] of the same energy as the picture with its edges
+) -> Tensor:  # magnitudes [B, F, 80] of the same energy as the picture with its edges
     "Magnitudes with clearer peaks and valleys, frame by frame; a louder picture gives louder ones, no other."
     near = F.avg_pool1d(F.pad(mel, (2, 2), mode="replicate"), 5, 1)
     m = (mel + edge * (mel - near)).clamp(min=0)**(1 / POWER)
     top = m.amax(-1, keepdim=True).clamp(min=1e-12)
     m = m / top
     raised = m**(1 + contrast)
-    return top * raised * (m.square().sum(-1, keepdim=True) / raised.square().sum(-1, keepdim=True).clamp(min=1e-12)).sqrt()
+    return (
+        top
+        * raised
+        * (m.square().sum(-1, keepdim=True) / raised.square().sum(-1, keepdim=True).clamp(min=1e-12)).sqrt()
+    )
 
 RANGE = 8.      # latents beyond +-RANGE are decoded as if they were there: nothing speech or a sane model makes
 
@@ -176,9 +221,16 @@ class LearnedNano(LatentCodec):
         self.net, self.about = load_learned(weights or SHIPPED)
         s, filters = self.net.sizes, self.net.filters
         self.dim, self.stride, self.frame_rate = s.dim, s.stride, RATE / (HOP * s.stride)
-        self.context = (KERNEL - 1) * max(s.encoder_blocks, s.decoder_blocks) + 2     # latent frames on either side of a piece: more than convolutions and laps reach
-        self.iterations, self.curve = iterations, json.loads(self.about.get("curve", "[]"))   # rows of the training curve
-        self.options = ({"weights": str(weights)} if weights else {}) | ({"iterations": iterations} if iterations != 32 else {}) | ({} if sharp else {"sharp": False}) | ({} if peaks else {"peaks": False})
+        # latent frames on either side of a piece: more than convolutions and laps reach
+        self.context = (KERNEL - 1) * max(s.encoder_blocks, s.decoder_blocks) + 2
+        # rows of the training curve
+        self.iterations, self.curve = iterations, json.loads(self.about.get("curve", "[]"))
+        self.options = (
+            ({"weights": str(weights)} if weights else {})
+            | ({"iterations": iterations} if iterations != 32 else {})
+            | ({} if sharp else {"sharp": False})
+            | ({} if peaks else {"peaks": False})
+        )
         self.peaks, self.sharp = peaks, {} if sharp else {"edge": 0., "contrast": 0.}
         self.register_buffer("inverse", torch.linalg.pinv(filters.double()).float(), persistent=False)
         self.register_buffer("loudest", (torch.hann_window(WINDOW).sum() * filters.sum(0))**POWER, persistent=False)
@@ -201,21 +253,31 @@ class LearnedNano(LatentCodec):
 
     @property
     def look_ahead(self) -> tuple:  # s
-        "Sound beyond its own frame that a latent depends on, and latents beyond its own frame that a decoded picture depends on."
+        """Sound beyond its own frame that a latent depends on, and latents beyond its own frame that a decoded
+        picture depends on."""
         s, frame = self.net.sizes, self.stride * HOP
-        return ((self.stride // 2 * HOP + MARGIN + frame * (s.encoder_blocks > 0)) / RATE, frame * (1 + (s.decoder_blocks > 0)) / RATE)
+        return (
+            (self.stride // 2 * HOP + MARGIN + frame * (s.encoder_blocks > 0)) / RATE,
+            frame * (1 + (s.decoder_blocks > 0)) / RATE,
+        )
 
     def _encode(self, wav, lengths):
         blocks = [self.frames(n) for n in lengths]
         mel = mel_loudness(wav, self.net.filters, blocks, self.stride)
-        return self._pieces(lambda a, b, rows: self.net.encode(mel[:, a * self.stride:b * self.stride], rows)[0], blocks)
+        return self._pieces(
+            lambda a, b, rows: self.net.encode(mel[:, a * self.stride : b * self.stride], rows)[0], blocks
+        )
 
     def loudness(self,
         z: Tensor,     # latents [B,T,D]
         lengths=None,  # valid frames of each row
     ) -> Tensor:       # mel magnitude^0.3, [B, stride T, 80], non-negative
         "The mel picture that latents stand for."
-        mel = self._pieces(lambda a, b, rows: self.net.decode(zero_beyond(z[:, a:b].clamp(-RANGE, RANGE), rows), rows), lengths or [z.shape[1]] * len(z), self.stride)
+        mel = self._pieces(
+            lambda a, b, rows: self.net.decode(zero_beyond(z[:, a:b].clamp(-RANGE, RANGE), rows), rows),
+            lengths or [z.shape[1]] * len(z),
+            self.stride,
+        )
         return torch.minimum(mel.clamp(min=0), self.loudest)
 
     def sound(self,
@@ -224,15 +286,24 @@ class LearnedNano(LatentCodec):
     ) -> Tensor:        # [B, 160 F]
         "What a mel picture sounds like."
         mel = sharpen(mel, **self.sharp)
-        return griffin_lim(lambda a, b: spread_bands(mel[:, a:b], self.net.filters, self.inverse), lengths, self.phase, n_iter=self.iterations, peaks=self.peaks)
+        return griffin_lim(
+            lambda a, b: spread_bands(mel[:, a:b], self.net.filters, self.inverse),
+            lengths,
+            self.phase,
+            n_iter=self.iterations,
+            peaks=self.peaks,
+        )
 
     def _decode(self, z, lengths): return self.sound(self.loudness(z, lengths), [n * self.stride for n in lengths])
 
     def _pieces(self, f, lengths, factor=1):
-        "A local function (first, last, valid frames of each row) -> [B, (last - first) factor, C] over a long recording."
+        """A local function (first, last, valid frames of each row) -> [B, (last - first) factor, C] over a long
+        recording."""
         parts, n, size = [], max(lengths), PIECE // self.stride
         for first in range(0, n, size):
             last = min(first + size, n)
             a, b = max(first - self.context, 0), min(last + self.context, n)
-            parts.append(f(a, b, [min(max(k - a, 0), b - a) for k in lengths])[:, (first - a) * factor:(last - a) * factor])
+            parts.append(
+                f(a, b, [min(max(k - a, 0), b - a) for k in lengths])[:, (first - a) * factor : (last - a) * factor]
+            )
         return torch.cat(parts, 1)

@@ -25,7 +25,16 @@ from torch import Tensor, nn
 
 from .nano import BANDS, BINS, HOP, POWER, RATE, WINDOW, fit_axes, mel_filters, mel_loudness
 from .nano_learned import EXACT, NanoNet, Sizes, load_learned, save_learned
-from ..core import ModelFileError, ParameterError, TrainingError, atomic_path, fingerprint, flush_denormal, read_json, write_json
+from audioengram.core import (
+    ModelFileError,
+    ParameterError,
+    TrainingError,
+    atomic_path,
+    fingerprint,
+    flush_denormal,
+    read_json,
+    write_json,
+)
 from ..devices import working_device
 
 # %% ../../nbs/codecs/13_nano_train.ipynb #afcd5d9e
@@ -42,9 +51,11 @@ class TrainConfig:
     decay: float = .1           # weight decay of matrices
     clip: float = 1.            # largest gradient norm
     average: float = .995       # of the moving average of weights that is exported
-    noise: float = .3           # most latent noise, share of each dimension's spread; drawn from noise * u^noise_bend for every segment
+    # most latent noise, share of each dimension's spread; drawn from noise * u^noise_bend for every segment
+    noise: float = .3
     noise_bend: float = 2.      # 1: uniform; larger: mostly little noise
-    noise_after: float = .3     # share of the run with a tenth of the noise; over the next quarter it grows to all of it
+    # share of the run with a tenth of the noise; over the next quarter it grows to all of it
+    noise_after: float = .3
     w_loud: float = 1.
     low: float = 2.             # weight of an error below 800 Hz over one above, before squaring
     w_envelope: float = .2
@@ -62,30 +73,92 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        if self.samples % (HOP * self.sizes.stride): raise ParameterError(f"segments of {self.seconds} s are not whole latent frames", remedy=f"Use a multiple of {HOP * self.sizes.stride / RATE} s")
-        if min(self.steps, self.batch, self.pool, self.renew, self.save_every, self.validate_every) < 1: raise ParameterError("steps, batch, pool, renew, save_every and validate_every must be at least 1")
-        if self.noise < 0 or not 0 <= self.average < 1: raise ParameterError("noise must not be negative, average must be in [0, 1)")
+        if self.samples % (HOP * self.sizes.stride):
+            raise ParameterError(
+                f"segments of {self.seconds} s are not whole latent frames",
+                remedy=f"Use a multiple of {HOP * self.sizes.stride / RATE} s",
+            )
+        if min(self.steps, self.batch, self.pool, self.renew, self.save_every, self.validate_every) < 1:
+            raise ParameterError("steps, batch, pool, renew, save_every and validate_every must be at least 1")
+        if self.noise < 0 or not 0 <= self.average < 1:
+            raise ParameterError("noise must not be negative, average must be in [0, 1)")
 
     @property
     def samples(self) -> int: return round(self.seconds * RATE)
 
-SIZES = {"smoke": Sizes(width=32, encoder_blocks=1, decoder_blocks=1), "small": Sizes(width=192, encoder_blocks=2, decoder_blocks=2), "again": Sizes(encoder_blocks=5, decoder_blocks=4), "finish": Sizes(encoder_blocks=6, decoder_blocks=6), "polish": Sizes(encoder_blocks=7, decoder_blocks=7), "full": Sizes(width=512, encoder_blocks=4, decoder_blocks=4)}
-_small = TrainConfig(SIZES["small"], steps=500, matrix_rate=4e-3, noise_after=0., w_envelope=.3, w_kl=1e-3, pool=2, renew=1000, save_every=250, validate_every=250)
-SMALL = {"small": _small,                                                    # trained in minutes, for experiments: one thing is changed at a time
+SIZES = {
+    "smoke": Sizes(width=32, encoder_blocks=1, decoder_blocks=1),
+    "small": Sizes(width=192, encoder_blocks=2, decoder_blocks=2),
+    "again": Sizes(encoder_blocks=5, decoder_blocks=4),
+    "finish": Sizes(encoder_blocks=6, decoder_blocks=6),
+    "polish": Sizes(encoder_blocks=7, decoder_blocks=7),
+    "full": Sizes(width=512, encoder_blocks=4, decoder_blocks=4),
+}
+_small = TrainConfig(
+    SIZES["small"],
+    steps=500,
+    matrix_rate=4e-3,
+    noise_after=0.0,
+    w_envelope=0.3,
+    w_kl=1e-3,
+    pool=2,
+    renew=1000,
+    save_every=250,
+    validate_every=250,
+)
+# trained in minutes, for experiments: one thing is changed at a time
+SMALL = {"small": _small,
          "small-32": replace(_small, sizes=replace(_small.sizes, dim=32)),
          "small-128": replace(_small, sizes=replace(_small.sizes, dim=128)),
-         "small-25hz": replace(_small, sizes=replace(_small.sizes, dim=32, stride=4)),   # 800 numbers a second, as `small`
+         # 800 numbers a second, as `small`
+         "small-25hz": replace(_small, sizes=replace(_small.sizes, dim=32, stride=4)),
          "small-exact": replace(_small, noise=0.),
          "small-kl": replace(_small, w_kl=1e-2),
          "small-smooth": replace(_small, w_smooth=.03),
          "small-pred": replace(_small, w_pred=.1)}
-PROFILES = {"smoke": TrainConfig(SIZES["smoke"], steps=8, batch=2, seconds=.64, warmup=2, pool=2, renew=4, save_every=4, validate_every=4),
-            "quick": TrainConfig(),
-            "again": TrainConfig(SIZES["again"], steps=4200, matrix_rate=2e-3, noise_after=0., w_envelope=.3, w_kl=1e-3),
-            "finish": TrainConfig(SIZES["finish"], steps=1800, rate=1.5e-3, matrix_rate=1.5e-3, noise=.2, noise_after=0., w_envelope=.4, w_kl=5e-4, save_every=250, validate_every=250),
-            "polish": TrainConfig(SIZES["polish"], steps=1400, rate=1.2e-3, matrix_rate=1.2e-3, noise=.2, noise_after=0., w_envelope=.5, w_kl=5e-4, save_every=200, validate_every=200),
-            **SMALL,
-            "full": TrainConfig(SIZES["full"], steps=100_000, batch=256, warmup=500, average=.9995, bf16=True, renew=2000, save_every=2000, validate_every=2000)}
+PROFILES = {
+    "smoke": TrainConfig(
+        SIZES["smoke"], steps=8, batch=2, seconds=0.64, warmup=2, pool=2, renew=4, save_every=4, validate_every=4
+    ),
+    "quick": TrainConfig(),
+    "again": TrainConfig(SIZES["again"], steps=4200, matrix_rate=2e-3, noise_after=0.0, w_envelope=0.3, w_kl=1e-3),
+    "finish": TrainConfig(
+        SIZES["finish"],
+        steps=1800,
+        rate=1.5e-3,
+        matrix_rate=1.5e-3,
+        noise=0.2,
+        noise_after=0.0,
+        w_envelope=0.4,
+        w_kl=5e-4,
+        save_every=250,
+        validate_every=250,
+    ),
+    "polish": TrainConfig(
+        SIZES["polish"],
+        steps=1400,
+        rate=1.2e-3,
+        matrix_rate=1.2e-3,
+        noise=0.2,
+        noise_after=0.0,
+        w_envelope=0.5,
+        w_kl=5e-4,
+        save_every=200,
+        validate_every=200,
+    ),
+    **SMALL,
+    "full": TrainConfig(
+        SIZES["full"],
+        steps=100_000,
+        batch=256,
+        warmup=500,
+        average=0.9995,
+        bf16=True,
+        renew=2000,
+        save_every=2000,
+        validate_every=2000,
+    ),
+}
 
 def read_config(
     source,  # a name of PROFILES, or a .toml or .json file: `profile`, then any field of TrainConfig, and a table `sizes`
@@ -93,11 +166,19 @@ def read_config(
     "A configuration by profile or from a file."
     if str(source) in PROFILES: return PROFILES[str(source)]
     path = Path(source)
-    try: given = tomllib.loads(path.read_text("utf-8")) if path.suffix == ".toml" else json.loads(path.read_text("utf-8"))
-    except FileNotFoundError: raise ParameterError("no such configuration", path, f"Give {', '.join(PROFILES)} or a .toml or .json file") from None
-    except ValueError as e: raise ParameterError(f"cannot be read ({e})", path, "Mend the file") from None
+    try:
+        given = (
+            tomllib.loads(path.read_text("utf-8")) if path.suffix == ".toml" else json.loads(path.read_text("utf-8"))
+        )
+    except FileNotFoundError:
+        raise ParameterError(
+            "no such configuration", path, f"Give {', '.join(PROFILES)} or a .toml or .json file"
+        ) from None
+    except ValueError as e:
+        raise ParameterError(f"cannot be read ({e})", path, "Mend the file") from None
     name = given.pop("profile", "quick")
-    if name not in PROFILES: raise ParameterError(f"unknown profile {name!r}", path, f"Choose one of {', '.join(PROFILES)}")
+    if name not in PROFILES:
+        raise ParameterError(f"unknown profile {name!r}", path, f"Choose one of {', '.join(PROFILES)}")
     return _with(PROFILES[name], given, path)
 
 def _with(config, given, path=None):
@@ -135,14 +216,30 @@ class Speech:
             rng = np.random.default_rng([config.seed, version, i])
             for at in range(0, len(stream), STRETCH):
                 x = stream[at:at + STRETCH].astype(np.float32) / 32768
-                if version: x = roughen(soxr.resample(x, math.exp(rng.uniform(-config.speed, config.speed)) * RATE, RATE, quality="LQ"), rng)
+                if version:
+                    x = roughen(
+                        soxr.resample(x, math.exp(rng.uniform(-config.speed, config.speed)) * RATE, RATE, quality="LQ"),
+                        rng,
+                    )
                 n = len(x) // (HOP * config.sizes.stride)
-                if n: found.append((i, mel_loudness(torch.from_numpy(x[None, :n * HOP * config.sizes.stride]), filters, [n], config.sizes.stride)[0].half()))
+                if n:
+                    found.append(
+                        (
+                            i,
+                            mel_loudness(
+                                torch.from_numpy(x[None, : n * HOP * config.sizes.stride]),
+                                filters,
+                                [n],
+                                config.sizes.stride,
+                            )[0].half(),
+                        )
+                    )
         return found
 
 class Pool:
     "The versions of the corpus that are in memory at a step; batch i depends on the seed and i only."
-    def __init__(self, speech: Speech, config: TrainConfig): self.speech, self.config, self.length, self.have = speech, config, config.samples // HOP, {}
+    def __init__(self, speech: Speech, config: TrainConfig):
+        self.speech, self.config, self.length, self.have = speech, config, config.samples // HOP, {}
 
     def batch(self,
         step: int,
@@ -160,13 +257,26 @@ class Pool:
     def _hold(self, versions):
         "Have these versions in memory and no others, as one array."
         if self.have.keys() == set(versions): return
-        self.have = {v: self.have[v] if v in self.have else [(i, x) for i, x in self.speech.pictures(v, self.config) if len(x) >= self.length] for v in versions}
+        self.have = {
+            v: self.have[v]
+            if v in self.have
+            else [(i, x) for i, x in self.speech.pictures(v, self.config) if len(x) >= self.length]
+            for v in versions
+        }
         pieces = [piece for v in sorted(self.have) for piece in self.have[v]]
-        if not pieces: raise TrainingError(f"no recording fills a segment of {self.config.seconds} s", remedy="Train on a larger corpus, or with shorter segments")
+        if not pieces:
+            raise TrainingError(
+                f"no recording fills a segment of {self.config.seconds} s",
+                remedy="Train on a larger corpus, or with shorter segments",
+            )
         speaker, self.lengths = np.array([i for i, _ in pieces]), np.array([len(x) for _, x in pieces])
         total = np.bincount(speaker, self.lengths)[speaker]
         weight = total**self.config.balance * self.lengths / total
-        self.flat, self.starts, self.p = torch.cat([x for _, x in pieces]), self.lengths.cumsum() - self.lengths, weight / weight.sum()
+        self.flat, self.starts, self.p = (
+            torch.cat([x for _, x in pieces]),
+            self.lengths.cumsum() - self.lengths,
+            weight / weight.sum(),
+        )
 
 def roughen(
     x,     # [S]
@@ -227,7 +337,8 @@ def prediction_loss(
     z: Tensor,       # [B,T,D]
     order: int = 4,  # frames looked back
 ) -> Tensor:         # scalar, error over variance
-    "What the best linear prediction of z from the frames before leaves, fitted in the batch; gradients pass through the fit."
+    """What the best linear prediction of z from the frames before leaves, fitted in the batch; gradients pass
+    through the fit."""
     past = z.unfold(1, order, 1)[:, :-1].flatten(2)
     x, y = past.flatten(0, 1), z[:, order:].flatten(0, 1)
     x, y = x - x.mean(0), y - y.mean(0)
@@ -240,7 +351,12 @@ class Losses(nn.Module):
         super().__init__()
         self.config, filters = config, mel_filters()
         low = 1 + (config.low - 1) * torch.sigmoid((22 - torch.arange(float(BANDS))) / 2)       # band 22 is at 800 Hz
-        for name, x in (("width", filters.sum(0)), ("bands", filters.mT @ third_octaves()), ("weight", low / low.square().mean().sqrt())): self.register_buffer(name, x)
+        for name, x in (
+            ("width", filters.sum(0)),
+            ("bands", filters.mT @ third_octaves()),
+            ("weight", low / low.square().mean().sqrt()),
+        ):
+            self.register_buffer(name, x)
 
     def forward(self,
         net: NanoNet,
@@ -251,19 +367,28 @@ class Losses(nn.Module):
         "Weighted sum and its parts."
         c = self.config
         mean, logvar = net.encode(mel)
-        spread = (mean.flatten(0, 1).var(0) + 1e-6).sqrt()       # with its gradient: latents that grow do not outgrow the noise
+        # with its gradient: latents that grow do not outgrow the noise
+        spread = (mean.flatten(0, 1).var(0) + 1e-6).sqrt()
         sigma = (logvar.exp() + (level * spread).square()).sqrt()
         back = net.decode(mean + sigma * noise)
         variance = (mel - mel.mean((1, 2), keepdim=True)).square().mean((1, 2))
         magnitude = lambda x: x.clamp(min=1e-3)**(1 / POWER) / self.width
-        parts = {"loud": ((self.weight * (back - mel)).square().mean((1, 2)) / (variance + 1e-3)).mean(), "envelope": envelope_loss(magnitude(back), magnitude(mel), self.bands),
-                 "kl": .5 * (mean.square() + sigma.square() - 1 - 2 * sigma.clamp(min=1e-4).log()).mean()}
+        parts = {
+            "loud": ((self.weight * (back - mel)).square().mean((1, 2)) / (variance + 1e-3)).mean(),
+            "envelope": envelope_loss(magnitude(back), magnitude(mel), self.bands),
+            "kl": 0.5 * (mean.square() + sigma.square() - 1 - 2 * sigma.clamp(min=1e-4).log()).mean(),
+        }
         if c.w_smooth: parts["smooth"] = ((mean[:, 1:] - mean[:, :-1]) / spread).square().mean()
         if c.w_pred: parts["pred"] = prediction_loss(mean)
-        return sum(getattr(c, f"w_{k}") * v for k, v in parts.items()), {k: v.detach() for k, v in parts.items()}, mean.detach()
+        return (
+            sum(getattr(c, f"w_{k}") * v for k, v in parts.items()),
+            {k: v.detach() for k, v in parts.items()},
+            mean.detach(),
+        )
 
 # %% ../../nbs/codecs/13_nano_train.ipynb #f356a8a2
-QUINTIC = (3.4445, -4.7750, 2.0315)   # coefficients of x, x^3 and x^5: slope at 0 as large as it can be (Jordan et al. 2024)
+# coefficients of x, x^3 and x^5: slope at 0 as large as it can be (Jordan et al. 2024)
+QUINTIC = (3.4445, -4.7750, 2.0315)
 
 def orthogonal(
     x: Tensor,      # a matrix
@@ -288,29 +413,45 @@ class Muon:
     def step(self):
         for p, m in zip(self.parameters, self.momenta, strict=True):
             m.lerp_(p.grad, 1 - self.keep)
-            p.mul_(1 - self.rate * self.decay).add_(orthogonal(p.grad.lerp(m, self.keep)), alpha=-.2 * self.rate * max(p.shape)**.5)
+            p.mul_(1 - self.rate * self.decay).add_(
+                orthogonal(p.grad.lerp(m, self.keep)), alpha=-0.2 * self.rate * max(p.shape) ** 0.5
+            )
 
 # %% ../../nbs/codecs/13_nano_train.ipynb #6bd31415
 def tell(line): print(line, flush=True)
 
 def begin(
     config: TrainConfig,
-    train: Speech,   # fits the linear part where no weights are given
-) -> tuple:          # NanoNet; provenance of the weights it begins with, {} if there are none; raises ParameterError, ModelFileError
+    train: Speech,  # fits the linear part where no weights are given
+) -> (
+    tuple
+):  # NanoNet; provenance of the weights it begins with, {} if there are none; raises ParameterError, ModelFileError
     "A network to train: a new one, or an earlier one, which may get deeper: added blocks start as identities."
     if not config.start:
-        linear = fit_axes((x.float()[None] for _, x in train.pictures(0, config)), BANDS * config.sizes.stride, config.sizes.stride)
+        linear = fit_axes(
+            (x.float()[None] for _, x in train.pictures(0, config)), BANDS * config.sizes.stride, config.sizes.stride
+        )
         return NanoNet(config.sizes, {"filters": mel_filters(), **linear}), {}
     old, about = load_learned(config.start)
     fits = replace(config.sizes, encoder_blocks=old.sizes.encoder_blocks, decoder_blocks=old.sizes.decoder_blocks)
-    if fits != old.sizes or config.sizes.encoder_blocks < old.sizes.encoder_blocks or config.sizes.decoder_blocks < old.sizes.decoder_blocks:
-        raise ParameterError(f"its sizes are {asdict(old.sizes)}", config.start, "Configure the same; only blocks may be added")
+    if (
+        fits != old.sizes
+        or config.sizes.encoder_blocks < old.sizes.encoder_blocks
+        or config.sizes.decoder_blocks < old.sizes.decoder_blocks
+    ):
+        raise ParameterError(
+            f"its sizes are {asdict(old.sizes)}", config.start, "Configure the same; only blocks may be added"
+        )
     state = old.state_dict()
     net = NanoNet(config.sizes, {k: state[k] for k in EXACT})
     net.load_state_dict(state, strict=False)
     for k, p in net.named_parameters():
         if k not in state and ".narrow." in k: nn.init.zeros_(p)
-    return net, {k: about[k] for k in ("corpus", "steps", "train_speakers", "train_seconds", "speakers", "recipe", "before") if k in about} | {"seconds": (json.loads(about.get("curve", "[]")) or [{}])[-1].get("seconds", 0.)}
+    return net, {
+        k: about[k]
+        for k in ("corpus", "steps", "train_speakers", "train_seconds", "speakers", "recipe", "before")
+        if k in about
+    } | {"seconds": (json.loads(about.get("curve", "[]")) or [{}])[-1].get("seconds", 0.0)}
 
 class Trainer:
     "Network, average, optimiser and curve of one run."
@@ -321,13 +462,22 @@ class Trainer:
         folder,             # of the run; what it holds is resumed
         device="cpu",
     ):
-        self.config, self.train, self.valid, self.folder, self.device = config, train, valid, Path(folder), torch.device(device)
+        self.config, self.train, self.valid, self.folder, self.device = (
+            config,
+            train,
+            valid,
+            Path(folder),
+            torch.device(device),
+        )
         torch.manual_seed(config.seed)
         self.net, self.before = begin(config, train)
         self.net, self.average = self.net.to(device), copy.deepcopy(self.net).to(device)
         self.losses, self.pool = Losses(config).to(device), Pool(train, config)
         matrices, rest = ([p for p in self.net.parameters() if (p.ndim == 2) == two] for two in (True, False))
-        self.muon, self.adam = Muon(matrices, config.decay), torch.optim.AdamW(rest, lr=config.rate, betas=(.9, .98), weight_decay=0., fused=True)
+        self.muon, self.adam = (
+            Muon(matrices, config.decay),
+            torch.optim.AdamW(rest, lr=config.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        )
         self.step, self.curve, self.recent, self.best, self.spent = 0, [], [], math.inf, 0.
         check = Pool(valid, replace(config, batch=32, balance=.75))
         self.check = [check.batch(i, change=False) for i in range(2)]
@@ -348,7 +498,8 @@ class Trainer:
         level = (grow * c.noise * torch.rand(c.batch, 1, 1, generator=g)**c.noise_bend).to(self.device)
         share = self.schedule(self.step)
         self.adam.param_groups[0]["lr"], self.muon.rate = c.rate * share, c.matrix_rate * share
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=c.bf16): loss, parts, _ = self.losses(self.net, mel, noise, level)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=c.bf16):
+            loss, parts, _ = self.losses(self.net, mel, noise, level)
         self.net.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), c.clip)
@@ -359,12 +510,17 @@ class Trainer:
         return {"loss": float(loss.detach()), **{k: float(v) for k, v in parts.items()}}
 
     def _watch(self, loss, norm):
-        "Stop a run that has no way back: a step without a number, or twenty steps far above the best twenty so far. Single bad batches pass, their gradient is clipped."
+        """Stop a run that has no way back: a step without a number, or twenty steps far above the best twenty so
+        far. Single bad batches pass, their gradient is clipped."""
         self.recent = (self.recent + [loss])[-20:]
         now = float(np.median(self.recent))
         if len(self.recent) == 20: self.best = min(self.best, now)
         if not math.isfinite(loss + norm) or now > 3 * self.best:
-            raise TrainingError(f"diverged at step {self.step}: loss {now:.3g}, gradient {norm:.3g}", self.folder, "Lower `rate`; the last checkpoint is whole")
+            raise TrainingError(
+                f"diverged at step {self.step}: loss {now:.3g}, gradient {norm:.3g}",
+                self.folder,
+                "Lower `rate`; the last checkpoint is whole",
+            )
 
     @torch.no_grad()
     def _follow(self):
@@ -374,11 +530,17 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict:
-        "Terms on speakers not trained on, without noise, and loudness and envelope under noise of 0.3; the latents' range."
+        """Terms on speakers not trained on, without noise, and loudness and envelope under noise of 0.3; the
+        latents' range."""
         rows, reach = [], 0.
         for i, mel in enumerate(self.check):
             g = torch.Generator().manual_seed(i)
-            mel, noise = mel.to(self.device), torch.randn(len(mel), mel.shape[1] // self.config.sizes.stride, self.config.sizes.dim, generator=g).to(self.device)
+            mel, noise = (
+                mel.to(self.device),
+                torch.randn(len(mel), mel.shape[1] // self.config.sizes.stride, self.config.sizes.dim, generator=g).to(
+                    self.device
+                ),
+            )
             row = {}
             for name, level in (("", 0.), ("noisy ", .3)):
                 _, parts, z = self.losses(self.average, mel, noise, mel.new_full((len(mel), 1, 1), level))
@@ -397,29 +559,53 @@ class Trainer:
             seen.append(self.one())
             last = self.step == self.config.steps
             if self.step % self.config.validate_every == 0 or last:
-                row = {"step": self.step, "seconds": round(self.spent + time.monotonic() - began, 1), **{f"train {k}": float(np.mean([r[k] for r in seen])) for k in seen[0]}, **self.validate()}
+                row = {
+                    "step": self.step,
+                    "seconds": round(self.spent + time.monotonic() - began, 1),
+                    **{f"train {k}": float(np.mean([r[k] for r in seen])) for k in seen[0]},
+                    **self.validate(),
+                }
                 self.curve.append(row); seen = []
-                say(f"step {self.step}/{self.config.steps}, {(time.monotonic() - began) / (self.step - at):.2f} s a step: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "seconds")))
+                say(
+                    f"step {self.step}/{self.config.steps}, {(time.monotonic() - began) / (self.step - at):.2f} s a step: "
+                    + ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "seconds"))
+                )
             if self.step % self.config.save_every == 0 or last: self._save(time.monotonic() - began)
         self._save(time.monotonic() - began)
         return self
 
     def _state(self):
         "Every tensor of the run by name."
-        moments = {f"adam.{i}.{k}": s[k] for i, s in self.adam.state_dict()["state"].items() for k in ("exp_avg", "exp_avg_sq")} | {f"muon.{i}": m for i, m in enumerate(self.muon.momenta)}
-        return {f"net.{k}": v for k, v in self.net.state_dict().items()} | {f"average.{k}": v for k, v in self.average.state_dict().items()} | moments
+        moments = {
+            f"adam.{i}.{k}": s[k] for i, s in self.adam.state_dict()["state"].items() for k in ("exp_avg", "exp_avg_sq")
+        } | {f"muon.{i}": m for i, m in enumerate(self.muon.momenta)}
+        return (
+            {f"net.{k}": v for k, v in self.net.state_dict().items()}
+            | {f"average.{k}": v for k, v in self.average.state_dict().items()}
+            | moments
+        )
 
     def _save(self, seconds):
         "Checkpoint, curve, configuration and export."
         write_json(self.folder / "config.json", asdict(self.config))
         write_json(self.folder / "curve.json", self.curve)
         with atomic_path(self.folder / "checkpoint.safetensors") as tmp:
-            save_file({k: v.detach().cpu().contiguous() for k, v in self._state().items()}, tmp, {"step": str(self.step), "seconds": str(self.spent + seconds), "config": self._identity()})
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in self._state().items()},
+                tmp,
+                {"step": str(self.step), "seconds": str(self.spent + seconds), "config": self._identity()},
+            )
         self.export(self.folder / "nano.safetensors")
 
     def _identity(self):
         "What must not change when a run goes on; its length and its schedule may."
-        return fingerprint({k: v for k, v in asdict(self.config).items() if k not in ("steps", "rate", "matrix_rate", "warmup", "noise_after", "save_every", "validate_every")})
+        return fingerprint(
+            {
+                k: v
+                for k, v in asdict(self.config).items()
+                if k not in ("steps", "rate", "matrix_rate", "warmup", "noise_after", "save_every", "validate_every")
+            }
+        )
 
     def _resume(self):
         "Go on from the folder's checkpoint."
@@ -428,20 +614,41 @@ class Trainer:
         try:
             with safe_open(path, "pt") as f: about, state = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
         except (SafetensorError, OSError) as e: raise ModelFileError(f"is damaged ({e})", path, "Delete it; training starts anew") from None
-        if about["config"] != self._identity(): raise TrainingError("the folder holds a run of another configuration", self.folder, "Give another folder")
+        if about["config"] != self._identity():
+            raise TrainingError("the folder holds a run of another configuration", self.folder, "Give another folder")
         part = lambda name: {k[len(name):]: v for k, v in state.items() if k.startswith(name)}
         self.net.load_state_dict(part("net.")); self.average.load_state_dict(part("average."))
-        self.step, self.spent, self.curve = int(about["step"]), float(about["seconds"]), read_json(self.folder / "curve.json", TrainingError)
+        self.step, self.spent, self.curve = (
+            int(about["step"]),
+            float(about["seconds"]),
+            read_json(self.folder / "curve.json", TrainingError),
+        )
         for i, m in enumerate(self.muon.momenta): m.copy_(state[f"muon.{i}"])
         adam = self.adam.state_dict()
-        adam["state"] = {i: {"step": torch.tensor(float(self.step)), **part(f"adam.{i}.")} for i in adam["param_groups"][0]["params"] if f"adam.{i}.exp_avg" in state}
+        adam["state"] = {
+            i: {"step": torch.tensor(float(self.step)), **part(f"adam.{i}.")}
+            for i in adam["param_groups"][0]["params"]
+            if f"adam.{i}.exp_avg" in state
+        }
         self.adam.load_state_dict(adam)
 
     def export(self, path, **about):
         "Averaged weights as half precision, with their provenance."
         curve = [{k: float(f"{v:.4g}") for k, v in row.items()} for row in self.curve]
-        save_learned(self.average, path, steps=self.step, curve=json.dumps(curve), of_steps=self.config.steps, train_speakers=len(self.train.streams), speakers=json.dumps(list(self.train.streams)), train_seconds=round(self.train.seconds),
-                     recipe=json.dumps({k: v for k, v in asdict(self.config).items() if k not in ("sizes", "start")}), before=json.dumps(self.before), **getattr(self, "about", {}), **about)
+        save_learned(
+            self.average,
+            path,
+            steps=self.step,
+            curve=json.dumps(curve),
+            of_steps=self.config.steps,
+            train_speakers=len(self.train.streams),
+            speakers=json.dumps(list(self.train.streams)),
+            train_seconds=round(self.train.seconds),
+            recipe=json.dumps({k: v for k, v in asdict(self.config).items() if k not in ("sizes", "start")}),
+            before=json.dumps(self.before),
+            **getattr(self, "about", {}),
+            **about,
+        )
 
 # %% ../../nbs/codecs/13_nano_train.ipynb #06999a3a
 def train_nano_on(
@@ -457,7 +664,14 @@ def train_nano_on(
     train = load_speech([(c, {*s.train_utterances, *s.valid_utterances}) for c, s in splits])
     valid = load_speech([(c, s.eval_utterances) for c, s in splits], most=180)
     trainer = Trainer(config, train, valid, folder, working_device(device))
-    trainer.about = {"corpus": ", ".join(c.name for c in corpora), "corpus_fingerprint": ", ".join(c.fingerprint for c in corpora), "licence": "; ".join(dict.fromkeys(c.licence for c in corpora)),
-                     "source": "; ".join(c.source for c in corpora), "split_seed": splits[0][1].seed}
-    say(f"{train.seconds / 60:.0f} min of {len(train.streams)} speakers, validated on {len(valid.streams)} others; {sum(p.numel() for p in trainer.net.parameters()) / 1e6:.1f} M parameters; from step {trainer.step}")
+    trainer.about = {
+        "corpus": ", ".join(c.name for c in corpora),
+        "corpus_fingerprint": ", ".join(c.fingerprint for c in corpora),
+        "licence": "; ".join(dict.fromkeys(c.licence for c in corpora)),
+        "source": "; ".join(c.source for c in corpora),
+        "split_seed": splits[0][1].seed,
+    }
+    say(
+        f"{train.seconds / 60:.0f} min of {len(train.streams)} speakers, validated on {len(valid.streams)} others; {sum(p.numel() for p in trainer.net.parameters()) / 1e6:.1f} M parameters; from step {trainer.step}"
+    )
     return trainer.run(minutes, say)

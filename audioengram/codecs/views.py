@@ -19,7 +19,8 @@ from ..core import CodecError, fingerprint
 
 # %% ../../nbs/codecs/25_views.ipynb #01b277df
 class View(nn.Module):
-    "An invertible description of latents: `[...,T,D]` in, `[...,T/n,dim_out]` out. Takes and returns arrays or tensors."
+    """An invertible description of latents: `[...,T,D]` in, `[...,T/n,dim_out]` out. Takes and returns arrays or
+    tensors."""
     kind: str           # its name in "codec+view", without the number
     number = None       # the number in its name, if it has one
     dim_in: int         # D of the latents below
@@ -35,9 +36,14 @@ class View(nn.Module):
 
     def _serve(self, f, z, dim):
         "Check, and serve numpy through torch."
-        if not self.is_fitted: raise CodecError(f"the view {self.label!r} has not been fitted", remedy="Call fit on the latents of training speakers (codec.fit_views), or load a store that holds its state")
+        if not self.is_fitted:
+            raise CodecError(
+                f"the view {self.label!r} has not been fitted",
+                remedy="Call fit on the latents of training speakers (codec.fit_views), or load a store that holds its state",
+            )
         if isinstance(z, np.ndarray): return self._serve(f, torch.from_numpy(np.ascontiguousarray(z)), dim).numpy()
-        if z.ndim < 2 or z.shape[-1] != dim: raise CodecError(f"the view {self.label!r} expects [..., T, {dim}], not {tuple(z.shape)}")
+        if z.ndim < 2 or z.shape[-1] != dim:
+            raise CodecError(f"the view {self.label!r} expects [..., T, {dim}], not {tuple(z.shape)}")
         return f(z)
 
     @property
@@ -57,9 +63,18 @@ class View(nn.Module):
     def load_state(self, state: dict):
         "Take sizes and fitted arrays over; raises CodecError if they are of another view."
         mine = {k: np.shape(v) for k, v in self.sizes().items()} | {k: tuple(v.shape) for k, v in self.named_buffers()}
-        wrong = [k for k, v in state.items() if np.shape(v) != mine.get(k)] or [k for k, v in self.sizes().items() if state.get(k) != v]
-        if wrong: raise CodecError(f"this state is not of view {self.label!r} on {self.dim_in}-d latents: {', '.join(wrong)} differ")
-        return self._learned(**{k: v for k, v in state.items() if k not in self.sizes()}) if len(state) == len(mine) else self
+        wrong = [k for k, v in state.items() if np.shape(v) != mine.get(k)] or [
+            k for k, v in self.sizes().items() if state.get(k) != v
+        ]
+        if wrong:
+            raise CodecError(
+                f"this state is not of view {self.label!r} on {self.dim_in}-d latents: {', '.join(wrong)} differ"
+            )
+        return (
+            self._learned(**{k: v for k, v in state.items() if k not in self.sizes()})
+            if len(state) == len(mine)
+            else self
+        )
     def _learned(self, **arrays):
         "Fill the buffers; from now on the view is fitted."
         for k, v in arrays.items(): getattr(self, k).copy_(torch.as_tensor(np.array(v)))
@@ -111,7 +126,10 @@ class Pca(View):
         n: int,       # directions kept
     ):
         super().__init__()
-        if n > dim_in: raise CodecError(f"pca{n} asks for more dimensions than the {dim_in} below it", remedy=f"Use pca{dim_in} or fewer")
+        if n > dim_in:
+            raise CodecError(
+                f"pca{n} asks for more dimensions than the {dim_in} below it", remedy=f"Use pca{dim_in} or fewer"
+            )
         self.dim_in, self.number, self.dim_out, self.is_fitted = dim_in, n, n, False
         self.register_buffer("mean", torch.zeros(dim_in))
         self.register_buffer("axes", torch.zeros(dim_in, n))
@@ -119,7 +137,10 @@ class Pca(View):
 
     def fit(self, latents):
         n, mean, cov = moments(latents, self.dim_in)
-        if n <= self.dim_out: raise CodecError(f"{self.label} cannot be fitted on {n} frames", remedy="Use more training speech or fewer dimensions")
+        if n <= self.dim_out:
+            raise CodecError(
+                f"{self.label} cannot be fitted on {n} frames", remedy="Use more training speech or fewer dimensions"
+            )
         axes, values, kept = principal_axes(cov, self.dim_out)
         return self._learned(mean=mean, axes=axes, kept=kept)
     def _transform(self, z): return (z - self.mean) @ self.axes
@@ -138,7 +159,11 @@ class ViewCodec(LatentCodec):
         self.name = "+".join([base.name, *(v.label for v in views)])
         self.options = base.options
         self.n_stack = math.prod(v.n_stack for v in views)
-        self.sample_rate, self.frame_rate, self.dim = base.sample_rate, base.frame_rate / self.n_stack, views[-1].dim_out
+        self.sample_rate, self.frame_rate, self.dim = (
+            base.sample_rate,
+            base.frame_rate / self.n_stack,
+            views[-1].dim_out,
+        )
         longest = max(base.min_samples, base.samples(self.n_stack))
         self.min_samples = base.min_samples + bisect.bisect_left(range(base.min_samples, longest), 1, key=self.frames)
 
@@ -164,13 +189,17 @@ class ViewCodec(LatentCodec):
     def _encode(self, wav, lengths): return self.transform(self._base.encode(wav, lengths))
     def _decode(self, z, lengths): return self._base.decode(self.inverse(z), [n * self.n_stack for n in lengths])
 
-    def fit_views(self,
+    def fit_views(
+        self,
         latents,  # latents of the base codec, training speakers: a list, a store, anything of [T,D] arrays that can be iterated again
-    ):            # the codec; raises CodecError
+    ):  # the codec; raises CodecError
         "Fit every view that learns, innermost first; a view that is fitted stays as it is."
         todo = [i for i, v in enumerate(self._views) if not v.is_fitted]
         if len(todo) > 1 and iter(latents) is latents:
-            raise CodecError(f"{self.name} needs {len(todo)} passes over the latents, and an iterator gives one", remedy="Pass a list or a latent store")
+            raise CodecError(
+                f"{self.name} needs {len(todo)} passes over the latents, and an iterator gives one",
+                remedy="Pass a list or a latent store",
+            )
         for i in todo: self._views[i].fit(_through(self._views[:i], latents))
         return self
 
@@ -181,8 +210,12 @@ class ViewCodec(LatentCodec):
         state: dict,  # from `state()` of a codec of the same name
     ):                # the codec; raises CodecError if it belongs to other views
         "Take over what was learned."
-        parts = [{k.removeprefix(f"{i}.{v.kind}."): a for k, a in state.items() if k.startswith(f"{i}.{v.kind}.")} for i, v in enumerate(self._views)]
-        if sum(map(len, parts)) != len(state): raise CodecError(f"this state is not of {self.name}: it holds {', '.join(sorted(state))}")
+        parts = [
+            {k.removeprefix(f"{i}.{v.kind}."): a for k, a in state.items() if k.startswith(f"{i}.{v.kind}.")}
+            for i, v in enumerate(self._views)
+        ]
+        if sum(map(len, parts)) != len(state):
+            raise CodecError(f"this state is not of {self.name}: it holds {', '.join(sorted(state))}")
         for view, part in zip(self._views, parts, strict=True): view.load_state(part)
         return self
 

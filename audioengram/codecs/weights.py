@@ -36,8 +36,12 @@ def read_tensors(
 ) -> dict:          # name -> tensor on the CPU; raises CodecError
     "Read the tensors of a safetensors file."
     path = Path(path)
-    if path.suffix != ".safetensors": raise CodecError("weights are read from safetensors only, since other formats can run code", path,
-                                                       "Convert the file with safetensors.torch.save_file")
+    if path.suffix != ".safetensors":
+        raise CodecError(
+            "weights are read from safetensors only, since other formats can run code",
+            path,
+            "Convert the file with safetensors.torch.save_file",
+        )
     try:
         with safe_open(path, framework="pt") as file:
             return {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}
@@ -70,13 +74,20 @@ def hub_file(
     "A file of the Hugging Face hub at one commit, downloaded on first use."
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
-    path, where = try_to_load_from_cache(repo, filename, revision=revision), f"https://huggingface.co/{repo} at revision {revision}"
+    path, where = (
+        try_to_load_from_cache(repo, filename, revision=revision),
+        f"https://huggingface.co/{repo} at revision {revision}",
+    )
     if not isinstance(path, str):
         remedy = f"Connect once, or fetch it from {where} and {instead}"
         if why := _hub_closed(): raise CodecError(f"{filename} is not on this machine and {why}", remedy=remedy)
-        try: path = hf_hub_download(repo, filename, revision=revision)
-        except GatedRepoError: raise CodecError(f"{repo} wants its terms accepted", remedy=f"Accept them at https://huggingface.co/{repo}, "
-                                                "then log in with `hf auth login`") from None
+        try:
+            path = hf_hub_download(repo, filename, revision=revision)
+        except GatedRepoError:
+            raise CodecError(
+                f"{repo} wants its terms accepted",
+                remedy=f"Accept them at https://huggingface.co/{repo}, then log in with `hf auth login`",
+            ) from None
         except (HfHubHTTPError, OSError) as e:
             raise CodecError(f"{filename} could not be downloaded ({str(e).splitlines()[0]})", remedy=remedy) from None
     return Path(path)
@@ -86,7 +97,8 @@ def _hub_closed() -> str:
     import requests
     from huggingface_hub import constants
     if not MAY_DOWNLOAD.get(): return "a list of codecs downloads nothing"
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in constants.ENV_VARS_TRUE_VALUES: return "HF_HUB_OFFLINE is set"
+    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in constants.ENV_VARS_TRUE_VALUES:
+        return "HF_HUB_OFFLINE is set"
     try: requests.head(constants.ENDPOINT, timeout=3)
     except requests.RequestException: return f"{constants.ENDPOINT} does not answer"
     return ""
@@ -100,11 +112,15 @@ def weights_file(
     sha256=None,    # what the hub's file must hash to; None: not compared
 ) -> tuple:         # an existing file and its checksum; raises CodecError
     "Find a codec's weights."
-    if weights == "hub": path = hub_file(repo, filename, revision, 'pass weights=PATH; weights="random" builds an untrained model')
+    if weights == "hub":
+        path = hub_file(repo, filename, revision, 'pass weights=PATH; weights="random" builds an untrained model')
     else:
         path = Path(weights).expanduser()
-        if path.is_dir(): path = path / Path(filename).name
-        if not path.is_file(): raise CodecError("no such weights file", path, 'Pass the path of a safetensors file, "hub" or "random"')
+        if path.is_dir():
+            path = path / Path(filename).name
+        if not path.is_file():
+            raise CodecError("no such weights file", path, 'Pass the path of a safetensors file, "hub" or "random"')
     found = sha256_of(path)
-    if weights == "hub" and sha256 not in (None, found): raise CodecError("is not the file on record, its checksum differs", path, "Delete it and try again")
+    if weights == "hub" and sha256 not in (None, found):
+        raise CodecError("is not the file on record, its checksum differs", path, "Delete it and try again")
     return path, found

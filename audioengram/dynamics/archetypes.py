@@ -62,7 +62,9 @@ def frames_of(
     rows = np.sort(rows)
     at = np.concatenate([np.arange(store.offsets[r], store.offsets[r + 1]) for r in rows])
     owner = np.repeat(rows, np.diff(store.offsets)[rows])
-    return Frames(np.asarray(store.z)[at], owner, store.index["speaker_id"].to_numpy()[owner], np.asarray(store.energy)[at])
+    return Frames(
+        np.asarray(store.z)[at], owner, store.index["speaker_id"].to_numpy()[owner], np.asarray(store.energy)[at]
+    )
 
 @dataclass(frozen=True)
 class Steps:
@@ -106,14 +108,20 @@ def steps_of(
     x = (step if expected is None else step - expected) @ axes
     size = np.linalg.norm(x, axis=1)
     ok = (length > threshold) & (size > 0)
-    return Steps(np.ascontiguousarray(x[ok] / size[ok, None], np.float32), t[ok], length[ok], frames.utterance[t[ok]], frames.speaker[t[ok]])
+    return Steps(
+        np.ascontiguousarray(x[ok] / size[ok, None], np.float32),
+        t[ok],
+        length[ok],
+        frames.utterance[t[ok]],
+        frames.speaker[t[ok]],
+    )
 
 def near_zero(
     frames: Frames,
-    threshold: float,        # see `threshold_of`
-    quiet_below: float,      # dB: frames below are silence
+    threshold: float,  # see `threshold_of`
+    quiet_below: float,  # dB: frames below are silence
     seed: int = 0,
-) -> pd.Series:              # still: share of steps below; silent, sustained: shares of those; run: mean length of their runs; shuffled_run: of as many in random order
+) -> pd.Series:  # still: share of steps below; silent, sustained: shares of those; run: mean length of their runs; shuffled_run: of as many in random order
     "Which steps stand still, and whether they come together."
     t = frames.inside
     still = np.linalg.norm(frames.z[t + 1] - frames.z[t], axis=1) <= threshold
@@ -121,8 +129,15 @@ def near_zero(
     def run(s):
         starts = s & np.r_[True, ~s[:-1] | (frames.utterance[t][1:] != frames.utterance[t][:-1])]
         return s.sum() / max(1, starts.sum())
-    return pd.Series(dict(still=still.mean(), silent=silent.mean() if still.any() else 0., sustained=1 - silent.mean() if still.any() else 0., run=run(still),
-                          shuffled_run=run(still[shuffle_index(len(still), frames.utterance[t], seed)])))
+    return pd.Series(
+        dict(
+            still=still.mean(),
+            silent=silent.mean() if still.any() else 0.0,
+            sustained=1 - silent.mean() if still.any() else 0.0,
+            run=run(still),
+            shuffled_run=run(still[shuffle_index(len(still), frames.utterance[t], seed)]),
+        )
+    )
 
 # %% ../../nbs/dynamics/30_archetypes.ipynb #65151559
 def spherical_kmeans(
@@ -137,13 +152,32 @@ def spherical_kmeans(
 ) -> np.ndarray:                # unit centres, [K,P]; raises ParameterError
     "Centres with the largest mean cosine."
     n, P = check_shape(d := np.ascontiguousarray(d, np.float32), "N P", "directions", finite=True).values()
-    if not 1 <= clusters <= n: raise ParameterError(f"{n} directions cannot make {clusters} clusters", remedy="Use fewer clusters")
+    if not 1 <= clusters <= n:
+        raise ParameterError(f"{n} directions cannot make {clusters} clusters", remedy="Use fewer clusters")
     if batch:
-        c = MiniBatchKMeans(clusters, batch_size=batch, n_init=restarts, max_iter=iterations, random_state=seed).fit(d).cluster_centers_
+        c = (
+            MiniBatchKMeans(clusters, batch_size=batch, n_init=restarts, max_iter=iterations, random_state=seed)
+            .fit(d)
+            .cluster_centers_
+        )
         return np.ascontiguousarray(_unit(c, d, seed), np.float32)
-    inits = {"k-means++": faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS, "afkmc2": faiss.ClusteringInitMethod_AFK_MC2, "sample": faiss.ClusteringInitMethod_RANDOM}
+    inits = {
+        "k-means++": faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
+        "afkmc2": faiss.ClusteringInitMethod_AFK_MC2,
+        "sample": faiss.ClusteringInitMethod_RANDOM,
+    }
     if init not in inits: raise ParameterError(f"unknown start {init!r}", remedy=f"Choose one of {', '.join(inits)}")
-    run = faiss.Kmeans(P, clusters, niter=iterations, nredo=restarts, spherical=True, seed=seed, init_method=inits[init], min_points_per_centroid=1, max_points_per_centroid=points)
+    run = faiss.Kmeans(
+        P,
+        clusters,
+        niter=iterations,
+        nredo=restarts,
+        spherical=True,
+        seed=seed,
+        init_method=inits[init],
+        min_points_per_centroid=1,
+        max_points_per_centroid=points,
+    )
     run.train(d)
     return np.ascontiguousarray(_unit(run.centroids, d, seed))
 
@@ -213,10 +247,17 @@ class LinearProcess:
     residual: np.ndarray   # of training steps, [N,D]
 
     @functools.cached_property
-    def root(self): return np.linalg.cholesky(np.cov(self.residual.T) + 1e-9 * np.trace(np.cov(self.residual.T)) * np.eye(len(self.b))).T
+    def root(self):
+        return np.linalg.cholesky(
+            np.cov(self.residual.T) + 1e-9 * np.trace(np.cov(self.residual.T)) * np.eye(len(self.b))
+        ).T
     @functools.cached_property
-    def lengths(self): return np.linalg.norm(np.linalg.solve(self.root.T, (self.residual - self.residual.mean(0)).T), axis=0)   # in units of the covariance, [N]
-    def expected_step(self, frames): return (frames.z[frames.inside] @ (self.A.T - np.eye(len(self.b))) + self.b).astype(np.float32)
+    def lengths(self):
+        return np.linalg.norm(
+            np.linalg.solve(self.root.T, (self.residual - self.residual.mean(0)).T), axis=0
+        )  # in units of the covariance, [N]
+    def expected_step(self, frames):
+        return (frames.z[frames.inside] @ (self.A.T - np.eye(len(self.b))) + self.b).astype(np.float32)
 
 def fit_linear(
     frames: Frames,            # of training speakers
@@ -227,7 +268,11 @@ def fit_linear(
     x, y = frames.z[t], frames.z[t + 1]
     B, b = ridge(LinearSums.empty(x.mean(0), y.mean(0)).add(x, y), strength)
     top = np.abs(np.linalg.eigvals(B)).max()
-    if top >= 1: raise ParameterError(f"the linear process grows without bound (spectral radius {top:.3f})", remedy="Use more frames, or a larger strength")
+    if top >= 1:
+        raise ParameterError(
+            f"the linear process grows without bound (spectral radius {top:.3f})",
+            remedy="Use more frames, or a larger strength",
+        )
     return LinearProcess(B.T, b, y - x @ B - b)
 
 def simulate(
@@ -258,9 +303,12 @@ def imitate(
     rng, shape = np.random.default_rng(seed), steps.d.shape
     again = lambda f: steps_of(f, fitted["threshold"], fitted["axes"])
     if kind == "isotropic": return replace(steps, d=_normal(rng.standard_normal(shape)))
-    if kind == "covariance": return replace(steps, d=_normal(rng.standard_normal(shape) @ np.linalg.cholesky(fitted["scatter"]).T))
-    if kind == "marginal": return again(replace(frames, z=frames.z[shuffle_index(len(frames.z), frames.utterance, seed)]))
-    if kind in ("linear", "linear, own lengths"): return again(simulate(fitted["process"], frames, kind != "linear", seed))
+    if kind == "covariance":
+        return replace(steps, d=_normal(rng.standard_normal(shape) @ np.linalg.cholesky(fitted["scatter"]).T))
+    if kind == "marginal":
+        return again(replace(frames, z=frames.z[shuffle_index(len(frames.z), frames.utterance, seed)]))
+    if kind in ("linear", "linear, own lengths"):
+        return again(simulate(fitted["process"], frames, kind != "linear", seed))
     if kind == "shuffled assignment": return steps
     raise ParameterError(f"unknown null {kind!r}", remedy=f"Choose one of {', '.join(NULLS)}")
 
@@ -268,30 +316,47 @@ def _normal(x): return np.ascontiguousarray(x / np.linalg.norm(x, axis=1, keepdi
 
 def fit_nulls(frames: Frames, threshold: float, axes) -> dict:
     "All that nulls learn from training speakers."
-    return dict(process=fit_linear(frames), scatter=scatter_of(steps_of(frames, threshold, axes).d), threshold=threshold, axes=axes)
+    return dict(
+        process=fit_linear(frames),
+        scatter=scatter_of(steps_of(frames, threshold, axes).d),
+        threshold=threshold,
+        axes=axes,
+    )
 
 # %% ../../nbs/dynamics/30_archetypes.ipynb #53359e5c
 def tightness_table(
-    train: Frames,           # training speakers
-    held: Frames,            # held-out speakers
+    train: Frames,  # training speakers
+    held: Frames,  # held-out speakers
     sizes=(32, 64, 128, 256),  # K
-    threshold=None,          # least length; half the median if None
-    share: float = .9,       # of variance that the axes keep
+    threshold=None,  # least length; half the median if None
+    share: float = 0.9,  # of variance that the axes keep
     nulls=NULLS,
-    innovations=False,       # also directions of what the linear process leaves over ("innovation"), with the covariance null of those
+    innovations=False,  # also directions of what the linear process leaves over ("innovation"), with the covariance null of those
     seed: int = 0,
-    **options,               # of spherical_kmeans
-) -> pd.DataFrame:           # one row a source, K and held-out speaker: cosine (sum), steps, own (training tightness), used, perplexity
+    **options,  # of spherical_kmeans
+) -> (
+    pd.DataFrame
+):  # one row a source, K and held-out speaker: cosine (sum), steps, own (training tightness), used, perplexity
     "Held-out tightness by speaker of real directions and of every null."
     threshold = threshold_of(train) if threshold is None else threshold
     axes = axes_of(train, threshold, share)
     fitted = fit_nulls(train, threshold, axes)
     real = tuple(steps_of(f, threshold, axes) for f in (train, held))
-    sources = {"real": real} | {k: tuple(imitate(k, f, s, fitted, spawn(seed, f"{k}{i}")) for i, (f, s) in enumerate(zip((train, held), real, strict=True))) for k in nulls}
+    sources = {"real": real} | {
+        k: tuple(
+            imitate(k, f, s, fitted, spawn(seed, f"{k}{i}"))
+            for i, (f, s) in enumerate(zip((train, held), real, strict=True))
+        )
+        for k in nulls
+    }
     if innovations: sources |= _innovations(train, held, fitted, seed)
     rows = []
     for (name, (a, b)), K in ((s, K) for s in sources.items() for K in sizes if K <= len(s[1][0]) // 8):
-        centres = random_groups(a.d, K, seed) if name == "shuffled assignment" else spherical_kmeans(a.d, K, seed=seed, **options)
+        centres = (
+            random_groups(a.d, K, seed)
+            if name == "shuffled assignment"
+            else spherical_kmeans(a.d, K, seed=seed, **options)
+        )
         rows.append(_by_speaker(name, K, a, b, centres))
         if name == "real": rows.append(_by_speaker("mirrored", K, replace(a, d=-a.d), replace(b, d=-b.d), centres))
     return pd.concat(rows, ignore_index=True)
@@ -300,13 +365,31 @@ def _by_speaker(name, K, a, b, centres):
     "Rows of one source at one K."
     cos, label = assign(b.d, centres)
     speakers, sums, n = group_sums(cos, b.speaker)
-    return pd.DataFrame(dict(source=name, K=K, speaker=speakers, cosine=sums[:, 0], steps=n, own=tightness(a.d, centres), **{k: v for k, v in utilisation(label, K).items() if k != "entropy"}))
+    return pd.DataFrame(
+        dict(
+            source=name,
+            K=K,
+            speaker=speakers,
+            cosine=sums[:, 0],
+            steps=n,
+            own=tightness(a.d, centres),
+            **{k: v for k, v in utilisation(label, K).items() if k != "entropy"},
+        )
+    )
 
 def _innovations(train, held, fitted, seed):
     "Directions of what the linear process does not expect, and an ellipse of the same scatter."
-    left = tuple(steps_of(f, fitted["threshold"], fitted["axes"], fitted["process"].expected_step(f)) for f in (train, held))
+    left = tuple(
+        steps_of(f, fitted["threshold"], fitted["axes"], fitted["process"].expected_step(f)) for f in (train, held)
+    )
     own = fitted | dict(scatter=scatter_of(left[0].d))
-    return {"innovation": left, "innovation, covariance": tuple(imitate("covariance", f, s, own, spawn(seed, f"innovation{i}")) for i, (f, s) in enumerate(zip((train, held), left, strict=True)))}
+    return {
+        "innovation": left,
+        "innovation, covariance": tuple(
+            imitate("covariance", f, s, own, spawn(seed, f"innovation{i}"))
+            for i, (f, s) in enumerate(zip((train, held), left, strict=True))
+        ),
+    }
 
 def random_groups(
     d,               # unit directions, [N,P]
@@ -328,49 +411,80 @@ def excess(
     a, b = (table[(table.source == s) & (table.K == K)].set_index("speaker") for s in (source, null))
     both = a.index.intersection(b.index)
     parts = np.stack([a.cosine[both], a.steps[both], b.cosine[both], b.steps[both]], 1)
-    return bootstrap_sums(parts, both.to_numpy(), lambda s: s[..., 0] / np.maximum(s[..., 1], 1) - s[..., 2] / np.maximum(s[..., 3], 1), **options)
+    return bootstrap_sums(
+        parts,
+        both.to_numpy(),
+        lambda s: s[..., 0] / np.maximum(s[..., 1], 1) - s[..., 2] / np.maximum(s[..., 3], 1),
+        **options,
+    )
 
 def of_source(table: pd.DataFrame, K: int, source="real", **options):
     "Held-out tightness of one source: an Estimate over speakers."
     t = table[(table.source == source) & (table.K == K)]
-    return bootstrap_sums(t[["cosine", "steps"]].to_numpy(), t.speaker.to_numpy(), lambda s: s[..., 0] / np.maximum(s[..., 1], 1), **options)
+    return bootstrap_sums(
+        t[["cosine", "steps"]].to_numpy(),
+        t.speaker.to_numpy(),
+        lambda s: s[..., 0] / np.maximum(s[..., 1], 1),
+        **options,
+    )
 
-MARGIN = .05   # of mean cosine, decided before looking: about what an ellipse alone moves tightness by when a tenth of the variance changes
+# of mean cosine, decided before looking: about what an ellipse alone moves tightness by when a tenth of the variance
+# changes
+MARGIN = .05
 
 def closest_null(
-    table: pd.DataFrame,      # of tightness_table
+    table: pd.DataFrame,  # of tightness_table
     nulls=NULLS,
-    **options,                # of the bootstrap
-) -> pd.DataFrame:            # one row a K: null (the tightest), excess with lo and hi over it, exceeds (by MARGIN, with the whole interval above zero)
+    **options,  # of the bootstrap
+) -> pd.DataFrame:  # one row a K: null (the tightest), excess with lo and hi over it, exceeds (by MARGIN, with the whole interval above zero)
     "The strongest null at each K and what is left over it."
     rows = []
     for K in sorted(table.K[table.source == "real"].unique()):
         there = [n for n in nulls if ((table.source == n) & (table.K == K)).any()]
         name, e = min(((n, excess(table, K, n, **options)) for n in there), key=lambda x: x[1].value)
-        rows.append(dict(K=int(K), null=name, excess=e.value, lo=e.lo, hi=e.hi, exceeds=bool(e.value > MARGIN and (e.lo is None or e.lo > 0))))
+        rows.append(
+            dict(
+                K=int(K),
+                null=name,
+                excess=e.value,
+                lo=e.lo,
+                hi=e.hi,
+                exceeds=bool(e.value > MARGIN and (e.lo is None or e.lo > 0)),
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/dynamics/30_archetypes.ipynb #7524e763
 def mixture_table(
     train: Steps,
     held: Steps,
-    sizes=(1, 4, 16, 64),     # K
-    most: int = 10_000,       # training directions
-    iterations: int = 40,     # of EM
-    restarts: int = 1,        # EM starts; the likeliest stays
+    sizes=(1, 4, 16, 64),  # K
+    most: int = 10_000,  # training directions
+    iterations: int = 40,  # of EM
+    restarts: int = 1,  # EM starts; the likeliest stays
     seed: int = 0,
-) -> pd.DataFrame:            # one row a K and held-out speaker: log_prob (sum, nats), ellipse (the same of the rival), steps, bic (of the training directions)
+) -> pd.DataFrame:  # one row a K and held-out speaker: log_prob (sum, nats), ellipse (the same of the rival), steps, bic (of the training directions)
     "Mixtures of vMF of several sizes, and the ellipse, on held-out speakers."
     pick = np.random.default_rng(seed).permutation(len(train))[:most]
     x, y = (torch.as_tensor(d).to(working_device()) for d in (train.d[pick], held.d))
     P = train.d.shape[1]
     rival, rows = elliptic_log_prob(held.d, scatter_of(train.d[pick])), []
     for K in sizes:
-        model = max((MixtureVonMisesFisher.fit(x, K, max_iterations=iterations, tolerance=1e-4, pseudo_count=1., seed=seed + i) for i in range(restarts)), key=lambda m: m.history[-1])
+        model = max(
+            (
+                MixtureVonMisesFisher.fit(
+                    x, K, max_iterations=iterations, tolerance=1e-4, pseudo_count=1.0, seed=seed + i
+                )
+                for i in range(restarts)
+            ),
+            key=lambda m: m.history[-1],
+        )
         score = np.concatenate([model.log_prob(part).cpu().numpy() for part in y.split(8192)])
         speakers, sums, n = group_sums(np.stack([score, rival], 1), held.speaker)
         bic = (K * (P + 1) - 1) * np.log(len(x)) - 2 * float(model.log_prob(x).sum())
-        rows.append(pd.DataFrame(dict(K=K, speaker=speakers, log_prob=sums[:, 0], ellipse=sums[:, 1], steps=n, bic=bic)))
+        rows.append(
+            pd.DataFrame(dict(K=K, speaker=speakers, log_prob=sums[:, 0], ellipse=sums[:, 1], steps=n, bic=bic))
+        )
     return pd.concat(rows, ignore_index=True)
 
 def pick_size(
@@ -385,15 +499,20 @@ def pick_size(
 def over_ellipse(table: pd.DataFrame, K: int, **options):
     "Nats a direction by which a mixture of K beats the ellipse on held-out speakers: an Estimate."
     t = table[table.K == K]
-    return bootstrap_sums(t[["log_prob", "ellipse", "steps"]].to_numpy(), t.speaker.to_numpy(), lambda s: (s[..., 0] - s[..., 1]) / np.maximum(s[..., 2], 1), **options)
+    return bootstrap_sums(
+        t[["log_prob", "ellipse", "steps"]].to_numpy(),
+        t.speaker.to_numpy(),
+        lambda s: (s[..., 0] - s[..., 1]) / np.maximum(s[..., 2], 1),
+        **options,
+    )
 
 # %% ../../nbs/dynamics/30_archetypes.ipynb #1e42d96b
 def state_effect(
-    train: tuple,         # (Frames, Steps) of training speakers
-    held: tuple,          # of held-out ones
-    cells: int = 64,      # clusters of the state z_t
+    train: tuple,  # (Frames, Steps) of training speakers
+    held: tuple,  # of held-out ones
+    cells: int = 64,  # clusters of the state z_t
     seed: int = 0,
-) -> pd.DataFrame:        # one row a held-out speaker: degrees (sum), angle to the overall mean direction less angle to that of the state's cell; steps
+) -> pd.DataFrame:  # one row a held-out speaker: degrees (sum), angle to the overall mean direction less angle to that of the state's cell; steps
     "By how many degrees knowing the state's cell turns the best guess of a direction."
     (f, a), (g, b) = train, held
     x, y = f.z[a.at], g.z[b.at]
@@ -417,7 +536,8 @@ def conditioned_centres(
     run = faiss.Kmeans(x.shape[1], cells, niter=10, seed=seed, min_points_per_centroid=1)
     run.train(x)
     cell = run.index.search(x, 1)[1][:, 0]
-    few = [d if len(d := steps.d[cell == c]) >= clusters else steps.d for c in range(cells)]   # a cell with too few steps takes everyone's
+    # a cell with too few steps takes everyone's
+    few = [d if len(d := steps.d[cell == c]) >= clusters else steps.d for c in range(cells)]
     return run.centroids.copy(), np.stack([spherical_kmeans(d, clusters, seed=seed) for d in few])
 
 def conditioned_cosine(
@@ -432,23 +552,40 @@ def conditioned_cosine(
 
 def assign_euclid(x, centres) -> np.ndarray:
     "Nearest centre by distance."
-    return torch.cdist(torch.as_tensor(np.asarray(x, np.float32)), torch.as_tensor(np.asarray(centres, np.float32))).argmin(1).numpy()
+    return (
+        torch.cdist(torch.as_tensor(np.asarray(x, np.float32)), torch.as_tensor(np.asarray(centres, np.float32)))
+        .argmin(1)
+        .numpy()
+    )
 
 def bigram_information(
-    label,           # archetype of each step, [N]
-    steps: Steps,    # theirs
-    clusters: int,   # K
+    label,  # archetype of each step, [N]
+    steps: Steps,  # theirs
+    clusters: int,  # K
     shuffles: int = 20,
     seed: int = 0,
-) -> dict:           # nats: information between successive archetypes, its mean over shuffles within utterances, the difference, and p
-    "Do archetypes follow each other in an order of their own? Shuffled bigrams say how much of it counting alone makes."
+) -> (
+    dict
+):  # nats: information between successive archetypes, its mean over shuffles within utterances, the difference, and p
+    """Do archetypes follow each other in an order of their own? Shuffled bigrams say how much of it counting alone
+    makes."""
     follows = np.flatnonzero((np.diff(steps.at) == 1) & (steps.utterance[1:] == steps.utterance[:-1]))
     def information(l):
-        p = np.bincount(l[follows] * clusters + l[follows + 1], minlength=clusters**2).reshape(clusters, clusters) / len(follows)
+        p = np.bincount(l[follows] * clusters + l[follows + 1], minlength=clusters**2).reshape(
+            clusters, clusters
+        ) / len(follows)
         q = np.outer(p.sum(1), p.sum(0))
         return float((p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum())
-    seen, null = information(label), np.array([information(label[shuffle_index(len(label), steps.utterance, seed + i)]) for i in range(shuffles)])
-    return dict(information=seen, shuffled=float(null.mean()), beyond=seen - float(null.mean()), p=float((1 + (null >= seen).sum()) / (1 + shuffles)))
+    seen, null = (
+        information(label),
+        np.array([information(label[shuffle_index(len(label), steps.utterance, seed + i)]) for i in range(shuffles)]),
+    )
+    return dict(
+        information=seen,
+        shuffled=float(null.mean()),
+        beyond=seen - float(null.mean()),
+        p=float((1 + (null >= seen).sum()) / (1 + shuffles)),
+    )
 
 def direction_code(
     d, held,          # unit directions, [N,P], [M,P]
@@ -458,8 +595,10 @@ def direction_code(
 ) -> float:           # mean cosine of the held-out directions with what the code says; costs parts × bits
     "Directions as a code of several small books instead of one large one (faiss)."
     P, pad = d.shape[1], -d.shape[1] % parts
-    fill = lambda v: np.ascontiguousarray(np.pad(v, ((0, 0), (0, pad))), np.float32)   # a product code needs parts of equal width
-    if kind not in ("product", "residual"): raise ParameterError(f"unknown code {kind!r}", remedy="Choose product or residual")
+    # a product code needs parts of equal width
+    fill = lambda v: np.ascontiguousarray(np.pad(v, ((0, 0), (0, pad))), np.float32)
+    if kind not in ("product", "residual"):
+        raise ParameterError(f"unknown code {kind!r}", remedy="Choose product or residual")
     code = (faiss.ProductQuantizer if kind == "product" else faiss.ResidualQuantizer)(P + pad, parts, bits)
     code.train(fill(d))
     back = code.decode(code.compute_codes(fill(held)))
@@ -475,22 +614,32 @@ def transfer_table(
 ) -> pd.DataFrame:     # one row a held-out speaker: agreement (adjusted Rand index), cosine (mean of both), steps
     "Do archetypes of two groups of speakers say the same of a third?"
     half = np.isin(train.speaker, np.random.default_rng(seed).permutation(np.unique(train.speaker))[::2])
-    cos, label = zip(*(assign(held.d, spherical_kmeans(train.d[m], clusters, seed=seed, **options)) for m in (half, ~half)), strict=True)
+    cos, label = zip(
+        *(assign(held.d, spherical_kmeans(train.d[m], clusters, seed=seed, **options)) for m in (half, ~half)),
+        strict=True,
+    )
     rows = []
     for s in np.unique(held.speaker):
         i = held.speaker == s
-        rows.append(dict(speaker=s, agreement=adjusted_rand_score(label[0][i], label[1][i]), cosine=float((cos[0][i] + cos[1][i]).mean() / 2), steps=int(i.sum())))
+        rows.append(
+            dict(
+                speaker=s,
+                agreement=adjusted_rand_score(label[0][i], label[1][i]),
+                cosine=float((cos[0][i] + cos[1][i]).mean() / 2),
+                steps=int(i.sum()),
+            )
+        )
     return pd.DataFrame(rows)
 
 def membership_table(
-    train: tuple,       # (Frames, Steps) of training speakers
-    held: tuple,        # of held-out ones
-    centres,            # archetypes, [K,P]
-    window: int = 2,    # frames up to z_t that are read
+    train: tuple,  # (Frames, Steps) of training speakers
+    held: tuple,  # of held-out ones
+    centres,  # archetypes, [K,P]
+    window: int = 2,  # frames up to z_t that are read
     hidden: int = 128,
     epochs: int = 12,
     seed: int = 0,
-) -> pd.DataFrame:      # one row a held-out speaker, sums: top1, top5, log_loss, prior_loss, prior_top1, prior_top5, steps
+) -> pd.DataFrame:  # one row a held-out speaker, sums: top1, top5, log_loss, prior_loss, prior_top1, prior_top5, steps
     "Can the context name the archetype to come?"
     def data(frames, steps):
         ok = steps.at >= window - 1
@@ -500,16 +649,33 @@ def membership_table(
         return frames.z[at].reshape(len(at), -1), assign(steps.d[ok], centres)[1], steps.speaker[ok]
     (x, label, _), (y, truth, speaker) = data(*train), data(*held)
     mean, scale, K = x.mean(0), x.std(0) + 1e-6, len(centres)
-    net = MLPClassifier((hidden,), batch_size=min(512, len(x)), max_iter=epochs, alpha=1e-3, learning_rate_init=2e-3, early_stopping=True, n_iter_no_change=3, random_state=seed)
+    net = MLPClassifier(
+        (hidden,),
+        batch_size=min(512, len(x)),
+        max_iter=epochs,
+        alpha=1e-3,
+        learning_rate_init=2e-3,
+        early_stopping=True,
+        n_iter_no_change=3,
+        random_state=seed,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)    # the budget is the recipe's
         net.fit((x - mean) / scale, label)
     prior = (np.bincount(label, minlength=K) + .5) / (len(label) + .5 * K)
-    p = np.tile(1e-3 * prior, (len(y), 1))                      # classes the network never saw keep a share of the prior
+    # classes the network never saw keep a share of the prior
+    p = np.tile(1e-3 * prior, (len(y), 1))
     p[:, net.classes_] += (1 - 1e-3) * net.predict_proba((y - mean) / scale)
     rank = lambda p: (p > np.take_along_axis(p, truth[:, None], 1)).sum(1)
     usual = rank(np.tile(prior, (len(y), 1)))
-    columns = dict(top1=rank(p) < 1, top5=rank(p) < 5, log_loss=-np.log(p[np.arange(len(y)), truth]), prior_loss=-np.log(prior[truth]), prior_top1=usual < 1, prior_top5=usual < 5)
+    columns = dict(
+        top1=rank(p) < 1,
+        top5=rank(p) < 5,
+        log_loss=-np.log(p[np.arange(len(y)), truth]),
+        prior_loss=-np.log(prior[truth]),
+        prior_top1=usual < 1,
+        prior_top5=usual < 5,
+    )
     speakers, sums, n = group_sums(np.stack([np.asarray(c, float) for c in columns.values()], 1), speaker)
     return pd.DataFrame(dict(zip(columns, sums.T, strict=True))).assign(speaker=speakers, steps=n)
 
@@ -525,13 +691,14 @@ def explained(
     return np.stack(frame_errors(t, np.asarray(held_value, np.float64)[:, None], held_label), 1)
 
 def meaning(
-    train: Steps, held: Steps,
-    centres,                       # [K,P]
-    values: tuple,                 # descriptor of each training step and of each held-out step; NaN where it has none
-    shifts: int = 49,              # circular shifts of the permutation test
+    train: Steps,
+    held: Steps,
+    centres,  # [K,P]
+    values: tuple,  # descriptor of each training step and of each held-out step; NaN where it has none
+    shifts: int = 49,  # circular shifts of the permutation test
     seed: int = 0,
-    **options,                     # of the bootstrap
-) -> dict:                         # eta2 (Estimate), random (η² of cells about K random steps), shifted (mean η² of shifted labels), p
+    **options,  # of the bootstrap
+) -> dict:  # eta2 (Estimate), random (η² of cells about K random steps), shifted (mean η² of shifted labels), p
     "How much of a descriptor's variance archetypes explain on held-out speakers."
     K, ok = len(centres), [np.isfinite(v) for v in values]
     v, w, speaker = values[0][ok[0]], values[1][ok[1]], held.speaker[ok[1]]
@@ -539,7 +706,15 @@ def meaning(
     share = lambda s: 1 - s[..., 0] / s[..., 1]
     a, b = labels(centres)
     value = bootstrap_sums(explained(a, v, b, w, K), speaker, share, **options)
-    shifted = [share(explained(a, v, b[circular_index(held.utterance[ok[1]], seed + i, 2)], w, K).sum(0)) for i in range(shifts)]
+    shifted = [
+        share(explained(a, v, b[circular_index(held.utterance[ok[1]], seed + i, 2)], w, K).sum(0))
+        for i in range(shifts)
+    ]
     other = train.d[np.random.default_rng(seed).choice(len(train), K, replace=False)]
     c, e = labels(other)
-    return dict(eta2=value, random=float(share(explained(c, v, e, w, K).sum(0))), shifted=float(np.mean(shifted)), p=float((1 + (np.array(shifted) >= value.value).sum()) / (1 + shifts)))
+    return dict(
+        eta2=value,
+        random=float(share(explained(c, v, e, w, K).sum(0))),
+        shifted=float(np.mean(shifted)),
+        p=float((1 + (np.array(shifted) >= value.value).sum()) / (1 + shifts)),
+    )

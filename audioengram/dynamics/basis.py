@@ -40,7 +40,8 @@ def look_up(
 # %% ../../nbs/dynamics/35_basis.ipynb #9b4f79e2
 class OneKappa(VonMisesFisher):
     "vMF of many mean directions a row, [..., K, D], and one concentration [..., 1]."
-    def expand(self, batch_shape, _instance=None): return self if torch.Size(batch_shape) == self.batch_shape else super().expand(batch_shape)
+    def expand(self, batch_shape, _instance=None):
+        return self if torch.Size(batch_shape) == self.batch_shape else super().expand(batch_shape)
     @property
     def mean_resultant_length(self): return bessel_ratio(self.concentration[..., :1], self.dim).expand(self.batch_shape)
     def log_prob(self,
@@ -55,9 +56,15 @@ class _StepHead(nn.Module):
     def __init__(self, dim: int, features: int, slots: int, still: float, log_kappa, log_spread):
         super().__init__()
         if slots < 1: raise ParameterError(f"{slots} directions make no memory", remedy="Use at least one")
-        self.dim, self.slots, self.width, self.bounds = dim, slots, still, dict(log_kappa=log_kappa, log_spread=log_spread)
+        self.dim, self.slots, self.width, self.bounds = (
+            dim,
+            slots,
+            still,
+            dict(log_kappa=log_kappa, log_spread=log_spread),
+        )
         self.values = nn.Parameter(torch.randn(slots, dim) * dim**-.5)
-        self.start = nn.Parameter(torch.tensor([0., 0., 0.]))                 # log κ, log mean length and log relative spread of lengths, before their bounds
+        # log κ, log mean length and log relative spread of lengths, before their bounds
+        self.start = nn.Parameter(torch.tensor([0., 0., 0.]))
         self.register_buffer("range", torch.tensor([-4., 4.]))                # of log mean length
         self.out = nn.Linear(features, 3)
         nn.init.zeros_(self.out.weight); nn.init.zeros_(self.out.bias)
@@ -69,7 +76,12 @@ class _StepHead(nn.Module):
         kappa = soft_bound(raw[:, :1], *self.bounds["log_kappa"]).exp()
         length, spread = soft_bound(raw[:, 1:2], *self.range), soft_bound(raw[:, 2:3], *self.bounds["log_spread"])
         law = Gamma(-2 * spread, -2 * spread - length)                       # mean e^length, relative spread e^spread
-        return Polar((VonMisesFisher if loc.shape[1] == 1 else OneKappa)(loc, kappa, validate_args=False), law, logits, still=(self.still_weight.expand(len(h)), self.width))
+        return Polar(
+            (VonMisesFisher if loc.shape[1] == 1 else OneKappa)(loc, kappa, validate_args=False),
+            law,
+            logits,
+            still=(self.still_weight.expand(len(h)), self.width),
+        )
 
     @torch.no_grad()
     def init_from(self,
@@ -79,11 +91,21 @@ class _StepHead(nn.Module):
     ):                            # self; raises ShapeError when no step has a length
         "Start with archetypes for directions, and the lengths as they are."
         check_shape(targets, "N D", "targets", finite=True, D=self.dim)
-        x = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:max_frames].to(targets.device)]
+        x = targets[
+            torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:max_frames].to(targets.device)
+        ]
         m = x.norm(dim=1)
         moves = m > 2 * self.width * math.sqrt(self.dim)
-        if int(moves.sum()) < self.slots: raise ShapeError(f"only {int(moves.sum())} of {len(m)} steps move, for {self.slots} directions", remedy="Use fewer slots or more speech")
-        self.values.copy_(torch.from_numpy(spherical_kmeans(F.normalize(x[moves], dim=1).cpu().numpy(), self.slots, iterations=8, seed=seed)))
+        if int(moves.sum()) < self.slots:
+            raise ShapeError(
+                f"only {int(moves.sum())} of {len(m)} steps move, for {self.slots} directions",
+                remedy="Use fewer slots or more speech",
+            )
+        self.values.copy_(
+            torch.from_numpy(
+                spherical_kmeans(F.normalize(x[moves], dim=1).cpu().numpy(), self.slots, iterations=8, seed=seed)
+            )
+        )
         m = m[moves].cpu()
         lengths = torch.stack([m.min(), m.max()]).log() + torch.tensor([-.1, .1])
         self.range.copy_(lengths)
@@ -105,7 +127,10 @@ class PlainHead(_StepHead):
         self.turn = nn.Linear(features, dim)
         nn.init.zeros_(self.turn.weight); nn.init.zeros_(self.turn.bias)     # starts with the mean direction
 
-    def forward(self, h: Tensor) -> Polar: return self._polar(h, F.normalize(self.values[0] + self.turn(h), dim=-1)[:, None])   # h [B,F] -> batch shape [B], event shape [D]
+    def forward(self, h: Tensor) -> Polar:
+        return self._polar(
+            h, F.normalize(self.values[0] + self.turn(h), dim=-1)[:, None]
+        )  # h [B,F] -> batch shape [B], event shape [D]
 
 class BasisHead(_StepHead):
     "Memory as a basis: one vMF whose direction is composed of stored ones, times a length."
@@ -119,7 +144,12 @@ class BasisHead(_StepHead):
         log_kappa=(-7., 16.), log_spread=(-4., 2.),   # smooth bounds
     ):                             # raises ParameterError
         super().__init__(dim, features, slots, still, log_kappa, log_spread)
-        self.query, self.keys, self.log_sharpness, self.hard = nn.Linear(features, key), nn.Parameter(torch.randn(slots, key)), nn.Parameter(torch.tensor(1.5)), hard
+        self.query, self.keys, self.log_sharpness, self.hard = (
+            nn.Linear(features, key),
+            nn.Parameter(torch.randn(slots, key)),
+            nn.Parameter(torch.tensor(1.5)),
+            hard,
+        )
 
     def compose(self, h: Tensor):    # -> directions [B,D], weights [B,K]
         "The direction that the features ask for."
@@ -139,14 +169,21 @@ class CodebookHead(_StepHead):
         super().__init__(dim, features, slots, still, log_kappa, log_spread)
         self.choose = nn.Linear(features, slots)
 
-    def forward(self, h: Tensor) -> Polar: return self._polar(h, F.normalize(self.values, dim=-1).expand(len(h), -1, -1), self.choose(h))
+    def forward(self, h: Tensor) -> Polar:
+        return self._polar(h, F.normalize(self.values, dim=-1).expand(len(h), -1, -1), self.choose(h))
 
 class StateBookHead(CodebookHead):
     "A categorical choice among learned states: a mixture of vMF whose means point from the last frame to each of them."
-    def __init__(self, dim: int, features: int, slots: int = 64, **options):   # as for CodebookHead; the features must end with the last frame, as an encoder's do
-        if features < dim: raise ParameterError(f"{features} features cannot end with a frame of {dim} dimensions", remedy="Use an encoder with context")
+    def __init__(
+        self, dim: int, features: int, slots: int = 64, **options
+    ):  # as for CodebookHead; the features must end with the last frame, as an encoder's do
+        if features < dim:
+            raise ParameterError(
+                f"{features} features cannot end with a frame of {dim} dimensions", remedy="Use an encoder with context"
+            )
         super().__init__(dim, features, slots, **options)
-        self.register_buffer("ratio", torch.ones(()))                        # the step's unit in units of the state, inverted
+        # the step's unit in units of the state, inverted
+        self.register_buffer("ratio", torch.ones(()))
 
     @torch.no_grad()
     def remember(self,
@@ -158,7 +195,8 @@ class StateBookHead(CodebookHead):
         self.values.copy_(kmeans(states, self.slots, seed=seed)); self.ratio.fill_(float(ratio))
         return self
 
-    def forward(self, h: Tensor) -> Polar: return self._polar(h, F.normalize(self.values - self.ratio * h[:, None, -self.dim:], dim=-1), self.choose(h))
+    def forward(self, h: Tensor) -> Polar:
+        return self._polar(h, F.normalize(self.values - self.ratio * h[:, None, -self.dim :], dim=-1), self.choose(h))
 
 def prepared(
     model: Predictor,        # with normalise="global" and target="step"
@@ -171,23 +209,35 @@ def prepared(
     if not hasattr(model.head, "remember"): return model
     idx = torch.randperm(len(windows), generator=torch.Generator().manual_seed(spawn(seed, "states")))[:max_frames]
     windows = batches_on(windows, model.in_mean.device)
-    model.head.remember((windows.contexts(idx)[:, -1] - model.in_mean) / model.out_scale, (model.in_scale / model.out_scale).mean(), seed)
+    model.head.remember(
+        (windows.contexts(idx)[:, -1] - model.in_mean) / model.out_scale,
+        (model.in_scale / model.out_scale).mean(),
+        seed,
+    )
     return model
 
 def RIVALS(
-    slots: int,     # stored directions, or states
-) -> dict:          # name -> (head, its options) for Predictor(target="step", normalise="global", still=…); the first is the bar
+    slots: int,  # stored directions, or states
+) -> (
+    dict
+):  # name -> (head, its options) for Predictor(target="step", normalise="global", still=…); the first is the bar
     "The plain head and those with a memory."
     memory = dict(slots=slots)
-    return {"plain vMF": (PlainHead, {}), "memory as a basis": (BasisHead, memory), "basis, hard lookup": (BasisHead, memory | dict(hard=True)),
-            "codebook of directions": (CodebookHead, memory), "codebook of states": (StateBookHead, memory)}
+    return {
+        "plain vMF": (PlainHead, {}),
+        "memory as a basis": (BasisHead, memory),
+        "basis, hard lookup": (BasisHead, memory | dict(hard=True)),
+        "codebook of directions": (CodebookHead, memory),
+        "codebook of states": (StateBookHead, memory),
+    }
 
 # %% ../../nbs/dynamics/35_basis.ipynb #683bbb93
 def multiply_adds(
     model: Predictor,
 ) -> int:               # a frame
     "Multiply-adds of a forward pass and a density, with the comparison of the step with every mean direction."
-    return model.flops + (0 if isinstance(model.head, CodebookHead) else model.dim)   # a book's comparisons are a matrix product and counted there
+    # a book's comparisons are a matrix product and counted there
+    return model.flops + (0 if isinstance(model.head, CodebookHead) else model.dim)
 
 COSTS = {"parameters": lambda m: m.n_parameters, "multiply-adds": multiply_adds}
 
@@ -203,11 +253,24 @@ def rival_models(
     "The bar, and its rivals at equal cost."
     if equal not in COSTS: raise ParameterError(f"unknown cost {equal!r}", remedy=f"Choose one of {', '.join(COSTS)}")
     key = dim, slots, window, tuple(sorted(options.items()))
-    return {name: _rival(name, hidden if i == 0 else _width(name, hidden, equal, *key), seed, *key) for i, name in enumerate(RIVALS(slots))}
+    return {
+        name: _rival(name, hidden if i == 0 else _width(name, hidden, equal, *key), seed, *key)
+        for i, name in enumerate(RIVALS(slots))
+    }
 
 def _rival(name, width, seed, dim, slots, window, options) -> Predictor:
     head, own = RIVALS(slots)[name]
-    return Predictor(dim, window, head=head, target="step", hidden=width, normalise="global", seed=seed, **dict(encoder="state", layers=1, dropout=.2, still=1e-3) | dict(options), **own)
+    return Predictor(
+        dim,
+        window,
+        head=head,
+        target="step",
+        hidden=width,
+        normalise="global",
+        seed=seed,
+        **dict(encoder="state", layers=1, dropout=0.2, still=1e-3) | dict(options),
+        **own,
+    )
 
 @functools.cache
 def _width(name, hidden, equal, *key) -> int:
@@ -224,7 +287,8 @@ class FromLast:
     def __getattr__(self, name): return getattr(self.__dict__["windows"], name)
     def __len__(self): return len(self.windows)
     def to(self, device): return FromLast(self.windows.to(device)) if hasattr(self.windows, "to") else self
-    def current(self, idx=slice(None)): return self.windows.current(idx) if getattr(self.windows, "lag", 0) == 1 else self.windows.contexts(idx)[:, -1]
+    def current(self, idx=slice(None)):
+        return self.windows.current(idx) if getattr(self.windows, "lag", 0) == 1 else self.windows.contexts(idx)[:, -1]
     def steps(self, idx=slice(None)): return self.windows.targets(idx) - self.current(idx)
 
 class Direct:

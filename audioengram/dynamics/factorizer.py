@@ -42,14 +42,17 @@ from ..measure.geometry import effective_rank, spectrum
 
 # %% ../../nbs/dynamics/20_factorizer.ipynb #48f6070f
 def slow_features(
-    now: Tensor,          # frames, [N,D]
-    after: Tensor,        # the frame after each, [N,D]
-    state: int,           # d, directions wanted
+    now: Tensor,  # frames, [N,D]
+    after: Tensor,  # the frame after each, [N,D]
+    state: int,  # d, directions wanted
     ridge: float = 1e-4,  # added to the covariance, relative to the mean variance
-) -> tuple:               # mean [D], weight [D,d] with covariance of (z - mean) @ weight = I, lag-1 autocorrelations [d], largest first
+) -> (
+    tuple
+):  # mean [D], weight [D,d] with covariance of (z - mean) @ weight = I, lag-1 autocorrelations [d], largest first
     "The linear directions of largest autocorrelation."
     D = check_shape(now, "N D", "frames", finite=True)["D"]
-    if not 0 < state <= D: raise ParameterError(f"a state of {state} dimensions in latents of {D}", remedy=f"Ask for 1 to {D}")
+    if not 0 < state <= D:
+        raise ParameterError(f"a state of {state} dimensions in latents of {D}", remedy=f"Ask for 1 to {D}")
     mean = (now.double().mean(0) + after.double().mean(0)) / 2
     a, b = now.double() - mean, after.double() - mean
     cov, lagged = (a.T @ a + b.T @ b) / (2 * len(a)), (a.T @ b + b.T @ a) / (2 * len(a))
@@ -64,12 +67,22 @@ class Both(nn.Module):
     def __init__(self, dim: int, out: int, hidden: int, layers: int, dropout: float):
         super().__init__()
         self.linear = nn.Linear(dim, out)
-        self.net = nn.Sequential(nn.Linear(dim, hidden), *[Residual(hidden, dropout) for _ in range(layers)], nn.LayerNorm(hidden), nn.Linear(hidden, out)) if hidden else None
+        self.net = (
+            nn.Sequential(
+                nn.Linear(dim, hidden),
+                *[Residual(hidden, dropout) for _ in range(layers)],
+                nn.LayerNorm(hidden),
+                nn.Linear(hidden, out),
+            )
+            if hidden
+            else None
+        )
         if hidden: nn.init.zeros_(self.net[-1].weight); nn.init.zeros_(self.net[-1].bias)
     def forward(self, x): return self.linear(x) if self.net is None else self.linear(x) + self.net(x)
 
 class Whiten(nn.Module):
-    "Mean zero and identity covariance: of each batch in training, of the frames it was settled on otherwise. Gradients pass through the statistics."
+    """Mean zero and identity covariance: of each batch in training, of the frames it was settled on otherwise.
+    Gradients pass through the statistics."""
     def __init__(self,
         dim: int,
         ridge: float = 1e-3,   # added to each variance, relative to it
@@ -82,7 +95,11 @@ class Whiten(nn.Module):
         mean, cov = self.mean, self.cov
         if self.training:
             x = h.reshape(-1, h.shape[-1])
-            if len(x) <= 2 * x.shape[1]: raise ParameterError(f"a batch of {len(x)} frames cannot whiten {x.shape[1]} dimensions", remedy="Use larger batches or a smaller state")
+            if len(x) <= 2 * x.shape[1]:
+                raise ParameterError(
+                    f"a batch of {len(x)} frames cannot whiten {x.shape[1]} dimensions",
+                    remedy="Use larger batches or a smaller state",
+                )
             mean, cov = x.mean(0), x.T.cov().reshape(x.shape[1], -1)
         return torch.linalg.solve_triangular(self.factor(cov).mT, h - mean, upper=True, left=False)
 
@@ -98,7 +115,8 @@ class Whiten(nn.Module):
 
 # %% ../../nbs/dynamics/20_factorizer.ipynb #dbf4aa36
 class Factorizer(nn.Module):
-    "Latents split into a predictable state and the rest. Has what `predictor.train` and `predictor.fitted` ask of a model."
+    """Latents split into a predictable state and the rest. Has what `predictor.train` and `predictor.fitted` ask of
+    a model."""
     target = "state"
     def __init__(self,
         dim: int,               # D of the latents
@@ -116,38 +134,80 @@ class Factorizer(nn.Module):
         seed: int = 0,          # of the initial weights
     ):                          # raises ParameterError
         super().__init__()
-        if not 0 < state <= dim: raise ParameterError(f"a state of {state} dimensions in latents of {dim}", remedy=f"Ask for 1 to {dim}")
-        if start not in ("slow", "random"): raise ParameterError(f"unknown start {start!r}", remedy="Choose slow or random")
+        if not 0 < state <= dim:
+            raise ParameterError(f"a state of {state} dimensions in latents of {dim}", remedy=f"Ask for 1 to {dim}")
+        if start not in ("slow", "random"):
+            raise ParameterError(f"unknown start {start!r}", remedy="Choose slow or random")
         rest = max(1, dim - state) if rest is None else rest
-        self.config = dict(dim=dim, state=state, rest=rest, window=window, hidden=hidden, layers=layers, dropout=dropout, components=components, share=share, start=start, learn=learn, encoder=encoder, seed=seed)
+        self.config = dict(
+            dim=dim,
+            state=state,
+            rest=rest,
+            window=window,
+            hidden=hidden,
+            layers=layers,
+            dropout=dropout,
+            components=components,
+            share=share,
+            start=start,
+            learn=learn,
+            encoder=encoder,
+            seed=seed,
+        )
         self.dim, self.dim_state, self.window, self.share, self.amp = dim, state, window, share, torch.float32
         with own_seed(seed):
             make = lambda i, o: Both(i, o, hidden, layers, dropout)
             self.encoder, self.white = Both(dim, state, hidden if learn else 0, layers, dropout), Whiten(state)
-            self.posterior, self.prior, self.decoder = make(dim + state, 2 * rest), make(state, 2 * rest), make(state + rest, dim)
-            self.forecast, self.error = make(window * state, state), nn.Parameter(torch.zeros(state, state))   # m, and the triangular factor of Σ⁻¹ (log diagonal)
-            self.spread = nn.Parameter(torch.zeros(2, dim))                # log scales of the posterior and of the prior reconstruction
-        mixture = dict(window=window, head="mixture", covariance="semi-tied", components=components, hidden=hidden or 64, dropout=dropout)
-        self.dynamics, self.marginal = Predictor(state, encoder=encoder, layers=layers, seed=spawn(seed, "p"), **mixture), Predictor(state, encoder="none", seed=spawn(seed, "q"), **mixture)
+            self.posterior, self.prior, self.decoder = (
+                make(dim + state, 2 * rest),
+                make(state, 2 * rest),
+                make(state + rest, dim),
+            )
+            # m, and the triangular factor of Σ⁻¹ (log diagonal)
+            self.forecast, self.error = make(window * state, state), nn.Parameter(torch.zeros(state, state))
+            # log scales of the posterior and of the prior reconstruction
+            self.spread = nn.Parameter(torch.zeros(2, dim))
+        mixture = dict(
+            window=window,
+            head="mixture",
+            covariance="semi-tied",
+            components=components,
+            hidden=hidden or 64,
+            dropout=dropout,
+        )
+        self.dynamics, self.marginal = (
+            Predictor(state, encoder=encoder, layers=layers, seed=spawn(seed, "p"), **mixture),
+            Predictor(state, encoder="none", seed=spawn(seed, "q"), **mixture),
+        )
         if not learn: self.encoder.requires_grad_(False)
-        for name, size in (("in_mean", dim), ("in_scale", dim), ("side_scale", 0)): self.register_buffer(name, torch.ones(size) if "scale" in name else torch.zeros(size))
+        for name, size in (("in_mean", dim), ("in_scale", dim), ("side_scale", 0)):
+            self.register_buffer(name, torch.ones(size) if "scale" in name else torch.zeros(size))
         self.register_buffer("in_white", torch.eye(dim))                   # the encoder sees uncorrelated latents
-        self.register_buffer("seen", None, persistent=False)               # training frames on which the whitening is settled
+        # training frames on which the whitening is settled
+        self.register_buffer("seen", None, persistent=False)
 
     @property
     def head(self): return self.dynamics.head
     @property
-    def fingerprint(self) -> str: return fingerprint(self.config, {k: v.cpu().numpy() for k, v in self.state_dict().items()})   # configuration and weights
+    def fingerprint(self) -> str:
+        return fingerprint(
+            self.config, {k: v.cpu().numpy() for k, v in self.state_dict().items()}
+        )  # configuration and weights
     @property
     def n_parameters(self) -> int: return sum(p.numel() for p in self.parameters())
-    def __repr__(self): return f"Factorizer({', '.join(f'{k}={v!r}' for k, v in self.config.items())}; {self.n_parameters:,} parameters)"
+    def __repr__(self):
+        return (
+            f"Factorizer({', '.join(f'{k}={v!r}' for k, v in self.config.items())}; {self.n_parameters:,} parameters)"
+        )
     def wanted(self, windows, idx=None) -> Tensor: return windows.targets(idx)
 
     def state_of(self, z: Tensor) -> Tensor:      # latents [...,D] -> z_dyn [...,d], whitened
         return self.white(self.readout(z))
-    def readout(self, z: Tensor) -> Tensor: return self.encoder((z - self.in_mean) / self.in_scale @ self.in_white)   # before whitening
+    def readout(self, z: Tensor) -> Tensor:
+        return self.encoder((z - self.in_mean) / self.in_scale @ self.in_white)  # before whitening
     def rest_prior(self, y: Tensor) -> Independent: return _gaussian(self.prior(y))       # of z_rec given z_dyn
-    def rest_posterior(self, z: Tensor, y: Tensor) -> Independent: return _gaussian(self.posterior(torch.cat([(z - self.in_mean) / self.in_scale, y], -1)))
+    def rest_posterior(self, z: Tensor, y: Tensor) -> Independent:
+        return _gaussian(self.posterior(torch.cat([(z - self.in_mean) / self.in_scale, y], -1)))
     def decode(self, y: Tensor, rest: Tensor) -> Tensor:  # [...,d], [...,R] -> latents [...,D] in their own units
         return self.in_mean + self.in_scale * self.decoder(torch.cat([y, rest], -1))
     def reconstruct(self,
@@ -157,28 +217,43 @@ class Factorizer(nn.Module):
         "A frame from its state and the mean of z_rec."
         y = self.state_of(z)
         return self.decode(y, (self.rest_posterior(z, y) if how == "posterior" else self.rest_prior(y)).mean)
-    def from_state(self, y: Tensor) -> Tensor: return self.decode(y, self.rest_prior(y).mean)   # the prior reconstruction of a state
+    def from_state(self, y: Tensor) -> Tensor:
+        return self.decode(y, self.rest_prior(y).mean)  # the prior reconstruction of a state
 
-    def terms(self,
-        context: Tensor,    # [B,W,D]
-        target: Tensor,     # [B,D]
-    ) -> dict:              # nats a frame, [B]: explained (F), gain (G), shape, posterior, kl, prior; `objective` is what training maximises
+    def terms(
+        self,
+        context: Tensor,  # [B,W,D]
+        target: Tensor,  # [B,D]
+    ) -> dict:  # nats a frame, [B]: explained (F), gain (G), shape, posterior, kl, prior; `objective` is what training maximises
         "Everything that the model says of a frame."
         z = torch.cat([context, target[:, None]], 1)
         y = self.state_of(z)
         past, y = y[:, :-1], y[:, -1]
         still = y.detach()
-        p, q = self.dynamics(past.detach()).log_prob(still), self.marginal(past.detach()).log_prob(still)   # they follow the state and do not move it
+        # they follow the state and do not move it
+        p, q = self.dynamics(past.detach()).log_prob(still), self.marginal(past.detach()).log_prob(still)
         about, before = self.rest_posterior(target, y), self.rest_prior(y)
         rest = about.rsample() if self.training else about.mean
         x, scale = (target - self.in_mean) / self.in_scale, soft_bound(self.spread, -5., 2.).exp()
-        seen = [Normal(self.decoder(torch.cat([y, r], 1)), s, validate_args=False).log_prob(x).sum(1) for r, s in zip((rest, before.mean), scale, strict=True)]
+        seen = [
+            Normal(self.decoder(torch.cat([y, r], 1)), s, validate_args=False).log_prob(x).sum(1)
+            for r, s in zip((rest, before.mean), scale, strict=True)
+        ]
         explained, kl = self.explained(past, y), kl_divergence(about, before)
         objective = explained + self.share * (seen[0] - kl + seen[1]) + (p - p.detach()) + (q - q.detach())
-        return dict(explained=explained, gain=p - q, shape=q - Normal(0., 1., validate_args=False).log_prob(still).sum(1), posterior=seen[0], kl=kl, prior=seen[1], objective=objective)
+        return dict(
+            explained=explained,
+            gain=p - q,
+            shape=q - Normal(0.0, 1.0, validate_args=False).log_prob(still).sum(1),
+            posterior=seen[0],
+            kl=kl,
+            prior=seen[1],
+            objective=objective,
+        )
 
     def explained(self, past: Tensor, y: Tensor) -> Tensor:   # states [B,W,d], [B,d] -> [B]
-        "F of each frame: log density about the forecast with one covariance for all, over that of a standard Gaussian, nats."
+        """F of each frame: log density about the forecast with one covariance for all, over that of a standard
+        Gaussian, nats."""
         log_diagonal = soft_bound(self.error.diagonal(), -4., 4.)
         u = (y - self.forecast(past.flatten(1))) @ (self.error.tril(-1) + torch.diag(log_diagonal.exp())).T
         return log_diagonal.sum() + (y.square() - u.square()).sum(1) / 2
@@ -233,15 +308,22 @@ class Factorizer(nn.Module):
         idx = torch.randperm(len(windows), generator=generator(spawn(seed, "units")))[:max_frames]
         z, after = self.remember(windows, max_frames, seed).seen, windows.targets(idx).float().to(self.in_mean.device)
         check_shape(z, "N D", "training latents", finite=True, D=self.dim)
-        if not (z.std(0) > 0).all(): raise TrainingError(f"{int((z.std(0) == 0).sum())} latent dimensions are constant over the training windows", remedy="Drop them with a pca view")
+        if not (z.std(0) > 0).all():
+            raise TrainingError(
+                f"{int((z.std(0) == 0).sum())} latent dimensions are constant over the training windows",
+                remedy="Drop them with a pca view",
+            )
         self.in_mean.copy_(z.mean(0)); self.in_scale.copy_(z.std(0))
         x = (z - self.in_mean) / self.in_scale
         values, axes = torch.linalg.eigh(x.double().T.cov().reshape(self.dim, -1))
         self.in_white.copy_(axes @ torch.diag((values + 1e-3 * values.mean()).rsqrt()) @ axes.T)
         if self.config["start"] == "slow":
-            mean, weight, rho = slow_features(x @ self.in_white, (after - self.in_mean) / self.in_scale @ self.in_white, self.dim_state)
+            mean, weight, rho = slow_features(
+                x @ self.in_white, (after - self.in_mean) / self.in_scale @ self.in_white, self.dim_state
+            )
             self.use_linear(weight, -mean @ weight)
-        else: rho = torch.full((self.dim_state,), .5, device=x.device)     # expect persistence, and directions that persist are found
+        # expect persistence, and directions that persist are found
+        else: rho = torch.full((self.dim_state,), .5, device=x.device)
         nn.init.zeros_(self.forecast.linear.weight); nn.init.zeros_(self.forecast.linear.bias)
         self.forecast.linear.weight[:, -self.dim_state:] = torch.diag(rho)
         self.error.copy_(torch.diag(soft_unbound(-.5 * (1 - rho.square()).clamp(min=1e-3).log(), -4., 4.)))
@@ -272,7 +354,11 @@ class Factorizer(nn.Module):
         self.posterior.linear.weight[:R].copy_(rows.T); self.posterior.linear.bias[self.config["rest"]:] = -2.
         nn.init.zeros_(self.decoder.linear.weight); nn.init.zeros_(self.decoder.linear.bias)
         self.decoder.linear.weight[:, :d].copy_(A.T); self.decoder.linear.weight[:, d:d + R].copy_(axes * size)
-        self.spread.copy_(soft_unbound(torch.stack([torch.full_like(self.in_mean, -2.), left.std(0).clamp(min=.02).log()]), -5., 2.))
+        self.spread.copy_(
+            soft_unbound(
+                torch.stack([torch.full_like(self.in_mean, -2.0), left.std(0).clamp(min=0.02).log()]), -5.0, 2.0
+            )
+        )
 
     def save(self,
         folder,      # written: config.json and weights.safetensors
@@ -280,7 +366,8 @@ class Factorizer(nn.Module):
     ):
         "Write the model, atomically and unpickled."
         folder = Path(folder)
-        with atomic_path(folder / "weights.safetensors") as tmp: save_file({k: v.contiguous() for k, v in self.state_dict().items()}, tmp)
+        with atomic_path(folder / "weights.safetensors") as tmp:
+            save_file({k: v.contiguous() for k, v in self.state_dict().items()}, tmp)
         write_json(folder / "config.json", dict(model="Factorizer", config=self.config, notes=notes))
         return folder
 
@@ -296,7 +383,9 @@ class Factorizer(nn.Module):
             model = cls(**config["config"])
             model.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
         except (SafetensorError, KeyError, TypeError, RuntimeError, OSError, ValueError) as e:
-            raise ModelFileError(f"not a factorizer this version can read ({str(e).splitlines()[0]})", folder, "Train it again") from None
+            raise ModelFileError(
+                f"not a factorizer this version can read ({str(e).splitlines()[0]})", folder, "Train it again"
+            ) from None
         return model.to(device).eval()
 
 class _Objective:
@@ -312,12 +401,12 @@ def _gaussian(raw) -> Independent:
 # %% ../../nbs/dynamics/20_factorizer.ipynb #9e14168b
 def fit_factorizer(
     model: Factorizer,
-    windows,                 # training windows at lag 1
-    valid,                   # windows of other utterances, for early stopping
-    folder=None,             # best weights so far go here; a finished run is loaded, an interrupted one goes on from them
+    windows,  # training windows at lag 1
+    valid,  # windows of other utterances, for early stopping
+    folder=None,  # best weights so far go here; a finished run is loaded, an interrupted one goes on from them
     seed: int = 0,
-    **options,               # of `predictor.train`: epochs, epoch_frames, batch_size, lr, patience, noise, device, progress, callback, …
-) -> pd.DataFrame:           # one row an epoch: epoch, train, valid (minus the objective, nats a frame), seconds, lr
+    **options,  # of `predictor.train`: epochs, epoch_frames, batch_size, lr, patience, noise, device, progress, callback, …
+) -> pd.DataFrame:  # one row an epoch: epoch, train, valid (minus the objective, nats a frame), seconds, lr
     "Train a factorizer. Raises TrainingError when it diverges."
     going_on = _unfinished(folder, model)
     if going_on: model.load_state_dict(Factorizer.load(folder).state_dict()); model.remember(windows, seed=seed)
@@ -327,17 +416,27 @@ def _unfinished(folder, model) -> bool:
     "Whether a folder holds the best weights of a run of this configuration that did not come to its end."
     if not folder or not (Path(folder) / "config.json").exists(): return False
     saved = read_json(Path(folder) / "config.json", ModelFileError)
-    return saved["config"] == model.config and not saved["notes"].get("finished") and "diverged_at" not in saved["notes"]
+    return (
+        saved["config"] == model.config and not saved["notes"].get("finished") and "diverged_at" not in saved["notes"]
+    )
 
 @torch.no_grad()
 def judge(
     model: Factorizer,
     windows,            # held-out windows
 ) -> pd.Series:         # explained, gain, shape, posterior, kl, prior (nats a frame), r2_posterior, r2_prior, rank
-    "Means over windows, R² of both reconstructions (pooled over dimensions, in the latents' own units), and the effective rank of the state."
+    """Means over windows, R² of both reconstructions (pooled over dimensions, in the latents' own units), and the
+    effective rank of the state."""
     terms = pd.DataFrame([{k: float(v.sum()) for k, v in t.items()} for t in model._each(windows)]).sum() / len(windows)
     z = windows.targets(torch.arange(len(windows))).to(model.in_mean.device)
-    r2 = {f"r2_{how}": 1 - float((torch.cat([model.reconstruct(p, how) for p in z.split(8192)]) - z).square().sum() / (z - z.mean(0)).square().sum()) for how in ("posterior", "prior")}
+    r2 = {
+        f"r2_{how}": 1
+        - float(
+            (torch.cat([model.reconstruct(p, how) for p in z.split(8192)]) - z).square().sum()
+            / (z - z.mean(0)).square().sum()
+        )
+        for how in ("posterior", "prior")
+    }
     y = torch.cat([model.state_of(p) for p in z.split(8192)])
     return pd.Series(terms.to_dict() | r2 | dict(rank=effective_rank(spectrum(y.cpu().numpy()))))
 
@@ -350,7 +449,12 @@ class Frames:
         energy=None,           # dB, [N]
         name="frames",         # in the fingerprint
     ):
-        self.index, self.offsets, self.energy, self.name = index, np.append(index["offset"].to_numpy(np.int64), len(z)), energy, name
+        self.index, self.offsets, self.energy, self.name = (
+            index,
+            np.append(index["offset"].to_numpy(np.int64), len(z)),
+            energy,
+            name,
+        )
         self._z = z.float().contiguous()
     @classmethod
     def of(cls,
@@ -361,7 +465,17 @@ class Frames:
         latents = [torch.as_tensor(np.asarray(z), dtype=torch.float32) for z in latents]
         n = np.array([len(z) for z in latents])
         ids = [f"{i:06d}" for i in range(len(n))]
-        return cls(torch.cat(latents), pd.DataFrame(dict(utterance_id=ids, speaker_id=ids if speakers is None else list(speakers), offset=np.cumsum(n) - n, frames=n)))
+        return cls(
+            torch.cat(latents),
+            pd.DataFrame(
+                dict(
+                    utterance_id=ids,
+                    speaker_id=ids if speakers is None else list(speakers),
+                    offset=np.cumsum(n) - n,
+                    frames=n,
+                )
+            ),
+        )
     @classmethod
     def through(cls,
         store,          # LatentStore or Frames
@@ -372,12 +486,19 @@ class Frames:
         with torch.no_grad(): z = torch.cat([transform(part).cpu() for part in store.tensor().split(65_536)])
         return cls(z, store.index, getattr(store, "energy", None), fingerprint(store.fingerprint, name))
     @property
-    def fingerprint(self) -> str: return fingerprint(self.name, self.index[["utterance_id", "frames"]].to_numpy().tolist(), self._z.numpy())
+    def fingerprint(self) -> str:
+        return fingerprint(self.name, self.index[["utterance_id", "frames"]].to_numpy().tolist(), self._z.numpy())
     @property
     def dim(self) -> int: return self._z.shape[1]
     def tensor(self, device="cpu") -> Tensor: return self._z.to(device)
-    def rows(self, utterances=None) -> np.ndarray: return np.arange(len(self.index)) if utterances is None else np.flatnonzero(self.index["utterance_id"].isin(list(utterances)))
-    def windows(self, utterances=None, length=8, lag=1) -> Windows: return Windows(self, self.rows(utterances), length, lag)
+    def rows(self, utterances=None) -> np.ndarray:
+        return (
+            np.arange(len(self.index))
+            if utterances is None
+            else np.flatnonzero(self.index["utterance_id"].isin(list(utterances)))
+        )
+    def windows(self, utterances=None, length=8, lag=1) -> Windows:
+        return Windows(self, self.rows(utterances), length, lag)
 
 # %% ../../nbs/dynamics/20_factorizer.ipynb #c78699fd
 def shuffled(
@@ -398,7 +519,10 @@ class Zdyn(View):
         **options,       # of Factorizer
     ):
         super().__init__()
-        if n > dim_in: raise CodecError(f"zdyn{n} asks for more dimensions than the {dim_in} below it", remedy=f"Use zdyn{dim_in} or fewer")
+        if n > dim_in:
+            raise CodecError(
+                f"zdyn{n} asks for more dimensions than the {dim_in} below it", remedy=f"Use zdyn{dim_in} or fewer"
+            )
         self.dim_in, self.number, self.dim_out, self.is_fitted = dim_in, n, n, False
         self.model = Factorizer(dim_in, n, **options).eval()
 
@@ -419,11 +543,23 @@ class Zdyn(View):
     ):                        # the view
         "Train the factorizer; every tenth utterance stops it early."
         long = [np.asarray(z, np.float32) for z in latents if len(z) > self.model.window]
-        if len(long) < 10: raise CodecError(f"{self.label} cannot be fitted on {len(long)} utterances", remedy="It needs at least ten that are longer than its window")
+        if len(long) < 10:
+            raise CodecError(
+                f"{self.label} cannot be fitted on {len(long)} utterances",
+                remedy="It needs at least ten that are longer than its window",
+            )
         frames = Frames.of(long)
         ids, held = frames.index["utterance_id"], np.arange(len(long)) % 10 == 9
         parts = [frames.windows(ids[m], self.model.window) for m in (~held, held)]
-        fit_factorizer(self.model, *parts, epochs=epochs, batch_size=batch_size, lr=lr, progress=progress, **{"noise": .1} | options)
+        fit_factorizer(
+            self.model,
+            *parts,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            progress=progress,
+            **{"noise": 0.1} | options,
+        )
         self.model.cpu().eval().requires_grad_(False)
         self.is_fitted = True
         return self
@@ -437,14 +573,25 @@ class Zdyn(View):
         "Sizes, configuration and weights, name -> array."
         if not self.is_fitted: return self.sizes()
         about = np.frombuffer(json.dumps(self.model.config, sort_keys=True).encode(), np.uint8)
-        return self.sizes() | {"config": about} | {f"model.{k}": v.detach().cpu().numpy() for k, v in self.model.state_dict().items()}
+        return (
+            self.sizes()
+            | {"config": about}
+            | {f"model.{k}": v.detach().cpu().numpy() for k, v in self.model.state_dict().items()}
+        )
     def load_state(self, state: dict):
         "Take over a fitted model; raises CodecError if it is of another view."
-        if any(int(state.get(k, -1)) != int(v) for k, v in self.sizes().items()): raise CodecError(f"this state is not of view {self.label!r} on {self.dim_in}-d latents")
+        if any(int(state.get(k, -1)) != int(v) for k, v in self.sizes().items()):
+            raise CodecError(f"this state is not of view {self.label!r} on {self.dim_in}-d latents")
         if "config" not in state: return self
         try:
             model = Factorizer(**json.loads(bytes(np.asarray(state["config"], np.uint8))))
-            model.load_state_dict({k.removeprefix("model."): torch.tensor(np.asarray(v)) for k, v in state.items() if k.startswith("model.")})
+            model.load_state_dict(
+                {
+                    k.removeprefix("model."): torch.tensor(np.asarray(v))
+                    for k, v in state.items()
+                    if k.startswith("model.")
+                }
+            )
         except (ValueError, TypeError, RuntimeError) as e: raise CodecError(f"this state is not of view {self.label!r}: {str(e).splitlines()[0]}") from None
         self.model, self.is_fitted = model.to(self.model.in_mean.device).eval().requires_grad_(False), True
         return self
@@ -463,8 +610,14 @@ def state_codec(
     "The codec that made a store of z_dyn, its model restored, so that it can be decoded."
     about = store.meta["codec"]
     name, _, number = about["name"].rpartition(f"+{Zdyn.kind}")
-    if not name or not number.isdigit(): raise CodecError(f"a store of {about['name']!r} holds no z_dyn", store.path, f"Make one with encode_corpus(corpus, with_state(codec, Zdyn({store.dim})))")
+    if not name or not number.isdigit():
+        raise CodecError(
+            f"a store of {about['name']!r} holds no z_dyn",
+            store.path,
+            f"Make one with encode_corpus(corpus, with_state(codec, Zdyn({store.dim})))",
+        )
     below = get_codec(name, **about["options"] | options)
     codec = with_state(below, Zdyn(below.dim, int(number))).load_state(store._state)
-    if codec.fingerprint != about["fingerprint"]: raise CodecError(f"the codec below {about['name']!r} is another one than this store was made with", store.path)
+    if codec.fingerprint != about["fingerprint"]:
+        raise CodecError(f"the codec below {about['name']!r} is another one than this store was made with", store.path)
     return codec

@@ -34,10 +34,25 @@ def one_step(
 ) -> Predictor:
     "Train a density of the frame that the windows aim at, or read it back."
     options = dict(components=how["components"]) | head
-    model = Predictor(store.dim, how["length"], options.pop("encoder", how["encoder"]), hidden=how["hidden"], layers=how["layers"], dropout=how["dropout"], seed=spawn(how["seed"], "weights"), **options)
+    model = Predictor(
+        store.dim,
+        how["length"],
+        options.pop("encoder", how["encoder"]),
+        hidden=how["hidden"],
+        layers=how["layers"],
+        dropout=how["dropout"],
+        seed=spawn(how["seed"], "weights"),
+        **options,
+    )
     size = min(512, max(32, len(sets["train"]) // 8))
-    if model.config["encoder"] == "none": more = dict(epochs=2 * how["epochs"])              # a null must be converged, and is cheap
-    else: more = dict(epochs=how["epochs"] * (1 if sets["train"].lag > 1 else 2), epoch_frames=how["epoch_frames"], noise=noise)   # longer lags start from the first
+    # a null must be converged, and is cheap
+    if model.config["encoder"] == "none":
+        more = dict(epochs=2 * how["epochs"])
+    # longer lags start from the first
+    else:
+        more = dict(
+            epochs=how["epochs"] * (1 if sets["train"].lag > 1 else 2), epoch_frames=how["epoch_frames"], noise=noise
+        )
     return fitted(model, sets, [store.fingerprint, key], start, batch_size=size, lr=2e-3, seed=how["seed"], **more)
 
 LEANING = dict(head="mixture", covariance="semi-tied")
@@ -50,7 +65,11 @@ def direct_models(
     sets = split_windows(store, split, how["length"], 1)
     out = {0: one_step(store, sets, how, key, **LEANING, encoder="none")}
     out[1] = one_step(store, sets, how, key, out[0], **LEANING)
-    return out | {s: one_step(store, split_windows(store, split, how["length"], s), how, key, out[1], **LEANING) for s in lags if s > 1}
+    return out | {
+        s: one_step(store, split_windows(store, split, how["length"], s), how, key, out[1], **LEANING)
+        for s in lags
+        if s > 1
+    }
 
 # %% ../../nbs/dynamics/17_gap.ipynb #32dcf5b5
 def stack_weight(
@@ -58,12 +77,17 @@ def stack_weight(
     particles,   # and under the second, [N]
 ) -> float:      # w, from 0 to 1
     "Share of the first density in the mixture of two that scores best (a concave problem)."
-    found = minimize_scalar(lambda w: stacked(direct, particles, w).mean(), bounds=(0., 1.), method="bounded", options=dict(xatol=1e-4))
+    found = minimize_scalar(
+        lambda w: stacked(direct, particles, w).mean(), bounds=(0.0, 1.0), method="bounded", options=dict(xatol=1e-4)
+    )
     return float(found.x)
 
 def stacked(direct, particles, weight: float) -> np.ndarray:
     "NLL under a mixture of two densities."
-    with np.errstate(divide="ignore"): return -np.logaddexp(np.log(weight) - np.asarray(direct, float), np.log1p(-weight) - np.asarray(particles, float))
+    with np.errstate(divide="ignore"):
+        return -np.logaddexp(
+            np.log(weight) - np.asarray(direct, float), np.log1p(-weight) - np.asarray(particles, float)
+        )
 
 # %% ../../nbs/dynamics/17_gap.ipynb #1bc91eda
 def floor_of(
@@ -89,13 +113,14 @@ SCORES = ("A", "C", "R", "R_mean", "base", "direct", "R_step", "weight")
 
 @measures("gap", 1)
 def measure_gap(
-    model,               # rolled out
-    direct: dict,        # of `direct_models`
-    store, split,
-    how: dict,           # length, steps, segments, particles, seed
-    baseline,            # contexts -> Distribution: the zero of gains
-    floor: float = 0.,   # frames whose true step is no longer than this are not scored: a density has no upper bound on silence
-) -> pd.DataFrame:       # of `gap_sums`: scores over `segments` (silence left out) and, as `…_all`, over `frames`; norms, spread and miss over all frames. C is the stacked ceiling, `direct` what it was without the particles, `weight` the direct one's share
+    model,  # rolled out
+    direct: dict,  # of `direct_models`
+    store,
+    split,
+    how: dict,  # length, steps, segments, particles, seed
+    baseline,  # contexts -> Distribution: the zero of gains
+    floor: float = 0.0,  # frames whose true step is no longer than this are not scored: a density has no upper bound on silence
+) -> pd.DataFrame:  # of `gap_sums`: scores over `segments` (silence left out) and, as `…_all`, over `frames`; norms, spread and miss over all frames. C is the stacked ceiling, `direct` what it was without the particles, `weight` the direct one's share
     "The rows of the gap on held-out speakers."
     lags = {s: m for s, m in direct.items() if 1 < s <= how["steps"]}
     def score(ids, n, name):
@@ -106,7 +131,8 @@ def measure_gap(
     rows, again = (score(split.eval_utterances, how["segments"], name) for name in ("R", "C"))
     weight = {1: 1.} | {s: stack_weight(part.C, part.R) for s, part in tune[tune.segments > 0].groupby("step") if s > 1}
     rows = rows.assign(direct=rows.C, C=rows.C.astype(float), weight=rows.step.map(weight))
-    for s, part in rows.groupby("step"): rows.loc[part.index, "C"] = stacked(part.direct, again.R[part.index], weight[s])
+    for s, part in rows.groupby("step"):
+        rows.loc[part.index, "C"] = stacked(part.direct, again.R[part.index], weight[s])
     everywhere = {f"{c}_all": rows[c] for c in SCORES[:-2]} | dict(frames=1)
     return gap_sums(rows.assign(**everywhere, **{c: rows[c] * rows.segments for c in SCORES}))
 
@@ -118,7 +144,9 @@ def rollout_sets(
     seed: int = 0,
 ) -> tuple:                    # training and validation Stretches
     "What `train_rollout` reads."
-    train, valid = (store.windows(ids, length=length + steps - 1, lag=1) for ids in (split.train_utterances, split.valid_utterances))
+    train, valid = (
+        store.windows(ids, length=length + steps - 1, lag=1) for ids in (split.train_utterances, split.valid_utterances)
+    )
     some = torch.randperm(len(valid), generator=torch.Generator().manual_seed(seed))[:n_valid].sort().values
     return Stretches(train, steps), Stretches(SomeWindows(valid, some), steps)
 
@@ -132,13 +160,25 @@ def measure_particles(
     "Score of the same rollouts with fewer and more particles."
     stretches, idx = sample_stretches(store, split.eval_utterances, how, segments)
     frames, W, parts = stretches.frames(idx), stretches.window, []
-    run = rollout(model, frames[:, :W], how["steps"], max(counts), truth=frames[:, W:], seed=spawn(how["seed"], "particles"))
+    run = rollout(
+        model, frames[:, :W], how["steps"], max(counts), truth=frames[:, W:], seed=spawn(how["seed"], "particles")
+    )
     base = -log_prob_of(baseline, true_windows(frames, W).flatten(0, 1), frames[:, W:].flatten(0, 1)).view(len(idx), -1)
     moved = frames[:, W - 1:].diff(dim=1).norm(dim=-1).flatten().numpy() > floor
     for M in counts:
         score = -particle_log_score(run.logp[:, :M].mT)
-        parts.append(pd.DataFrame(dict(speaker=np.repeat(stretches.who(idx), how["steps"]), segment=np.repeat(idx.numpy(), how["steps"]), step=np.tile(np.arange(1, how["steps"] + 1), len(idx)), particles=M,
-                                       R=score.flatten().numpy(), base=base.flatten().numpy())))
+        parts.append(
+            pd.DataFrame(
+                dict(
+                    speaker=np.repeat(stretches.who(idx), how["steps"]),
+                    segment=np.repeat(idx.numpy(), how["steps"]),
+                    step=np.tile(np.arange(1, how["steps"] + 1), len(idx)),
+                    particles=M,
+                    R=score.flatten().numpy(),
+                    base=base.flatten().numpy(),
+                )
+            )
+        )
     return gap_sums(pd.concat([part[moved] for part in parts]), ("step", "particles"))
 
 # %% ../../nbs/dynamics/17_gap.ipynb #d84a9458
@@ -158,7 +198,10 @@ def real_clips(
         if len(np.unique(who)) < speakers: continue
         both = torch.cat([w.contexts(idx), w.targets(idx)[:, None]], 1)
         return both[:, :window], both[:, window:], who
-    raise ParameterError(f"fewer than {speakers} held-out speakers have {window + lengths[-1]} frames in one utterance", remedy="Use longer utterances")
+    raise ParameterError(
+        f"fewer than {speakers} held-out speakers have {window + lengths[-1]} frames in one utterance",
+        remedy="Use longer utterances",
+    )
 
 @measures("gap", 1)
 def measure_stability(
@@ -168,7 +211,14 @@ def measure_stability(
 ) -> pd.DataFrame:       # of `check_stability`, with method and runs
     "Free runs without any clipping, far longer than speech."
     stretches, idx = sample_stretches(store, split.eval_utterances, how, how["held"])
-    hold = [dict(method=name, runs=len(idx), **check_stability(m, stretches.contexts(idx), how["long"], block=min(1000, how["long"]), seed=how["seed"])) for name, m in models.items()]
+    hold = [
+        dict(
+            method=name,
+            runs=len(idx),
+            **check_stability(m, stretches.contexts(idx), how["long"], block=min(1000, how["long"]), seed=how["seed"]),
+        )
+        for name, m in models.items()
+    ]
     return pd.DataFrame(hold).drop(columns="seconds").astype(dict(broke=float, cut=float))
 
 @measures("gap", 1)
@@ -179,14 +229,29 @@ def measure_free(
 ) -> pd.DataFrame:       # of `free_run_report`, with model name, frames of a clip, clips
     "Free runs of each model beside real clips."
     context, real, who = real_clips(store, split.eval_utterances, how["length"])
-    keep = torch.from_numpy(np.sort(np.random.default_rng(spawn(how["seed"], "clips")).permutation(len(real))[:how["clips"]]))
+    keep = torch.from_numpy(
+        np.sort(np.random.default_rng(spawn(how["seed"], "clips")).permutation(len(real))[: how["clips"]])
+    )
     context, real, who, parts = context[keep], real[keep], who[keep.numpy()], []
     reference = store.windows(split.train_utterances, length=1, lag=1)
-    reference = reference.targets(torch.randperm(len(reference), generator=torch.Generator().manual_seed(how["seed"]))[:how["reference"]])
+    reference = reference.targets(
+        torch.randperm(len(reference), generator=torch.Generator().manual_seed(how["seed"]))[: how["reference"]]
+    )
     for name, (model, options) in models.items():
         run = rollout(model, context, real.shape[1], seed=spawn(how["seed"], "free"), **options).frames[:, 0]
         max_lag = min(25, real.shape[1] // 2)
-        parts.append(free_run_report(run, real, who, reference, clusters=how["regions"], max_lag=max_lag, repeats=how["repeats"], seed=how["seed"]).assign(name=name, frames=real.shape[1], clips=len(real)))
+        parts.append(
+            free_run_report(
+                run,
+                real,
+                who,
+                reference,
+                clusters=how["regions"],
+                max_lag=max_lag,
+                repeats=how["repeats"],
+                seed=how["seed"],
+            ).assign(name=name, frames=real.shape[1], clips=len(real))
+        )
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/dynamics/17_gap.ipynb #d25b66dd
@@ -197,7 +262,12 @@ def recovered(
 ):                        # Estimate
     "Share of the distance from the mean rollout to teacher forcing that particles recover."
     s = sums[[f"{c}{of}" for c in ("R_mean", "R", "A")]].to_numpy(float)
-    return bootstrap_sums(np.stack([s[:, 0] - s[:, 1], s[:, 0] - s[:, 2]], 1), sums.speaker.to_numpy(), lambda t: t[..., 0] / t[..., 1], **kw)
+    return bootstrap_sums(
+        np.stack([s[:, 0] - s[:, 1], s[:, 0] - s[:, 2]], 1),
+        sums.speaker.to_numpy(),
+        lambda t: t[..., 0] / t[..., 1],
+        **kw,
+    )
 
 def ahead(
     sums: pd.DataFrame,   # of `measure_gap`, one model and step
@@ -213,7 +283,9 @@ def ahead_of(
     **kw,
 ):                                               # Estimate
     "Nats a frame by which the second model is ahead of the first, on the same segments."
-    both = first.set_index("speaker")[[column]].join(second.set_index("speaker")[[column, "segments"]], rsuffix="_2", how="inner")
+    both = first.set_index("speaker")[[column]].join(
+        second.set_index("speaker")[[column, "segments"]], rsuffix="_2", how="inner"
+    )
     return ahead(both.reset_index(), column, f"{column}_2", **kw)
 
 def ratio_of_sums(
@@ -223,4 +295,6 @@ def ratio_of_sums(
     **kw,
 ):                        # Estimate
     "A ratio of two sums with its interval, such as own_step to true_step, or spread to miss (power .5)."
-    return bootstrap_sums(sums[[top, below]].to_numpy(float), sums.speaker.to_numpy(), lambda t: (t[..., 0] / t[..., 1])**power, **kw)
+    return bootstrap_sums(
+        sums[[top, below]].to_numpy(float), sums.speaker.to_numpy(), lambda t: (t[..., 0] / t[..., 1]) ** power, **kw
+    )

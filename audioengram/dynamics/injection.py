@@ -31,9 +31,15 @@ def injection_mask(
     every: int = 4,  # of mode B
 ) -> list:           # [S] booleans: the truth goes in after this step
     "When the truth is put into the context."
-    if mode not in MODES: raise ParameterError(f"unknown injection mode {mode!r}", remedy=f"Choose one of {', '.join(MODES)}")
+    if mode not in MODES:
+        raise ParameterError(f"unknown injection mode {mode!r}", remedy=f"Choose one of {', '.join(MODES)}")
     step = range(1, steps + 1)
-    return {"A": [True for s in step], "B": [s % every == 0 for s in step], "C": [s == 1 for s in step], "D": [False for s in step]}[mode]
+    return {
+        "A": [True for s in step],
+        "B": [s % every == 0 for s in step],
+        "C": [s == 1 for s in step],
+        "D": [False for s in step],
+    }[mode]
 
 def true_windows(
     frames: Tensor,   # contexts and their futures, [B,W+S,D]
@@ -45,23 +51,23 @@ def true_windows(
 # %% ../../nbs/dynamics/15_injection.ipynb #a164c66c
 @torch.no_grad()
 def injection_rows(
-    model,                    # as for `rollout`
-    stretches,                # held-out dynamics.rollout.Stretches
-    baseline,                 # contexts -> Distribution of the next frame: the zero of `gain`, always given true contexts
+    model,  # as for `rollout`
+    stretches,  # held-out dynamics.rollout.Stretches
+    baseline,  # contexts -> Distribution of the next frame: the zero of `gain`, always given true contexts
     modes="ABCD",
     particles: int = 1,
-    mode="sample",            # how the model is rolled out: "sample", "median" or "mean"
-    temperature: float = 1.,
+    mode="sample",  # how the model is rolled out: "sample", "median" or "mean"
+    temperature: float = 1.0,
     stabiliser=Stabiliser(),
-    every: int = 4,           # of mode B
-    whole=False,              # put back the whole true window
+    every: int = 4,  # of mode B
+    whole=False,  # put back the whole true window
     unit: float | None = None,  # rms step, the unit of state errors; from these stretches if None
-    centre=None,              # origin of own_state and true_state, [D]; the model's training mean if None and it has one, else 0
-    energy=False,             # also energy scores
-    idx=None,                 # which stretches; all if None
+    centre=None,  # origin of own_state and true_state, [D]; the model's training mean if None and it has one, else 0
+    energy=False,  # also energy scores
+    idx=None,  # which stretches; all if None
     batch_size: int = 256,
     seed: int = 0,
-) -> pd.DataFrame:            # of `rollout_rows`, with injection, base and gain (nats over the baseline)
+) -> pd.DataFrame:  # of `rollout_rows`, with injection, base and gain (nats over the baseline)
     "Score a model in every mode on the same stretches."
     idx, W = torch.arange(len(stretches)) if idx is None else torch.as_tensor(idx), stretches.window
     stretches = batches_on(stretches, device_of(model))
@@ -74,8 +80,22 @@ def injection_rows(
         base = -log_prob_of(baseline, true_windows(frames, W).flatten(0, 1), truth.flatten(0, 1))
         for name in modes:
             mask = injection_mask(name, truth.shape[1], every)
-            run = rollout(model, context, truth.shape[1], particles, mode, temperature, stabiliser, truth, mask, whole, seed=spawn(seed, int(i[0])))
-            rows = rollout_rows(run.frames, truth, context[:, -1], unit, stretches.who(i), run.logp, centre, energy, mask)
+            run = rollout(
+                model,
+                context,
+                truth.shape[1],
+                particles,
+                mode,
+                temperature,
+                stabiliser,
+                truth,
+                mask,
+                whole,
+                seed=spawn(seed, int(i[0])),
+            )
+            rows = rollout_rows(
+                run.frames, truth, context[:, -1], unit, stretches.who(i), run.logp, centre, energy, mask
+            )
             parts.append(rows.assign(injection=name, segment=i.numpy()[rows.segment], base=base.numpy()))
     out = pd.concat(parts, ignore_index=True)
     return out.assign(gain=out.base - out.nll)
@@ -97,17 +117,21 @@ def reset_after_injection(
     return pd.DataFrame(out)
 
 def divergence_horizon(
-    rows: pd.DataFrame,         # one rollout: speaker, segment, step, state_error (of `injection_rows` mode D, or of `rollout_rows`)
+    rows: pd.DataFrame,  # one rollout: speaker, segment, step, state_error (of `injection_rows` mode D, or of `rollout_rows`)
     null: pd.DataFrame | float,  # rows of a rollout that knows nothing, on the same segments, or a limit in rms steps
-    share: float = .9,          # of the null's error
-    n: int = 2000,              # bootstrap resamples
-    level: float = .95,
+    share: float = 0.9,  # of the null's error
+    n: int = 2000,  # bootstrap resamples
+    level: float = 0.95,
     seed: int = 0,
-) -> Estimate:                  # steps, interpolated; the last step where the limit is never reached
+) -> Estimate:  # steps, interpolated; the last step where the limit is never reached
     "How many steps until the state error is that of knowing nothing."
     errors = rows.pivot_table(index=["speaker", "segment"], columns="step", values="state_error")
-    if isinstance(null, pd.DataFrame): limit = null.pivot_table(index=["speaker", "segment"], columns="step", values="state_error").reindex(errors.index)
-    else: limit = errors * 0 + null
+    if isinstance(null, pd.DataFrame):
+        limit = null.pivot_table(index=["speaker", "segment"], columns="step", values="state_error").reindex(
+            errors.index
+        )
+    else:
+        limit = errors * 0 + null
     if limit.isna().any(axis=None): raise ParameterError("the null was scored on other segments than the rollout")
     _, sums, _ = group_sums(np.concatenate([errors, limit], 1), errors.index.get_level_values("speaker"))
     steps = errors.columns.to_numpy(float)
@@ -121,21 +145,29 @@ def divergence_horizon(
         return steps[before] + slope * (steps[k] - steps[before])
     value = float(cross(sums.sum(0)))
     if len(sums) < 2: return Estimate(value, None, None, len(sums), level=level)
-    return Estimate(value, *interval(cross(resample_counts(len(sums), n, seed) @ sums), value, len(sums), level=level), len(sums), level=level)
+    return Estimate(
+        value,
+        *interval(cross(resample_counts(len(sums), n, seed) @ sums), value, len(sums), level=level),
+        len(sums),
+        level=level,
+    )
 
 # %% ../../nbs/dynamics/15_injection.ipynb #0dbe683a
 def splice(
-    model,             # as for `rollout`
-    z: Tensor,         # an utterance, [T,D]
-    steps: int,        # n, frames of each rolled-out segment
-    every: int = 24,   # frames from the start of one segment to that of the next
-    window: int = 8,   # W
-    **options,         # of `rollout`: mode, temperature, seed
-):                     # the utterance with its segments replaced [T,D]; which frames were, [T] booleans. Raises ParameterError
+    model,  # as for `rollout`
+    z: Tensor,  # an utterance, [T,D]
+    steps: int,  # n, frames of each rolled-out segment
+    every: int = 24,  # frames from the start of one segment to that of the next
+    window: int = 8,  # W
+    **options,  # of `rollout`: mode, temperature, seed
+):  # the utterance with its segments replaced [T,D]; which frames were, [T] booleans. Raises ParameterError
     "Rolled-out segments in true surroundings."
     starts = torch.arange(window, max(window, len(z) - steps + 1), every)
     if not 1 <= steps <= every: raise ParameterError(f"segments of {steps} frames cannot start every {every}")
-    if not len(starts): raise ParameterError(f"{len(z)} frames hold no context of {window} and segment of {steps}", remedy="Take a longer utterance")
+    if not len(starts):
+        raise ParameterError(
+            f"{len(z)} frames hold no context of {window} and segment of {steps}", remedy="Take a longer utterance"
+        )
     at = starts[:, None] + torch.arange(steps)
     run = rollout(model, z[starts[:, None] + torch.arange(-window, 0)], steps, **options)
     out, changed = z.clone(), torch.zeros(len(z), dtype=torch.bool)
@@ -145,22 +177,27 @@ def splice(
 # %% ../../nbs/dynamics/15_injection.ipynb #465fefd8
 @torch.no_grad()
 def gap_rows(
-    model,                  # one-step model, as for `rollout`
-    direct,                 # lag s -> direct predictor: contexts -> Distribution of the frame s steps on (of z_{t+s}, target "state")
-    stretches,              # held-out Stretches
-    baseline,               # contexts -> Distribution of the next frame
-    particles: int = 64,    # M
-    correct=False,          # add the second-order bias of M particles to R
-    idx=None,               # which stretches; all if None
+    model,  # one-step model, as for `rollout`
+    direct,  # lag s -> direct predictor: contexts -> Distribution of the frame s steps on (of z_{t+s}, target "state")
+    stretches,  # held-out Stretches
+    baseline,  # contexts -> Distribution of the next frame
+    particles: int = 64,  # M
+    correct=False,  # add the second-order bias of M particles to R
+    idx=None,  # which stretches; all if None
     batch_size: int = 128,  # stretches at a time
     seed: int = 0,
-    **options,              # of `rollout`: temperature, stabiliser
-) -> pd.DataFrame:          # one row a stretch and step: speaker, segment, step, A, C, R, R_mean, R_step, base (NLLs, nats), effective (particles), own_step, mean_step, true_step, spread and miss (mean squared distance of the particles and of the truth from the particles' mean)
+    **options,  # of `rollout`: temperature, stabiliser
+) -> pd.DataFrame:  # one row a stretch and step: speaker, segment, step, A, C, R, R_mean, R_step, base (NLLs, nats), effective (particles), own_step, mean_step, true_step, spread and miss (mean squared distance of the particles and of the truth from the particles' mean)
     "Teacher forcing, horizon ceiling, particles and mean rollout on the same frames."
     idx, W, parts = torch.arange(len(stretches)) if idx is None else torch.as_tensor(idx), stretches.window, []
-    if late := [s for s in direct if s > stretches.horizon]: raise ParameterError(f"direct models at lags {late} but stretches of {stretches.horizon} steps")
+    if late := [s for s in direct if s > stretches.horizon]:
+        raise ParameterError(f"direct models at lags {late} but stretches of {stretches.horizon} steps")
     for s, m in direct.items():
-        if getattr(m, "target", "state") != "state": raise ParameterError(f"the direct model at lag {s} predicts steps", remedy="Train it with target='state': the frame before its target is not in its context")
+        if getattr(m, "target", "state") != "state":
+            raise ParameterError(
+                f"the direct model at lag {s} predicts steps",
+                remedy="Train it with target='state': the frame before its target is not in its context",
+            )
     stretches = batches_on(stretches, device_of(model))
     for i in idx.split(batch_size):
         frames = stretches.frames(i)
@@ -169,15 +206,31 @@ def gap_rows(
         forced = rollout(model, context, S, 1, "mean", truth=truth, inject=[True] * S, whole=True).logp[:, 0]
         many = rollout(model, context, S, particles, truth=truth, seed=spawn(seed, int(i[0])), **options)
         mean, drifted = (rollout(model, context, S, 1, "mean", truth=truth, score=score) for score in ("state", "step"))
-        size = lambda f, start=context[:, -1]: f.diff(dim=2, prepend=start[:, None, None].expand(len(f), f.shape[1], 1, -1)).norm(dim=-1).mean(1)
-        columns = dict(A=-forced, R=-particle_log_score(many.logp.mT, correct), R_mean=-mean.logp[:, 0], R_step=-drifted.logp[:, 0], base=-log_prob_of(baseline, windows, truth.flatten(0, 1)).view(B, S),
-                       effective=effective_particles(many.logp.mT), own_step=size(many.frames), mean_step=size(mean.frames), true_step=size(truth[:, None]),
-                       spread=many.frames.var(1, unbiased=False).sum(-1), miss=(many.frames.mean(1) - truth).square().sum(-1))
+        size = lambda f, start=context[:, -1]: (
+            f.diff(dim=2, prepend=start[:, None, None].expand(len(f), f.shape[1], 1, -1)).norm(dim=-1).mean(1)
+        )
+        columns = dict(
+            A=-forced,
+            R=-particle_log_score(many.logp.mT, correct),
+            R_mean=-mean.logp[:, 0],
+            R_step=-drifted.logp[:, 0],
+            base=-log_prob_of(baseline, windows, truth.flatten(0, 1)).view(B, S),
+            effective=effective_particles(many.logp.mT),
+            own_step=size(many.frames),
+            mean_step=size(mean.frames),
+            true_step=size(truth[:, None]),
+            spread=many.frames.var(1, unbiased=False).sum(-1),
+            miss=(many.frames.mean(1) - truth).square().sum(-1),
+        )
         ceiling = torch.full((B, S), torch.nan)
         for s, m in {1: model, **direct}.items():
-            ceiling[:, s - 1] = columns["A"][:, 0] if s == 1 and 1 not in direct else -_scored(m, context, truth[:, s - 1])
+            ceiling[:, s - 1] = (
+                columns["A"][:, 0] if s == 1 and 1 not in direct else -_scored(m, context, truth[:, s - 1])
+            )
         frame = pd.DataFrame({k: v.flatten().cpu().numpy() for k, v in {**columns, "C": ceiling}.items()})
-        frame.insert(0, "step", np.tile(np.arange(1, S + 1), B)); frame.insert(0, "segment", np.repeat(i.numpy(), S)); frame.insert(0, "speaker", np.repeat(stretches.who(i), S))
+        frame.insert(0, "step", np.tile(np.arange(1, S + 1), B))
+        frame.insert(0, "segment", np.repeat(i.numpy(), S))
+        frame.insert(0, "speaker", np.repeat(stretches.who(i), S))
         parts.append(frame[frame.C.notna()])
     return pd.concat(parts, ignore_index=True)
 
@@ -192,7 +245,8 @@ def _scored(model, context, truth):
 # %% ../../nbs/dynamics/15_injection.ipynb #992f3b88
 @dataclass(frozen=True)
 class Switching:
-    "z' = rho_k z + shift_k + sigma ε with k drawn anew at every step: a process whose density is exact at every lag (isotropic, any D)."
+    """z' = rho_k z + shift_k + sigma ε with k drawn anew at every step: a process whose density is exact at every
+    lag (isotropic, any D)."""
     rho: tuple = (.95, .3)
     shift: tuple = (0., 1.5)
     weight: tuple = (.7, .3)
@@ -204,7 +258,13 @@ class Switching:
         "Weight, slope, offset and variance of each of the 2^lag Gaussians, [2^lag] each."
         log_w, a, c, v = (torch.tensor([x]) for x in (0., 1., 0., 0.))
         rho, shift, w = (torch.tensor(x)[:, None] for x in (self.rho, self.shift, self.weight))
-        for _ in range(self.lag): log_w, a, c, v = ((w.log() + log_w).flatten(), (rho * a).flatten(), (rho * c + shift).flatten(), (rho**2 * v + self.sigma**2).flatten())
+        for _ in range(self.lag):
+            log_w, a, c, v = (
+                (w.log() + log_w).flatten(),
+                (rho * a).flatten(),
+                (rho * c + shift).flatten(),
+                (rho**2 * v + self.sigma**2).flatten(),
+            )
         return log_w, a, c, v
 
     def __call__(self, context: Tensor):
@@ -220,7 +280,11 @@ class Switching:
         z, out = torch.zeros(B, D), []
         for t in range(warm + T):
             k = torch.multinomial(torch.tensor(self.weight), B, replacement=True, generator=g)
-            z = torch.tensor(self.rho)[k, None] * z + torch.tensor(self.shift)[k, None] + self.sigma * torch.randn(B, D, generator=g)
+            z = (
+                torch.tensor(self.rho)[k, None] * z
+                + torch.tensor(self.shift)[k, None]
+                + self.sigma * torch.randn(B, D, generator=g)
+            )
             if t >= warm: out.append(z)
         return torch.stack(out, 1)
 

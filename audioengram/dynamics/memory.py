@@ -32,7 +32,8 @@ class Neighbours:
         chunk: int = 2048, # queries at a time (exact)
         probes: int = 16,  # cells searched (ivf)
     ):                     # raises ParameterError
-        if kind not in KINDS: raise ParameterError(f"unknown kind of search {kind!r}", remedy=f"Choose one of {', '.join(KINDS)}")
+        if kind not in KINDS:
+            raise ParameterError(f"unknown kind of search {kind!r}", remedy=f"Choose one of {', '.join(KINDS)}")
         K, D = check_shape(keys, "K D", "keys", finite=True).values()
         self.kind = kind if kind != "auto" else "exact" if K <= 4096 or keys.device.type != "cpu" else "faiss"
         self.centre, self.chunk = keys.mean(0), chunk
@@ -55,7 +56,13 @@ class Neighbours:
         if self.kind != "exact":
             d, i = self.index.search(np.ascontiguousarray(q.cpu().numpy(), np.float32), k)
             return torch.from_numpy(d).to(q), torch.from_numpy(i).to(q.device)
-        d, i = zip(*(torch.addmm(self.norm, part, self.keys.T, alpha=-2).topk(k, 1, largest=False) for part in q.split(self.chunk)), strict=True)
+        d, i = zip(
+            *(
+                torch.addmm(self.norm, part, self.keys.T, alpha=-2).topk(k, 1, largest=False)
+                for part in q.split(self.chunk)
+            ),
+            strict=True,
+        )
         return (torch.cat(d) + q.square().sum(1, keepdim=True)).clamp_min(0), torch.cat(i)
 
 # %% ../../nbs/dynamics/25_memory.ipynb #70e04340
@@ -66,7 +73,10 @@ def cluster_statistics(
     shrink="auto",      # n_0 in frames; "auto": by empirical Bayes; 0: none
 ):                      # mean [K,D], variance [K,D], count [K], n_0
     "Shrunken mean and variance of each cluster."
-    count, mean, var = (torch.as_tensor(a, device=values.device) for a in cluster_moments(values.cpu().numpy(), label.cpu().numpy(), clusters))
+    count, mean, var = (
+        torch.as_tensor(a, device=values.device)
+        for a in cluster_moments(values.cpu().numpy(), label.cpu().numpy(), clusters)
+    )
     n, p = count[:, None].double(), count[:, None] / count.sum()
     centre = (p * mean).sum(0)
     spread, within_sum = (p * (var + (mean - centre).square())).sum(0), n * var
@@ -82,7 +92,8 @@ def _pseudo_count(n, mean, centre, within_sum) -> float:
     N, used = n.sum(), (n > 0).sum()
     within = within_sum.sum() / (N - used).clamp(min=1)
     between = (n * (mean - centre).square()).sum() - (used - 1) * within
-    weight = N - n.square().sum() / N                       # expectation of the sum of squares is weight * between + (K-1) * within
+    # expectation of the sum of squares is weight * between + (K-1) * within
+    weight = N - n.square().sum() / N
     return float((within / (between / weight).clamp(min=1e-3 * within)).clamp(max=1e3))
 
 def kmeans(
@@ -92,8 +103,11 @@ def kmeans(
     seed: int = 0,
 ) -> Tensor:                # centres, [K,D]
     "k-means centres (faiss)."
-    if len(x) < clusters: raise ParameterError(f"{len(x)} frames cannot make {clusters} clusters", remedy="Use fewer clusters")
-    run = faiss.Kmeans(x.shape[1], clusters, niter=iterations, seed=seed, min_points_per_centroid=1, max_points_per_centroid=10**9)
+    if len(x) < clusters:
+        raise ParameterError(f"{len(x)} frames cannot make {clusters} clusters", remedy="Use fewer clusters")
+    run = faiss.Kmeans(
+        x.shape[1], clusters, niter=iterations, seed=seed, min_points_per_centroid=1, max_points_per_centroid=10**9
+    )
     run.train(np.ascontiguousarray(x.cpu().numpy(), np.float32))
     return torch.from_numpy(run.centroids.copy()).to(x)
 
@@ -109,7 +123,14 @@ class Memory(nn.Module):
         super().__init__()
         if not 1 <= k <= size: raise ParameterError(f"k={k} neighbours of {size} keys")
         self.k, self.kind, self._index = k, kind, None
-        for name, shape in (("keys", (size, dim)), ("mean", (size, dim)), ("var", (size, dim)), ("count", (size,)), ("tau", ())): self.register_buffer(name, torch.ones(shape))
+        for name, shape in (
+            ("keys", (size, dim)),
+            ("mean", (size, dim)),
+            ("var", (size, dim)),
+            ("count", (size,)),
+            ("tau", ()),
+        ):
+            self.register_buffer(name, torch.ones(shape))
 
     def fill(self,
         keys: Tensor,      # frames, [N,D]
@@ -125,18 +146,22 @@ class Memory(nn.Module):
             new = dict(keys=keys, mean=values, var=1e-2 * values.var(0).expand_as(values), count=torch.ones(len(keys)))
         else:
             centres = kmeans(keys, len(self.keys), seed=seed) if centres is None else centres
-            mean, var, count, _ = cluster_statistics(values, Neighbours(centres, self.kind)(keys, 1)[1][:, 0], len(centres), shrink)
+            mean, var, count, _ = cluster_statistics(
+                values, Neighbours(centres, self.kind)(keys, 1)[1][:, 0], len(centres), shrink
+            )
             new = dict(keys=centres, mean=mean, var=var, count=count)
         for name, x in new.items(): getattr(self, name).copy_(x)
         self._index = None
-        d = self.index(keys[:20_000], min(2, len(self.keys)))[0][:, -1 if frames else 0]     # a frame's nearest key is itself
+        # a frame's nearest key is itself
+        d = self.index(keys[:20_000], min(2, len(self.keys)))[0][:, -1 if frames else 0]
         self.tau.copy_(d.mean().clamp_min(1e-12))
         return self
 
     @property
     def index(self) -> Neighbours:
         "Built when first asked for, and again after keys or device have changed."
-        if self._index is None or self._index.centre.device != self.keys.device or self._version != self.keys._version: self._index, self._version = Neighbours(self.keys, self.kind), self.keys._version
+        if self._index is None or self._index.centre.device != self.keys.device or self._version != self.keys._version:
+            self._index, self._version = Neighbours(self.keys, self.kind), self.keys._version
         return self._index
 
     @torch.no_grad()
@@ -162,7 +187,8 @@ class Memory(nn.Module):
         for t in taus if self.k > 1 else (1.,):
             self.tau.copy_(start * t)
             mean, var = self(query, found)
-            factor = ((values - mean).square() / var).mean()                              # maximum likelihood for a common factor
+            # maximum likelihood for a common factor
+            factor = ((values - mean).square() / var).mean()
             nll = (.5 * ((values - mean).square() / (factor * var) + (factor * var).log())).sum(1).mean().item()
             if nll < best[0]: best = (nll, factor, self.tau.clone())
         self.tau.copy_(best[2]); self.var.mul_(best[1])
@@ -205,9 +231,18 @@ class MemoryPredictor(Predictor):
         **kw,                   # of Predictor: encoder, hidden, layers, dropout, normalise, seed
     ):                          # raises ParameterError
         if form not in FORMS: raise ParameterError(f"unknown form {form!r}", remedy=f"Choose one of {', '.join(FORMS)}")
-        if spread not in ("global", "predicted"): raise ParameterError(f"unknown spread {spread!r}", remedy="Choose global or predicted")
+        if spread not in ("global", "predicted"):
+            raise ParameterError(f"unknown spread {spread!r}", remedy="Choose global or predicted")
         kw.pop("head", None); kw.pop("target", None)
-        super().__init__(dim, window, head=MemoryHead, target="step", **({"encoder": "none"} if form == "memory" else {}) | kw, form=form, spread=spread)
+        super().__init__(
+            dim,
+            window,
+            head=MemoryHead,
+            target="step",
+            **({"encoder": "none"} if form == "memory" else {}) | kw,
+            form=form,
+            spread=spread,
+        )
         self.memory = Memory(dim, clusters, k, search) if form != "param" else None
         self.form, self.config = form, self.config | dict(clusters=clusters, k=k, search=search)
         self.config.pop("head"); self.config.pop("target")
@@ -223,7 +258,10 @@ class MemoryPredictor(Predictor):
         return self.head.out(self.encoder((context - self.in_mean) / self.in_scale))
 
     @property
-    def n_stored(self) -> int: return self.n_parameters + (0 if self.memory is None else sum(b.numel() for b in self.memory.buffers()))   # numbers kept
+    def n_stored(self) -> int:
+        return self.n_parameters + (
+            0 if self.memory is None else sum(b.numel() for b in self.memory.buffers())
+        )  # numbers kept
 
     @torch.no_grad()
     def remember(self,
@@ -248,36 +286,44 @@ class MemoryPredictor(Predictor):
         for i in idx.split(4096):
             c = windows.contexts(i)
             y = (windows.steps(i) - self.out_mean) / self.out_scale
-            keys.append((c[:, -1] - self.in_mean) / self.in_scale); values.append(y - self.network(c) if self.form in ("add", "gated") else y)
+            keys.append((c[:, -1] - self.in_mean) / self.in_scale)
+            values.append(y - self.network(c) if self.form in ("add", "gated") else y)
         return torch.cat(keys), torch.cat(values)
 
 # %% ../../nbs/dynamics/25_memory.ipynb #6afc58f7
 def fit_forms(
-    windows,                   # training windows: contexts, steps, batches
-    valid,                     # held-out windows of training speakers
-    dim: int,                  # D
-    window: int = 8,           # W
+    windows,  # training windows: contexts, steps, batches
+    valid,  # held-out windows of training speakers
+    dim: int,  # D
+    window: int = 8,  # W
     clusters: int = 2048,
     k: int = 8,
-    remember=None,             # windows for residual memories; the training windows if None
-    model=None,                # dict of MemoryPredictor options: encoder, hidden, layers, dropout, spread, seed
-    fit=None,                  # fit(model, start) -> trained model, start being the one it was started from or None; `predictor.train` if None
-    **options,                 # of `predictor.train`
-) -> dict:                     # name -> fitted model: memory-hard, memory-soft, param, hybrid, residual-add, residual-gated
+    remember=None,  # windows for residual memories; the training windows if None
+    model=None,  # dict of MemoryPredictor options: encoder, hidden, layers, dropout, spread, seed
+    fit=None,  # fit(model, start) -> trained model, start being the one it was started from or None; `predictor.train` if None
+    **options,  # of `predictor.train`
+) -> dict:  # name -> fitted model: memory-hard, memory-soft, param, hybrid, residual-add, residual-gated
     "Fit every form on the same windows, all memories with the same keys."
     def plain(model, start): train(model, windows, valid, units=start is None, **options); return model
     fit, filled = fit or plain, {}
     def fill(m, held=valid, source=windows):
-        if source is windows: m.remember(source, held, centres=filled.get("keys")); filled.setdefault("keys", m.memory.keys.clone())
-        else: m.remember(source, held)
+        if source is windows:
+            m.remember(source, held, centres=filled.get("keys"))
+            filled.setdefault("keys", m.memory.keys.clone())
+        else:
+            m.remember(source, held)
         return m
     device = working_device(options.get("device", "auto"))
-    def make(form, k=k): return MemoryPredictor(dim, window, form, clusters, k, **(model or {}) | (dict(encoder="none") if form == "memory" else {})).to(device)
+    def make(form, k=k):
+        return MemoryPredictor(
+            dim, window, form, clusters, k, **(model or {}) | (dict(encoder="none") if form == "memory" else {})
+        ).to(device)
     out = {"memory-hard": make("memory", 1), "memory-soft": make("memory")}
     for m in out.values(): fill(m.set_units(windows)).eval()
     out["param"] = fit(make("param"), None)
     out["hybrid"] = fit(fill(make("hybrid").set_units(windows)), None)
-    for name, form in (("residual-add", "add"), ("residual-gated", "gated")): out[name] = fit(fill(make(form).start_from(out["param"]), source=remember or windows), out["param"])
+    for name, form in (("residual-add", "add"), ("residual-gated", "gated")):
+        out[name] = fit(fill(make(form).start_from(out["param"]), source=remember or windows), out["param"])
     return out
 
 def matched(

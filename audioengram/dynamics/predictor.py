@@ -55,7 +55,9 @@ class Residual(nn.Module):
     "Two-layer block added to its input, normalised first."
     def __init__(self, width: int, dropout: float):
         super().__init__()
-        self.body = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width))
+        self.body = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width)
+        )
     def forward(self, h): return h + self.body(h)
 
 class MLPContext(nn.Module):
@@ -63,7 +65,10 @@ class MLPContext(nn.Module):
     def __init__(self, dim, window, hidden=512, layers=2, dropout=.1, frames=None, **_):
         super().__init__()
         self.frames = min(frames or window, window)
-        self.inp, self.blocks = nn.Linear(dim * self.frames, hidden), nn.Sequential(*[Residual(hidden, dropout) for _ in range(layers)], nn.LayerNorm(hidden))
+        self.inp, self.blocks = (
+            nn.Linear(dim * self.frames, hidden),
+            nn.Sequential(*[Residual(hidden, dropout) for _ in range(layers)], nn.LayerNorm(hidden)),
+        )
         self.features = hidden + dim
     def forward(self, c): return torch.cat([self.blocks(self.inp(c[:, -self.frames:].flatten(1))), c[:, -1]], 1)
 
@@ -76,7 +81,9 @@ class ConvContext(nn.Module):
     def __init__(self, dim, window, hidden=512, layers=2, dropout=.1, kernel=3, **_):
         super().__init__()
         self.inp = nn.Linear(dim, hidden)
-        self.convs = nn.ModuleList(nn.Conv1d(hidden, hidden, kernel, groups=8 if hidden % 8 == 0 else 1, padding=0) for _ in range(layers))
+        self.convs = nn.ModuleList(
+            nn.Conv1d(hidden, hidden, kernel, groups=8 if hidden % 8 == 0 else 1, padding=0) for _ in range(layers)
+        )
         self.mix = nn.ModuleList(Residual(hidden, dropout) for _ in range(layers))
         self.norm, self.kernel, self.features = nn.LayerNorm(hidden), kernel, hidden + dim
     def forward(self, c):
@@ -90,13 +97,22 @@ class TransformerContext(nn.Module):
     def __init__(self, dim, window, hidden=512, layers=2, dropout=.1, heads=8, **_):
         super().__init__()
         self.inp, self.position = nn.Linear(dim, hidden), nn.Parameter(torch.randn(window, hidden) * .02)
-        block = nn.TransformerEncoderLayer(hidden, heads, 2 * hidden, dropout, activation="gelu", batch_first=True, norm_first=True)
+        block = nn.TransformerEncoderLayer(
+            hidden, heads, 2 * hidden, dropout, activation="gelu", batch_first=True, norm_first=True
+        )
         self.body = nn.TransformerEncoder(block, layers, norm=nn.LayerNorm(hidden), enable_nested_tensor=False)
         self.features = hidden + dim
     def forward(self, c): return torch.cat([self.body(self.inp(c) + self.position[-c.shape[1]:])[:, -1], c[:, -1]], 1)
 
 ENCODERS = dict(none=NoContext, state=StateContext, mlp=MLPContext, conv=ConvContext, transformer=TransformerContext)
-HEADS = dict(gaussian=Gaussian, student=StudentT, mixture=GaussianMixture, lowrank=LowRankMixture, factored=FactoredMixture, direction=DirectionMagnitude)
+HEADS = dict(
+    gaussian=Gaussian,
+    student=StudentT,
+    mixture=GaussianMixture,
+    lowrank=LowRankMixture,
+    factored=FactoredMixture,
+    direction=DirectionMagnitude,
+)
 
 # %% ../../nbs/dynamics/05_predictor.ipynb #1e0d3f28
 class Scaled(Distribution):
@@ -116,44 +132,77 @@ class Scaled(Distribution):
     def mean(self): return self.shift + self.scale * self.base.mean
     def inner(self, x): return (x - self.shift) / self.scale
     def log_prob(self, x): return self.base.log_prob(self.inner(x)) - self.scale.log().sum()
-    def sample(self, sample_shape=(), **kw): return self.shift + self.scale * self.base.sample(torch.Size(sample_shape), **kw)
+    def sample(self, sample_shape=(), **kw):
+        return self.shift + self.scale * self.base.sample(torch.Size(sample_shape), **kw)
     def responsibilities(self, x): return self.base.responsibilities(self.inner(x))
 
 # %% ../../nbs/dynamics/05_predictor.ipynb #dbb0f29b
 class Predictor(nn.Module):
     "Density of the next latent frame (or step) given a context window: encoder, head and the units of the data."
-    def __init__(self,
-        dim: int,              # D of the latents
-        window: int = 8,       # W, context frames
-        encoder="mlp",         # one of ENCODERS
-        head="mixture",        # one of HEADS, or a class with the same interface
-        target="state",        # "state": z_{t+1}; "step": z_{t+1} - z_t
-        hidden: int = 512,     # width of the encoder
-        layers: int = 2,       # depth of the encoder
-        dropout: float = .1,
+    def __init__(
+        self,
+        dim: int,  # D of the latents
+        window: int = 8,  # W, context frames
+        encoder="mlp",  # one of ENCODERS
+        head="mixture",  # one of HEADS, or a class with the same interface
+        target="state",  # "state": z_{t+1}; "step": z_{t+1} - z_t
+        hidden: int = 512,  # width of the encoder
+        layers: int = 2,  # depth of the encoder
+        dropout: float = 0.1,
         normalise="dimension",  # spread kept per "dimension", or one "global" scale (keeps directions)
-        seed: int = 0,         # of the initial weights
-        side: int = 0,         # further numbers a frame that the context carries behind its D dimensions, for a head that takes them
-        **head_options,        # passed to the head: components, covariance, …
+        seed: int = 0,  # of the initial weights
+        side: int = 0,  # further numbers a frame that the context carries behind its D dimensions, for a head that takes them
+        **head_options,  # passed to the head: components, covariance, …
     ):
         super().__init__()
-        for kind, name, known in (("encoder", encoder, ENCODERS), ("target", target, ("state", "step")), ("normalise", normalise, ("dimension", "global"))):
-            if name not in known: raise ParameterError(f"unknown {kind} {name!r}", remedy=f"Choose one of {', '.join(known)}")
-        if isinstance(head, str) and head not in HEADS: raise ParameterError(f"unknown head {head!r}", remedy=f"Choose one of {', '.join(HEADS)}")
-        self.config = dict(dim=dim, window=window, encoder=encoder, head=head if isinstance(head, str) else head.__name__, target=target, hidden=hidden, layers=layers,
-                           dropout=dropout, normalise=normalise, seed=seed, side=side, **head_options)
-        self.dim, self.window, self.target, self.normalise, self.side, self.amp = dim, window, target, normalise, side, torch.float32
+        for kind, name, known in (
+            ("encoder", encoder, ENCODERS),
+            ("target", target, ("state", "step")),
+            ("normalise", normalise, ("dimension", "global")),
+        ):
+            if name not in known:
+                raise ParameterError(f"unknown {kind} {name!r}", remedy=f"Choose one of {', '.join(known)}")
+        if isinstance(head, str) and head not in HEADS:
+            raise ParameterError(f"unknown head {head!r}", remedy=f"Choose one of {', '.join(HEADS)}")
+        self.config = dict(
+            dim=dim,
+            window=window,
+            encoder=encoder,
+            head=head if isinstance(head, str) else head.__name__,
+            target=target,
+            hidden=hidden,
+            layers=layers,
+            dropout=dropout,
+            normalise=normalise,
+            seed=seed,
+            side=side,
+            **head_options,
+        )
+        self.dim, self.window, self.target, self.normalise, self.side, self.amp = (
+            dim,
+            window,
+            target,
+            normalise,
+            side,
+            torch.float32,
+        )
         with own_seed(seed):
             self.encoder = ENCODERS[encoder](dim, window, hidden=hidden, layers=layers, dropout=dropout)
             make = HEADS[head] if isinstance(head, str) else head
-            if make is DirectionMagnitude: head_options = dict(side=side * window, history=window - 1) | head_options   # what stories C and D read
+            # what stories C and D read
+            if make is DirectionMagnitude: head_options = dict(side=side * window, history=window - 1) | head_options
             self.head = make(dim, self.encoder.features, **head_options)
         for name, size in (("in", dim), ("out", dim), ("side", side)):
-            self.register_buffer(f"{name}_mean", torch.zeros(size)); self.register_buffer(f"{name}_scale", torch.ones(size))
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_scale", torch.ones(size))
 
     @property
-    def fingerprint(self) -> str: return fingerprint(self.config, {k: v.cpu().numpy() for k, v in self.state_dict().items()})   # configuration and weights
-    def __repr__(self): return f"Predictor({', '.join(f'{k}={v!r}' for k, v in self.config.items())}; {self.n_parameters:,} parameters)"
+    def fingerprint(self) -> str:
+        return fingerprint(
+            self.config, {k: v.cpu().numpy() for k, v in self.state_dict().items()}
+        )  # configuration and weights
+    def __repr__(self):
+        return f"Predictor({', '.join(f'{k}={v!r}' for k, v in self.config.items())}; {self.n_parameters:,} parameters)"
     @property
     def n_parameters(self) -> int: return sum(p.numel() for p in self.parameters())
     @property
@@ -162,7 +211,9 @@ class Predictor(nn.Module):
         from torch.utils.flop_counter import FlopCounterMode
         device = self.in_mean.device
         with torch.no_grad(), FlopCounterMode(display=False) as count:
-            self(torch.zeros(1, self.window, self.dim + self.side, device=device)).log_prob(torch.ones(1, self.dim, device=device))
+            self(torch.zeros(1, self.window, self.dim + self.side, device=device)).log_prob(
+                torch.ones(1, self.dim, device=device)
+            )
         return count.get_total_flops() // 2
 
     def wanted(self, windows, idx=None) -> Tensor:
@@ -179,23 +230,37 @@ class Predictor(nn.Module):
         idx = torch.randperm(len(windows), generator=generator(spawn(seed, "units")))[:max_frames]
         windows = batches_on(windows, self.in_mean.device)
         last, wanted = windows.contexts(idx)[:, -1].float(), self.wanted(windows, idx).float()
-        check_shape(last, "N D", "training latents", finite=True, D=self.dim + self.side); check_shape(wanted, "N D", "training targets", finite=True, D=self.dim)
-        for name, x in (("in", last[:, :self.dim]), ("out", wanted), *([("side", last[:, self.dim:])] if self.side else [])):
-            spread = x.var(0).mean().sqrt().expand(self.dim) if self.normalise == "global" and name != "side" else x.std(0)
+        check_shape(last, "N D", "training latents", finite=True, D=self.dim + self.side)
+        check_shape(wanted, "N D", "training targets", finite=True, D=self.dim)
+        for name, x in (
+            ("in", last[:, : self.dim]),
+            ("out", wanted),
+            *([("side", last[:, self.dim :])] if self.side else []),
+        ):
+            spread = (
+                x.var(0).mean().sqrt().expand(self.dim) if self.normalise == "global" and name != "side" else x.std(0)
+            )
             if not (spread > 0).all():
-                raise TrainingError(f"{int((spread == 0).sum())} {'side' if name == 'side' else 'latent'} dimensions are constant over the training windows", remedy="Drop them with a pca view")
+                raise TrainingError(
+                    f"{int((spread == 0).sum())} {'side' if name == 'side' else 'latent'} dimensions are constant over the training windows",
+                    remedy="Drop them with a pca view",
+                )
             centre = 0 if name == "out" and self.target == "step" else x.mean(0)      # a step of zero stays zero
             getattr(self, f"{name}_mean").copy_(torch.as_tensor(centre)); getattr(self, f"{name}_scale").copy_(spread)
-        if hasattr(self.head, "init_from"): self.head.init_from((wanted - self.out_mean) / self.out_scale, seed=spawn(seed, "head"))
+        if hasattr(self.head, "init_from"):
+            self.head.init_from((wanted - self.out_mean) / self.out_scale, seed=spawn(seed, "head"))
         return self
 
     @torch.no_grad()
     def start_from(self,
         other,   # a fitted Predictor of the same latents and target
     ):           # self
-        "Take over units and whatever else has the same name and shape: an unconditional density is a start, a model of another lag is a better one."
+        """Take over units and whatever else has the same name and shape: an unconditional density is a start, a
+        model of another lag is a better one."""
         mine = self.state_dict()
-        self.load_state_dict(mine | {k: v for k, v in other.state_dict().items() if k in mine and mine[k].shape == v.shape})
+        self.load_state_dict(
+            mine | {k: v for k, v in other.state_dict().items() if k in mine and mine[k].shape == v.shape}
+        )
         return self
 
     def given(self, context: Tensor) -> dict:
@@ -211,7 +276,8 @@ class Predictor(nn.Module):
         check_shape(context, "B W D", "context", W=self.window, D=self.dim + self.side)
         with torch.autocast(context.device.type, self.amp, enabled=self.training and self.amp != torch.float32):
             features = self.encoder((context[..., :self.dim] - self.in_mean) / self.in_scale)
-        return Scaled(self.head(features.float(), **self.given(context)), self.out_mean, self.out_scale)   # densities stay in float32
+        # densities stay in float32
+        return Scaled(self.head(features.float(), **self.given(context)), self.out_mean, self.out_scale)
 
     @torch.no_grad()
     def log_prob(self,
@@ -233,7 +299,8 @@ class Predictor(nn.Module):
     ):
         "Write the model, atomically and unpickled."
         folder = Path(folder)
-        with atomic_path(folder / "weights.safetensors") as tmp: save_file({k: v.contiguous() for k, v in self.state_dict().items()}, tmp)
+        with atomic_path(folder / "weights.safetensors") as tmp:
+            save_file({k: v.contiguous() for k, v in self.state_dict().items()}, tmp)
         write_json(folder / "config.json", dict(model="Predictor", config=self.config, notes=notes))
         return folder
 
@@ -249,7 +316,9 @@ class Predictor(nn.Module):
             model = cls(**{**config["config"], **({} if head is None else dict(head=head))})
             model.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
         except (SafetensorError, KeyError, TypeError, RuntimeError, OSError, ValueError) as e:
-            raise ModelFileError(f"not a predictor this version can read ({str(e).splitlines()[0]})", folder, "Train it again") from None
+            raise ModelFileError(
+                f"not a predictor this version can read ({str(e).splitlines()[0]})", folder, "Train it again"
+            ) from None
         return model.to(device).eval()
 
 # %% ../../nbs/dynamics/05_predictor.ipynb #43bfc4a9
@@ -272,7 +341,8 @@ class WithSide:
 def step_signals(
     store,        # LatentStore
 ) -> Tensor:      # [N,2]
-    "Level of each frame (dB), and the mean log length of the steps of its utterance up to it: what loudness and the speaker's pace say of the next length."
+    """Level of each frame (dB), and the mean log length of the steps of its utterance up to it: what loudness and
+    the speaker's pace say of the next length."""
     z, first = store.tensor(), torch.as_tensor(np.asarray(store.offsets[:-1]))
     log_m = torch.cat([z.new_zeros(1), (z[1:] - z[:-1]).norm(dim=1).clamp(min=1e-6).log()])
     log_m[first] = 0.                                        # no step leads to the first frame
@@ -296,9 +366,15 @@ class _Losses:
         self.n, self.total = self.n + 1, self.total + loss
         self.new.append(torch.stack([loss.float(), norm.float()]))
 
-    def lost(self):   # number, loss and norm of the first step since the last look that was not finite; None if there is none
+    def lost(
+        self,
+    ):  # number, loss and norm of the first step since the last look that was not finite; None if there is none
         "Look at what has come since the last look."
-        first, seen, self.new = self.step + self.n - len(self.new), torch.stack(self.new or [torch.zeros(2)]).tolist(), []
+        first, seen, self.new = (
+            self.step + self.n - len(self.new),
+            torch.stack(self.new or [torch.zeros(2)]).tolist(),
+            [],
+        )
         return next(((first + i, *both) for i, both in enumerate(seen) if not all(map(math.isfinite, both))), None)
 
     @property
@@ -328,16 +404,23 @@ def train(
     "Fit a predictor; it ends with the weights of its best epoch. Raises TrainingError when it diverges."
     model.to(device := working_device(device))
     if folder and (done := _finished(folder, model)) is not None: return done
-    if not (len(windows) and len(valid)): raise TrainingError("training needs windows in both the training and the validation set")
+    if not (len(windows) and len(valid)):
+        raise TrainingError("training needs windows in both the training and the validation set")
     windows, valid = batches_on(windows, device), batches_on(valid, device)
     if units: model.set_units(windows, seed=seed)
     decay = [p for n, p in model.named_parameters() if p.ndim > 1 and n.startswith(("encoder", "head.out"))]
     rest = [p for n, p in model.named_parameters() if not any(p is q for q in decay)]
-    opt = torch.optim.AdamW([dict(params=decay, weight_decay=weight_decay), dict(params=rest, weight_decay=0.)], lr=lr, fused=device.type == "cuda")
+    opt = torch.optim.AdamW(
+        [dict(params=decay, weight_decay=weight_decay), dict(params=rest, weight_decay=0.0)],
+        lr=lr,
+        fused=device.type == "cuda",
+    )
     batch_size = min(batch_size, len(windows))
     per_epoch = min(epoch_frames or len(windows), len(windows)) // batch_size
     total = epochs * per_epoch
-    schedule = torch.optim.lr_scheduler.LambdaLR(opt, lambda s: min(1., (s + 1) / max(1, total // 20)) * .5 * (1 + math.cos(math.pi * min(1., s / total))))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        opt, lambda s: min(1.0, (s + 1) / max(1, total // 20)) * 0.5 * (1 + math.cos(math.pi * min(1.0, s / total)))
+    )
     model.amp = pick_dtype(device)
     spread = torch.cat([model.in_scale, torch.zeros_like(model.side_scale)])
     state = lambda: copy.deepcopy(model.state_dict())
@@ -357,22 +440,42 @@ def train(
         if (lost := losses.lost()) is None: return
         model.load_state_dict(kept)
         if folder: model.save(folder, diverged_at=lost[0], history=_plain_rows(rows))
-        raise TrainingError("training diverged at step {} (epoch {}): loss {:.4g}, gradient norm {:.4g}".format(lost[0], epoch, *lost[1:]), folder,
-                            "The last good weights were kept; lower lr, or look for extreme values in the latents")
+        raise TrainingError(
+            "training diverged at step {} (epoch {}): loss {:.4g}, gradient norm {:.4g}".format(
+                lost[0], epoch, *lost[1:]
+            ),
+            folder,
+            "The last good weights were kept; lower lr, or look for extreme values in the latents",
+        )
     fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with fork, flush_denormal(), tqdm(total=total, desc="training", unit="step", disable=not progress, leave=False) as bar:
+    with (
+        fork,
+        flush_denormal(),
+        tqdm(total=total, desc="training", unit="step", disable=not progress, leave=False) as bar,
+    ):
         torch.manual_seed(spawn(seed, "dropout"))
         order = generator(spawn(seed, "order"))
         for epoch in range(1, epochs + 1):
             model.train(); t0, losses = time.perf_counter(), _Losses(step)
-            for idx in itertools.islice(windows.batches(batch_size, shuffle=True, generator=order, drop_last=True), per_epoch):
+            for idx in itertools.islice(
+                windows.batches(batch_size, shuffle=True, generator=order, drop_last=True), per_epoch
+            ):
                 try: losses.add(*descend(idx))
-                except (RuntimeError, ValueError): look(losses, epoch); raise     # weights that were lost before may be the reason
+                # weights that were lost before may be the reason
+                except (RuntimeError, ValueError): look(losses, epoch); raise
                 step += 1
                 if len(losses.new) == LOOK: look(losses, epoch)
             look(losses, epoch)
             value = -model.log_prob(valid).mean().item()
-            rows.append(dict(epoch=epoch, train=losses.mean, valid=value, seconds=time.perf_counter() - t0, lr=schedule.get_last_lr()[0]))
+            rows.append(
+                dict(
+                    epoch=epoch,
+                    train=losses.mean,
+                    valid=value,
+                    seconds=time.perf_counter() - t0,
+                    lr=schedule.get_last_lr()[0],
+                )
+            )
             bar.set_postfix(train=f"{rows[-1]['train']:.2f}", valid=f"{value:.2f}")
             if callback: callback(model, epoch)
             bad = 0 if value < best else bad + 1
@@ -395,12 +498,23 @@ def fitted(
     if start is not None: model.start_from(start)
     names = [getattr(w, "utterances", None) for w in (sets["train"], sets["valid"])]
     said = {k: v for k, v in options.items() if k not in ("progress", "device")}
-    folder = cache_dir("models") / fingerprint(key, model.config, said, [sorted(n) for n in names if n is not None], getattr(sets["train"], "lag", None), start and start.fingerprint, length=24)
-    with FileLock(f"{folder}.lock"): train(model, sets["train"], sets["valid"], folder=folder, units=start is None, **options)   # who comes second reads
+    folder = cache_dir("models") / fingerprint(
+        key,
+        model.config,
+        said,
+        [sorted(n) for n in names if n is not None],
+        getattr(sets["train"], "lag", None),
+        start and start.fingerprint,
+        length=24,
+    )
+    # who comes second reads
+    with FileLock(f"{folder}.lock"):
+        train(model, sets["train"], sets["valid"], folder=folder, units=start is None, **options)
     return model
 
 def _finished(folder, model):
-    "History of a finished run of the same configuration in `folder`, its weights put into the model; None if there is none."
+    """History of a finished run of the same configuration in `folder`, its weights put into the model; None if there
+    is none."""
     if not (Path(folder) / "config.json").exists(): return None
     saved = read_json(Path(folder) / "config.json", ModelFileError)
     if saved["config"] != model.config or not saved["notes"].get("finished"): return None
@@ -408,4 +522,5 @@ def _finished(folder, model):
     model.eval()
     return pd.DataFrame(saved["notes"]["history"]).astype(float)
 
-def _plain_rows(rows): return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in rows]
+def _plain_rows(rows):
+    return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in rows]

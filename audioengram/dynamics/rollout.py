@@ -33,18 +33,27 @@ class Stretches:
         windows,        # of length W + steps - 1 and lag 1: contexts(idx), targets(idx)
         horizon: int,   # K, frames of future
     ):                  # raises ParameterError
-        if getattr(windows, "lag", 1) != 1: raise ParameterError("stretches need windows of lag 1", remedy=f"Take store.windows(split, length=W + {horizon} - 1)")
+        if getattr(windows, "lag", 1) != 1:
+            raise ParameterError(
+                "stretches need windows of lag 1", remedy=f"Take store.windows(split, length=W + {horizon} - 1)"
+            )
         if (length := windows.contexts(torch.tensor([0])).shape[1]) < horizon:
-            raise ParameterError(f"windows of {length} frames cannot hold {horizon} steps and a context", remedy=f"Take store.windows(split, length=W + {horizon} - 1)")
+            raise ParameterError(
+                f"windows of {length} frames cannot hold {horizon} steps and a context",
+                remedy=f"Take store.windows(split, length=W + {horizon} - 1)",
+            )
         self.windows, self.horizon, self.window = windows, horizon, length - horizon + 1
 
     speaker, speakers = property(lambda self: self.windows.speaker), property(lambda self: self.windows.speakers)
     def __len__(self): return len(self.windows)
-    def to(self, device): return Stretches(self.windows.to(device), self.horizon) if hasattr(self.windows, "to") else self
-    def frames(self, idx) -> Tensor: return torch.cat([self.windows.contexts(idx), self.windows.targets(idx)[:, None]], 1)   # [B,W+K,D]
+    def to(self, device):
+        return Stretches(self.windows.to(device), self.horizon) if hasattr(self.windows, "to") else self
+    def frames(self, idx) -> Tensor:
+        return torch.cat([self.windows.contexts(idx), self.windows.targets(idx)[:, None]], 1)  # [B,W+K,D]
     def contexts(self, idx) -> Tensor: return self.windows.contexts(idx)[:, :self.window]          # [B,W,D]
     def future(self, idx) -> Tensor: return self.frames(idx)[:, self.window:]                      # [B,K,D]
-    def targets(self, idx) -> Tensor: return self.frames(idx)[:, self.window]                      # [B,D], of the first step
+    def targets(self, idx) -> Tensor:
+        return self.frames(idx)[:, self.window]  # [B,D], of the first step
     def current(self, idx) -> Tensor: return self.windows.contexts(idx)[:, self.window - 1]
     def steps(self, idx) -> Tensor: return self.targets(idx) - self.current(idx)
     def batches(self, *args, **kw): return self.windows.batches(*args, **kw)
@@ -63,7 +72,8 @@ class ContextBuffer:
         self.frames[:, :W] = context
 
     @property
-    def view(self) -> Tensor: return self.frames[:, self.end - self.window:self.end]   # [N,W,D], no copy; flatten(1) of it is none either
+    def view(self) -> Tensor:
+        return self.frames[:, self.end - self.window : self.end]  # [N,W,D], no copy; flatten(1) of it is none either
     @property
     def last(self) -> Tensor: return self.frames[:, self.end - 1]                      # [N,D]
     def push(self, frame: Tensor):
@@ -89,8 +99,13 @@ def proposal(
         return dist.point("median") if hasattr(dist, "point") else dist.sample((31,)).median(0).values
     if mode != "sample": raise ParameterError(f"unknown rollout mode {mode!r}", remedy="Choose sample, mean or median")
     if temperature == 1: return dist.sample()
-    try: return dist.sample(temperature=temperature)
-    except TypeError: raise ParameterError(f"samples of {type(getattr(dist, 'base', dist)).__name__} have no temperature", remedy="Use temperature=1 or another head") from None
+    try:
+        return dist.sample(temperature=temperature)
+    except TypeError:
+        raise ParameterError(
+            f"samples of {type(getattr(dist, 'base', dist)).__name__} have no temperature",
+            remedy="Use temperature=1 or another head",
+        ) from None
 
 @dataclass(frozen=True)
 class Stabiliser:
@@ -119,26 +134,30 @@ ROWS = {"cpu": 2048, "cuda": 65_536, "mps": 16_384}   # rows a block
 @measures("rollout", 1)
 @torch.inference_mode()
 def rollout(
-    model,                       # contexts [N,W,D] -> Distribution of the next frame, or of the step (target="step")
-    context: Tensor,             # true contexts, [B,W,D]; what comes back lies where they lie
-    steps: int,                  # S
-    particles: int = 1,          # M
-    mode="sample",               # "sample", "mean" or "median"
-    temperature: float = 1.,
+    model,  # contexts [N,W,D] -> Distribution of the next frame, or of the step (target="step")
+    context: Tensor,  # true contexts, [B,W,D]; what comes back lies where they lie
+    steps: int,  # S
+    particles: int = 1,  # M
+    mode="sample",  # "sample", "mean" or "median"
+    temperature: float = 1.0,
     stabiliser=Stabiliser(),
     truth: Tensor | None = None,  # what came, [B,S,D]: scored, and injected where asked
-    inject=None,                 # [S] booleans: after this step the context gets the truth
-    whole=False,                 # inject the whole true window, not one frame
-    score="state",               # truth is scored as a "state", or as a "step" taken from where the particle is (earlier work's form)
+    inject=None,  # [S] booleans: after this step the context gets the truth
+    whole=False,  # inject the whole true window, not one frame
+    score="state",  # truth is scored as a "state", or as a "step" taken from where the particle is (earlier work's form)
     seed: int = 0,
-    rows: int | None = None,     # rows a block; by device if None. Other sizes draw other samples
-) -> Rollout:                    # raises ParameterError or ShapeError
+    rows: int | None = None,  # rows a block; by device if None. Other sizes draw other samples
+) -> Rollout:  # raises ParameterError or ShapeError
     "Roll a batch of contexts forward."
     B, W, D = check_shape(context, "B W D", "context").values()
     if truth is not None: check_shape(truth, "B S D", "truth", B=B, S=steps, D=D)
     elif inject is not None: raise ParameterError("injection needs the truth")
     if score not in ("state", "step"): raise ParameterError(f"unknown score {score!r}", remedy="Choose state or step")
-    if getattr(model, "side", 0): raise ParameterError("this model reads side values, and nobody knows those of frames to come", remedy="Roll out a model without side")
+    if getattr(model, "side", 0):
+        raise ParameterError(
+            "this model reads side values, and nobody knows those of frames to come",
+            remedy="Roll out a model without side",
+        )
     if mode != "sample" and particles != 1: raise ParameterError(f"a {mode} rollout has one particle, not {particles}")
     was, home, device = getattr(model, "training", False), context.device, device_of(model, context.device)
     context, truth = context.to(device), None if truth is None else truth.to(device)
@@ -146,10 +165,21 @@ def rollout(
     if was: model.eval()
     frames = context.new_empty(B, particles, steps, D)
     logp = None if truth is None else context.new_empty(B, particles, steps)
-    keep = dict(model=model, mode=mode, temperature=temperature, stabiliser=stabiliser, inject=inject, whole=whole, score=score)
+    keep = dict(
+        model=model, mode=mode, temperature=temperature, stabiliser=stabiliser, inject=inject, whole=whole, score=score
+    )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        cut = sum(_roll(context[i:i + block], None if truth is None else truth[i:i + block], frames[i:i + block], None if logp is None else logp[i:i + block],
-                        seed=spawn(seed, "rollout", i), **keep) for i in range(0, B, block))
+        cut = sum(
+            _roll(
+                context[i : i + block],
+                None if truth is None else truth[i : i + block],
+                frames[i : i + block],
+                None if logp is None else logp[i : i + block],
+                seed=spawn(seed, "rollout", i),
+                **keep,
+            )
+            for i in range(0, B, block)
+        )
     if was: model.train()
     return Rollout(frames.to(home), None if logp is None else logp.to(home), int(cut))
 
@@ -158,7 +188,11 @@ def _roll(context, truth, frames, logp, model, mode, temperature, stabiliser, in
     torch.manual_seed(seed)
     (B, W, D), M, S = context.shape, frames.shape[1], frames.shape[2]
     spread = lambda x: x if M == 1 else x.repeat_interleave(M, 0)      # rows are segments times particles
-    buffer, cut, relative = ContextBuffer(spread(context), room=max(S, W)), 0, getattr(model, "target", "state") == "step"
+    buffer, cut, relative = (
+        ContextBuffer(spread(context), room=max(S, W)),
+        0,
+        getattr(model, "target", "state") == "step",
+    )
     whole_truth = torch.cat([context, truth], 1) if inject is not None and whole else None
     for s in range(S):
         dist, now = model(buffer.view), buffer.last
@@ -179,30 +213,51 @@ def _roll(context, truth, frames, logp, model, mode, temperature, stabiliser, in
 # %% ../../nbs/dynamics/10_rollout.ipynb #20c074da
 @torch.inference_mode()
 def check_stability(
-    model,                   # as for `rollout`
-    context: Tensor,         # [B,W,D]
+    model,  # as for `rollout`
+    context: Tensor,  # [B,W,D]
     steps: int = 100_000,
     mode="sample",
     stabiliser=Stabiliser(),
-    block: int = 1000,       # steps between looks
+    block: int = 1000,  # steps between looks
     seed: int = 0,
-) -> dict:                   # finite, steps done, step at which it broke (None), rms state in the first and the last block, largest norm, share cut, seconds
+) -> dict:  # finite, steps done, step at which it broke (None), rms state in the first and the last block, largest norm, share cut, seconds
     "Run freely for a long time and say whether it holds."
     start, done, cut, rms, peak = time.perf_counter(), 0, 0, [], 0.
     while done < steps:
-        run = rollout(model, context, min(block, steps - done), mode=mode, stabiliser=stabiliser, seed=spawn(seed, "free", done))
+        run = rollout(
+            model, context, min(block, steps - done), mode=mode, stabiliser=stabiliser, seed=spawn(seed, "free", done)
+        )
         frames, cut = run.frames[:, 0], cut + run.cut
         bad = ~torch.isfinite(frames).all((0, 2))
-        if bad.any(): return dict(finite=False, steps=done, broke=done + int(bad.float().argmax()) + 1, first=rms[0] if rms else None, last=None, peak=None, cut=cut / max(1, done * len(context)), seconds=time.perf_counter() - start)
+        if bad.any():
+            return dict(
+                finite=False,
+                steps=done,
+                broke=done + int(bad.float().argmax()) + 1,
+                first=rms[0] if rms else None,
+                last=None,
+                peak=None,
+                cut=cut / max(1, done * len(context)),
+                seconds=time.perf_counter() - start,
+            )
         size = frames.norm(dim=-1)
         rms.append(size.square().mean().sqrt().item()); peak = max(peak, size.max().item())
         context, done = torch.cat([context, frames], 1)[:, -context.shape[1]:], done + frames.shape[1]
-    return dict(finite=True, steps=done, broke=None, first=rms[0], last=rms[-1], peak=peak, cut=cut / (done * len(context)), seconds=time.perf_counter() - start)
+    return dict(
+        finite=True,
+        steps=done,
+        broke=None,
+        first=rms[0],
+        last=rms[-1],
+        peak=peak,
+        cut=cut / (done * len(context)),
+        seconds=time.perf_counter() - start,
+    )
 
 # %% ../../nbs/dynamics/10_rollout.ipynb #07d15912
 def draw(
-    dist: Distribution,   # batch [N], event [D]
-) -> tuple:               # x [N,D] with a pathwise gradient; s [N], log weight of the component drawn (averaged over what x says of it), or None
+    dist: Distribution,  # batch [N], event [D]
+) -> tuple:  # x [N,D] with a pathwise gradient; s [N], log weight of the component drawn (averaged over what x says of it), or None
     "A reparameterised draw; raises ParameterError where the head has none."
     if isinstance(dist, Scaled):
         x, s = draw(dist.base)
@@ -228,7 +283,13 @@ def _log_weights(dist):
     if isinstance(dist, MixtureSameFamily): return dist.mixture_distribution.logits
     if getattr(dist, "still", None) is None: return dist.logits
     idle = torch.as_tensor(dist.still[0])[..., None]
-    return torch.cat([dist.logits + nn.functional.logsigmoid(-idle), nn.functional.logsigmoid(idle).expand(*dist.logits.shape[:-1], 1)], -1)
+    return torch.cat(
+        [
+            dist.logits + nn.functional.logsigmoid(-idle),
+            nn.functional.logsigmoid(idle).expand(*dist.logits.shape[:-1], 1),
+        ],
+        -1,
+    )
 
 # %% ../../nbs/dynamics/10_rollout.ipynb #546175ea
 @dataclass(frozen=True)
@@ -243,17 +304,22 @@ class Unroll:
     state: float = 0.
     energy: float = 0.
     discount: float = 1.          # weight of step s is discount^(s-1)
-    truth_rate: float = 0.        # scheduled sampling: chance of putting the truth into the context, at the start of training
+    # scheduled sampling: chance of putting the truth into the context, at the start of training
+    truth_rate: float = 0.
     truth_rate_end: float = 0.    # and at its end
     truncate: int | None = None   # steps that gradients flow back through; all if None
-    weights: str = "score"        # gradient of mixture weights through draws: "score" (unbiased) or "none" (pathwise only)
+    # gradient of mixture weights through draws: "score" (unbiased) or "none" (pathwise only)
+    weights: str = "score"
 
     def __post_init__(self):
         for name, known in (("mode", ("sample", "mean")), ("weights", ("score", "none"))):
-            if getattr(self, name) not in known: raise ParameterError(f"unknown {name} {getattr(self, name)!r}", remedy=f"Choose {' or '.join(known)}")
-        if self.mode == "mean" and self.particles != 1: raise ParameterError("a mean rollout has one particle", remedy="Pass particles=1")
+            if getattr(self, name) not in known:
+                raise ParameterError(f"unknown {name} {getattr(self, name)!r}", remedy=f"Choose {' or '.join(known)}")
+        if self.mode == "mean" and self.particles != 1:
+            raise ParameterError("a mean rollout has one particle", remedy="Pass particles=1")
         if self.energy and self.particles < 2: raise ParameterError("the energy score needs at least two particles")
-        if min(self.steps, self.particles, self.truncate or 1) < 1: raise ParameterError("steps, particles and truncate are whole numbers from 1")
+        if min(self.steps, self.particles, self.truncate or 1) < 1:
+            raise ParameterError("steps, particles and truncate are whole numbers from 1")
 
 # %% ../../nbs/dynamics/10_rollout.ipynb #08960495
 def unrolled_loss(
@@ -275,16 +341,24 @@ def unrolled_loss(
         x = now + x if relative else x
         value, by_density, by_place = _terms(plan, s, logp, x.view(B, M, D), truth[:, s], model)
         total = total + value * plan.discount**s
-        if plan.mode == "sample": credits.append((by_density * plan.discount**s, by_place * plan.discount**s)); scores.append(score)
+        if plan.mode == "sample":
+            credits.append((by_density * plan.discount**s, by_place * plan.discount**s))
+            scores.append(score)
         if s == K - 1: break
-        if truth_rate: x = torch.where((torch.rand(B, 1, 1, device=x.device) < truth_rate).expand(B, M, 1).reshape(-1, 1), goal, x)
+        if truth_rate:
+            x = torch.where((torch.rand(B, 1, 1, device=x.device) < truth_rate).expand(B, M, 1).reshape(-1, 1), goal, x)
         window = torch.cat([window[:, 1:], x[:, None]], 1)
         if plan.truncate and (s + 1) % plan.truncate == 0: window = window.detach()
-    return total + _score_terms(plan, scores, credits) if plan.weights == "score" and scores and scores[0] is not None else total
+    return (
+        total + _score_terms(plan, scores, credits)
+        if plan.weights == "score" and scores and scores[0] is not None
+        else total
+    )
 
 # %% ../../nbs/dynamics/10_rollout.ipynb #4a074698
 def _terms(plan, s, logp, x, truth, model):
-    "Loss of step s [B]; and each particle's part of it with its baseline taken off, from densities and from places [B,M], detached."
+    """Loss of step s [B]; and each particle's part of it with its baseline taken off, from densities and from places
+    [B,M], detached."""
     (B, M, D), later = x.shape, max(plan.steps - 1, 1)
     unit = model.in_scale
     loss, by_density, by_place = x.new_zeros(B), x.new_zeros(B, M), x.new_zeros(B, M)
@@ -317,7 +391,8 @@ def _without_me(logp):
     return particle_log_score(logp)[:, None] - (others.logsumexp(-1) - math.log(M - 1))
 
 def _energy_credit(x, y):
-    "The terms of the energy score that a particle occurs in, less what they would be for a particle like the others, [B,M]."
+    """The terms of the energy score that a particle occurs in, less what they would be for a particle like the
+    others, [B,M]."""
     M = x.shape[1]
     near, d = (x - y[:, None]).norm(dim=-1), pair_distances(x)
     mine = d.sum(-1)
@@ -346,7 +421,9 @@ class _Objective(nn.Module):
     def __init__(self, model, plan, seed, calls):
         super().__init__()
         self.model, self.plan, self.seed, self.calls, self.done = model, plan, seed, calls, 0
-    in_mean, in_scale, side_scale = (property(lambda self, name=name: getattr(self.model, name)) for name in ("in_mean", "in_scale", "side_scale"))
+    in_mean, in_scale, side_scale = (
+        property(lambda self, name=name: getattr(self.model, name)) for name in ("in_mean", "in_scale", "side_scale")
+    )
     amp = property(lambda self: self.model.amp, lambda self, dtype: setattr(self.model, "amp", dtype))
     def forward(self, context): return _Future(self._loss, context)
     def wanted(self, stretches, idx): return stretches.future(idx)
@@ -368,34 +445,55 @@ class _Objective(nn.Module):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(spawn(self.seed, "valid"))
             parts = torch.arange(len(stretches)).split(batch_size)
-            out = [-unrolled_loss(self.model, stretches.contexts(i), stretches.future(i), self.plan).cpu() for i in parts]
+            out = [
+                -unrolled_loss(self.model, stretches.contexts(i), stretches.future(i), self.plan).cpu() for i in parts
+            ]
         self.train(was)
         return torch.cat(out)
 
 @measures("rollout", 1)
 def train_rollout(
-    model: Predictor,         # untrained with units=True, or trained one step ahead
-    stretches,                # training Stretches of plan.steps
-    valid,                    # held-out Stretches of training speakers
+    model: Predictor,  # untrained with units=True, or trained one step ahead
+    stretches,  # training Stretches of plan.steps
+    valid,  # held-out Stretches of training speakers
     plan: Unroll,
     epochs: int = 10,
     batch_size: int = 128,
     lr: float = 3e-4,
-    units=False,              # set units and the head's start first: for an untrained model
-    folder=None,              # the model goes here; a finished run of the same plan there is loaded instead
+    units=False,  # set units and the head's start first: for an untrained model
+    folder=None,  # the model goes here; a finished run of the same plan there is loaded instead
     seed: int = 0,
-    **options,                # of `predictor.train`: patience, clip, noise (on contexts), weight_decay, device, progress, callback
-) -> pd.DataFrame:            # one row an epoch: epoch, train, valid (objective), seconds, lr
+    **options,  # of `predictor.train`: patience, clip, noise (on contexts), weight_decay, device, progress, callback
+) -> pd.DataFrame:  # one row an epoch: epoch, train, valid (objective), seconds, lr
     "Fit a predictor to what its rollouts do; it ends with the weights of its best epoch."
     for s in (stretches, valid):
-        if s.horizon != plan.steps: raise ParameterError(f"stretches of {s.horizon} steps for a plan of {plan.steps}", remedy=f"Use Stretches(windows, {plan.steps})")
-    notes = dict(unroll=asdict(plan), epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, start=None if units else _weights_of(model))
+        if s.horizon != plan.steps:
+            raise ParameterError(
+                f"stretches of {s.horizon} steps for a plan of {plan.steps}",
+                remedy=f"Use Stretches(windows, {plan.steps})",
+            )
+    notes = dict(
+        unroll=asdict(plan),
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        start=None if units else _weights_of(model),
+    )
     model.to(working_device(options.get("device", "auto")))
     if folder and (done := _finished(folder, model, notes)) is not None: return done
     dressed = _Objective(model, plan, seed, epochs * (len(stretches) // min(batch_size, len(stretches))))
-    history = train(dressed, stretches, valid, epochs=epochs, batch_size=batch_size, lr=lr, units=units, seed=seed, **options)
+    history = train(
+        dressed, stretches, valid, epochs=epochs, batch_size=batch_size, lr=lr, units=units, seed=seed, **options
+    )
     model.eval()
-    if folder: model.save(folder, history=history.astype(object).where(history.notna(), None).to_dict("records"), finished=True, **notes)
+    if folder:
+        model.save(
+            folder,
+            history=history.astype(object).where(history.notna(), None).to_dict("records"),
+            finished=True,
+            **notes,
+        )
     return history
 
 def _weights_of(model) -> str:
@@ -406,7 +504,12 @@ def _finished(folder, model, notes):
     "History of a finished run of the same plan, its weights put into the model; None if there is none."
     if not (Path(folder) / "config.json").exists(): return None
     saved = read_json(Path(folder) / "config.json", ModelFileError)
-    if saved["config"] != model.config or not saved["notes"].get("finished") or any(saved["notes"].get(k) != v for k, v in notes.items()): return None
+    if (
+        saved["config"] != model.config
+        or not saved["notes"].get("finished")
+        or any(saved["notes"].get(k) != v for k, v in notes.items())
+    ):
+        return None
     model.load_state_dict(type(model).load(folder, head=type(model.head)).state_dict())
     model.eval()
     return pd.DataFrame(saved["notes"]["history"]).astype(float)

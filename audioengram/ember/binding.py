@@ -39,15 +39,22 @@ def log_mel(
 ) -> Tensor:              # [N,C,G], each clip's loudest bin at 0, 8 nepers and more below it at -1
     "The rival's input."
     check_shape(wavs, "N S", "clips", finite=True)
-    m = librosa.feature.melspectrogram(y=np.asarray(wavs, np.float32), sr=16_000, n_fft=512, win_length=400, hop_length=hop, n_mels=mels, fmin=60)
+    m = librosa.feature.melspectrogram(
+        y=np.asarray(wavs, np.float32), sr=16_000, n_fft=512, win_length=400, hop_length=hop, n_mels=mels, fmin=60
+    )
     m = np.log(m + 1e-8)
-    return torch.from_numpy(((m - m.max((1, 2), keepdims=True)) / 8).clip(-1)[..., :wavs.shape[1] // hop].astype(np.float32))
+    return torch.from_numpy(
+        ((m - m.max((1, 2), keepdims=True)) / 8).clip(-1)[..., : wavs.shape[1] // hop].astype(np.float32)
+    )
 
 def towers(
     channels: int, dim: int, layers: int, filters: int,   # of the L-module
 ) -> dict:                                                # name -> function that makes a Tower; 20 ms a token in both
     "The L-module's tower and the rival's, of nearly equal size."
-    return {"L-mini": lambda: Tower(channels, dim, 40, layers, filters), "log-mel": lambda: Tower(channels, dim, 8, layers, filters * 5 // 2, kernel=4)}
+    return {
+        "L-mini": lambda: Tower(channels, dim, 40, layers, filters),
+        "log-mel": lambda: Tower(channels, dim, 8, layers, filters * 5 // 2, kernel=4),
+    }
 
 # %% ../../nbs/ember/25_binding.ipynb #c257f7ef
 LOOKS = dict(glance=0., band=1., window=1., both=2.)   # and what each costs
@@ -84,9 +91,17 @@ class HMini(nn.Module):
         heads: int = 4,
     ):
         super().__init__()
-        self.words, self.sense, self.looks = nn.Embedding(len(TOKENS), dim), nn.Sequential(nn.LayerNorm(senses), nn.Linear(senses, dim)), nn.Embedding(len(LOOKS), dim)
+        self.words, self.sense, self.looks = (
+            nn.Embedding(len(TOKENS), dim),
+            nn.Sequential(nn.LayerNorm(senses), nn.Linear(senses, dim)),
+            nn.Embedding(len(LOOKS), dim),
+        )
         self.place, self.stack = nn.Parameter(torch.randn(dim) * .1), Stack(dim, layers, heads)
-        self.answer, self.act, self.gain = nn.Linear(dim, classes), nn.Linear(dim, len(LOOKS)), nn.Parameter(torch.zeros(()))
+        self.answer, self.act, self.gain = (
+            nn.Linear(dim, classes),
+            nn.Linear(dim, len(LOOKS)),
+            nn.Parameter(torch.zeros(())),
+        )
 
     def forward(self,
         words=None,          # token indices [B,W], or None
@@ -95,15 +110,21 @@ class HMini(nn.Module):
         signal=None,         # salience [B], or None
     ) -> tuple:              # class logits [B,K], foretold losses of the looks before softplus [B,4]
         "Read and answer."
-        if words is None and vectors is None: raise ParameterError("there is nothing to read", remedy="Give words, vectors or both")
+        if words is None and vectors is None:
+            raise ParameterError("there is nothing to read", remedy="Give words, vectors or both")
         B = len(vectors if words is None else words)
         parts, senses = [self.place.expand(B, 1, -1)], 0
         if words is not None: parts.append(self.words(words))
         if vectors is not None:
             senses = vectors.shape[1]
-            parts.append(self.sense(vectors) + self.looks.weight[list(LOOKS).index(look)] + places(senses, self.place.numel(), vectors.device))
+            parts.append(
+                self.sense(vectors)
+                + self.looks.weight[list(LOOKS).index(look)]
+                + places(senses, self.place.numel(), vectors.device)
+            )
         h, bias = torch.cat(parts, 1), None
-        if signal is not None and senses: bias = F.pad(self.gain * signal[:, None].expand(-1, senses), (h.shape[1] - senses, 0))[:, None, None]
+        if signal is not None and senses:
+            bias = F.pad(self.gain * signal[:, None].expand(-1, senses), (h.shape[1] - senses, 0))[:, None, None]
         h = self.stack(h, bias=bias)[:, 0]
         return self.answer(h), self.act(h)
 
@@ -121,7 +142,9 @@ def fit_h(
     for i in range(updates):
         _warm(optimiser, lr, i, updates)
         at = torch.randint(len(labels), (batch,), generator=g)
-        loss = F.cross_entropy(model(None if words is None else words[at], None if vectors is None else vectors[at])[0], labels[at])
+        loss = F.cross_entropy(
+            model(None if words is None else words[at], None if vectors is None else vectors[at])[0], labels[at]
+        )
         _update(model, optimiser, loss, i)
     return model.eval()
 
@@ -131,7 +154,8 @@ def _warm(optimiser, lr, i, updates):
 
 def _update(model, optimiser, loss, i):
     "One gradient step, or the reason why there is none."
-    if not torch.isfinite(loss): raise TrainingError(f"the loss is {loss.item()} after {i} updates", remedy="Lower the learning rate")
+    if not torch.isfinite(loss):
+        raise TrainingError(f"the loss is {loss.item()} after {i} updates", remedy="Lower the learning rate")
     optimiser.zero_grad(); loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.)
     optimiser.step()
@@ -150,7 +174,8 @@ def fit_curious(
         _warm(optimiser, lr, i, updates)
         at = torch.randint(len(labels), (batch,), generator=g)
         out = {k: model(words[at], v[at], k, None if signal is None else signal[at]) for k, v in looks.items()}
-        miss = torch.stack([F.cross_entropy(o[0], labels[at], reduction="none") for o in out.values()], 1)            # [B,4]
+        # [B,4]
+        miss = torch.stack([F.cross_entropy(o[0], labels[at], reduction="none") for o in out.values()], 1)
         _update(model, optimiser, miss.mean() + F.smooth_l1_loss(F.softplus(out["glance"][1]), miss.detach()), i)
     return model.eval()
 
@@ -170,7 +195,10 @@ def act(
     return answers, cost[chosen], chosen
 
 # %% ../../nbs/ember/25_binding.ipynb #f4bed956
-SIZES = dict(quick=dict(channels=24, dim=32, layers=2, filters=32, h=(32, 2), core=(64, 2)), full=dict(channels=64, dim=512, layers=6, filters=128, h=(768, 13), core=(512, 2)))
+SIZES = dict(
+    quick=dict(channels=24, dim=32, layers=2, filters=32, h=(32, 2), core=(64, 2)),
+    full=dict(channels=64, dim=512, layers=6, filters=128, h=(768, 13), core=(512, 2)),
+)
 
 def dry_run(
     size: str = "full",    # a key of SIZES
@@ -181,10 +209,20 @@ def dry_run(
     if size not in SIZES: raise ParameterError(f"unknown size {size!r}", remedy=f"Choose one of {', '.join(SIZES)}")
     s, rows = SIZES[size], []
     with torch.device("meta"):
-        made = dict(L=(Jepa(Tower(s["channels"], s["dim"], 40, s["layers"], s["filters"])), s["dim"], s["layers"] + 1, 2), core=(RecursiveCore(s["dim"], 2, *s["core"]), s["core"][0], 7 * s["core"][1], 1),
-                    H=(HMini(s["dim"], 2, *s["h"]), s["h"][0], s["h"][1], 1))
+        made = dict(
+            L=(Jepa(Tower(s["channels"], s["dim"], 40, s["layers"], s["filters"])), s["dim"], s["layers"] + 1, 2),
+            core=(RecursiveCore(s["dim"], 2, *s["core"]), s["core"][0], 7 * s["core"][1], 1),
+            H=(HMini(s["dim"], 2, *s["h"]), s["h"][0], s["h"][1], 1),
+        )
     for name, (m, dim, applied, copies) in made.items():
         n = sum(p.numel() for p in (m.student if name == "L" else m).parameters())
         active = sum(p.numel() for p in m.parameters() if p.requires_grad)
-        rows.append(dict(network=name, parameters=n, training_bytes=4 * (4 * active + (copies - 1) * n) + 4 * batch * tokens * dim * 16 * applied, use_bytes=4 * n))
+        rows.append(
+            dict(
+                network=name,
+                parameters=n,
+                training_bytes=4 * (4 * active + (copies - 1) * n) + 4 * batch * tokens * dim * 16 * applied,
+                use_bytes=4 * n,
+            )
+        )
     return pd.DataFrame(rows)

@@ -43,7 +43,11 @@ def gammatone(
 ) -> np.ndarray:           # impulse responses, [C,L]
     "Fourth-order gammatone filters, sampled (Patterson et al. 1992), with gain one at their centres."
     hz = np.atleast_1d(np.asarray(hz, float))
-    if hz.min() <= 0 or hz.max() + 2.5 * erb(hz.max()) > rate / 2: raise ParameterError(f"centres from {hz.min():g} to {hz.max():g} Hz do not fit into {rate} samples a second", remedy="Lower the highest one, or raise the rate")
+    if hz.min() <= 0 or hz.max() + 2.5 * erb(hz.max()) > rate / 2:
+        raise ParameterError(
+            f"centres from {hz.min():g} to {hz.max():g} Hz do not fit into {rate} samples a second",
+            remedy="Lower the highest one, or raise the rate",
+        )
     b = 2 * np.pi * 1.019 * erb(hz)
     x = np.linspace(3, 60, 6000)
     last = x[np.argmax(x**3 * np.exp(-x) < 27 * math.exp(-3) * 10**(-floor / 20))]
@@ -73,8 +77,10 @@ def leaky_scan(
     blocks = nn.functional.pad(x, (0, -S % L)).unflatten(-1, (-1, L))
     y = torch.einsum("...cnk,clk->...cnl", blocks, inside) if inside.ndim > 2 else blocks @ inside.mT
     first = x.new_zeros(x.shape[:-1]) if state is None else state
-    if blocks.shape[-2] > 1: carried = torch.cat([first[..., None], leaky_scan(y[..., :-1, -1], powers[..., L], first)], -1)
-    else: carried = first[..., None]
+    if blocks.shape[-2] > 1:
+        carried = torch.cat([first[..., None], leaky_scan(y[..., :-1, -1], powers[..., L], first)], -1)
+    else:
+        carried = first[..., None]
     y = y + carried[..., None] * powers[..., None, 1:]
     return y.flatten(-2)[..., :S]
 
@@ -92,7 +98,11 @@ class Cochlea(nn.Module):
         seconds=.05,               # time constant of that mean
     ):
         super().__init__()
-        if channels < 1 or not 0 < power <= 1 or not 0 <= adaptation <= 1: raise ParameterError(f"no ear has {channels} channels, power {power} and adaptation {adaptation}", remedy="Give at least one channel, and a power and an adaptation up to one")
+        if channels < 1 or not 0 < power <= 1 or not 0 <= adaptation <= 1:
+            raise ParameterError(
+                f"no ear has {channels} channels, power {power} and adaptation {adaptation}",
+                remedy="Give at least one channel, and a power and an adaptation up to one",
+            )
         self.rate, self.power, self.adaptation, self.decay = rate, power, adaptation, math.exp(-1 / (seconds * rate))
         self.hz = erb_space(low, high, channels)
         taps = torch.as_tensor(gammatone(self.hz, rate), dtype=torch.float32)
@@ -108,7 +118,8 @@ class Cochlea(nn.Module):
         B, S = wav.shape
         hop = self.n_fft - self.tail
         head = wav.new_zeros(B, self.tail) if tail is None else tail
-        frames = nn.functional.pad(torch.cat([head, wav], 1), (0, -S % hop)).unfold(1, self.n_fft, hop)     # [B,n,n_fft]
+        # [B,n,n_fft]
+        frames = nn.functional.pad(torch.cat([head, wav], 1), (0, -S % hop)).unfold(1, self.n_fft, hop)
         out = torch.fft.irfft(torch.fft.rfft(frames)[:, None] * self.response[:, None], self.n_fft)[..., self.tail:]
         return out.flatten(2)[..., :S]
 
@@ -127,7 +138,10 @@ class Cochlea(nn.Module):
     ) -> tuple:            # output [B,C,S], state
         "One piece of a stream."
         check_shape(wav, "B S", "wav", finite=True)
-        if rate not in (None, self.rate): raise ShapeError(f"wav has {rate} samples a second, this ear {self.rate}", remedy="Use audioengram.data.audio.resample")
+        if rate not in (None, self.rate):
+            raise ShapeError(
+                f"wav has {rate} samples a second, this ear {self.rate}", remedy="Use audioengram.data.audio.resample"
+            )
         if wav.shape[1] == 0: raise ShapeError("wav holds no samples", remedy="Give at least one")
         tail, slow = state or (wav.new_zeros(len(wav), self.tail), None)
         y = self.filter(wav, tail).clamp_min(0)

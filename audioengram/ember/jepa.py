@@ -28,7 +28,10 @@ def bin_spikes(
     samples: int = 8, # a bin
 ) -> Tensor:          # counts, [B,C,S // samples]
     "Count spikes in bins; a last partial bin is dropped."
-    if spikes.shape[-1] < samples: raise ShapeError(f"{spikes.shape[-1]} samples are too short for one bin of {samples}", remedy="Give a longer recording")
+    if spikes.shape[-1] < samples:
+        raise ShapeError(
+            f"{spikes.shape[-1]} samples are too short for one bin of {samples}", remedy="Give a longer recording"
+        )
     return spikes[..., :spikes.shape[-1] // samples * samples].unflatten(-1, (-1, samples)).sum(-1)
 
 class Tower(nn.Module):
@@ -43,7 +46,10 @@ class Tower(nn.Module):
         kernel: int = 8,    # bins a filter sees; half of it is its stride
     ):
         super().__init__()
-        if patch % (kernel // 2) or kernel % 2: raise ParameterError(f"a patch of {patch} bins does not divide into strides of {kernel // 2}", remedy="Make it a multiple")
+        if patch % (kernel // 2) or kernel % 2:
+            raise ParameterError(
+                f"a patch of {patch} bins does not divide into strides of {kernel // 2}", remedy="Make it a multiple"
+            )
         self.channels, self.patch, self.dim = channels, patch, dim
         self.filters = nn.Conv1d(channels, filters, kernel, kernel // 2, padding=kernel // 4)
         self.out = nn.Linear(filters * (patch // (kernel // 2)), dim)
@@ -57,8 +63,16 @@ class Tower(nn.Module):
     def tokens(self, grid: Tensor) -> Tensor:
         "Patches, each by itself, with their place in time."
         check_shape(grid, "B C G", "grid", finite=True, C=self.channels)
-        if grid.shape[-1] < self.patch: raise ShapeError(f"{grid.shape[-1]} bins are too short for one frame of {self.patch}", remedy="Give a longer recording")
-        parts = ((grid - self.centre[:, None]) * self.unit[:, None])[..., :grid.shape[-1] // self.patch * self.patch].unflatten(-1, (-1, self.patch)).transpose(1, 2)   # [B,T,C,patch]
+        if grid.shape[-1] < self.patch:
+            raise ShapeError(
+                f"{grid.shape[-1]} bins are too short for one frame of {self.patch}", remedy="Give a longer recording"
+            )
+        # [B,T,C,patch]
+        parts = (
+            ((grid - self.centre[:, None]) * self.unit[:, None])[..., : grid.shape[-1] // self.patch * self.patch]
+            .unflatten(-1, (-1, self.patch))
+            .transpose(1, 2)
+        )
         h = F.gelu(self.filters(parts.flatten(0, 1))[..., :self.patch // self.filters.stride[0]])
         return self.out(h.flatten(1)).unflatten(0, parts.shape[:2]) + places(parts.shape[1], self.dim, grid.device)
 
@@ -96,7 +110,10 @@ class Jepa(nn.Module):
     ):
         super().__init__()
         self.student, self.teacher = tower, copy.deepcopy(tower).requires_grad_(False)
-        self.predictor, self.mark = nn.Sequential(Stack(tower.dim, 1), nn.Linear(tower.dim, tower.dim)), nn.Parameter(torch.randn(tower.dim) * .02)
+        self.predictor, self.mark = (
+            nn.Sequential(Stack(tower.dim, 1), nn.Linear(tower.dim, tower.dim)),
+            nn.Parameter(torch.randn(tower.dim) * 0.02),
+        )
         self.variance, self.covariance, self.ema = variance, covariance, ema
 
     def loss(self,
@@ -110,7 +127,9 @@ class Jepa(nn.Module):
         guess = self.predictor(z)
         miss = F.smooth_l1_loss(guess[hidden], target[hidden])
         spread, shared = vicreg(seen[~hidden])
-        return miss + self.variance * spread + self.covariance * shared, dict(prediction=miss.item(), variance=spread.item(), covariance=shared.item())
+        return miss + self.variance * spread + self.covariance * shared, dict(
+            prediction=miss.item(), variance=spread.item(), covariance=shared.item()
+        )
 
     @torch.no_grad()
     def follow(self, keep: float):
@@ -131,7 +150,9 @@ def vicreg(
     "Anti-collapse terms (Bardes et al. 2022)."
     z = z - z.mean(0)
     cov = z.T @ z / max(len(z) - 1, 1)
-    return F.relu(1 - (cov.diagonal() + 1e-4).sqrt()).mean(), (cov.square().sum() - cov.diagonal().square().sum()) / len(cov)
+    return F.relu(1 - (cov.diagonal() + 1e-4).sqrt()).mean(), (
+        cov.square().sum() - cov.diagonal().square().sum()
+    ) / len(cov)
 
 # %% ../../nbs/ember/15_jepa.ipynb #b30de404
 def health(
@@ -162,15 +183,19 @@ def fit_jepa(
     for _ in range(epochs):
         parts = []
         for at in torch.randperm(len(grids), generator=g).split(batch):
-            for group in optimiser.param_groups: group["lr"] = lr * min(1, (i + 1) / 20) * (.02 + .98 * .5 * (1 + math.cos(math.pi * i / updates)))
+            for group in optimiser.param_groups:
+                group["lr"] = lr * min(1, (i + 1) / 20) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * i / updates)))
             hidden = hide(g, len(at), grids.shape[-1] // model.student.patch, kinds[i % len(kinds)])
             loss, part = model.loss(grids[at].to(device), hidden.to(device))
-            if not torch.isfinite(loss): raise TrainingError(f"the loss is {loss.item()} after {i} updates", remedy="Lower the learning rate")
+            if not torch.isfinite(loss):
+                raise TrainingError(f"the loss is {loss.item()} after {i} updates", remedy="Lower the learning rate")
             optimiser.zero_grad(); loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.)
             optimiser.step(); model.follow(min(model.ema, (1 + i) / (10 + i)))
             parts.append(part); i += 1
-        history.append({k: float(np.mean([p[k] for p in parts])) for k in parts[0]} | health(model.embed(grids[:watch])))
+        history.append(
+            {k: float(np.mean([p[k] for p in parts])) for k in parts[0]} | health(model.embed(grids[:watch]))
+        )
     return history
 
 # %% ../../nbs/ember/15_jepa.ipynb #97060888
@@ -180,4 +205,6 @@ def probe(
     "Linear probe: logistic regression or ridge, on standardised features."
     y_train, y_test = np.asarray(y_train), np.asarray(y_test)
     model = Ridge(10.) if y_train.dtype.kind == "f" else LogisticRegression(C=.1, max_iter=500)
-    return float(make_pipeline(StandardScaler(), model).fit(np.asarray(z_train), y_train).score(np.asarray(z_test), y_test))
+    return float(
+        make_pipeline(StandardScaler(), model).fit(np.asarray(z_train), y_train).score(np.asarray(z_test), y_test)
+    )

@@ -22,13 +22,31 @@ def modulation(
     "Spectro-temporal modulation energies (after Chi, Ru & Shamma 2005)."
     check_shape(wavs, "N S", "clips", finite=True)
     octaves, per = 6, 12
-    q = np.abs(librosa.vqt(np.asarray(wavs, np.float32), sr=16_000, hop_length=128, fmin=110, n_bins=octaves * per, bins_per_octave=per, gamma=20))
+    q = np.abs(
+        librosa.vqt(
+            np.asarray(wavs, np.float32),
+            sr=16_000,
+            hop_length=128,
+            fmin=110,
+            n_bins=octaves * per,
+            bins_per_octave=per,
+            gamma=20,
+        )
+    )
     x = np.log(q + 1e-3 * q.max((1, 2), keepdims=True) + 1e-9)
     spectrum = np.abs(np.fft.fft2(x - x.mean((1, 2), keepdims=True)))
     scale, rate = np.abs(np.fft.fftfreq(x.shape[1], 1 / per)), np.fft.fftfreq(x.shape[2], 128 / 16_000)
     up = np.fft.fftfreq(x.shape[1], 1 / per)[:, None] * rate < 0
-    bands = [(scale[:, None] >= s) & (scale[:, None] < (np.inf if s == scales[-1] else scales[i + 1])) & (np.abs(rate) >= r) & (np.abs(rate) < 2 * r) & (up == u)
-             for i, s in enumerate(scales) for r in rates for u in (False, True)]
+    bands = [
+        (scale[:, None] >= s)
+        & (scale[:, None] < (np.inf if s == scales[-1] else scales[i + 1]))
+        & (np.abs(rate) >= r)
+        & (np.abs(rate) < 2 * r)
+        & (up == u)
+        for i, s in enumerate(scales)
+        for r in rates
+        for u in (False, True)
+    ]
     return np.log(np.stack([(spectrum * b).sum((1, 2)) / max(b.sum(), 1) for b in bands], 1) + 1e-9)
 
 # %% ../../nbs/ember/27_likeness.ipynb #ccbee3e3
@@ -51,4 +69,7 @@ def ceiling(
     "Noise ceiling over seeds."
     if len(ranks) < 2: raise ShapeError("a ceiling needs two seeds", remedy="Train again with another seed")
     ranks, whole = np.asarray(ranks), np.mean(ranks, 0)
-    return (float(np.mean([agreement(r, np.mean(np.delete(ranks, i, 0), 0)) for i, r in enumerate(ranks)])), float(np.mean([agreement(r, whole) for r in ranks])))
+    return (
+        float(np.mean([agreement(r, np.mean(np.delete(ranks, i, 0), 0)) for i, r in enumerate(ranks)])),
+        float(np.mean([agreement(r, whole) for r in ranks])),
+    )

@@ -32,7 +32,8 @@ class RecursiveCore(nn.Module):
         each: bool = False,    # answer at every place, not once for all
     ):
         super().__init__()
-        if min(features, classes, dim, layers, latent_steps, rounds) < 1 or dim % heads: raise ParameterError("a core needs positive sizes, and heads that divide its width")
+        if min(features, classes, dim, layers, latent_steps, rounds) < 1 or dim % heads:
+            raise ParameterError("a core needs positive sizes, and heads that divide its width")
         self.latent_steps, self.rounds, self.each = latent_steps, rounds, each
         self.embed, self.query = nn.Linear(features, dim), nn.Parameter(torch.randn(dim) * .02)
         self.ordered = ordered
@@ -65,18 +66,23 @@ class RecursiveCore(nn.Module):
         "T rounds, the last of which learns."
         y, z = state or (self.y0.expand_as(x), self.z0.expand_as(x))
         for i in range(self.rounds):
-            with contextlib.nullcontext() if i == self.rounds - 1 else torch.no_grad(): y, z = self.refine(x, y, z, mask)
+            with contextlib.nullcontext() if i == self.rounds - 1 else torch.no_grad():
+                y, z = self.refine(x, y, z, mask)
         return *self.say(y, mask), (y.detach(), z.detach())
 
     def say(self, y: Tensor, mask: Tensor) -> tuple:
         "Class logits [B,K] (or [B,N,K]) and the logit of being right [B]; the latter does not teach the network."
         weight = mask[..., None] / mask.sum(1)[:, None, None]
-        return self.answer(y[:, 1:] if self.each else y[:, 0]), self.halt(((y * weight).sum(1) if self.each else y[:, 0]).detach())[:, 0]
+        return self.answer(y[:, 1:] if self.each else y[:, 0]), self.halt(
+            ((y * weight).sum(1) if self.each else y[:, 0]).detach()
+        )[:, 0]
 
-    def forward(self,
-        x: Tensor, mask=None,   # [B,N,F], [B,N]
+    def forward(
+        self,
+        x: Tensor,
+        mask=None,  # [B,N,F], [B,N]
         steps: int = 4,
-    ) -> tuple:                 # logits after every step [steps,B,K] (or [steps,B,N,K]), logits of being right [steps,B]
+    ) -> tuple:  # logits after every step [steps,B,K] (or [steps,B,N,K]), logits of being right [steps,B]
         "All answers on the way."
         (h, mask), state, out = self.read(x, mask), None, []
         for _ in range(steps):
@@ -114,7 +120,11 @@ def rivals(
 ) -> dict:                                      # name -> model
     "The core, a single pass of its network, and a network as deep as the core is long."
     make = lambda depth: Plain(features, classes, dim, depth, heads, ordered, each)
-    return {"recursive": RecursiveCore(features, classes, dim, layers, heads, latent_steps, rounds, ordered, each), "single pass": make(layers), "equal operations": make(layers * (latent_steps + 1) * rounds * steps)}
+    return {
+        "recursive": RecursiveCore(features, classes, dim, layers, heads, latent_steps, rounds, ordered, each),
+        "single pass": make(layers),
+        "equal operations": make(layers * (latent_steps + 1) * rounds * steps),
+    }
 
 # %% ../../nbs/ember/20_recursion.ipynb #a43b1026
 def graded(
@@ -126,15 +136,15 @@ def graded(
     return p if p.ndim == 1 else (p * (labels >= 0)).sum(1) / (labels >= 0).sum(1).clamp_min(1)
 
 def fit_core(
-    model,                 # RecursiveCore or Plain
-    draw,                  # generator -> (x [B,N,F], mask [B,N] or None, labels [B], or [B,N] for answers at each place)
-    updates: int,          # batches
-    steps: int = 4,        # supervised steps a batch
+    model,  # RecursiveCore or Plain
+    draw,  # generator -> (x [B,N,F], mask [B,N] or None, labels [B], or [B,N] for answers at each place)
+    updates: int,  # batches
+    steps: int = 4,  # supervised steps a batch
     lr=2e-3,
-    ema=.99,               # of the weights; grows towards it in the first updates
+    ema=0.99,  # of the weights; grows towards it in the first updates
     seed: int = 0,
-    device="auto",         # both models end there; batches are drawn on the CPU
-):                         # the averaged model, and the loss of the last step of each batch
+    device="auto",  # both models end there; batches are drawn on the CPU
+):  # the averaged model, and the loss of the last step of each batch
     "Deep supervision with an EMA."
     model.to(device := working_device(device))
     g, averaged, history = generator(seed), copy.deepcopy(model), []
@@ -146,8 +156,11 @@ def fit_core(
         for _ in range(steps if isinstance(model, RecursiveCore) else 1):
             if isinstance(model, RecursiveCore): logits, right, state = model.step(*model.read(x, mask), state)
             else: logits, right = (o[0] for o in model(x, mask))
-            loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=-1) + .5 * F.binary_cross_entropy_with_logits(right, graded(logits, labels))
-            if not torch.isfinite(loss): raise TrainingError(f"the loss is {loss.item()} after {i} updates", remedy="Lower the learning rate")
+            loss = F.cross_entropy(
+                logits.flatten(0, -2), labels.flatten(), ignore_index=-1
+            ) + 0.5 * F.binary_cross_entropy_with_logits(right, graded(logits, labels))
+            if not torch.isfinite(loss):
+                raise TrainingError(f"the loss is {loss.item()} after {i} updates", remedy="Lower the learning rate")
             optimiser.zero_grad(); loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.)
             optimiser.step()
@@ -171,11 +184,13 @@ def halted(
 
 # %% ../../nbs/ember/20_recursion.ipynb #e4d4354a
 def running_parity(
-    g,                    # generator
-    batch: int,           # B
-    places: int = 8,      # N
-    noise: float = .1,    # of the vectors
-) -> tuple:               # x [B,N,2]: a bit as +1 or -1, and a mark at the first place; no mask; labels [B,N]: parity of the ones so far
+    g,  # generator
+    batch: int,  # B
+    places: int = 8,  # N
+    noise: float = 0.1,  # of the vectors
+) -> (
+    tuple
+):  # x [B,N,2]: a bit as +1 or -1, and a mark at the first place; no mask; labels [B,N]: parity of the ones so far
     "Noisy bits and their prefix sums modulo two."
     bits = torch.randint(2, (batch, places), generator=g)
     x = torch.stack([2. * bits - 1, (torch.arange(places) == 0).float().expand(batch, -1)], 2)

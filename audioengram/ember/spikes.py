@@ -41,7 +41,8 @@ def lif_scan(
     scan = lambda y: torch.einsum("...ck,clk->...cl", y, matrix[:, :y.shape[-1], :y.shape[-1]])
     out = []
     for piece in x.split(block, -1):
-        late = (state > threshold).to(x.dtype)[..., None]                                # the spike that the first sample pays for
+        # the spike that the first sample pays for
+        late = (state > threshold).to(x.dtype)[..., None]
         drive, s = scan(piece) + state[..., None] * powers[:, 1:piece.shape[-1] + 1], torch.zeros_like(piece)
         while True:
             u = drive - threshold * scan(torch.cat([late, s[..., :-1]], -1))
@@ -105,11 +106,18 @@ def lif(
     form="auto",         # "steps", "scan" or "compiled"; auto: compiled on the CPU, scan elsewhere
 ) -> tuple:              # spikes, potentials; both as x. u[..., -1] is the state of the next piece
     "Leaky integrate-and-fire neurons over a whole stretch of time."
-    check_shape(x.flatten(0, -3) if x.ndim > 3 else x, "C S" if x.ndim == 2 else "B C S", "currents", finite=True, C=len(decay))
-    if not 0 < threshold < math.inf: raise ParameterError(f"threshold {threshold} is not a positive number", remedy="Use 1 and scale the currents")
-    if not bool(((decay >= 0) & (decay < 1)).all()): raise ParameterError("a decay lies outside [0,1)", remedy="Use exp(-1 / (seconds * rate))")
-    solve = {"steps": lif_steps, "scan": lif_scan, "compiled": lif_compiled}.get(("compiled" if x.device.type == "cpu" else "scan") if form == "auto" else form)
-    if solve is None: raise ParameterError(f"unknown form {form!r}", remedy='Choose "auto", "steps", "scan" or "compiled"')
+    check_shape(
+        x.flatten(0, -3) if x.ndim > 3 else x, "C S" if x.ndim == 2 else "B C S", "currents", finite=True, C=len(decay)
+    )
+    if not 0 < threshold < math.inf:
+        raise ParameterError(f"threshold {threshold} is not a positive number", remedy="Use 1 and scale the currents")
+    if not bool(((decay >= 0) & (decay < 1)).all()):
+        raise ParameterError("a decay lies outside [0,1)", remedy="Use exp(-1 / (seconds * rate))")
+    solve = {"steps": lif_steps, "scan": lif_scan, "compiled": lif_compiled}.get(
+        ("compiled" if x.device.type == "cpu" else "scan") if form == "auto" else form
+    )
+    if solve is None:
+        raise ParameterError(f"unknown form {form!r}", remedy='Choose "auto", "steps", "scan" or "compiled"')
     return _Fire.apply(x, decay, threshold, x.new_zeros(x.shape[:-1]) if state is None else state, slope, solve)
 
 # %% ../../nbs/ember/10_spikes.ipynb #0673801d
@@ -162,7 +170,8 @@ class SpikingEncoder(nn.Module):
     ) -> list:                  # the loss of each step
         "Set gains by gradient descent through the spikes."
         losses = []
-        with torch.no_grad(): self.log_gain.copy_(-cells.amax(2).mean(0).clamp_min(1e-4).log())   # the mean maximum reaches the threshold
+        # the mean maximum reaches the threshold
+        with torch.no_grad(): self.log_gain.copy_(-cells.amax(2).mean(0).clamp_min(1e-4).log())
         optimiser = torch.optim.Adam([self.log_gain], lr)
         for step in range(steps):
             for group in optimiser.param_groups: group["lr"] = lr * (1 - step / steps)
@@ -174,12 +183,20 @@ class SpikingEncoder(nn.Module):
 
 # %% ../../nbs/ember/10_spikes.ipynb #423939c8
 def activity(
-    spikes,              # [B,C,S] or [C,S]
-    fan_out: int,        # neurons that each one reaches
+    spikes,  # [B,C,S] or [C,S]
+    fan_out: int,  # neurons that each one reaches
     rate: int = 16_000,
-) -> dict:               # spikes a second (all neurons, and each), synaptic operations a second, those of the dense equivalent, their ratio
+) -> (
+    dict
+):  # spikes a second (all neurons, and each), synaptic operations a second, those of the dense equivalent, their ratio
     "Cost of spikes beside the dense equivalent."
     s = np.asarray(spikes)
     check_shape(s.reshape(-1, *s.shape[-2:]), "B C S", "spikes", finite=True)
     a_second = float(s.mean() * s.shape[-2] * rate)
-    return dict(spikes=a_second, each=a_second / s.shape[-2], operations=a_second * fan_out, dense=float(s.shape[-2] * rate * fan_out), ratio=float(s.mean()))
+    return dict(
+        spikes=a_second,
+        each=a_second / s.shape[-2],
+        operations=a_second * fan_out,
+        dense=float(s.shape[-2] * rate * fan_out),
+        ratio=float(s.mean()),
+    )

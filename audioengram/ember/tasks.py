@@ -38,7 +38,11 @@ def excerpt(
     "The stretch with the most energy."
     check_shape(wav := np.asarray(wav, np.float32), "S", "recording", finite=True)
     n = round(seconds * RATE)
-    if len(wav) < n: raise ShapeError(f"a recording of {len(wav) / RATE:.2f} s is too short for an excerpt of {seconds:g} s", remedy="Leave it out")
+    if len(wav) < n:
+        raise ShapeError(
+            f"a recording of {len(wav) / RATE:.2f} s is too short for an excerpt of {seconds:g} s",
+            remedy="Leave it out",
+        )
     power = np.concatenate([[0.], np.cumsum(np.square(wav - wav.mean(), dtype=np.float64))])
     energy = power[n:] - power[:-n]
     if energy.max() < 1e-6 * n: raise ShapeError("the recording is silent", remedy="Leave it out")
@@ -63,13 +67,19 @@ def micro_pair(
     world, x = need("pyworld", "ember"), np.asarray(wav, np.float64)
     f0, t = world.dio(x, RATE, f0_floor=65., f0_ceil=450., frame_period=1.)
     f0 = world.stonemask(x, f0, t, RATE)
-    if (f0 > 0).mean() < least: raise ShapeError(f"only {(f0 > 0).mean():.0%} of the excerpt is voiced", remedy="Leave it out")
+    if (f0 > 0).mean() < least:
+        raise ShapeError(f"only {(f0 > 0).mean():.0%} of the excerpt is voiced", remedy="Leave it out")
     envelope, breath = world.cheaptrick(x, f0, t, RATE, f0_floor=65.), world.d4c(x, f0, t, RATE)
     frames, calm = round(window * 1000), f0.copy()
     for run in np.split(np.flatnonzero(f0 > 0), np.flatnonzero(np.diff(np.flatnonzero(f0 > 0)) > 1) + 1):
         if len(run) > 2: calm[run] = np.exp(smooth(np.log(f0[run]), min(frames, len(run))))
-    clips = [world.synthesize(p, np.ascontiguousarray(e), np.ascontiguousarray(a), RATE, 1.)[:len(x)]
-             for p, e, a in ((f0, envelope, breath), (calm, np.exp(smooth(np.log(envelope), frames)), smooth(breath, frames).clip(1e-3, 1 - 1e-3)))]
+    clips = [
+        world.synthesize(p, np.ascontiguousarray(e), np.ascontiguousarray(a), RATE, 1.0)[: len(x)]
+        for p, e, a in (
+            (f0, envelope, breath),
+            (calm, np.exp(smooth(np.log(envelope), frames)), smooth(breath, frames).clip(1e-3, 1 - 1e-3)),
+        )
+    ]
     return tuple(level(c) for c in clips)
 
 # %% ../../nbs/ember/22_tasks.ipynb #610825d2
@@ -80,7 +90,9 @@ def carrier(
     band: tuple,      # lowest and highest frequency, Hz
 ) -> np.ndarray:      # rms 1, [S]
     "A band of speech with its envelope divided out."
-    x = scipy.signal.sosfiltfilt(scipy.signal.butter(3, band, "bandpass", fs=RATE, output="sos"), np.asarray(wav, np.float64))
+    x = scipy.signal.sosfiltfilt(
+        scipy.signal.butter(3, band, "bandpass", fs=RATE, output="sos"), np.asarray(wav, np.float64)
+    )
     envelope = np.abs(scipy.signal.hilbert(x))
     x = x / (envelope + .05 * envelope.max() + 1e-9)
     return x / np.sqrt(np.mean(x**2))
@@ -97,7 +109,10 @@ def order_pair(wav, rng, gap=None) -> tuple:
     lag = round((rng.choice([.01, .02, .04]) if gap is None else gap) * RATE)
     at = rng.integers(n // 8, n - n // 8 - lag - length)
     low, high = (carrier(wav, b) for b in BANDS)
-    return tuple(level(first * burst(n, at, length) + second * burst(n, at + lag, length) + _floor(n, rng), .02) for first, second in ((low, high), (high, low)))
+    return tuple(
+        level(first * burst(n, at, length) + second * burst(n, at + lag, length) + _floor(n, rng), 0.02)
+        for first, second in ((low, high), (high, low))
+    )
 
 def gap_pair(wav, rng, gap=None) -> tuple:
     "A silence inside, the same silence at the end."
@@ -122,14 +137,14 @@ TASKS = dict(micro=lambda wav, rng: micro_pair(wav), order=order_pair, phase=pha
 
 # %% ../../nbs/ember/22_tasks.ipynb #c7f848a6
 def make_pairs(
-    corpus,                # a Corpus
-    ids,                   # utterances to draw from
-    task: str,             # a key of TASKS
-    n: int,                # pairs wanted
+    corpus,  # a Corpus
+    ids,  # utterances to draw from
+    task: str,  # a key of TASKS
+    n: int,  # pairs wanted
     seed: int = 0,
-    seconds: float = .5,   # of a clip
-    keep=None,             # (clip, clip) -> whether a pair may stay
-) -> tuple:                # clips [2m,S] float32, table with clip, pair, label, speaker, utterance; and how many pairs were tried
+    seconds: float = 0.5,  # of a clip
+    keep=None,  # (clip, clip) -> whether a pair may stay
+) -> tuple:  # clips [2m,S] float32, table with clip, pair, label, speaker, utterance; and how many pairs were tried
     "Pairs from many speakers in turn, until there are enough or no utterance is left."
     if task not in TASKS: raise ParameterError(f"unknown task {task!r}", remedy=f"Choose one of {', '.join(TASKS)}")
     table, tried = corpus.utterances.set_index("utterance_id").loc[list(ids)], 0
@@ -140,11 +155,15 @@ def make_pairs(
         if len(clips) == 2 * n: break
         rng = np.random.default_rng([seed, tried]); tried += 1
         try: pair = TASKS[task](excerpt(corpus.load(utterance, RATE)[0], seconds), rng)
-        except ShapeError: continue                                                                   # too short, silent, or not voiced
+        # too short, silent, or not voiced
+        except ShapeError: continue
         if keep is not None and not keep(*pair): continue
         rows += [dict(pair=len(clips) // 2, label=k, speaker=speaker, utterance=utterance) for k in (0, 1)]
         clips += pair
-    if not clips: raise CorpusError(f"no pair for task {task!r} came out of {tried} utterances", remedy="Give more or longer recordings")
+    if not clips:
+        raise CorpusError(
+            f"no pair for task {task!r} came out of {tried} utterances", remedy="Give more or longer recordings"
+        )
     return np.stack(clips), pd.DataFrame(rows), tried
 
 # %% ../../nbs/ember/22_tasks.ipynb #2cb3f190
@@ -185,28 +204,64 @@ RAVDESS_EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disg
 MSP_CONDITIONS = dict(P="natural", R="read", S="improvised", T="target improvised")
 
 def read_ravdess(
-    root,              # folder that holds Actor_01 ... Actor_24
-) -> pd.DataFrame:     # path, speaker, sex, emotion, intensity, statement, repetition, label (1: strong); raises CorpusError
+    root,  # folder that holds Actor_01 ... Actor_24
+) -> (
+    pd.DataFrame
+):  # path, speaker, sex, emotion, intensity, statement, repetition, label (1: strong); raises CorpusError
     "The table of a RAVDESS folder (audio-only speech)."
     rows = []
     for p in sorted(Path(root).rglob("*.wav")):
         parts = p.stem.split("-")
-        if len(parts) != 7 or not all(x.isdigit() for x in parts): raise CorpusError("is not named as RAVDESS names its files", p, "Expected seven numbers, as in 03-01-05-02-01-01-12.wav")
+        if len(parts) != 7 or not all(x.isdigit() for x in parts):
+            raise CorpusError(
+                "is not named as RAVDESS names its files", p, "Expected seven numbers, as in 03-01-05-02-01-01-12.wav"
+            )
         modality, channel, emotion, intensity, statement, repetition, actor = map(int, parts)
         if not 1 <= emotion <= 8: raise CorpusError(f"names emotion {emotion}, there are eight", p, "Download it again")
-        if modality == 3 and channel == 1: rows.append(dict(path=str(p), speaker=f"ravdess:{actor:02d}", sex="M" if actor % 2 else "F", emotion=RAVDESS_EMOTIONS[emotion - 1], intensity=intensity, statement=statement, repetition=repetition, label=intensity - 1))
-    if not rows: raise CorpusError("holds no RAVDESS speech", root, "Give the folder with Actor_01 to Actor_24 from zenodo.org/records/1188976")
+        if modality == 3 and channel == 1:
+            rows.append(
+                dict(
+                    path=str(p),
+                    speaker=f"ravdess:{actor:02d}",
+                    sex="M" if actor % 2 else "F",
+                    emotion=RAVDESS_EMOTIONS[emotion - 1],
+                    intensity=intensity,
+                    statement=statement,
+                    repetition=repetition,
+                    label=intensity - 1,
+                )
+            )
+    if not rows:
+        raise CorpusError(
+            "holds no RAVDESS speech", root, "Give the folder with Actor_01 to Actor_24 from zenodo.org/records/1188976"
+        )
     return pd.DataFrame(rows)
 
 def read_msp_improv(
-    root,              # folder of the corpus: wav files in session1 … session6
-) -> pd.DataFrame:     # path, speaker, sex, sentence, emotion, condition, label (1: spontaneous, 0: acted); raises CorpusError
+    root,  # folder of the corpus: wav files in session1 … session6
+) -> (
+    pd.DataFrame
+):  # path, speaker, sex, sentence, emotion, condition, label (1: spontaneous, 0: acted); raises CorpusError
     "The table of an MSP-IMPROV folder; natural interaction against what was acted on target."
     rows = []
     for p in sorted(Path(root).rglob("MSP-IMPROV-*.wav")):
         parts = p.stem.split("-")
-        if len(parts) != 6 or len(parts[2]) < 4 or parts[4] not in MSP_CONDITIONS: raise CorpusError("is not named as MSP-IMPROV names its files", p, "Expected a name as MSP-IMPROV-S01A-F01-P-FM02.wav")
+        if len(parts) != 6 or len(parts[2]) < 4 or parts[4] not in MSP_CONDITIONS:
+            raise CorpusError(
+                "is not named as MSP-IMPROV names its files", p, "Expected a name as MSP-IMPROV-S01A-F01-P-FM02.wav"
+            )
         sentence, emotion, speaker, condition = parts[2][:-1], parts[2][-1], parts[3], MSP_CONDITIONS[parts[4]]
-        rows.append(dict(path=str(p), speaker=f"msp:{speaker}", sex=speaker[0], sentence=sentence, emotion=dict(A="angry", H="happy", S="sad", N="neutral").get(emotion, emotion), condition=condition, label=int(condition == "natural")))
-    if not rows: raise CorpusError("holds no MSP-IMPROV recordings", root, "Give the folder that its licence holders received")
+        rows.append(
+            dict(
+                path=str(p),
+                speaker=f"msp:{speaker}",
+                sex=speaker[0],
+                sentence=sentence,
+                emotion=dict(A="angry", H="happy", S="sad", N="neutral").get(emotion, emotion),
+                condition=condition,
+                label=int(condition == "natural"),
+            )
+        )
+    if not rows:
+        raise CorpusError("holds no MSP-IMPROV recordings", root, "Give the folder that its licence holders received")
     return pd.DataFrame(rows)

@@ -32,16 +32,26 @@ def attributes(
     moves = np.abs(np.fft.rfft((coarse - coarse.mean()) * np.hanning(len(coarse))))**2
     hz, beat = np.fft.rfftfreq(len(wav), 1 / RATE), np.fft.rfftfreq(len(coarse), 1 / 400)
     f0 = pitch[strong] if strong.any() else pitch
-    return dict(pitch=float(np.median(f0)), range=float(12 * np.log2(np.quantile(f0, .9) / np.quantile(f0, .1))), loudness=float(10 * np.log10(np.mean(wav**2) + 1e-10)),
-                rate=len(scipy.signal.find_peaks(slow, prominence=.15 * np.ptp(slow) + 1e-9)[0]) / (len(wav) / RATE), brightness=float((hz * spectrum).sum() / (spectrum.sum() + 1e-12)),
-                roughness=float(moves[(beat >= 30) & (beat <= 150)].sum() / (moves[beat >= 2].sum() + 1e-12)), pauses=float(1 - strong.mean()))
+    return dict(
+        pitch=float(np.median(f0)),
+        range=float(12 * np.log2(np.quantile(f0, 0.9) / np.quantile(f0, 0.1))),
+        loudness=float(10 * np.log10(np.mean(wav**2) + 1e-10)),
+        rate=len(scipy.signal.find_peaks(slow, prominence=0.15 * np.ptp(slow) + 1e-9)[0]) / (len(wav) / RATE),
+        brightness=float((hz * spectrum).sum() / (spectrum.sum() + 1e-12)),
+        roughness=float(moves[(beat >= 30) & (beat <= 150)].sum() / (moves[beat >= 2].sum() + 1e-12)),
+        pauses=float(1 - strong.mean()),
+    )
 
 # %% ../../nbs/ember/23_words.ipynb #ea56efd1
-VOCABULARY = dict(   # attribute -> (edges, words)
-    pitch=((110, 150, 190, 240), ("very low", "low", "medium", "high", "very high")), range=((2, 5, 10), ("flat", "narrow", "wide", "very wide")),
-    loudness=((-35, -28, -22), ("very quiet", "quiet", "medium", "loud")), rate=((3, 5, 7), ("slow", "medium", "fast", "very fast")),
-    brightness=((500, 900, 1500, 2500), ("very dark", "dark", "medium", "bright", "very bright")), roughness=((.1, .25, .5), ("smooth", "slightly rough", "rough", "very rough")),
-    pauses=((.05, .2, .5), ("none", "few", "some", "many")))
+VOCABULARY = dict(  # attribute -> (edges, words)
+    pitch=((110, 150, 190, 240), ("very low", "low", "medium", "high", "very high")),
+    range=((2, 5, 10), ("flat", "narrow", "wide", "very wide")),
+    loudness=((-35, -28, -22), ("very quiet", "quiet", "medium", "loud")),
+    rate=((3, 5, 7), ("slow", "medium", "fast", "very fast")),
+    brightness=((500, 900, 1500, 2500), ("very dark", "dark", "medium", "bright", "very bright")),
+    roughness=((0.1, 0.25, 0.5), ("smooth", "slightly rough", "rough", "very rough")),
+    pauses=((0.05, 0.2, 0.5), ("none", "few", "some", "many")),
+)
 
 def describe(
     wav,        # clip at 16 kHz [S]

@@ -48,6 +48,7 @@ ROOMS = (
     "discussions",
     "cli",
     "cli_codes",
+    "cli_generate",
 )
 
 # %% ../../nbs/lab/25_site.ipynb #62e942ad
@@ -262,6 +263,7 @@ _TITLES = dict(
     lab="Lab",
     cli="Command line",
     cli_codes="Command line",
+    cli_generate="Command line",
 )
 
 def sidebar(
