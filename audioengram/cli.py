@@ -30,7 +30,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="The open workbench for continuous audio latents. Start with `audioengram doctor`, then `audioengram reproduce`.",
+    help="The open workbench for continuous audio latents. Start with `audioengram doctor`, then `audioengram "
+         "reproduce`.",
 )
 corpus_app = typer.Typer(no_args_is_help=True, help="Speech corpora: what can be had, under which licence.")
 latents_app = typer.Typer(no_args_is_help=True, help="Latent stores: encode a corpus, look inside, check every byte.")
@@ -162,7 +163,9 @@ def codec_train(
     config: Annotated[
         str,
         typer.Option(
-            help="smoke, quick (CPU), again, finish and polish (CPU, from the weights of `--start`), full (GPU), small (minutes, for experiments; small-32, small-pred and others change one thing), or a .toml or .json file with settings."
+            help="smoke, quick (CPU), again, finish and polish (CPU, from the weights of `--start`), full (GPU), "
+                 "small (minutes, for experiments; small-32, small-pred and others change one thing), or a .toml or "
+                 ".json file with settings."
         ),
     ] = "quick",
     corpora: Annotated[
@@ -179,7 +182,8 @@ def codec_train(
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder of the run; one that was interrupted goes on. Its nano.safetensors is what get_codec('nano', weights=FILE) reads."
+            help="Folder of the run; one that was interrupted goes on. Its nano.safetensors is what get_codec('nano', "
+                 "weights=FILE) reads."
         ),
     ] = Path("nano-run"),
     root: Root = None,

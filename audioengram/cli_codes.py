@@ -27,7 +27,8 @@ app = typer.Typer(
     add_completion=False,
     help="A sound palette from 5 to 500 files: a discrete vocabulary, a model that writes in it, a grid to edit. "
     "Models are mono: stereo recordings are mixed down on the way in.",
-    epilog="In order: train FOLDER v.distill, then health v.distill, train-prior v.distill FOLDER, generate v.distill new.wav. By hand: encode v.distill sound.wav g.json, edit v.distill g.json h.json --do 'swap 0:4 10:14', "
+    epilog="In order: train FOLDER v.distill, then health v.distill, train-prior v.distill FOLDER, generate v.distill "
+           "new.wav. By hand: encode v.distill sound.wav g.json, edit v.distill g.json h.json --do 'swap 0:4 10:14', "
     "decode v.distill h.json new.wav.",
 )
 
@@ -176,8 +177,10 @@ def generate(
     model: Model,
     out: Annotated[Path, typer.Argument(help="Sound to write: .wav, .flac, .ogg or .mp3.")],
     seconds: Annotated[float, typer.Option(min=0.05, max=3600.0, help="Length.")] = 10.0,
-    temperature: Annotated[list[float], typer.Option(help="One, or one a level (repeat the option).")] = [1.0],  # noqa: B006
-    top_k: Annotated[list[int], typer.Option(help="Only the k likeliest codes; one, or one a level.")] = [],  # noqa: B006
+    temperature: Annotated[list[float], typer.Option(help="One, or one a level (repeat the "
+                                                          "option).")] = [1.0],  # noqa: B006
+    top_k: Annotated[list[int], typer.Option(help="Only the k likeliest codes; one, or one a "
+                                                  "level.")] = [],  # noqa: B006
     top_p: Annotated[
         list[float], typer.Option(help="Only the likeliest codes with this probability; one, or one a level.")
     ] = [],  # noqa: B006
@@ -257,7 +260,10 @@ def parse_region(
     try:
         axes = [one(p) for p in text.split(",")]
         if len(axes) > 3: raise ValueError
-    except ValueError: raise ParameterError(f"cannot read the region {text!r}", remedy='Write time,frequency,level, as in "4:8,1:2,:"') from None
+    except ValueError:
+        raise ParameterError(
+            f"cannot read the region {text!r}", remedy='Write time,frequency,level, as in "4:8,1:2,:"'
+        ) from None
     return Region(*axes)
 
 def apply_edit(
@@ -273,7 +279,10 @@ def apply_edit(
         if name == "blend":
             return grid.blend(parse_region(args[0]), parse_region(args[1]), float(args[2]) if len(args) > 2 else 0.5)
         if name == "infill": return grid.infill(parse_region(args[0]), int(args[1]) if len(args) > 1 else 0)
-    except (IndexError, TypeError) as e: raise ParameterError(f"the edit {text!r} is not complete ({e})", remedy="See `audioengram codes edit --help`") from None
+    except (IndexError, TypeError) as e:
+        raise ParameterError(
+            f"the edit {text!r} is not complete ({e})", remedy="See `audioengram codes edit --help`"
+        ) from None
     except ValueError as e:
         if isinstance(e, ParameterError) or not str(e).startswith(("invalid literal", "could not convert")): raise
         raise ParameterError(
@@ -289,7 +298,8 @@ def edit(
     do: Annotated[
         list[str],
         typer.Option(
-            help="An edit, in order: 'set 3,1,0 5', 'swap 0:4 10:14', 'mute :,:,2', 'blend 0:4 10:14 .3', 'infill 4:8,1'."
+            help="An edit, in order: 'set 3,1,0 5', 'swap 0:4 10:14', 'mute :,:,2', 'blend 0:4 10:14 .3', 'infill "
+                 "4:8,1'."
         ),
     ],
     overwrite: Overwrite = False,

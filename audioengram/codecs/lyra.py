@@ -25,7 +25,8 @@ def lyra_files(
 ) -> dict:             # "encoder", "decoder" (and "quantizer" where it is there) -> content; raises CodecError
     "Read Lyra's weights."
     folder = weights_dir or os.environ.get("AUDIOENGRAM_LYRA")
-    remedy = "Copy lyra/model_coeffs of https://github.com/google/lyra and pass weights_dir=FOLDER, or set AUDIOENGRAM_LYRA to it"
+    remedy = ("Copy lyra/model_coeffs of https://github.com/google/lyra and pass weights_dir=FOLDER, or set "
+              "AUDIOENGRAM_LYRA to it")
     if not folder: raise CodecError("Lyra's weights are not on this machine as far as audioengram knows", remedy=remedy)
     folder = Path(folder).expanduser()
     missing = [name for name in LYRA_FILES.values() if not (folder / name).is_file()]
@@ -43,7 +44,10 @@ def new_interpreter(
     try:
         fresh = interpreter(model_content=content, num_threads=1)
         fresh.allocate_tensors()
-    except (ValueError, RuntimeError) as e: raise CodecError(f"Lyra's {what} cannot be loaded ({str(e).splitlines()[0]})", remedy="Fetch the file again") from None
+    except (ValueError, RuntimeError) as e:
+        raise CodecError(
+            f"Lyra's {what} cannot be loaded ({str(e).splitlines()[0]})", remedy="Fetch the file again"
+        ) from None
     return fresh
 
 def stream(

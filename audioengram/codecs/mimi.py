@@ -206,7 +206,8 @@ def vae_config(
     full = utils.load_config(path)
     if full.mimi.inner_dim != full.mimi.quantizer.dimension:
         raise CodecError(
-            f"the codec of {config!r} encodes to {full.mimi.inner_dim} dimensions and decodes from {full.mimi.quantizer.dimension}",
+            f"the codec of {config!r} encodes to {full.mimi.inner_dim} dimensions and decodes from "
+            f"{full.mimi.quantizer.dimension}",
             remedy="Choose a configuration of April 2026 or later",
         )
     address, revision = full.weights_path.removeprefix("hf://").split("@")

@@ -201,7 +201,8 @@ class LinearNano(LatentCodec):
     name, sample_rate, frame_rate = "nano-linear", RATE, RATE / (HOP * BLOCK)
     def __init__(
         self,
-        dim: int = 64,  # latent dimensions, at most what the file holds; smaller ones are the leading part of larger ones
+        dim: int = 64,  # latent dimensions, at most what the file holds; smaller ones are the leading part of larger
+        # ones
         weights=None,  # a file of `save_nano`, or arrays of `fit_nano`; None: what is shipped
         device="cpu",
     ):
@@ -322,8 +323,12 @@ def load_nano(
     path = expand(path)
     try:
         with safe_open(path, "pt") as f: arrays, about = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-    except FileNotFoundError: raise ModelFileError("no such file", path, "Fit one with `audioengram codec fit-nano`, or install the package again") from None
-    except (SafetensorError, OSError) as e: raise ModelFileError(f"is damaged ({e})", path, "Fit it again with `audioengram codec fit-nano`") from None
+    except FileNotFoundError:
+        raise ModelFileError(
+            "no such file", path, "Fit one with `audioengram codec fit-nano`, or install the package again"
+        ) from None
+    except (SafetensorError, OSError) as e:
+        raise ModelFileError(f"is damaged ({e})", path, "Fit it again with `audioengram codec fit-nano`") from None
     fits = arrays.keys() == SHAPES.keys() and all(
         len(SHAPES[k]) == v.ndim and all(m in (None, n) for m, n in zip(SHAPES[k], v.shape, strict=True))
         for k, v in arrays.items()
@@ -354,7 +359,8 @@ def fit_nano_on(
         "split_seed": split.seed,
         "speakers": len(split.train),
         "utterances": len(chosen),
-        "recipe": f"mel {BANDS} bands, {RATE // HOP} Hz, magnitude^{POWER}; MDCT {2 * BLOCK}/{BLOCK}; PCA {dim}; unit variance",
+        "recipe": f"mel {BANDS} bands, {RATE // HOP} Hz, magnitude^{POWER}; MDCT {2 * BLOCK}/{BLOCK}; PCA {dim}; unit "
+                  f"variance",
     }
     if path is not None: save_nano(arrays, path, **about)
     return arrays, about

@@ -89,7 +89,8 @@ class NanoNet(nn.Module):
     def __init__(
         self,
         sizes: Sizes,
-        linear: dict,  # filters [241,80] and, from `fit_axes` with all axes, mean [80 stride], axes [80 stride, 80 stride], scale [80 stride]
+        linear: dict,  # filters [241,80] and, from `fit_axes` with all axes, mean [80 stride], axes [80 stride, 80
+        # stride], scale [80 stride]
     ):
         super().__init__()
         s, self.sizes, n = sizes, sizes, BANDS * sizes.stride
@@ -181,7 +182,8 @@ def load_learned(
     try:
         net = NanoNet(Sizes(**json.loads(about["sizes"])), {k: state[k] for k in EXACT})
         net.load_state_dict({k: v.float() for k, v in state.items()})
-    except (KeyError, TypeError, ValueError, RuntimeError, CodecError) as e: raise ModelFileError(f"does not fit its own sizes ({e})", path, remedy) from None
+    except (KeyError, TypeError, ValueError, RuntimeError, CodecError) as e:
+        raise ModelFileError(f"does not fit its own sizes ({e})", path, remedy) from None
     return net.eval().requires_grad_(False), about
 
 # %% ../../nbs/codecs/11_nano_learned.ipynb #70085af0
@@ -190,7 +192,8 @@ EDGE, CONTRAST = .2, .05
 
 def sharpen(
     mel: Tensor,  # mel magnitude^0.3, [B, F, 80], non-negative
-    edge: float = EDGE,  # share of a band's distance to the mean of its five neighbours (itself among them) that is added
+    edge: float = EDGE,  # share of a band's distance to the mean of its five neighbours (itself among them) that is
+    # added
     contrast: float = CONTRAST,  # added to the exponent of magnitudes
 ) -> Tensor:  # magnitudes [B, F, 80] of the same energy as the picture with its edges
     "Magnitudes with clearer peaks and valleys, frame by frame; a louder picture gives louder ones, no other."

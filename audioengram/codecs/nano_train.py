@@ -161,7 +161,8 @@ PROFILES = {
 }
 
 def read_config(
-    source,  # a name of PROFILES, or a .toml or .json file: `profile`, then any field of TrainConfig, and a table `sizes`
+    source,  # a name of PROFILES, or a .toml or .json file: `profile`, then any field of TrainConfig, and a table
+    # `sizes`
 ) -> TrainConfig:  # raises ParameterError
     "A configuration by profile or from a file."
     if str(source) in PROFILES: return PROFILES[str(source)]
@@ -567,7 +568,8 @@ class Trainer:
                 }
                 self.curve.append(row); seen = []
                 say(
-                    f"step {self.step}/{self.config.steps}, {(time.monotonic() - began) / (self.step - at):.2f} s a step: "
+                    f"step {self.step}/{self.config.steps}, {(time.monotonic() - began) / (self.step - at):.2f} s a "
+                    f"step: "
                     + ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "seconds"))
                 )
             if self.step % self.config.save_every == 0 or last: self._save(time.monotonic() - began)
@@ -613,7 +615,8 @@ class Trainer:
         if not path.exists(): return
         try:
             with safe_open(path, "pt") as f: about, state = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
-        except (SafetensorError, OSError) as e: raise ModelFileError(f"is damaged ({e})", path, "Delete it; training starts anew") from None
+        except (SafetensorError, OSError) as e:
+            raise ModelFileError(f"is damaged ({e})", path, "Delete it; training starts anew") from None
         if about["config"] != self._identity():
             raise TrainingError("the folder holds a run of another configuration", self.folder, "Give another folder")
         part = lambda name: {k[len(name):]: v for k, v in state.items() if k.startswith(name)}
@@ -672,6 +675,7 @@ def train_nano_on(
         "split_seed": splits[0][1].seed,
     }
     say(
-        f"{train.seconds / 60:.0f} min of {len(train.streams)} speakers, validated on {len(valid.streams)} others; {sum(p.numel() for p in trainer.net.parameters()) / 1e6:.1f} M parameters; from step {trainer.step}"
+        f"{train.seconds / 60:.0f} min of {len(train.streams)} speakers, validated on {len(valid.streams)} others; "
+        f"{sum(p.numel() for p in trainer.net.parameters()) / 1e6:.1f} M parameters; from step {trainer.step}"
     )
     return trainer.run(minutes, say)

@@ -39,7 +39,8 @@ class View(nn.Module):
         if not self.is_fitted:
             raise CodecError(
                 f"the view {self.label!r} has not been fitted",
-                remedy="Call fit on the latents of training speakers (codec.fit_views), or load a store that holds its state",
+                remedy="Call fit on the latents of training speakers (codec.fit_views), or load a store that holds "
+                       "its state",
             )
         if isinstance(z, np.ndarray): return self._serve(f, torch.from_numpy(np.ascontiguousarray(z)), dim).numpy()
         if z.ndim < 2 or z.shape[-1] != dim:
@@ -191,7 +192,8 @@ class ViewCodec(LatentCodec):
 
     def fit_views(
         self,
-        latents,  # latents of the base codec, training speakers: a list, a store, anything of [T,D] arrays that can be iterated again
+        latents,  # latents of the base codec, training speakers: a list, a store, anything of [T,D] arrays that can be
+        # iterated again
     ):  # the codec; raises CodecError
         "Fit every view that learns, innermost first; a view that is fitted stays as it is."
         todo = [i for i, v in enumerate(self._views) if not v.is_fitted]

@@ -46,7 +46,8 @@ def read_tensors(
         with safe_open(path, framework="pt") as file:
             return {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}
     except FileNotFoundError: raise CodecError("no such weights file", path) from None
-    except (SafetensorError, OSError) as e: raise CodecError(f"weights cannot be read ({e})", path, "Fetch the file again") from None
+    except (SafetensorError, OSError) as e:
+        raise CodecError(f"weights cannot be read ({e})", path, "Fetch the file again") from None
 
 def load_weights(
     model,          # a torch module

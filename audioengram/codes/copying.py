@@ -84,7 +84,8 @@ def nearest(
     pieces,  # sounds [S] to judge
     train,  # sounds [S] of the training files
     own=None,  # the training file that each piece was cut from, which does not count
-) -> pd.DataFrame:  # one row a piece that has a window above silence: piece, distance in dB (rms), and where: start, file, file_start (samples)
+) -> pd.DataFrame:  # one row a piece that has a window above silence: piece, distance in dB (rms), and where: start,
+    # file, file_start (samples)
     "The closest window of each piece and its neighbour."
     (a, at), (b, source) = pictures(model, pieces), pictures(model, train)
     if not len(a) or not len(b):
@@ -220,7 +221,8 @@ def _words(table) -> str:
     "The report in a sentence or two."
     seen, blind = set(table.sign[table.seen]), table.sign[table.needed.isna()].tolist()
     said = (
-        f"It copies: what it writes stands in its training files ({' and '.join(s for s in ('runs', 'distance') if s in seen)})."
+        f"It copies: what it writes stands in its training files "
+        f"({' and '.join(s for s in ('runs', 'distance') if s in seen)})."
         if seen & {"runs", "distance"}
         else "It knows its training files by heart, though what it wrote here is no closer to them than new sounds are."
         if seen

@@ -20,9 +20,18 @@ from ..core import AudioengramError, ParameterError, need
 anywidget = need("anywidget", "codes")
 
 _CSS = """
-.ae-editor { font-family: sans-serif; font-size: 13px; outline: none; } .ae-scroll { overflow-x: auto; padding: 2px; } .ae-grid { display: block; cursor: crosshair; margin: 2px 0 8px; outline-offset: 2px; touch-action: none; }
-.ae-original { opacity: .7; cursor: default; } .ae-tools, .ae-players { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; margin: 6px 0; } .ae-code { width: 5em; } .ae-ratio { width: 6em; }
-.ae-tools button { padding: 3px 9px; } .ae-players label { display: flex; align-items: center; gap: 4px; } .ae-players audio { height: 2.2em; } .ae-where { color: #555; } .ae-status { display: block; min-height: 1.4em; color: #8a3000; }
+.ae-editor { font-family: sans-serif; font-size: 13px; outline: none; }
+.ae-scroll { overflow-x: auto; padding: 2px; }
+.ae-grid { display: block; cursor: crosshair; margin: 2px 0 8px; outline-offset: 2px; touch-action: none; }
+.ae-original { opacity: .7; cursor: default; }
+.ae-tools, .ae-players { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; margin: 6px 0; }
+.ae-code { width: 5em; }
+.ae-ratio { width: 6em; }
+.ae-tools button { padding: 3px 9px; }
+.ae-players label { display: flex; align-items: center; gap: 4px; }
+.ae-players audio { height: 2.2em; }
+.ae-where { color: #555; }
+.ae-status { display: block; min-height: 1.4em; color: #8a3000; }
 """
 
 class CodeGridEditor(anywidget.AnyWidget):

@@ -99,7 +99,8 @@ class Engram(nn.Module):
 
     def rows(
         self,
-        past: Tensor,  # tokens before each position: past[:, i + reach − j] stands j before position i; [B, reach + N]; −1 is nothing
+        past: Tensor,  # tokens before each position: past[:, i + reach − j] stands j before position i; [B, reach + N];
+        # −1 is nothing
         first: int,  # position of the first to predict
     ) -> Tensor:  # rows in the common table, [B,N,keys,heads]
         "Where each position looks."

@@ -69,7 +69,8 @@ class CodeGrid:
     def shape(self) -> tuple: return self._codes.shape
     def __len__(self): return len(self._codes)
     def __repr__(self):
-        return f"CodeGrid({' × '.join(f'{n} {a}' for n, a in zip(self.shape, AXES, strict=True))}, {self.length / self.model.config.rate:.2f} s, {len(self.done)} edits)"
+        return (f"CodeGrid({' × '.join(f'{n} {a}' for n, a in zip(self.shape, AXES, strict=True))}, "
+                f"{self.length / self.model.config.rate:.2f} s, {len(self.done)} edits)")
 
     def sound(self) -> np.ndarray: return self.model.decode(self._codes, self.length)   # [S]
 
@@ -247,4 +248,7 @@ class CodeGrid:
             )
         try:
             return cls(model, np.asarray(d["codes"]), d["length"])
-        except (ShapeError, KeyError, ValueError, TypeError, OverflowError) as e: raise ModelFileError(f"holds codes that this model cannot have ({str(e)[:160]})", path, "Encode the recording again") from None
+        except (ShapeError, KeyError, ValueError, TypeError, OverflowError) as e:
+            raise ModelFileError(
+                f"holds codes that this model cannot have ({str(e)[:160]})", path, "Encode the recording again"
+            ) from None

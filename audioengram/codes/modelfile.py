@@ -120,7 +120,8 @@ def read_members(
                 ):
                     raise bad(f"declares {i.file_size} bytes for {i.filename}, which is not what a model file stores")
             data = {n: z.read(n) for n in names}
-    except (zipfile.BadZipFile, EOFError, OSError, struct.error, NotImplementedError) as e: raise bad(f"is damaged ({e})") from None
+    except (zipfile.BadZipFile, EOFError, OSError, struct.error, NotImplementedError) as e:
+        raise bad(f"is damaged ({e})") from None
     manifest = _read_json(data.pop("manifest.json"), "manifest.json", path)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT: raise bad("is no model file")
     if manifest.get("version") != VERSION:
@@ -160,7 +161,8 @@ def check_tensors(
     for k in declared.keys() | shapes.keys():
         if declared.get(k) != tuple(shapes.get(k, ("missing",))):
             raise bad(
-                f"declares {str(k)[:60]} as {str(declared.get(k, 'missing'))[:60]}, its configuration says {tuple(shapes[k]) if k in shapes else 'nothing of it'}"
+                f"declares {str(k)[:60]} as {str(declared.get(k, 'missing'))[:60]}, its configuration says "
+                f"{tuple(shapes[k]) if k in shapes else 'nothing of it'}"
             )
     try: tensors = load_tensors(data)
     except (SafetensorError, ValueError, KeyError) as e: raise bad(f"is damaged ({str(e)[:80]})") from None

@@ -354,7 +354,8 @@ def infill(
     seed: int = 0,
     candidates: int = 8,  # drawn in parallel
     ahead: int = 8,  # columns behind the hole that judge
-) -> tuple:  # codes [T,F,Q]; bits that the codes behind cost with the chosen filling; the same with a filling drawn blindly (mean)
+) -> tuple:  # codes [T,F,Q]; bits that the codes behind cost with the chosen filling; the same with a filling drawn
+    # blindly (mean)
     "Rewrite a region."
     c = prior.eval().config
     codes = check_codes(codes, c.size, c.bands, c.levels)

@@ -216,7 +216,8 @@ class Watch:
             self.handle = display(VBox([self.image, self.text, self.sound]), display_id=True)
         self.image.value, self.text.value = (
             curve(history),
-            f"step {history[-1]['step']}, loss {history[-1]['loss']:.3f}; a held-out recording as the codes have it now:",
+            f"step {history[-1]['step']}, loss {history[-1]['loss']:.3f}; a held-out recording as the codes have it "
+            f"now:",
         )
         heard = model.decode(model.encode(self.wav), len(self.wav)) if model.quantizer.started else np.zeros(1)
         self.sound.clear_output(wait=True)

@@ -240,7 +240,8 @@ class CorpusSource:
         self,
         root,  # what `prepare` returned
         **options,
-    ):  # rows with utterance_id, speaker_id, path, licence, fold and, if known, text, sex, language; two lists of (path, reason): failed, unwanted
+    ):  # rows with utterance_id, speaker_id, path, licence, fold and, if known, text, sex, language; two lists of
+        # (path, reason): failed, unwanted
         "List the corpus's files with what is known of each."
         raise NotImplementedError
 

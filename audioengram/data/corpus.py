@@ -48,7 +48,8 @@ class Corpus:
 
     def __len__(self): return len(self.utterances)
     def __repr__(self):
-        return "Corpus({name}: {utterances} utterances, {speakers} speakers, {folds} folds, {minutes:.1f} min, {fingerprint})".format(
+        return ("Corpus({name}: {utterances} utterances, {speakers} speakers, {folds} folds, {minutes:.1f} min, "
+                "{fingerprint})").format(
             **self.summary()
         )
 

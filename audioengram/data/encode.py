@@ -402,7 +402,8 @@ class _Shards:
                 if isinstance(result, Exception): failed.append([r, type(result).__name__, str(result)])
                 else: done[r] = result
                 with self.tick: bar.update(self.seconds[r])
-        except Exception as e: e.add_note(f"while encoding rows {self.plan[k][0]} to {self.plan[k][1] - 1} of the corpus"); raise
+        except Exception as e: e.add_note(f"while encoding rows {self.plan[k][0]} to {self.plan[k][1] - 1} of the "
+                                          f"corpus"); raise
         z, energy = zip(*(done[r] for r in sorted(done)), strict=True) if done else ((), ())
         data = {"z": np.concatenate([np.empty((0, self.dim), np.float32), *z]),
                 "energy": np.concatenate([np.empty(0, np.float32), *energy]),

@@ -290,7 +290,8 @@ def fetch_packages(
     if not ready and (lacking := [t for t in ("apt-get", "dpkg-deb") if shutil.which(t) is None]):
         raise CorpusError(
             f"this machine has no {' or '.join(lacking)}, so Debian packages cannot be had",
-            remedy='Use get_corpus("librispeech", fetch=True), which downloads dev-clean from openslr.org, or get_corpus("folder", root=...) on your own recordings',
+            remedy='Use get_corpus("librispeech", fetch=True), which downloads dev-clean from openslr.org, or '
+                   'get_corpus("folder", root=...) on your own recordings',
         )
     records = [fetch_package(p, folder, show) for p in packages]
     missing = [p for p, r in zip(packages, records, strict=True) if not r]

@@ -182,7 +182,8 @@ class _Array:
             try:
                 if (self.path / file).stat().st_size != self.seals[file]["bytes"]: raise ValueError("cut short")
                 values = self.array[a:a + self.array.chunks[0]]  # zarr compares the CRC
-            except (OSError, ValueError): raise StoreError("a chunk of latents is damaged or missing", self.path / file, _AGAIN) from None
+            except (OSError, ValueError):
+                raise StoreError("a chunk of latents is damaged or missing", self.path / file, _AGAIN) from None
             yield a, values
     def load(self) -> np.ndarray:
         "The whole, in memory."
@@ -315,7 +316,8 @@ class LatentStore(_Frames):
     def __repr__(self):
         m = self.meta
         return (
-            f"LatentStore({m['corpus']['name']} x {m['codec']['name']}: {len(self)} utterances, {m['speakers']} speakers, "
+            f"LatentStore({m['corpus']['name']} x {m['codec']['name']}: {len(self)} utterances, {m['speakers']} "
+            f"speakers, "
             f"{m['frames']} frames of {self.dim}-d at {self.frame_rate:g} Hz)"
         )
 
@@ -333,7 +335,8 @@ class LatentStore(_Frames):
         utterances=None,  # utterance ids, or a SpeakerSplit; all if None
         length=8,  # W, frames of context
         lag=1,  # k: the context ends k frames before the target
-        slice="all",  # "all", "high_energy" (target above the threshold), "medial" (target within 0.17 to 0.83 of its utterance)
+        slice="all",  # "all", "high_energy" (target above the threshold), "medial" (target within 0.17 to 0.83 of its
+        # utterance)
         part="train",  # of a SpeakerSplit: "train", "eval" or "valid"
         energy_threshold=None,  # dB; median over the training utterances if a SpeakerSplit is given
     ):  # Windows; raises ParameterError

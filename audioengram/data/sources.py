@@ -214,7 +214,8 @@ class LibriSpeech(CorpusSource):
         return (
             False,
             True,
-            "not here; `audioengram corpus fetch librispeech` downloads dev-clean (337 MB), or set AUDIOENGRAM_LIBRISPEECH",
+            "not here; `audioengram corpus fetch librispeech` downloads dev-clean (337 MB), or set "
+            "AUDIOENGRAM_LIBRISPEECH",
         )
 
     def prepare(self, root, fetch, show, subset=None):
@@ -227,7 +228,8 @@ class LibriSpeech(CorpusSource):
             raise CorpusError(
                 f"holds no LibriSpeech subset {', '.join(lacking)}".rstrip(),
                 home,
-                "Pass the folder that holds dev-clean, train-clean-100 …, or fetch it: `audioengram corpus fetch librispeech`",
+                "Pass the folder that holds dev-clean, train-clean-100 …, or fetch it: `audioengram corpus fetch "
+                "librispeech`",
             )
         return Path(root) if root and Path(root).name in LIBRISPEECH else home
 
@@ -356,7 +358,8 @@ def _nfc(text) -> str:
     return unicodedata.normalize("NFC", text)
 
 _PART = re.compile(
-    r"(train|training|dev|test|valid|validation|val|eval)([-_. ].*)?|audio|clips|data|flac|mp3|recordings|sound|sounds|wav|wavs",
+    r"(train|training|dev|test|valid|validation|val|eval)([-_. ].*)?"
+    r"|audio|clips|data|flac|mp3|recordings|sound|sounds|wav|wavs",
     re.I,
 )
 

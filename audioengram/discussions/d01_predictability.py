@@ -46,7 +46,8 @@ from ..stages import measures
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #7a54cd0a
 NAME = "d01_predictability"
-CASES = "debian-speech:nano; debian-speech:nano+pca64+normalise; librispeech:lyra+stack4+pca128; librispeech:lyra+stack4+pca128+normalise"
+CASES = ("debian-speech:nano; debian-speech:nano+pca64+normalise; librispeech:lyra+stack4+pca128; "
+         "librispeech:lyra+stack4+pca128+normalise")
 NULLS = {"diagonal marginal": dict(head="mixture"), "marginal": dict(head="mixture", covariance="semi-tied")}
 HEADS = {
     "Gaussian": dict(head="gaussian"),

@@ -562,7 +562,8 @@ def run(
         out.figure(
             "rolled",
             draw_rolled([(case_title(a), t) for t, a in found[widest(found) :]], p.bootstrap, seed),
-            "Gain of particles and mean rollouts and step norm of mean rollouts by step, before and after rollout training",
+            "Gain of particles and mean rollouts and step norm of mean rollouts by step, before and after rollout "
+            "training",
         )
     return read_run(out.final)
 
@@ -574,7 +575,8 @@ def models_table(result) -> str:
         show = lambda r, what, d=1: (
             "–"
             if pd.isna(getattr(r, what, np.nan))
-            else f"{getattr(r, what):.{d}f} [{getattr(r, what + '_lo'):.{d}f}, {getattr(r, what + '_hi'):.{d}f}]".replace(
+            else f"{getattr(r, what):.{d}f} [{getattr(r, what + '_lo'):.{d}f}, "
+                 f"{getattr(r, what + '_hi'):.{d}f}]".replace(
                 "-", "−"
             )
         )

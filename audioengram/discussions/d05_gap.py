@@ -640,7 +640,9 @@ def free_table(result) -> str:
             ]
         ]
         parts.append(
-            f"**{about['title']}**: {df.clips.iloc[0]} clips of {df.frames.iloc[0]} frames ({df.frames.iloc[0] / about['frame_rate']:.1f} s). Distances over those of real clips from real clips of other speakers (2 is the mark); "
+            f"**{about['title']}**: {df.clips.iloc[0]} clips of {df.frames.iloc[0]} frames "
+            f"({df.frames.iloc[0] / about['frame_rate']:.1f} s). Distances over those of real clips from real clips "
+            f"of other speakers (2 is the mark); "
             "norms over real ones (0.9 to 1.1); share of lags whose autocorrelation lies where real speakers' do\n\n"
             + as_markdown(wide.reset_index().rename(columns={"name": "free run"}))
         )

@@ -602,7 +602,8 @@ def methods_table(result) -> str:
         ]
         kept = f", rows published on {about['measured']}" if about["kept"] else ""
         parts.append(
-            f"**{about['title']}** ({about['speakers_held']} held-out speakers{kept}); nats a frame, rollouts judged {result.claims['main.step']['value']} steps ahead\n\n"
+            f"**{about['title']}** ({about['speakers_held']} held-out speakers{kept}); nats a frame, rollouts judged "
+            f"{result.claims['main.step']['value']} steps ahead\n\n"
             + as_markdown(pd.DataFrame(rows))
         )
     return "\n\n".join(parts)

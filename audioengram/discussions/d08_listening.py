@@ -32,7 +32,8 @@ from ..stages import measures
 
 # %% ../../nbs/discussions/d08_listening.ipynb #b7269cbd
 NAME = "d08_listening"
-CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128; librispeech:nano; librispeech:mimi; librispeech:mimi-vae; librispeech:encodec"
+CASES = ("debian-speech:nano; librispeech:lyra+stack4+pca128; librispeech:nano; librispeech:mimi; "
+         "librispeech:mimi-vae; librispeech:encodec")
 # share of the true step, or which wrong direction
 MODES = {"A": 0., "B 25": .25, "B 50": .5, "B 75": .75, "C": "any", "C real": "real", "GT": 1.}
 # the column that stands for each measure

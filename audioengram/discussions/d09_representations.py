@@ -484,13 +484,15 @@ def main_claims(
         more = sum(x[1]["gain"].lo is not None and x[1]["gain"].value > y[1]["gain"].value for x, y in pairs)
         better = sum(x[1]["stoi"].value > y[1]["stoi"].value for x, y in pairs)
         out["verdict_dimension"] = (
-            f"Within a family at 12.5 Hz, more dimensions were more faithful in {better} of {len(pairs)} pairs and held more predictable bits a second in {more}."
+            f"Within a family at 12.5 Hz, more dimensions were more faithful in {better} of {len(pairs)} pairs and "
+            f"held more predictable bits a second in {more}."
         )
     if len(same := [(a, s) for a, s in says if s["numbers"] == 800 and codec(a).startswith("mel")]) > 2:
         fast, slow_ = max(same, key=lambda x: x[0]["frame_rate"]), min(same, key=lambda x: x[0]["frame_rate"])
         word = lambda key: "more" if fast[1][key].value > slow_[1][key].value else "less"
         out["verdict_rate"] = (
-            f"With 800 numbers a second either way, mel components at {fast[0]['frame_rate']:g} Hz are {word('gain')} predictable at a horizon of {HORIZON} ms than at "
+            f"With 800 numbers a second either way, mel components at {fast[0]['frame_rate']:g} Hz are {word('gain')} "
+            f"predictable at a horizon of {HORIZON} ms than at "
             f"{slow_[0]['frame_rate']:g} Hz, and {word('stoi')} faithful."
         )
     if len(says) > 3:
@@ -612,7 +614,8 @@ def draw_tradeoff(
                 (
                     s["gain"].value,
                     s[column].value,
-                    f"{codec.removeprefix('nano-') if ax in axes[len(which) :] else codec} ({s['dim']} × {s['frame_rate'].removesuffix(' Hz')})",
+                    f"{codec.removeprefix('nano-') if ax in axes[len(which) :] else codec} ({s['dim']} × "
+                    f"{s['frame_rate'].removesuffix(' Hz')})",
                 )
                 for codec, s in group
             ],
@@ -797,7 +800,8 @@ def publish(
     )
     changed = paired_claims(small, "small", n, seed)
     effect = lambda name: (
-        f"{CHANGES[name]}: predictable bits a second {signed(changed[f'{name}.gain'])}, STOI {signed(changed[f'{name}.stoi'])}"
+        f"{CHANGES[name]}: predictable bits a second {signed(changed[f'{name}.gain'])}, STOI "
+        f"{signed(changed[f'{name}.stoi'])}"
     )
     state(run, "small", changed)
     state(

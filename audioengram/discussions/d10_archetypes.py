@@ -800,7 +800,8 @@ def listen(run, case, how, tables, opened, first):
             if b.utterance[i] not in seen: seen.add(b.utterance[i]); few.append(i)
         clips[f"{case.file}_real_{k}"] = (transitions(store, held, b, few[:6]), 16_000)
         captions[f"{case.file}_real_{k}"] = (
-            f"archetype {k}: {min(6, len(few))} held-out transitions; mean change of level {mean[k]:+.1f} dB, {count[k]} members"
+            f"archetype {k}: {min(6, len(few))} held-out transitions; mean change of level {mean[k]:+.1f} dB, "
+            f"{count[k]} members"
         )
         step = axes @ centres[k]
         path = np.concatenate([np.repeat((still + g * level * step)[None], 4, 0) for g in (0, .5, 1, 1.5, 0)])
@@ -894,7 +895,8 @@ def run(
         out.figure(
             "tightness",
             draw_tightness(of(lambda t: t["tightness"]), p.bootstrap, seed),
-            "Held-out mean cosine with the nearest centre over the number of centres, for real directions and every null",
+            "Held-out mean cosine with the nearest centre over the number of centres, for real directions and every "
+            "null",
         )
         out.figure(
             "excess",
@@ -904,7 +906,8 @@ def run(
         out.figure(
             "transfer",
             draw_transfer(of(lambda t: t), p.bootstrap, seed),
-            "Agreement between groups of speakers, predictability of the archetype and effect of the state, real and nulls",
+            "Agreement between groups of speakers, predictability of the archetype and effect of the state, real and "
+            "nulls",
         )
         out.figure(
             "meaning",
@@ -914,7 +917,8 @@ def run(
         out.figure(
             "heads",
             draw_heads(of(lambda t: t), p.bootstrap, seed),
-            "Nats a frame of heads with a memory over a plain vMF head at equal parameters and at equal multiply-adds, with every seed",
+            "Nats a frame of heads with a memory over a plain vMF head at equal parameters and at equal "
+            "multiply-adds, with every seed",
         )
         out.figure(
             "horizon",

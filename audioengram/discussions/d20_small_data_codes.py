@@ -205,7 +205,8 @@ def griffin_lim(
 @measures("palette", 1)
 def measure_models(
     how: dict,
-) -> tuple:  # rows a held-out file; rows a model and level; usage maps {case: array}; the models of seed 0 {(corpus, n): (model, sounds)}
+) -> tuple:  # rows a held-out file; rows a model and level; usage maps {case: array}; the models of seed 0 {(corpus,
+    # n): (model, sounds)}
     "Train and compare everything."
     files, levels, maps, kept, judge = [], [], {}, {}, visqol()
     for case in how["cases"]:
@@ -782,7 +783,8 @@ def run(
         out.figure(
             "distances",
             draw_distances(files, name, p.bootstrap),
-            "Three distances between held-out files and their reconstructions by number of training files, for three quantizers, with intervals over files",
+            "Three distances between held-out files and their reconstructions by number of training files, for three "
+            "quantizers, with intervals over files",
         )
         out.figure(
             "health",
@@ -792,7 +794,8 @@ def run(
         out.figure(
             "copying",
             draw_copying(copying),
-            "Share of pieces beyond the limit of each sign of copying, for priors that know five files by heart and for healthy ones, with the share that makes a sign",
+            "Share of pieces beyond the limit of each sign of copying, for priors that know five files by heart and "
+            "for healthy ones, with the share that makes a sign",
         )
         listen(out, kept, prior, pairs, parrot, how)
     return read_run(out.final)
@@ -827,11 +830,14 @@ def table(
     g = g.merge(levels, how="left")
     show = lambda x, f: "–" if pd.isna(x) else format(x, f)
     lines = [
-        "| corpus | training files | method | codes × levels | bits/s | least used level | log-mel, dB | spectral | ViSQOL | held-out files | seeds |",
+        "| corpus | training files | method | codes × levels | bits/s | least used level | log-mel, dB | spectral | "
+        "ViSQOL | held-out files | seeds |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in g.itertuples():
         lines.append(
-            f"| {r.corpus} | {r.n or '–'} | {r.method} | {show(r.codes, '.0f')} × {show(r.levels, '.0f')} | {show(r.bits, '.0f')} | {show(r.used, '.0%')} | {r.mel:.2f} | {r.stft:.2f} | {show(r.visqol, '.2f')} | {r.files} | {r.seeds} |"
+            f"| {r.corpus} | {r.n or '–'} | {r.method} | {show(r.codes, '.0f')} × {show(r.levels, '.0f')} | "
+            f"{show(r.bits, '.0f')} | {show(r.used, '.0%')} | {r.mel:.2f} | {r.stft:.2f} | {show(r.visqol, '.2f')} | "
+            f"{r.files} | {r.seeds} |"
         )
     return "\n".join(lines)

@@ -130,10 +130,9 @@ def codes_of(
         replace(corpus, utterances=corpus.utterances[keep].reset_index(drop=True)), held=test, longest=how["longest"]
     )
     config = ModelConfig(width=how["width"])
-    path = (
-        cache_dir("codes")
-        / f"{fingerprint(sounds.fingerprint, asdict(config), how['steps'], how['batch'], how['seed'], code_fingerprint('audioengram.codes.training:fit'))}.distill"
-    )
+    decides = [how[k] for k in ("steps", "batch", "seed")]
+    key = fingerprint(sounds.fingerprint, asdict(config), *decides, code_fingerprint("audioengram.codes.training:fit"))
+    path = cache_dir("codes") / f"{key}.distill"
     if not path.exists():
         fit(sounds, path, config=config, steps=how["steps"], batch=how["batch"], seed=how["seed"], show=False)
     model, valid = load_model(path), set(rest[:max(1, len(rest) // 8)])
@@ -451,12 +450,14 @@ def table(
     "Every prior on every corpus."
     rows = result.table()
     lines = [
-        "| corpus | prior | width | parameters | operations a code | bits per code, held out | training | gate | seeds |",
+        "| corpus | prior | width | parameters | operations a code | bits per code, held out | training | gate | "
+        "seeds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for (c, v), g in rows.groupby(["corpus", "variant"], sort=False):
         gate = "–" if g.gate.isna().all() else f"{g.gate.mean():.2f}"
         lines.append(
-            f"| {c} | {v} | {g.hidden.iloc[0]} | {g.parameters.iloc[0]:,} | {g.operations.iloc[0]:,} | {g.bits.sum() / g.codes.sum():.3f} | {g.train_bits.mean():.3f} | {gate} | {g.seed.nunique()} |"
+            f"| {c} | {v} | {g.hidden.iloc[0]} | {g.parameters.iloc[0]:,} | {g.operations.iloc[0]:,} | "
+            f"{g.bits.sum() / g.codes.sum():.3f} | {g.train_bits.mean():.3f} | {gate} | {g.seed.nunique()} |"
         )
     return "\n".join(lines)

@@ -608,7 +608,8 @@ def run(
         out.figure(
             "conditions",
             draw_conditions(t["results"], p.bootstrap),
-            "Accuracy in every condition over all tasks and for each task, with intervals over speakers and a point for each seed",
+            "Accuracy in every condition over all tasks and for each task, with intervals over speakers and a point "
+            "for each seed",
         )
         out.figure(
             "known",
@@ -654,7 +655,8 @@ def sizes_table() -> str:   # Markdown
             "| network | parameters | memory to train | memory to use |",
             "|---|---|---|---|",
             *(
-                f"| {r.network} | {r.parameters / 1e6:.1f} M | {r.training_bytes / 1e9:.1f} GB | {r.use_bytes / 1e9:.2f} GB |"
+                f"| {r.network} | {r.parameters / 1e6:.1f} M | {r.training_bytes / 1e9:.1f} GB | "
+                f"{r.use_bytes / 1e9:.2f} GB |"
                 for r in dry_run().itertuples()
             ),
         ]

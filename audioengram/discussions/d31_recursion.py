@@ -83,7 +83,8 @@ def train_and_test(
     model: str,
     index: int,
     how: dict,  # "parity" or "order"; one of MODELS; seed; recipe
-) -> pd.DataFrame:  # one row a place in the row (0: one answer for all), step or threshold, and unit: asked, right, the probability that the core gives itself, steps taken
+) -> pd.DataFrame:  # one row a place in the row (0: one answer for all), step or threshold, and unit: asked, right, the
+    # probability that the core gives itself, steps taken
     "One model of one seed."
     depth = {k: how[k] for k in ("latent_steps", "rounds", "steps", "layers")}
     torch.manual_seed(seed := spawn(how["seed"], task, index))

@@ -605,7 +605,8 @@ def draw_curve(curve: pd.DataFrame):
 @published(NAME)
 def run(
     profile="quick",  # "smoke", "quick" or "full"
-    corpora="auto",  # names, separated by commas; speakers who were trained on are left out; the last is the one prose is about
+    corpora="auto",  # names, separated by commas; speakers who were trained on are left out; the last is the one prose
+    # is about
     seed: int = 0,  # of utterances, noise and bootstrap
     folder=None,  # another place than figures/d90_codec_card
 ):  # the published RunResult

@@ -121,7 +121,8 @@ def near_zero(
     threshold: float,  # see `threshold_of`
     quiet_below: float,  # dB: frames below are silence
     seed: int = 0,
-) -> pd.Series:  # still: share of steps below; silent, sustained: shares of those; run: mean length of their runs; shuffled_run: of as many in random order
+) -> pd.Series:  # still: share of steps below; silent, sustained: shares of those; run: mean length of their runs;
+    # shuffled_run: of as many in random order
     "Which steps stand still, and whether they come together."
     t = frames.inside
     still = np.linalg.norm(frames.z[t + 1] - frames.z[t], axis=1) <= threshold
@@ -331,7 +332,8 @@ def tightness_table(
     threshold=None,  # least length; half the median if None
     share: float = 0.9,  # of variance that the axes keep
     nulls=NULLS,
-    innovations=False,  # also directions of what the linear process leaves over ("innovation"), with the covariance null of those
+    innovations=False,  # also directions of what the linear process leaves over ("innovation"), with the covariance
+    # null of those
     seed: int = 0,
     **options,  # of spherical_kmeans
 ) -> (
@@ -436,7 +438,8 @@ def closest_null(
     table: pd.DataFrame,  # of tightness_table
     nulls=NULLS,
     **options,  # of the bootstrap
-) -> pd.DataFrame:  # one row a K: null (the tightest), excess with lo and hi over it, exceeds (by MARGIN, with the whole interval above zero)
+) -> pd.DataFrame:  # one row a K: null (the tightest), excess with lo and hi over it, exceeds (by MARGIN, with the
+    # whole interval above zero)
     "The strongest null at each K and what is left over it."
     rows = []
     for K in sorted(table.K[table.source == "real"].unique()):
@@ -463,7 +466,8 @@ def mixture_table(
     iterations: int = 40,  # of EM
     restarts: int = 1,  # EM starts; the likeliest stays
     seed: int = 0,
-) -> pd.DataFrame:  # one row a K and held-out speaker: log_prob (sum, nats), ellipse (the same of the rival), steps, bic (of the training directions)
+) -> pd.DataFrame:  # one row a K and held-out speaker: log_prob (sum, nats), ellipse (the same of the rival), steps,
+    # bic (of the training directions)
     "Mixtures of vMF of several sizes, and the ellipse, on held-out speakers."
     pick = np.random.default_rng(seed).permutation(len(train))[:most]
     x, y = (torch.as_tensor(d).to(working_device()) for d in (train.d[pick], held.d))
@@ -512,7 +516,8 @@ def state_effect(
     held: tuple,  # of held-out ones
     cells: int = 64,  # clusters of the state z_t
     seed: int = 0,
-) -> pd.DataFrame:  # one row a held-out speaker: degrees (sum), angle to the overall mean direction less angle to that of the state's cell; steps
+) -> pd.DataFrame:  # one row a held-out speaker: degrees (sum), angle to the overall mean direction less angle to that
+    # of the state's cell; steps
     "By how many degrees knowing the state's cell turns the best guess of a direction."
     (f, a), (g, b) = train, held
     x, y = f.z[a.at], g.z[b.at]

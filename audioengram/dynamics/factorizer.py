@@ -224,7 +224,8 @@ class Factorizer(nn.Module):
         self,
         context: Tensor,  # [B,W,D]
         target: Tensor,  # [B,D]
-    ) -> dict:  # nats a frame, [B]: explained (F), gain (G), shape, posterior, kl, prior; `objective` is what training maximises
+    ) -> dict:  # nats a frame, [B]: explained (F), gain (G), shape, posterior, kl, prior; `objective` is what training
+        # maximises
         "Everything that the model says of a frame."
         z = torch.cat([context, target[:, None]], 1)
         y = self.state_of(z)
@@ -405,7 +406,8 @@ def fit_factorizer(
     valid,  # windows of other utterances, for early stopping
     folder=None,  # best weights so far go here; a finished run is loaded, an interrupted one goes on from them
     seed: int = 0,
-    **options,  # of `predictor.train`: epochs, epoch_frames, batch_size, lr, patience, noise, device, progress, callback, …
+    **options,  # of `predictor.train`: epochs, epoch_frames, batch_size, lr, patience, noise, device, progress,
+    # callback, …
 ) -> pd.DataFrame:  # one row an epoch: epoch, train, valid (minus the objective, nats a frame), seconds, lr
     "Train a factorizer. Raises TrainingError when it diverges."
     going_on = _unfinished(folder, model)
@@ -592,7 +594,8 @@ class Zdyn(View):
                     if k.startswith("model.")
                 }
             )
-        except (ValueError, TypeError, RuntimeError) as e: raise CodecError(f"this state is not of view {self.label!r}: {str(e).splitlines()[0]}") from None
+        except (ValueError, TypeError, RuntimeError) as e:
+            raise CodecError(f"this state is not of view {self.label!r}: {str(e).splitlines()[0]}") from None
         self.model, self.is_fitted = model.to(self.model.in_mean.device).eval().requires_grad_(False), True
         return self
 

@@ -119,8 +119,11 @@ def measure_gap(
     split,
     how: dict,  # length, steps, segments, particles, seed
     baseline,  # contexts -> Distribution: the zero of gains
-    floor: float = 0.0,  # frames whose true step is no longer than this are not scored: a density has no upper bound on silence
-) -> pd.DataFrame:  # of `gap_sums`: scores over `segments` (silence left out) and, as `…_all`, over `frames`; norms, spread and miss over all frames. C is the stacked ceiling, `direct` what it was without the particles, `weight` the direct one's share
+    floor: float = 0.0,  # frames whose true step is no longer than this are not scored: a density has no upper bound on
+    # silence
+) -> pd.DataFrame:  # of `gap_sums`: scores over `segments` (silence left out) and, as `…_all`, over `frames`; norms,
+    # spread and miss over all frames. C is the stacked ceiling, `direct` what it was without the particles,
+    # `weight` the direct one's share
     "The rows of the gap on held-out speakers."
     lags = {s: m for s, m in direct.items() if 1 < s <= how["steps"]}
     def score(ids, n, name):

@@ -117,7 +117,8 @@ def reset_after_injection(
     return pd.DataFrame(out)
 
 def divergence_horizon(
-    rows: pd.DataFrame,  # one rollout: speaker, segment, step, state_error (of `injection_rows` mode D, or of `rollout_rows`)
+    rows: pd.DataFrame,  # one rollout: speaker, segment, step, state_error (of `injection_rows` mode D, or of
+    # `rollout_rows`)
     null: pd.DataFrame | float,  # rows of a rollout that knows nothing, on the same segments, or a limit in rms steps
     share: float = 0.9,  # of the null's error
     n: int = 2000,  # bootstrap resamples
@@ -187,7 +188,9 @@ def gap_rows(
     batch_size: int = 128,  # stretches at a time
     seed: int = 0,
     **options,  # of `rollout`: temperature, stabiliser
-) -> pd.DataFrame:  # one row a stretch and step: speaker, segment, step, A, C, R, R_mean, R_step, base (NLLs, nats), effective (particles), own_step, mean_step, true_step, spread and miss (mean squared distance of the particles and of the truth from the particles' mean)
+) -> pd.DataFrame:  # one row a stretch and step: speaker, segment, step, A, C, R, R_mean, R_step, base (NLLs, nats),
+    # effective (particles), own_step, mean_step, true_step, spread and miss (mean squared distance of the
+    # particles and of the truth from the particles' mean)
     "Teacher forcing, horizon ceiling, particles and mean rollout on the same frames."
     idx, W, parts = torch.arange(len(stretches)) if idx is None else torch.as_tensor(idx), stretches.window, []
     if late := [s for s in direct if s > stretches.horizon]:

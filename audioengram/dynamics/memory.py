@@ -300,7 +300,8 @@ def fit_forms(
     k: int = 8,
     remember=None,  # windows for residual memories; the training windows if None
     model=None,  # dict of MemoryPredictor options: encoder, hidden, layers, dropout, spread, seed
-    fit=None,  # fit(model, start) -> trained model, start being the one it was started from or None; `predictor.train` if None
+    fit=None,  # fit(model, start) -> trained model, start being the one it was started from or None; `predictor.train`
+    # if None
     **options,  # of `predictor.train`
 ) -> dict:  # name -> fitted model: memory-hard, memory-soft, param, hybrid, residual-add, residual-gated
     "Fit every form on the same windows, all memories with the same keys."

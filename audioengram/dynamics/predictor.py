@@ -151,7 +151,8 @@ class Predictor(nn.Module):
         dropout: float = 0.1,
         normalise="dimension",  # spread kept per "dimension", or one "global" scale (keeps directions)
         seed: int = 0,  # of the initial weights
-        side: int = 0,  # further numbers a frame that the context carries behind its D dimensions, for a head that takes them
+        side: int = 0,  # further numbers a frame that the context carries behind its D dimensions, for a head that
+        # takes them
         **head_options,  # passed to the head: components, covariance, …
     ):
         super().__init__()
@@ -242,7 +243,8 @@ class Predictor(nn.Module):
             )
             if not (spread > 0).all():
                 raise TrainingError(
-                    f"{int((spread == 0).sum())} {'side' if name == 'side' else 'latent'} dimensions are constant over the training windows",
+                    f"{int((spread == 0).sum())} {'side' if name == 'side' else 'latent'} dimensions are constant "
+                    f"over the training windows",
                     remedy="Drop them with a pca view",
                 )
             centre = 0 if name == "out" and self.target == "step" else x.mean(0)      # a step of zero stays zero

@@ -144,7 +144,8 @@ def rollout(
     truth: Tensor | None = None,  # what came, [B,S,D]: scored, and injected where asked
     inject=None,  # [S] booleans: after this step the context gets the truth
     whole=False,  # inject the whole true window, not one frame
-    score="state",  # truth is scored as a "state", or as a "step" taken from where the particle is (earlier work's form)
+    score="state",  # truth is scored as a "state", or as a "step" taken from where the particle is (earlier work's
+    # form)
     seed: int = 0,
     rows: int | None = None,  # rows a block; by device if None. Other sizes draw other samples
 ) -> Rollout:  # raises ParameterError or ShapeError
@@ -220,7 +221,8 @@ def check_stability(
     stabiliser=Stabiliser(),
     block: int = 1000,  # steps between looks
     seed: int = 0,
-) -> dict:  # finite, steps done, step at which it broke (None), rms state in the first and the last block, largest norm, share cut, seconds
+) -> dict:  # finite, steps done, step at which it broke (None), rms state in the first and the last block, largest
+    # norm, share cut, seconds
     "Run freely for a long time and say whether it holds."
     start, done, cut, rms, peak = time.perf_counter(), 0, 0, [], 0.
     while done < steps:
@@ -257,7 +259,8 @@ def check_stability(
 # %% ../../nbs/dynamics/10_rollout.ipynb #07d15912
 def draw(
     dist: Distribution,  # batch [N], event [D]
-) -> tuple:  # x [N,D] with a pathwise gradient; s [N], log weight of the component drawn (averaged over what x says of it), or None
+) -> tuple:  # x [N,D] with a pathwise gradient; s [N], log weight of the component drawn (averaged over what x says of
+    # it), or None
     "A reparameterised draw; raises ParameterError where the head has none."
     if isinstance(dist, Scaled):
         x, s = draw(dist.base)

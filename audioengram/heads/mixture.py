@@ -30,7 +30,8 @@ class Mixture(Distribution):
         self,
         logits: Tensor,  # unnormalised log weights, [...,K]
         loc: Tensor,  # component means in their own coordinates, [...,K,D]
-        log_scale: Tensor,  # log standard deviations (or t scales) there, [...,K,D]; before their bounds where there are `bounds`
+        log_scale: Tensor,  # log standard deviations (or t scales) there, [...,K,D]; before their bounds where there
+        # are `bounds`
         factor=None,  # U_k, lower-triangular, [K,D,D]; None: identity
         centre=None,  # c_k, [K,D]; None: zero
         df=None,  # degrees of freedom of a Student-t, tensor broadcasting with [...,K]; None: Gaussian

@@ -630,7 +630,8 @@ class MixtureVonMisesFisher(Distribution):
         weight: Tensor | None = None,  # non-negative weights, [N]; equal if None
         max_iterations: int = 200,
         tolerance: float = 1e-6,  # stop when the mean log-likelihood rises by less, nats
-        pseudo_count: float = 0.0,  # directions without a preference added to each component: above 0 none can shrink to a point
+        pseudo_count: float = 0.0,  # directions without a preference added to each component: above 0 none can shrink
+        # to a point
         largest: float = KAPPA_MAX,  # cap on κ
         seed: int = 0,  # of k-means
     ) -> (

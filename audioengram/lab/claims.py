@@ -52,7 +52,8 @@ def claim_digits(claim: dict) -> int:  # decimals to print, >= 0
 
 def format_claim(
     claim: dict,  # one entry of claims.json
-    spec: str = "",  # "", a number format (".3f", ".1%"), a field ("value", "lo", "hi", "n", "interval", "full"), or both: "value|.3f"
+    spec: str = "",  # "", a number format (".3f", ".1%"), a field ("value", "lo", "hi", "n", "interval", "full"), or
+    # both: "value|.3f"
 ) -> str:  # "0.993 [0.991, 0.995]"
     "A claim as prose quotes it."
     fields = {"value", "lo", "hi", "n", "interval", "full"}

@@ -77,8 +77,8 @@ def _targets(node, defs, imports, module, is_module):
             if n.id in defs: yield module, n.id
             for m, a in imports.get(n.id, ()):
                 if a is not None and not is_module(f"{m}.{a}"): yield m, a
-        elif isinstance(n, ast.Attribute) and isinstance(n.value, (ast.Name, ast.Attribute)) and (dotted := ast.unparse(n.value)) in imports:
-            for m, a in imports[dotted]:
+        elif isinstance(n, ast.Attribute) and isinstance(n.value, (ast.Name, ast.Attribute)):
+            for m, a in imports.get(ast.unparse(n.value), ()):
                 yield (m if a is None else f"{m}.{a}"), n.attr
 
 # %% ../../nbs/lab/02_drafts.ipynb #bf5146c3

@@ -87,7 +87,8 @@ def read_choices(
 def preference(
     choices: pd.DataFrame,  # of read_choices
     level: float = 0.95,
-) -> pd.DataFrame:  # one row a pair: first, second, n, same, share that prefers the first with lo and hi (Wilson), p (two-sided binomial)
+) -> pd.DataFrame:  # one row a pair: first, second, n, same, share that prefers the first with lo and hi (Wilson), p
+    # (two-sided binomial)
     "Who was preferred, how often, and whether a coin would do the same."
     rows = []
     for first, second in sorted({tuple(sorted(p)) for p in zip(choices.a, choices.b, strict=True)}):

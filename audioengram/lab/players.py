@@ -105,9 +105,12 @@ class Clip:
         return "\n".join(
             (
                 f'<figure class="ae-clip" style="margin:0;min-width:0" title="{text}">',
-                f'<figcaption style="font-size:.9em;line-height:1.3"><strong>{text}</strong> <small>{self.seconds:.1f} s</small><br><span>{note}</span></figcaption>',
-                f'<img src="{image}" alt="{about}" width="{PICTURE["width"]}" loading="lazy" style="width:100%;height:auto;display:block">',
-                f'<audio controls preload="none" src="{sound}" title="{text}" style="width:100%;height:2.2em"><source src="{sound}" type="{_MIME[self.sound.suffix]}"></audio>',
+                f'<figcaption style="font-size:.9em;line-height:1.3"><strong>{text}</strong> '
+                f'<small>{self.seconds:.1f} s</small><br><span>{note}</span></figcaption>',
+                f'<img src="{image}" alt="{about}" width="{PICTURE["width"]}" loading="lazy" '
+                f'style="width:100%;height:auto;display:block">',
+                f'<audio controls preload="none" src="{sound}" title="{text}" style="width:100%;height:2.2em"><source '
+                f'src="{sound}" type="{_MIME[self.sound.suffix]}"></audio>',
                 "</figure>",
             )
         )

@@ -241,7 +241,8 @@ class RunResult:
         self.name = self.manifest["name"]
 
     def __repr__(self):
-        return f"RunResult({self.name}, {self.manifest['profile']}, {len(self.claims)} claims, {', '.join(self.table_names)})"
+        return (f"RunResult({self.name}, {self.manifest['profile']}, {len(self.claims)} claims, "
+                f"{', '.join(self.table_names)})")
 
     @property
     def table_names(self) -> list: return sorted(p.stem for p in self.folder.glob("*.csv"))

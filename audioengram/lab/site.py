@@ -219,7 +219,8 @@ def page_problems(
         found.append("is not tidy: run `audioengram site`, which tidies")
     if Path(path).stat().st_size > PAGE_BYTES:
         found.append(
-            f"weighs {Path(path).stat().st_size / 1000:.0f} kB, more than {PAGE_BYTES // 1000} kB: show fewer or lighter figures"
+            f"weighs {Path(path).stat().st_size / 1000:.0f} kB, more than {PAGE_BYTES // 1000} kB: show fewer or "
+            f"lighter figures"
         )
     outputs = json.dumps([c.get("outputs") for c in nb["cells"] if c["cell_type"] == "code"], ensure_ascii=False)
     prose = "\n".join(text_of(c["source"]) for c in nb["cells"] if c["cell_type"] != "code")
@@ -245,7 +246,8 @@ def page_problems(
     ]
     if mixed:
         found.append(
-            f"mixes nbdev's and Quarto's directives in one cell ({', '.join(mixed[0])}), which is no YAML: use a tag (remove-cell, remove-input) for the latter"
+            f"mixes nbdev's and Quarto's directives in one cell ({', '.join(mixed[0])}), which is no YAML: use a tag "
+            f"(remove-cell, remove-input) for the latter"
         )
     return found
 
@@ -310,7 +312,8 @@ def notebook_map(
     "Every page of the library: where it is and what it is for."
     pages = library_pages(root or project_root())
     rows = [
-        f"| {p.room if i == 0 or pages[i - 1].room != p.room else ''} | [{p.title}]({_link(p.path)}) | {p.lead.replace('|', chr(92) + '|')} |"
+        f"| {p.room if i == 0 or pages[i - 1].room != p.room else ''} | [{p.title}]({_link(p.path)}) | "
+        f"{p.lead.replace('|', chr(92) + '|')} |"
         for i, p in enumerate(pages)
     ]
     return "\n".join(["| room | page | what it is for |", "|:--|:--|:------------|", *rows])
@@ -335,7 +338,8 @@ def findings(
         ]
         clips = list(manifest.get("clips", {}).values())
         listen = (
-            f" · [Listen: {Path(clips[0]['file']).stem.replace('_', ' ')}]({_link(folder / clips[0]['file'])}) and {len(clips) - 1} more on the page"
+            f" · [Listen: {Path(clips[0]['file']).stem.replace('_', ' ')}]({_link(folder / clips[0]['file'])}) and "
+            f"{len(clips) - 1} more on the page"
             if clips
             else ""
         )
@@ -457,7 +461,8 @@ def _render_smalldocs(root: Path, out: Path):
         site = Site(load(root), quiet=True)
         site.out = out
         site.build()
-    except (BuildError, ConfigError) as e: raise SiteError("smalldocs cannot build the site", root / "_quarto.yml", str(e)) from None
+    except (BuildError, ConfigError) as e:
+        raise SiteError("smalldocs cannot build the site", root / "_quarto.yml", str(e)) from None
     pages = {p.relative_to(out).as_posix(): p.read_text(encoding="utf-8") for p in sorted(out.rglob("*.html"))}
     for name, text in math_ml(pages).items():
         text = re.sub(r'<link[^>]*katex[^>]*>|<script[^>]*katex[^>]*></script>', "", text)
@@ -474,8 +479,15 @@ def _render_smalldocs(root: Path, out: Path):
             encoding="utf-8",
         )
 
-_SEARCH_FROM_DISK = """if(location.protocol==="file:"){const real=window.fetch;window.fetch=(url,...rest)=>!String(url).endsWith("search.json")?real(url,...rest):
-new Promise((done,fail)=>{const s=document.createElement("script");s.src=%s;s.onload=()=>done({json:async()=>window.searchIndex});s.onerror=fail;document.head.append(s)})}"""
+_SEARCH_FROM_DISK = """if(location.protocol==="file:"){
+const real=window.fetch;
+window.fetch=(url,...rest)=>!String(url).endsWith("search.json")?real(url,...rest):
+new Promise((done,fail)=>{
+const s=document.createElement("script");
+s.src=%s;
+s.onload=()=>done({json:async()=>window.searchIndex});
+s.onerror=fail;
+document.head.append(s)})}"""
 
 # %% ../../nbs/lab/25_site.ipynb #6b3a2e2e
 _MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)

@@ -86,7 +86,8 @@ def score_windows(
     batch_size: int = 2048,
     seed: int = 0,
     idx=None,  # window numbers; all if None
-) -> pd.DataFrame:  # one row a window: speaker, nll (nats), magnitude, and with samples: cosine, log_ratio, pit_magnitude, pit_cosine, energy
+) -> pd.DataFrame:  # one row a window: speaker, nll (nats), magnitude, and with samples: cosine, log_ratio,
+    # pit_magnitude, pit_cosine, energy
     "Score one forecaster."
     if samples < 0: raise ParameterError(f"samples={samples} must be 0 or more")
     idx = torch.arange(len(windows)) if idx is None else torch.as_tensor(idx)

@@ -270,7 +270,8 @@ def measure_table() -> pd.DataFrame:  # one row a measure: columns, better, pack
 
 def pick_measures(
     measures=None,  # names; None: all that are installed
-) -> tuple:  # names in the order of MEASURES, and {name: missing packages} of those left out; raises ParameterError, MissingDependency
+) -> tuple:  # names in the order of MEASURES, and {name: missing packages} of those left out; raises ParameterError,
+    # MissingDependency
     "Which measures will run. A measure asked for by name is never left out in silence."
     names = list(MEASURES) if measures is None else [measures] if isinstance(measures, str) else list(measures)
     if unknown := [n for n in names if n not in MEASURES]:
@@ -298,7 +299,8 @@ def speech_scores(
     names = list(range(len(reference))) if names is None else list(names) if many else [names]
     if not len(reference) == len(degraded) == len(names):
         raise ParameterError(
-            f"{len(reference)} references, {len(degraded)} degraded sounds and {len(names)} names do not belong together"
+            f"{len(reference)} references, {len(degraded)} degraded sounds and {len(names)} names do not belong "
+            f"together"
         )
     chosen, lost = pick_measures(measures)
     for name, missing in lost.items():

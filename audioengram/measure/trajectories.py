@@ -182,7 +182,8 @@ def gap_sums(
     )
 
 def gap_table(
-    rows: pd.DataFrame,  # one row a segment and step: speaker, step, and NLLs in nats: A, C, R, R_mean, base; or their sums over `segments` (see `gap_sums`)
+    rows: pd.DataFrame,  # one row a segment and step: speaker, step, and NLLs in nats: A, C, R, R_mean, base; or their
+    # sums over `segments` (see `gap_sums`)
     by=("step",),  # one entry for each combination
     n: int = 2000,  # bootstrap resamples
     seed: int = 0,
@@ -304,7 +305,8 @@ def against_floor(
 
 def floor_ratios(
     rows: pd.DataFrame,  # of `against_floor`
-) -> pd.DataFrame:  # one row a distance: floor and model (means over splits), ratio, lo and hi (central 95 % of the splits' ratios to the mean floor), n
+) -> pd.DataFrame:  # one row a distance: floor and model (means over splits), ratio, lo and hi (central 95 % of the
+    # splits' ratios to the mean floor), n
     "How many floors away: 1 is real, 2 is the mark."
     out = []
     for name, part in rows.groupby("distance", sort=False):
@@ -391,7 +393,8 @@ def free_run_report(
     max_lag: int = 25,
     repeats: int = 20,
     seed: int = 0,
-) -> pd.DataFrame:  # one row a measure: measure, model, real (the floor or real value), ratio, lo, hi, passes (None where no mark is set)
+) -> pd.DataFrame:  # one row a measure: measure, model, real (the floor or real value), ratio, lo, hi, passes (None
+    # where no mark is set)
     "Are long free runs distributed like real latents?"
     runs, real = np.asarray(runs), np.asarray(real)
     if not np.isfinite(runs).all():
