@@ -44,7 +44,8 @@ def device_of(
     lies = itertools.chain(model.parameters(), model.buffers()) if isinstance(model, nn.Module) else ()
     return next((t.device for t in lies), torch.device(otherwise))
 
-GATHERED = ("contexts", "targets", "current", "steps", "frames", "future")   # methods of windows and stretches that return batches
+# methods of windows and stretches that return batches
+GATHERED = ("contexts", "targets", "current", "steps", "frames", "future")
 
 class _BatchesOn:
     "Windows as they are, but for the device of their batches."
