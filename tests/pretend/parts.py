@@ -65,7 +65,7 @@ def test_heads_with_a_memory_start_and_score(name, context):
 
 def test_directions_are_fitted_and_drawn():
     x = torch.nn.functional.normalize(torch.randn(300, 5, generator=torch.Generator().manual_seed(0)), dim=1).to("cuda")
-    for dist in (VonMisesFisher.fit(x), MixtureVonMisesFisher.fit(x, 3, pseudo_count=1.)):
+    for dist in (VonMisesFisher.fit(x), MixtureVonMisesFisher.fit(x, 3, pseudo_count=1., max_iterations=3)):
         draws = dist.sample((7,))
         assert draws.is_cuda and dist.log_prob(x).is_cuda
         assert torch.allclose(draws.norm(dim=-1).cpu(), torch.ones(7), atol=1e-5)
