@@ -11,7 +11,8 @@ import typer
 def rerun(
     names: Annotated[list[str], typer.Argument(help="Discussions: d00_structure, …")],
     out: Annotated[str, typer.Option(help="Folder of the results: a path, s3://…, gs://…")],
-    grid: Annotated[list[str] | None, typer.Option("-p", help="name=value,value,…: every combination is run; repeatable.")] = None,
+    grid: Annotated[list[str] | None, typer.Option("-p",
+                    help="name=value,value,…: every combination is run; repeatable.")] = None,
     profile: str = "quick",
     cluster: Annotated[str | None, typer.Option(help='Ray address or "auto"; local processes if not given.')] = None,
     workers: Annotated[int | None, typer.Option(help="Local processes.")] = None,

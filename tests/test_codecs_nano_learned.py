@@ -12,7 +12,18 @@ from safetensors.torch import load_file, save_file
 from audioengram.codecs import get_codec
 from audioengram.codecs.nano import BLOCK, HOP, fit_axes, mel_filters, mel_loudness
 from audioengram.codecs.nano import SHIPPED as LINEAR
-from audioengram.codecs.nano_learned import EXACT, FORMAT, SHIPPED, Block, LearnedNano, NanoNet, Sizes, load_learned, save_learned, sharpen
+from audioengram.codecs.nano_learned import (
+    EXACT,
+    FORMAT,
+    SHIPPED,
+    Block,
+    LearnedNano,
+    NanoNet,
+    Sizes,
+    load_learned,
+    save_learned,
+    sharpen,
+)
 from audioengram.core import CodecError, ModelFileError, ParameterError
 from audioengram.data.audio import load_audio
 

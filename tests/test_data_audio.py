@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from audioengram.core import AudioError, ParameterError
 from audioengram.data import audio
-from audioengram.data.audio import audio_info, audio_tags, load_audio, loudness, match_loudness, read_audio, resample, save_audio
+from audioengram.data.audio import (
+    audio_info,
+    audio_tags,
+    load_audio,
+    loudness,
+    match_loudness,
+    read_audio,
+    resample,
+    save_audio,
+)
 
 RATE = 16_000
 TIME = np.arange(RATE) / RATE

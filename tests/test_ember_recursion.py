@@ -4,7 +4,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from audioengram.core import ParameterError, ShapeError, TrainingError
-from audioengram.ember.recursion import Plain, RecursiveCore, fit_core, graded, halted, operations, rivals, running_parity
+from audioengram.ember.recursion import (
+    Plain,
+    RecursiveCore,
+    fit_core,
+    graded,
+    halted,
+    operations,
+    rivals,
+    running_parity,
+)
 
 
 def core(**kw):

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 
 from audioengram.core import ParameterError, ShapeError
 from audioengram.ember.cochlea import Cochlea
-from audioengram.ember.spikes import SpikingEncoder, activity, lif, lif_compiled, lif_scan, lif_steps, sparsity_loss, vector_strength
+from audioengram.ember.spikes import (
+    SpikingEncoder,
+    activity,
+    lif,
+    lif_compiled,
+    lif_scan,
+    lif_steps,
+    sparsity_loss,
+    vector_strength,
+)
 
 snntorch = pytest.importorskip("snntorch")
 

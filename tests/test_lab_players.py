@@ -9,7 +9,17 @@ from PIL import Image
 
 from audioengram.core import ParameterError, ShapeError
 from audioengram.data.audio import load_audio, loudness
-from audioengram.lab.players import PICTURE, Clip, Explorer, frame_energy, is_live, picture, read_row, row_loudness, write_row
+from audioengram.lab.players import (
+    PICTURE,
+    Clip,
+    Explorer,
+    frame_energy,
+    is_live,
+    picture,
+    read_row,
+    row_loudness,
+    write_row,
+)
 from audioengram.lab.provenance import RunError
 from audioengram.lab.runs import read_run
 

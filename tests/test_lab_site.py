@@ -7,7 +7,16 @@ import subprocess
 import pytest
 from toy_site import ROOT, cell, make_project, notebook
 
-from audioengram.lab.site import SiteError, build_site, check_site, prepare_site, read_notebook, tidy, tidy_pages, write_notebook
+from audioengram.lab.site import (
+    SiteError,
+    build_site,
+    check_site,
+    prepare_site,
+    read_notebook,
+    tidy,
+    tidy_pages,
+    write_notebook,
+)
 
 
 @pytest.fixture(scope="module")
