@@ -263,8 +263,9 @@ def list_(json_: Json = False):
     show(list_discussions(), json_, title="Discussions")
 
 def _compute_on(device: str):
-    "What kernels and workers of this command compute on; they inherit the environment."
-    if device != "auto": os.environ["AUDIOENGRAM_DEVICE"] = device
+    "What kernels and workers of this command compute on; they inherit the environment. Raises ParameterError at once."
+    from audioengram.devices import working_device
+    if device != "auto": os.environ["AUDIOENGRAM_DEVICE"] = str(working_device(device))
 
 @app.command()
 def run(

@@ -6,7 +6,7 @@
 __all__ = ['PROFILES', 'AudioengramError', 'AudioError', 'CorpusError', 'CodecError', 'StoreError', 'ModelFileError',
            'ParameterError', 'ShapeError', 'TrainingError', 'MissingDependency', 'need', 'seed_everything', 'generator',
            'spawn', 'own_seed', 'pick_device', 'pick_dtype', 'flush_denormal', 'plain_torch', 'Profile', 'get_profile',
-           'check_shape', 'expand', 'cache_dir', 'atomic_path', 'write_json', 'read_json', 'fingerprint']
+           'check_shape', 'expand', 'cache_dir', 'atomic_path', 'write_json', 'read_json', 'fingerprint', 'sha256_of']
 
 # %% ../nbs/00_core.ipynb #eec96b4d
 import contextlib
@@ -321,3 +321,9 @@ def _as_array(x):
             list(x.shape),
             x.view(torch.uint8).numpy() if x.ndim else x[None].view(torch.uint8).numpy(),
         )
+
+def sha256_of(
+    path,    # a file
+) -> str:    # 64 hex digits, as `sha256sum` prints them
+    "Checksum of a file."
+    with open(path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()

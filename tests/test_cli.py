@@ -1,6 +1,7 @@
 "The command line from outside: exit codes, JSON, one-line errors."
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,17 @@ def test_encode_and_show_a_store(tmp_path):
 def test_mistakes_are_one_sentence(args, says, tmp_path):
     r = call(*args)
     assert r.returncode == 1 and says in r.stderr and "Traceback" not in r.stderr, r.stderr
+
+
+def test_an_absent_device_is_said_before_anything_runs():
+    r = call("run", "d31", "--device", "cuda:7", "--profile", "smoke")
+    assert r.returncode == 1 and "is not available" in r.stderr and "Traceback" not in r.stderr
+
+
+def test_names_with_brackets_are_shown_whole(tmp_path):
+    import numpy as np
+    import soundfile as sf
+    (tmp_path / "rec [x]").mkdir()
+    sf.write(tmp_path / "rec [x]" / "Interview [id].wav", .1 * np.random.default_rng(0).standard_normal(16_000), 16_000)
+    r = call("corpus", "show", "folder", "--root", str(tmp_path))
+    assert r.returncode == 0 and "[id]" in re.sub(r"[\s│]", "", r.stdout)

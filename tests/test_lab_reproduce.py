@@ -12,7 +12,7 @@ import pytest
 
 from audioengram.lab.claims import make_claim
 from audioengram.lab.provenance import RunError
-from audioengram.lab.reproduce import compare, kept_prefixes, report
+from audioengram.lab.reproduce import compare, kept_prefixes, print_report
 from audioengram.lab.runs import read_run
 
 PAGE = """import os, time
@@ -144,7 +144,7 @@ def test_verdicts_first_then_numbers_and_what_was_kept_apart():
     same = compare("d90_a", old, claims(main__verdict="fails", main__gain=1.01, far__gain=5.), ("far",))
     other = compare("d91_b", old, claims(main__verdict="passes", main__gain=2., far__gain=5.), ())
     assert (same.verdicts_held, same.moved, same.kept) == (1, (), 1) and [m[0] for m in other.moved] == ["main.verdict", "main.gain"]
-    report([same, other], console := Lines())
+    print_report([same, other], console := Lines())
     assert console.said[0].startswith("[bold]1 of 2 pages keep every verdict[/bold] (1 of 2") and console.said[1].startswith("2 of 3 measured numbers")
     assert console.said[2] == [["d91_b"] * 2, ["main.verdict", "main.gain"], ["fails", "1.00"], ["passes", "2.00"]]
     assert "1 claims were carried over unchanged" in console.said[3]

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['GENERATED', 'KEY_PACKAGES', 'RunError', 'project_root', 'figures_dir', 'runs_dir', 'run_dir', 'plain', 'neutral',
-           'commit_of', 'package_versions', 'device_name', 'describe_input', 'sha256_of', 'made_here']
+           'commit_of', 'package_versions', 'device_name', 'describe_input', 'made_here']
 
 # %% ../../nbs/lab/01_provenance.ipynb #82c1febe
-import hashlib
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import AudioengramError, ParameterError, cache_dir, fingerprint
+from ..core import AudioengramError, ParameterError, cache_dir, fingerprint, sha256_of
 from ..devices import working_device
 
 # %% ../../nbs/lab/01_provenance.ipynb #261b5289
@@ -139,12 +138,6 @@ def describe_input(
             **(dict(name=neutral(str(x))) if isinstance(x, (str, Number, Path)) else {}),
         )
     return dict(**(dict(name=name) if isinstance(name, str) else {}), fingerprint=str(print_))
-
-def sha256_of(
-    path,      # file
-) -> str:
-    "SHA-256 of a file."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
 def made_here(
     folder,                # folder of a run

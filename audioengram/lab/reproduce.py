@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXTRA', 'discussion_paths', 'stale_reasons', 'redraw_reasons', 'list_discussions', 'Comparison', 'compare',
-           'kept_prefixes', 'report', 'Plan', 'plan_for', 'show_plan', 'bring_up_to_date', 'draw_again', 'tasks_of',
-           'reproduce']
+           'kept_prefixes', 'print_report', 'Plan', 'plan_for', 'show_plan', 'bring_up_to_date', 'draw_again',
+           'tasks_of', 'reproduce']
 
 # %% ../../nbs/lab/32_reproduce.ipynb #fa08375f
 import contextlib
@@ -124,7 +124,7 @@ def kept_prefixes(
     return (*kept, *(["main"] if lead in [c["title"] for c in cases if c["kept"]] else []))
 
 # %% ../../nbs/lab/32_reproduce.ipynb #f49acc00
-def report(
+def print_report(
     comparisons: list,   # of Comparison
     console,             # rich Console
 ):
@@ -288,7 +288,7 @@ def reproduce(
                 compared.append(compare(task.name, before[task.name], _claims(folder), kept_prefixes(folder)))
             if on_page: on_page(task.name)
     finally:
-        report(compared, console)
+        print_report(compared, console)
         for name, e in failed: console.print(f"[red]{name}[/red]: {escape(str(e).strip())}")
         if plan.runs or plan.redraws: console.print(f"{time.perf_counter() - start:.0f} s in all")
     return failed

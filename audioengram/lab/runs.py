@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import ParameterError, get_profile, read_json, seed_everything, write_json
+from ..core import ParameterError, get_profile, read_json, seed_everything, sha256_of, write_json
 from ..devices import computing_on
 from .claims import find_claim, format_claims, make_claim
 from .drafts import as_frame
@@ -35,7 +35,6 @@ from audioengram.lab.provenance import (
     package_versions,
     plain,
     run_dir,
-    sha256_of,
 )
 from ..stages import moved_stages, recording
 
