@@ -346,4 +346,4 @@ def main():
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]{type(e).__name__}[/red] {escape(str(e))}")
         sys.exit(1)
 
-if __name__ == "__main__": main()
+if __name__ == "__main__" and "__file__" in globals(): main()   # python -m audioengram.cli

@@ -44,7 +44,8 @@ def project(tmp_path, monkeypatch):
 
 
 def start(project) -> subprocess.Popen:
-    code = "from audioengram.lab.reproduce import reproduce; raise SystemExit(len(reproduce(workers=2)))"
+    code = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "      # a background job of a shell ignores it
+            "from audioengram.lab.reproduce import reproduce; raise SystemExit(len(reproduce(workers=2)))")
     return subprocess.Popen([sys.executable, "-c", code], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -37,6 +37,7 @@ class SiteError(AudioengramError): "The site cannot be built, or would be broken
 ROOMS = (
     "core",
     "stages",
+    "devices",
     "data",
     "codecs",
     "heads",
@@ -255,6 +256,7 @@ def page_problems(
 _TITLES = dict(
     core="Core",
     stages="Stages",
+    devices="Devices",
     data="Data",
     codecs="Codecs",
     heads="Heads",
