@@ -37,6 +37,7 @@ if {trace!r}:
         return line(frame, event, arg)
     sys.settrace(look)
 module = import_module("audioengram.discussions.{name}")
+assert module.__file__.startswith({package!r}), "the copy is what runs"
 result = module.run("smoke", folder={folder!r})
 sys.settrace(None)
 print("DIGEST" + json.dumps(dict(digest=canary.digest(result), lines=sorted(seen))))
@@ -47,7 +48,7 @@ def smoke(package: Path, name: str, work: Path, trace=False) -> dict:
     "A discussion's smoke run by a copy of the package, with a cache of its own."
     code = RUN.format(tests=str(ROOT / "tests"), trace=trace, package=str(package / "audioengram") + os.sep, name=name, folder=str(work / name))
     env = dict(os.environ, PYTHONPATH=str(package), AUDIOENGRAM_CACHE=str(work / "cache"), OMP_NUM_THREADS="1", MPLBACKEND="agg")
-    r = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    r = subprocess.run([sys.executable, "-c", code], cwd=package, env=env, capture_output=True, text=True)
     found = re.search(r"^DIGEST(.*)$", r.stdout, re.M)
     return json.loads(found[1]) if found else dict(error=r.stderr[-400:])
 
@@ -146,6 +147,7 @@ def test_the_canary_catches_nine_mutants_of_ten(tmp_path):
         lines = {tuple(x) for x in smoke(base, name, tmp_path / f"trace-{name}", trace=True)["lines"]}
         some = constants(base, lines)
         drawn += [(name, *c) for c in rng.sample(some, min(len(some), n // len(WATCHED)))]
+    assert len(drawn) == n // len(WATCHED) * len(WATCHED), "every watched page has constants to mutate"
     for i, (name, file, line, a, b, value) in enumerate(drawn):
         package = copy_of(tmp_path / f"m{i}")
         path = package / "audioengram" / file
