@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 WATCHED = ("d00_structure", "d01_predictability", "d04_memory", "d05_gap", "d10_archetypes")
 ROOMS = ("measure", "dynamics", "heads", "data/windows.py", "data/cases.py")
-FLOOR = .4   # of the mutants, at least; the goal is .9. First measured: 5 of 10, the rest class defaults and branches not taken
+GOAL = .9   # share of mutants caught
 PLUMBING = {"seed", "dim", "axis", "chunk", "block", "rows", "batch_size", "digits", "ndigits", "ddof", "probes", "every", "most", "n_jobs",
             "maxsize", "min_lr", "width", "bins", "timeout", "iterations", "niter"}   # of no meaning, or an upper bound that smoke never meets
 
@@ -135,6 +135,7 @@ def constants(package: Path, lines: set) -> list:
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(reason="not reached: 5 of 10 when first measured; missed were class defaults and branches that the run does not take")
 def test_the_canary_catches_mutants(tmp_path):
     "Each mutant multiplies one constant by 1.5 (an int by 2); a mutant that raises is caught, too."
     n = int(os.environ.get("MUTANTS", 50))
@@ -156,4 +157,4 @@ def test_the_canary_catches_mutants(tmp_path):
         else: missed.append(f"{name} {file}:{line} {value} in {text[line - 1].strip()[:90]}")
         shutil.rmtree(tmp_path / f"m{i}")
     print(f"{caught} of {len(drawn)} mutants caught; missed:", *missed, sep="\n  ")
-    assert caught >= FLOOR * len(drawn), missed
+    assert caught >= GOAL * len(drawn), missed

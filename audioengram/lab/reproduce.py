@@ -99,13 +99,11 @@ def compare(
     name: str,
     old: dict,            # id -> claim before
     new: dict,            # id -> claim after
-    kept_prefixes=(),     # of claims that were carried over
+    carried=(),           # prefixes of claims that were carried over, as `kept_prefixes` finds them
 ) -> Comparison:
     "Hold a page's claims against those before."
     both = [k for k in old if k in new]
-    kept = [
-        k for k in both if k.rpartition(".")[0] in kept_prefixes or k.startswith(tuple(f"{p}." for p in kept_prefixes))
-    ]
+    kept = [k for k in both if k.startswith(tuple(f"{p}." for p in carried))]
     measured = [k for k in both if k not in set(kept)]
     words = [k for k in measured if isinstance(old[k]["value"], str)]
     moved = moved_claims({k: old[k] for k in measured}, new)

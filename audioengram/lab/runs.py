@@ -52,7 +52,7 @@ class Run:
         self.name, self.profile = name, get_profile(profile)
         self.parameters, self.seed = dict(parameters), int(parameters.get("seed", 0))
         self.final, self.folder = run_dir(name, folder, write=True), None
-        self.claims, self.inputs, self.tables, self.figures, self.clips, self.kept = {}, {}, {}, {}, {}, {}
+        self.claims, self.inputs, self.tables, self.figures, self.clips = {}, {}, {}, {}, {}
 
     def __enter__(self):
         recover(self.final)
