@@ -9,7 +9,6 @@ __all__ = ['PAGE_LIMIT', 'clean_page', 'discussions_dir', 'notebook_path', 'read
 # %% ../../nbs/lab/20_notebooks.ipynb #11993a4c
 import contextlib
 import copy
-import difflib
 import os
 import re
 import shutil
@@ -19,10 +18,10 @@ from pathlib import Path
 import nbformat
 from filelock import FileLock, Timeout
 
-from ..core import ParameterError, cache_dir, fingerprint, get_profile, write_json
+from ..core import ParameterError, cache_dir, did_you_mean, fingerprint, get_profile, write_json
 from .claims import find_claim, format_claims, quoted_claims
 from .kernels import kernel_options
-from .parameters import inject, parameters_of, read_parameters
+from .parameters import check_inputs, inject, parameters_of, read_parameters, whole_paths
 from audioengram.lab.provenance import (
     RunError,
     commit_of,
@@ -100,8 +99,7 @@ def notebook_path(
     found = {p.stem: p for p in sorted(discussions_dir().glob("d*.ipynb"))}
     short = [p for stem, p in found.items() if str(name) in (stem, stem.split("_")[0])]   # d00 is d00_structure
     if short: return short[0]
-    near = difflib.get_close_matches(str(name), found, 1)
-    raise ParameterError(f"no discussion {str(name)!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+    raise ParameterError(f"no discussion {str(name)!r}{did_you_mean(name, found)}",
                          remedy=f"There are {', '.join(found) or 'none'}")
 
 def read_notebook(
@@ -181,8 +179,8 @@ def run_notebook(
         raise ParameterError(f"{name} has no parameter 'profile', so it cannot run as {profile!r}")
     asked = dict(profile=profile) if "profile" in known else {}
     given = read_parameters(known, {**asked, **(parameters or {})}, name)
-    # the kernel runs elsewhere
-    given |= {k: str(Path(v).expanduser().resolve()) for k, v in given.items() if k.endswith("_root") and v}
+    given = whole_paths(given)
+    check_inputs(known | given)
     varied = [k for k, v in given.items() if k != "profile" and v != known[k]]
     if publish and (reasons := why_draft(profile, varied, path.parent)):
         raise RunError(
