@@ -23,6 +23,7 @@ def list_(json_: Json = False):
     from audioengram.lab.compare_runs import list_runs
     show(list_runs(), json_)
 
+# %% ../nbs/96_cli_runs.ipynb #69f67cc0
 @app.command()
 def compare(
     a: One, b: Other,

@@ -118,6 +118,7 @@ def _with_views(codec, views):
         dim = chain[-1].dim_out
     return _resolve("audioengram.codecs.views:ViewCodec")(codec, chain)
 
+# %% ../../nbs/codecs/00_codecs.ipynb #e967cefe
 def find_codec(
     name: str,   # as for `get_codec`
 ):

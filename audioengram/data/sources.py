@@ -17,7 +17,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from scipy.signal import ShortTimeFFT
 
 from ..core import CorpusError, ParameterError, cache_dir, expand, fingerprint, spawn
 from .audio import AUDIO_SUFFIXES, UNREAD_SUFFIXES, save_audio
@@ -52,6 +51,7 @@ def synthesise(
     rate: int = 16_000,   # Hz
 ) -> np.ndarray:          # float32 [S], peak 0.5
     "Speech-like sound from pulses, noise and moving formants."
+    from scipy.signal import ShortTimeFFT   # takes a second and a half to import
     rng, hop = np.random.default_rng(seed), 0.005
     smooth = lambda x, n: np.apply_along_axis(
         lambda y: np.convolve(np.pad(y, n // 2, "edge"), np.hanning(n + 2)[1:-1] / np.hanning(n + 2).sum(), "valid"),

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints, register_kl, transform_to
 from torch.distributions.transforms import Transform
 
-from ..core import ParameterError, ShapeError, TrainingError
+from ..core import ParameterError, ShapeError, TrainingError, need
 
 # %% ../../nbs/heads/05_vmf.ipynb #4f98e703
 # Debye's expansion starts at order >= 32 with 8 terms: relative error below 1e-14, see the table below
@@ -638,7 +638,7 @@ class MixtureVonMisesFisher(Distribution):
         "MixtureVonMisesFisher"
     ):  # with `.history`, mean log-likelihood by iteration; raises ShapeError, ParameterError or TrainingError
         "Maximum likelihood by EM from a k-means start."
-        from sklearn.cluster import KMeans  # takes seconds to import and only this needs it
+        KMeans = need("sklearn.cluster", "lab").KMeans  # takes seconds to import and only this needs it
 
         _check_directions(value, weight)
         if value.ndim != 2 or not 1 <= n_components <= len(value):

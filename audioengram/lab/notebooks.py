@@ -19,7 +19,7 @@ import nbformat
 from filelock import FileLock, Timeout
 
 from ..core import ParameterError, cache_dir, did_you_mean, fingerprint, get_profile, write_json
-from .claims import find_claim, format_claims, quoted_claims
+from .claims import NOT_MEASURED, find_claim, format_claims, quoted_claims
 from .kernels import kernel_options
 from .parameters import check_inputs, inject, parameters_of, read_parameters, whole_paths
 from audioengram.lab.provenance import (
@@ -189,12 +189,14 @@ def run_notebook(
         )
     place = Path(figures or (figures_dir() if publish else runs_dir())).resolve()
     with _staged(place) as stage:
-        with _kernel_environment(stage):
+        own = (known | given).get("corpus") == "folder"
+        with _kernel_environment(stage, **(dict(AUDIOENGRAM_OWN_RECORDINGS="1") if own else {})):
             done = _execute(inject(source, given, name) if given else source, stage / "page", name, progress)
             if not (stage / name / "manifest.json").is_file():
                 raise RunError(f"{name} published nothing", path, f'Its notebook must write a Run named "{name}"')
             keep_same_clips(stage / name, place / name)
-            _write_page(done, stage / name, {**known, **given}, source)
+            lacking = _lacking(given["corpus_root"]) if own else ""
+            _write_page(done, stage / name, {**known, **given}, source, lacking)
         for folder in sorted(p for p in stage.iterdir() if p.is_dir() and p.name != "page"):
             swap_in(folder, place / folder.name)
             made_here(place / folder.name, record=True)
@@ -204,6 +206,12 @@ def _kernel_environment(stage: Path, **more):
     "What a page's kernel sees."
     return _environment(AUDIOENGRAM_STAGE=stage, AUDIOENGRAM_FIGURES=figures_dir(), MPLBACKEND="agg",
                         PYDEVD_DISABLE_FILE_VALIDATION="1", **more)
+
+def _lacking(root) -> str:
+    "What recordings of one's own are too few for."
+    from audioengram.data.cases import what_few_lack
+    from audioengram.data.corpora import get_corpus
+    return what_few_lack(get_corpus("folder", root, show=False))
 
 def redraw_page(
     name,            # discussion, or path of a notebook
@@ -282,6 +290,7 @@ def _write_page(
     folder: Path,      # of the run, staged
     parameters: dict,  # all of them, defaults included
     source,            # notebook as it was written
+    lacking="",        # what one's own recordings are too few for
 ):
     "Write the page into a run's folder and say in the manifest how it came about."
     result = read_run(folder)
@@ -291,6 +300,8 @@ def _write_page(
         heavy = max(page.cells, key=lambda c: len(str(c)))
         raise RunError(f"the page of {folder.name} weighs {size / 1000:.0f} kB, more than {PAGE_LIMIT / 1000:.0f} kB",
                        remedy=f"Its heaviest cell begins with {_first_line(heavy.source)!r}")
+    lost = [id for id, c in result.claims.items() if c["value"] == NOT_MEASURED]
+    if lacking or lost: page.cells.insert(1, nbformat.v4.new_markdown_cell(_what_is_left_out(lost, lacking)))
     nbformat.write(page, folder / "page.ipynb")
     about = dict(
         notebook=notebook_fingerprint(source),
@@ -298,3 +309,9 @@ def _write_page(
         quotes={id: find_claim(id) for id in sorted(quotes)},
     )
     write_json(folder / "manifest.json", dict(result.manifest, page=about))
+
+def _what_is_left_out(lost: list, lacking: str) -> str:
+    "What a page on few recordings says at its top."
+    names = ", ".join(f"`{id}`" for id in lost[:12]) + (f" and {len(lost) - 12} more" if len(lost) > 12 else "")
+    left_out = f"{len(lost)} claims could not be measured on them and say so: {names}." if lost else ""
+    return " ".join(filter(None, ["> **Few recordings.**", lacking, left_out]))

@@ -130,8 +130,7 @@ def check_inputs(
 ):
     "Whether the corpora and codecs that a page is to measure can be had. Raises AudioengramError."
     from audioengram.codecs import find_codec
-    from audioengram.data.cases import parse_cases
-    from audioengram.data.corpora import check_corpus
+    from audioengram.data.cases import check_corpus, parse_cases
     corpus, codec, cases = (asked.get(k) for k in ("corpus", "codec", "cases"))
     root, share = asked.get("corpus_root"), asked.get("eval_fraction", .2)
     if not 0 < share < 1: raise ParameterError(f"eval_fraction is {share}, not a share", remedy="Use 0.2, for example")
