@@ -29,7 +29,7 @@ from ..lab.studies import Study, as_markdown, case_title, claims_table, pick, ro
 from ..lab.figures import PALETTE, band_plot, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row
 from ..lab.drafts import code_fingerprint
-from ..lab.runs import Run, published, read_run
+from ..lab.runs import Run, read_run
 from audioengram.measure.prediction import (
     gain,
     nominal_coverage,
@@ -414,7 +414,6 @@ def story_table(tables: dict, n=2000, seed=0) -> pd.DataFrame:
         rows.append(row)
     return pd.DataFrame(rows)
 
-@measures("factorization", 1)
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, s, parts, clamp = dict(n=n, seed=how["seed"]), tables["scores"], tables["parts"], tables["clamps"]
@@ -615,7 +614,6 @@ def draw_calibration(cases: list):   # (title, table pit)
 # %% ../../nbs/discussions/d07_factorization.ipynb #41515550
 def listen(run, case, how, tables, opened, first): round_trip(run, case, opened)
 
-@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
