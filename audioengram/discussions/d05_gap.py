@@ -614,9 +614,6 @@ def run(
         table = [(case_title(a), quantities(t, n, seed).assign(case=a["case"])) for t, a in found]
         show = lambda what, *more: [(case_title(a), t[what], *more) for t, a in found]
         out.rows(pd.concat([t for _, t in table]), "quantities")
-        ruled = lambda about: out.claims[f"{about['case']}.verdict_short"]["value"]
-        said = [f"on {about['title']}, {ruled(about)}" for _, about in found]
-        out.claim("main.by_case", "; ".join(said), exact="word")
         counts = [(case_title(a), compounding_by_count(t["particles"], n, seed)) for t, a in found]
         out.rows(pd.concat([t.assign(case=a["case"]) for (_, t), (_, a) in zip(counts, found, strict=True)]), "counts")
         out.figure("gap", draw_gap(table), "Gain of teacher forcing, ceiling, particles and mean rollout by step")

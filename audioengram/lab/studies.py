@@ -163,8 +163,15 @@ def run_cases(
         say = study.claims(tables, about, about["recipe"]) if run.was or not about["kept"] else {}
         for prefix in (about["case"], *(["main"] if i == lead(found) else [])):
             state_case(run, study, about, say, prefix)
+    if found: _state_by_case(run, [about for _, about in found])
     write_json(run.path("cases.json"), [about for _, about in found])
     return found
+
+def _state_by_case(run: Run, abouts: list):
+    "What each case says, in one sentence: a headline must not hide a case that disagrees."
+    said = [(about["title"], run.claims.get(f"{about['case']}.verdict_short")) for about in abouts]
+    told = "; ".join(f"on {title}, {claim['value']}" for title, claim in said if claim)
+    if told: run.claim("main.by_case", told, exact="word")
 
 def write_tables(
     run: Run,        # open
