@@ -55,7 +55,7 @@ from audioengram.lab.figures import (
 )
 from ..lab.players import read_row
 from ..lab.drafts import code_fingerprint
-from ..lab.runs import Run, published, read_run
+from ..lab.runs import Run, read_run
 from ..measure.prediction import fit_baselines
 from ..measure.stats import bootstrap_sums
 from ..measure.trajectories import gap_sums
@@ -279,7 +279,6 @@ def method_table(tables: dict, step: int, n=2000, seed=0) -> pd.DataFrame:
         )
     return pd.DataFrame(rows)
 
-@measures("rollout training", 1)
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, step, gap = dict(n=n, seed=how["seed"]), 8 if 8 in how["lags"] else how["steps"], tables["gap"]
@@ -507,7 +506,6 @@ def listen(run, case, how, tables, opened, first):
             )
     write_decoded(run, case, store, say)
 
-@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own

@@ -4,9 +4,12 @@
 
 # %% auto #0
 __all__ = ['NAME', 'VARIANTS', 'recipe', 'operations', 'parameters', 'match', 'variants', 'codes_of', 'token_bits', 'known_keys',
-           'measure_variant', 'paired', 'claims_of', 'state', 'draw_bits', 'draw_gains', 'run', 'table']
+           'measure_variant', 'paired', 'claims_of', 'draw_bits', 'draw_gains', 'measure', 'counted', 'tell', 'run',
+           'table']
 
 # %% ../../nbs/discussions/d21_memory_over_codes.ipynb #1ee9cd41
+import functools
+import itertools
 import math
 from dataclasses import asdict, replace
 
@@ -26,7 +29,8 @@ from ..devices import device_of
 from ..lab.figures import interval_plot, panels, use_style
 from ..lab.players import read_row, write_row
 from ..lab.drafts import cached, code_fingerprint
-from ..lab.runs import Run, published, read_run
+from ..lab.runs import Run, read_run
+from ..lab.studies import state
 from ..measure.stats import Estimate, bootstrap_sums
 from ..stages import measures
 
@@ -242,7 +246,6 @@ def paired(
         np.c_[d, x[a].iloc[:, 1]], d.index, lambda s: s[..., 0] / np.maximum(s[..., 1], 1), n=n, unit="file"
     )
 
-@measures("engram", 1)
 def claims_of(
     rows, tables,     # rows of one corpus; unigram and bigram rows
     n: int = 2000,
@@ -300,19 +303,6 @@ def claims_of(
     )
     return say
 
-def state(
-    run, prefix: str, say: dict,   # open Run; "main" or a corpus; from `claims_of`
-):
-    "Write claims into a run."
-    for id, x in say.items():
-        if isinstance(x, Estimate):
-            run.claim_estimate(f"{prefix}.{id}", x, quantity="bits per code")
-        else:
-            run.claim(
-                f"{prefix}.{id}",
-                x,
-                exact="word" if isinstance(x, str) else "count" if isinstance(x, int) else "one number",
-            )
 
 # %% ../../nbs/discussions/d21_memory_over_codes.ipynb #e6d9a7d9
 def draw_bits(
@@ -374,7 +364,72 @@ def draw_gains(
     ax.tick_params(axis="x", rotation=25)
     return fig
 
-@published(NAME)
+def measure(
+    run,         # open Run
+    how: dict,   # from `recipe`
+):
+    "Rows of every prior on the codes of every corpus, and a clip of what the codes carry."
+    clips = {}
+    for case in how["cases"]:
+        sides, model = codes_of(case, how)
+        name, c = case.partition(":")[0], model.config
+        window = how["columns"] * c.bands * c.levels
+        plain = PriorConfig(
+            c.size,
+            c.levels,
+            c.bands,
+            hidden=how["hidden"],
+            layers=how["layers"],
+            memory_dim=how["memory_dim"],
+            window=window,
+        )
+        key = fingerprint(model.fingerprint, {s: list(g) for s, g in sides.items()}, asdict(plain), how)
+        for variant, index in itertools.product(VARIANTS, range(how["seeds"])):
+            got = cached(
+                [key, variant, index],
+                functools.partial(measure_variant, sides, plain, variant, index, how),
+                code=f"audioengram.discussions.{NAME}:measure_variant",
+            )
+            run.rows(got.assign(corpus=name))
+        run.rows(counted(name, sides, c.size), "tables")
+        longest = max(sides["test"].values(), key=len)
+        clips[f"{name}_codes"] = (model.decode(longest)[:4 * c.rate], c.rate)
+        run.input(codes=dict(name=case, fingerprint=key), model=dict(name=case, fingerprint=model.fingerprint))
+    write_row(run, clips, {k: "a held-out file as its codes sound" for k in clips}, suffix=".ogg")
+
+def counted(
+    name: str,     # corpus
+    sides: dict,   # "train" and "test" -> file -> codes
+    size: int,     # codes a codebook
+) -> pd.DataFrame: # corpus, by, file, bits, codes
+    "What frequencies of single codes and of pairs pay on test files."
+    train, test = list(sides["train"].values()), sides["test"]
+    return pd.DataFrame(
+        [
+            dict(corpus=name, by=by, file=f, bits=b, codes=k)
+            for by, order in (("unigram", 1), ("bigram", 2))
+            for f, (b, k) in zip(test, table_bits(train, list(test.values()), size, order), strict=True)
+        ]
+    )
+
+def tell(
+    run,                    # open Run
+    rows, tables,           # of `measure`
+    n: int,                 # bootstrap
+):
+    "Claims of every corpus, the first once more as `main`, and the figures."
+    for i, name in enumerate(dict.fromkeys(rows.corpus)):
+        say = dict(corpus=name, **claims_of(rows[rows.corpus == name], tables[tables.corpus == name], n))
+        for prefix in (name, *(["main"] if i == 0 else [])): state(run, prefix, say, quantity="bits per code")
+    run.figure(
+        "bits",
+        draw_bits(rows, n),
+        "Bits per code on held-out files for five priors with intervals over files, and a point for each seed",
+    )
+    run.figure(
+        "gains", draw_gains(rows, n), "Bits per code that each memory saves on each plain prior, paired by file"
+    )
+
 def run(
     profile="quick",   # "smoke", "quick" or "full"
     cases=None,        # "corpus:300; corpus:150" instead of the profile's own
@@ -386,62 +441,8 @@ def run(
     if cases: how["cases"] = [c.strip() for c in cases.split(";") if c.strip()]
     use_style()
     with Run(NAME, dict(cases=how["cases"], seed=seed), folder=folder, profile=p) as out:
-        rows, tables, clips = [], [], {}
-        for case in how["cases"]:
-            sides, model = codes_of(case, how)
-            name, c = case.partition(":")[0], model.config
-            plain = PriorConfig(
-                c.size,
-                c.levels,
-                c.bands,
-                hidden=how["hidden"],
-                layers=how["layers"],
-                memory_dim=how["memory_dim"],
-                window=how["columns"] * c.bands * c.levels,
-            )
-            key = fingerprint(model.fingerprint, {s: list(g) for s, g in sides.items()}, asdict(plain), how)
-            for variant in VARIANTS:
-                for index in range(how["seeds"]):
-                    got = cached(
-                        [key, variant, index],
-                        lambda sides=sides, plain=plain, variant=variant, index=index: measure_variant(
-                            sides, plain, variant, index, how
-                        ),
-                        code=f"audioengram.discussions.{NAME}:measure_variant",
-                    )
-                    rows.append(got.assign(corpus=name))
-            train, test = list(sides["train"].values()), sides["test"]
-            for by, order in (("unigram", 1), ("bigram", 2)):
-                tables.append(
-                    pd.DataFrame(
-                        [
-                            dict(corpus=name, by=by, file=f, bits=b, codes=k)
-                            for f, (b, k) in zip(
-                                test, table_bits(train, list(test.values()), c.size, order), strict=True
-                            )
-                        ]
-                    )
-                )
-            longest = max(test.values(), key=len)
-            clips[f"{name}_codes"] = (model.decode(longest)[:4 * c.rate], c.rate)
-            out.input(codes=dict(name=case, fingerprint=key), model=dict(name=case, fingerprint=model.fingerprint))
-        rows, tables = pd.concat(rows, ignore_index=True), pd.concat(tables, ignore_index=True)
-        out.rows(rows); out.rows(tables, "tables")
-        for i, name in enumerate(dict.fromkeys(rows.corpus)):
-            say = dict(corpus=name, **claims_of(rows[rows.corpus == name], tables[tables.corpus == name], p.bootstrap))
-            state(out, name, say)
-            if i == 0: state(out, "main", say)
-        out.figure(
-            "bits",
-            draw_bits(rows, p.bootstrap),
-            "Bits per code on held-out files for five priors with intervals over files, and a point for each seed",
-        )
-        out.figure(
-            "gains",
-            draw_gains(rows, p.bootstrap),
-            "Bits per code that each memory saves on each plain prior, paired by file",
-        )
-        write_row(out, clips, {k: "a held-out file as its codes sound" for k in clips}, suffix=".ogg")
+        out.measured(measure, how)
+        tell(out, out.table(), out.table("tables"), p.bootstrap)
     return read_run(out.final)
 
 def table(

@@ -33,6 +33,7 @@ from audioengram.lab.provenance import (
     runs_dir,
 )
 from .runs import keep_same_clips, read_run, swap_in
+from ..stages import moved_stages
 
 # %% ../../nbs/lab/20_notebooks.ipynb #5c51a2ee
 PAGE_LIMIT = 300_000  # bytes
@@ -218,11 +219,14 @@ def redraw_page(
     figures=None,    # folder of results; figures/ if None
     progress=False,  # a bar over the cells
 ) -> Path:           # the page; raises ParameterError, RunError
-    "Write a page again from results that stand: after a change of prose or order. Nothing is measured; seconds."
+    "State claims, figures and prose again from rows that stand. Nothing is measured; seconds."
     path = notebook_path(name)
     name, source = path.stem, read_notebook(path)
     place = Path(figures or figures_dir()).resolve()
     result = read_run(place / name)
+    if moved := moved_stages(result.manifest["made_by"]):
+        raise RunError(f"the rows of {name} are of other measuring code: {moved[0]}", result.folder,
+                       f"Measure them again: audioengram run {name} --publish")
     known = parameters_of(source, name)
     was = {k: v for k, v in result.manifest["page"]["parameters"].items() if k in known}
     given = read_parameters(known, {k: v for k, v in was.items() if v != plain(known[k])}, name)
