@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from ..core import ParameterError, ShapeError, TrainingError
+from ..core import ParameterError, ShapeError, TrainingError, need
 from .bessel import KAPPA_MAX, cumulants, inverse_bessel_ratio, log_sphere_area, wide
 from .vmf import VonMisesFisher, check_directions, finite_nonnegative, unit_sphere, validating
 
@@ -129,7 +129,7 @@ class MixtureVonMisesFisher(Distribution):
         "MixtureVonMisesFisher"
     ):  # with `.history`, mean log-likelihood by iteration; raises ShapeError, ParameterError or TrainingError
         "Maximum likelihood by EM from a k-means start."
-        from sklearn.cluster import KMeans  # takes seconds to import and only this needs it
+        KMeans = need("sklearn.cluster", "lab").KMeans  # takes seconds to import and only this needs it
 
         check_directions(value, weight)
         if value.ndim != 2 or not 1 <= n_components <= len(value):

@@ -23,7 +23,7 @@ import pandas as pd
 
 from ..core import ParameterError, get_profile, read_json, seed_everything, sha256_of, write_json
 from ..devices import computing_on
-from .claims import find_claim, format_claims, make_claim
+from .claims import as_far_as_measured, find_claim, format_claims, make_claim, own_recordings
 from .drafts import as_frame
 from .pictures import Picture, save_svg
 from audioengram.lab.provenance import (
@@ -168,6 +168,7 @@ class Run:
         if not re.fullmatch(r"[\w.+-]+", id):
             raise ParameterError(f"{id!r} cannot name a claim", remedy="Use letters, digits and . _ + -")
         if id in self.claims: raise ParameterError(f"claim {id!r} is stated twice", remedy="Give each its own id")
+        if own_recordings(): value, lo, hi, exact = as_far_as_measured(value, lo, hi, exact)
         self.claims[id] = make_claim(value, lo, hi, n, unit, quantity, digits, exact, tolerance)
         return self.claims[id]
 

@@ -8,11 +8,9 @@ __all__ = ['KEYS', 'ArrayWindows', 'windows_from', 'KeySpec', 'context_feature',
 # %% ../../nbs/measure/07_keys.ipynb #92d78491
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
-from sklearn.decomposition import PCA
 
-from ..core import ParameterError, ShapeError, check_shape, spawn
+from ..core import ParameterError, ShapeError, check_shape, spawn, need
 
 # %% ../../nbs/measure/07_keys.ipynb #ba4370f9
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def context_feature(
 class Key:
     "A fitted key: contexts in, cells and confidence out."
     spec: KeySpec                # what it is
-    pca: PCA | None              # projection fitted on training speakers
+    pca: object | None           # scikit-learn's PCA, fitted on training speakers
     centres: np.ndarray | None   # k-means centres, [K,P]
     edges: np.ndarray | None     # quartile edges, [3,P]
 
@@ -101,7 +99,7 @@ class Key:
 
 def _nearest(f, centres):
     "Nearest centre; confidence 1 − d1/d2, where d1 and d2 are the distances to the nearest two."
-    index = faiss.IndexFlatL2(centres.shape[1]); index.add(centres)
+    index = need("faiss", "lab").IndexFlatL2(centres.shape[1]); index.add(centres)
     squared, nearest = index.search(f, min(2, len(centres)))
     d = np.sqrt(np.maximum(squared, 0))
     return nearest[:, 0].astype(np.int64), 1 - d[:, 0] / np.maximum(d[:, -1], 1e-12)
@@ -122,12 +120,14 @@ def fit_key(
 ) -> Key:            # raises ShapeError if there are fewer contexts than cells or dimensions
     "Fit projection and cells."
     f = context_feature(contexts, spec.feature)
-    need = max(spec.clusters or 4, spec.pca or 1)
-    if len(f) < need:
-        raise ShapeError(f"{len(f)} contexts cannot fit the key {spec.name!r}", remedy=f"Give at least {need}")
-    if spec.pca and pca is None: pca = PCA(spec.pca, svd_solver="covariance_eigh").fit(f)
+    least = max(spec.clusters or 4, spec.pca or 1)
+    if len(f) < least:
+        raise ShapeError(f"{len(f)} contexts cannot fit the key {spec.name!r}", remedy=f"Give at least {least}")
+    if spec.pca and pca is None:
+        pca = need("sklearn.decomposition", "lab").PCA(spec.pca, svd_solver="covariance_eigh").fit(f)
     f = f if pca is None else np.ascontiguousarray(pca.transform(f), np.float32)
     if spec.clusters is None: return Key(spec, pca, None, np.quantile(f, [.25, .5, .75], axis=0))
+    faiss = need("faiss", "lab")
     kmeans = faiss.Kmeans(
         f.shape[1],
         spec.clusters,
