@@ -7,16 +7,8 @@ import subprocess
 import pytest
 from toy_site import ROOT, cell, make_project, notebook
 
-from audioengram.lab.site import (
-    SiteError,
-    build_site,
-    check_site,
-    prepare_site,
-    read_notebook,
-    tidy,
-    tidy_pages,
-    write_notebook,
-)
+from audioengram.lab.pages import SiteError, read_notebook, tidy, write_notebook
+from audioengram.lab.site import build_site, check_site, prepare_site, tidy_pages
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,10 @@ import pytest
 import yaml
 
 from audioengram.lab.claims import format_claims, quoted_claims
+from audioengram.lab.home import fresh_report, readme, sidebar
+from audioengram.lab.pages import library_pages, page_problems, read_notebook, read_page, result_pages, text_of
 from audioengram.lab.reproduce import stale_reasons
 from audioengram.lab.runs import read_run
-from audioengram.lab.site import (
-    fresh_report,
-    library_pages,
-    page_problems,
-    read_notebook,
-    read_page,
-    readme,
-    result_pages,
-    sidebar,
-    text_of,
-)
 from audioengram.stages import moved_stages
 
 ROOT = Path(__file__).resolve().parent.parent
