@@ -24,18 +24,8 @@ from ..lab.figures import band_plot, cloud, interval_plot, look, panels, referen
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, read_run
 from ..measure.stats import Estimate, bootstrap_sums
-from audioengram.measure.structure import (
-    KEYS,
-    RATIO_BOUND,
-    VERDICTS,
-    KeySpec,
-    beyond_differencing,
-    decide,
-    fit_keys,
-    phase0,
-    ratio_of,
-    verdict,
-)
+from ..measure.keys import KEYS, KeySpec, fit_keys
+from ..measure.structure import RATIO_BOUND, VERDICTS, beyond_differencing, decide, phase0, ratio_of, verdict
 from ..stages import measures
 
 # %% ../../nbs/discussions/d00_structure.ipynb #32227518

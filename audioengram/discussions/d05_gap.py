@@ -273,10 +273,11 @@ def compounding_by_count(counts: pd.DataFrame, n=2000, seed=0) -> pd.DataFrame:
 
 def verdict(compounding, ceiling, step: int) -> str:
     "The rule, written before measuring: what the ceiling knows must exceed zero, and so must the loss in the limit."
-    if not (ceiling.lo or 0) > 0: return f"nothing can be lost: {step} frames ahead the past tells nothing"
-    if not (compounding.lo or 0) > 0:
-        return f"not known: {step} frames ahead a loss cannot be told from the error of too few particles"
-    return f"yes: it loses {compounding.value / ceiling.value:.0%} of what the past tells {step} frames ahead"
+    if not (ceiling.lo or 0) > 0: return f"not known: {step} frames ahead the past is not shown to tell anything"
+    if (compounding.lo or 0) > 0:
+        return f"yes: it loses {compounding.value / ceiling.value:.0%} of what the past tells {step} frames ahead"
+    most = f"{max(compounding.hi, 0):.1f} of {ceiling.value:.1f} nats"
+    return f"no loss is shown: {step} frames ahead it is at most {most}, once particles are many"
 
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."

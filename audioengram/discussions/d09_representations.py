@@ -40,7 +40,8 @@ from audioengram.measure.geometry import (
 from ..measure.prediction import bits_per_second, fit_baselines, score_windows
 from ..measure.speech import MEASURES, is_sound, pick_measures, round_trip_check, speech_scores
 from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums
-from ..measure.structure import KEYS, KeySpec, phase0, ratio_of
+from ..measure.keys import KEYS, KeySpec
+from ..measure.structure import phase0, ratio_of
 from ..stages import measures
 
 # %% ../../nbs/discussions/d09_representations.ipynb #6e577f74

@@ -16,7 +16,9 @@ from torch.distributions import Distribution, constraints
 
 from ..core import ParameterError, ShapeError, check_shape, need
 from .bounds import soft_bound, soft_unbound
-from .vmf import VonMisesFisher, cumulants, take_component
+from .bessel import cumulants
+from .vmf import VonMisesFisher
+from .vmf_mixture import take_component
 
 # %% ../../nbs/heads/10_factored.ipynb #dad169c2
 class Magnitude(Distribution):

@@ -71,14 +71,15 @@ def claim_digits(claim: dict) -> int:  # decimals to print, >= 0
 def format_claim(
     claim: dict,  # one entry of claims.json
     spec: str = "",  # "", a number format (".3f", ".1%"), a field ("value", "lo", "hi", "n", "interval", "full"), or
-    # both: "value|.3f"
+    # both: "value|.3f"; "saves/costs": a word for either sign, and the number without it
 ) -> str:  # "0.993 [0.991, 0.995]"
     "A claim as prose quotes it."
     fields = {"value", "lo", "hi", "n", "interval", "full"}
-    field, digits = "", claim_digits(claim)
+    field, word, digits = "", "", claim_digits(claim)
     number = f",.{digits}f" if digits < 7 or "digits" in claim else ".1e"
     for part in filter(None, spec.split("|")):
-        if part in fields: field = part
+        if "/" in part: claim, word = _signed(claim, *part.split("/"))
+        elif part in fields: field = part
         else: number = part
     def show(x): return x if isinstance(x, str) else format(x, number).replace("-", "−")
     if field in ("lo", "hi", "n") and field not in claim:
@@ -87,6 +88,7 @@ def format_claim(
     if field == "n": return f"{claim['n']:,}"
     if field in ("lo", "hi"): return show(claim[field])
     value, suffix = show(claim["value"]), f" {claim['quantity']}" if claim.get("quantity") else ""
+    value = f"{word} {value}" if word else value
     if field == "value" or "lo" not in claim: return value + suffix
     interval = f"[{show(claim['lo'])}, {show(claim['hi'])}]"
     if field == "interval": return interval
@@ -96,6 +98,12 @@ def format_claim(
         else ""
     )
     return f"{value} {interval}{suffix}{units}"
+def _signed(claim: dict, more: str, less: str) -> tuple:
+    "A claim turned positive, and the word for its sign."
+    if claim["value"] >= 0: return claim, more
+    ends = dict(lo=-claim["hi"], hi=-claim["lo"]) if {"lo", "hi"} <= claim.keys() else {}
+    return claim | dict(value=-claim["value"]) | ends, less
+
 
 # %% ../../nbs/lab/03_claims.ipynb #95a09f91
 SLACK = .05   # share of its value by which a number without an interval may differ on another machine

@@ -169,8 +169,11 @@ def run_cases(
 
 def _state_by_case(run: Run, abouts: list):
     "What each case says, in one sentence: a headline must not hide a case that disagrees."
-    said = [(about["title"], run.claims.get(f"{about['case']}.verdict_short")) for about in abouts]
-    told = "; ".join(f"on {title}, {claim['value']}" for title, claim in said if claim)
+    verdicts = {}
+    for about in abouts:
+        claim = run.claims.get(f"{about['case']}.verdict_short")
+        if claim: verdicts.setdefault(claim["value"], []).append(about["title"])
+    told = "; ".join(f"on {' and '.join(titles)}, {verdict}" for verdict, titles in verdicts.items())
     if told: run.claim("main.by_case", told, exact="word")
 
 def write_tables(
