@@ -22,7 +22,7 @@ from ..dynamics.sequence_file import SHIPPED_ONE_FRAME, load_sequence
 from ..lab.figures import heat_map, panels, use_style
 from ..lab.players import write_row
 from ..lab.runs import Run, published, read_run
-from ..lab.studies import Study, as_markdown, case_title, claims_table, run_cases, widest
+from ..lab.studies import Study, as_markdown, case_title, claims_table, run_cases
 from ..measure.admission import ADMITTED, admission_rows, admitted, tells
 from ..measure.continuation import MARK_WORDS, MARKS
 from ..measure.speech import RATE
@@ -188,7 +188,7 @@ def run(
     parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), eval_fraction=eval_fraction, seed=seed)
     study = Study(NAME, measure_store, ("marks", "seconds"), listen, functools.partial(claims_of, n=p.bootstrap))
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root, lead=widest)
+        found = run_cases(out, study, asked, how, corpus_root)
         of = [(case_title(a), areas_of(t, p.bootstrap, seed)) for t, a in found]
         for (_, areas), (_, about) in zip(of, found, strict=True): out.rows(areas.assign(case=about["case"]), "areas")
         out.figure("matrix", draw_matrix(of),

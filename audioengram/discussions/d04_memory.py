@@ -548,7 +548,7 @@ def run(
         NAME, measure_store, ("scores", "rolled", "sizes"), listen, functools.partial(claims_of, n=p.bootstrap)
     )
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root, lead=widest)
+        found = run_cases(out, study, asked, how, corpus_root)
         table = [
             (case_title(a), model_table(t, how["steps"], p.bootstrap, seed).assign(case=a["case"])) for t, a in found
         ]
