@@ -22,7 +22,7 @@ from rich.table import Table
 
 from .cli_codes import app as codes_app
 from .cli_generate import app as sequence_app
-from .cli_generate import generate
+from .cli_generate import generate, judge
 from .core import AudioengramError, ParameterError
 
 # %% ../nbs/90_cli.ipynb #094f54ba
@@ -46,6 +46,7 @@ for name, sub in (
 ):
     app.add_typer(sub, name=name)
 app.command()(generate)
+app.command()(judge)
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Root = Annotated[

@@ -16,8 +16,7 @@ import pandas as pd
 from ..core import get_profile, read_json
 from ..data.cases import parse_cases
 from ..dynamics.contest import late_score, mark_rows, second_rows, sounded_all
-from ..dynamics.rivals import RIVALS, Prompts, model_rival
-from ..dynamics.sequence_data import Sequences
+from ..dynamics.rivals import RIVALS, Prompts, model_rival, prompts_of_split
 from ..dynamics.sequence_file import SHIPPED_ONE_FRAME, load_sequence
 from ..lab.figures import heat_map, panels, use_style
 from ..lab.players import write_row
@@ -63,10 +62,7 @@ def held_out_prompts(
     how: dict,      # of `recipe`
 ) -> Prompts:
     "Prompts of held-out speakers, what followed, and the training speech that imitations may use."
-    held, train = (Sequences.of_store(store, ids) for ids in (split.eval_utterances, split.train_utterances))
-    most = min(how["most"], -(-how["clips"] // len(split.eval)))
-    frames = lambda s: round(s * store.frame_rate)
-    return Prompts.cut(held, train, frames(how["prompt"]), frames(how["seconds"]), most, how["seed"])
+    return prompts_of_split(store, split, *(how[k] for k in ("prompt", "seconds", "clips", "most", "seed")))
 
 def imitators(codec) -> dict:   # name -> function of Prompts
     "Everything that goes on from a prompt and is known to be no speech."
