@@ -9,6 +9,7 @@ __all__ = ['Prompt', 'Out', 'Seconds', 'Trained', 'Temperature', 'Guidance', 'No
 # %% ../nbs/92_cli_generate.ipynb #b53e8697
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -128,6 +129,8 @@ def judge(
     from audioengram.codecs import get_codec
     from audioengram.dynamics.judge import judge_corpus, judge_folder, named_callable, wide_table
     from audioengram.lab.studies import as_markdown
-    if call: rows = judge_corpus(named_callable(call), corpus, codec, seconds, name)
+    if call:
+        sys.path.insert(0, "")             # a module beside the shell's place, as `python -m` has it
+        rows = judge_corpus(named_callable(call), corpus, codec, seconds, name)
     else: rows = judge_folder(*folders, get_codec(codec), name)
     print(rows.to_json(orient="records", indent=1) if json_ else as_markdown(wide_table(rows)))

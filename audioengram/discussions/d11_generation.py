@@ -220,7 +220,7 @@ def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:
     table = hypotheses(tables, **kw)
     h, (late, _) = {r.id: r for r in table.itertuples()}, test_rows(tables["seconds"], **kw)
     of = {r.system: Estimate(r.late, r.lo, r.hi, r.n) for r in late.itertuples()}
-    near = tables["scores"].groupby("system").nearest.mean()
+    near, apart = (tables["scores"].groupby("system")[c].mean() for c in ("nearest", "apart"))
     mean = lambda system, mark: _mean(marks, system, mark, **kw)
     return dict(
         case=about["title"], prompt_seconds=how["prompt"], **_answer(h),
@@ -230,7 +230,8 @@ def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:
         drift=estimate_of(h["drift"]), nats_over_one=estimate_of(h["nats"]), nats_speakers=len(nats),
         nats_sequence=paired_by(nats.sequence, nats.marginal, nats.speaker, **kw),
         nats_one=paired_by(nats.one, nats.marginal, nats.speaker, **kw),
-        copy=float(near[MODEL] / near["real"]), cool=SAMPLED[COOL]["temperature"], holds=int(table.holds.sum()),
+        copy=float(near[MODEL] / near["real"]), apart=float(apart[MODEL]),
+        apart_cool=float(apart[COOL]), cool=SAMPLED[COOL]["temperature"], holds=int(table.holds.sum()),
         voice=mean(MODEL, "voice"), voice_late=mean(MODEL, "voice_late"), voice_real=mean("real", "voice"),
         dnsmos=mean(MODEL, "dnsmos"), dnsmos_cool=mean(COOL, "dnsmos"), dnsmos_real=mean("real", "dnsmos"),
         clips=int((marks.system == "real").sum()), speakers=int(marks.speaker.nunique()))
@@ -367,7 +368,8 @@ def score_tables(result) -> str:
             {"system": r.system, "area, last 3 s": _interval(r, "late"),
              "change in 10 s": _interval(r, "slope", "slope_lo", "slope_hi"),
              "Brier, 1 code": by.brier1.get(r.system, np.nan), "Brier, 2 codes": by.brier2.get(r.system, np.nan),
-             "energy": by.energy.get(r.system, np.nan), "nearest training run": by.nearest.get(r.system, np.nan)}
+             "energy": by.energy.get(r.system, np.nan), "two draws apart": by.apart.get(r.system, np.nan),
+             "nearest training run": by.nearest.get(r.system, np.nan)}
             for r in rows.itertuples()]))
     return _by_case(result, "areas", show)
 
