@@ -641,6 +641,8 @@ def draw_distances(
         ):
             e = bootstrap_by(g[column].to_numpy(), g.file, n=n, unit="file")
             rows.append(dict(files=f"{k}", method=method, value=e.value, lo=e.lo, hi=e.hi))
+        # first, so that the axes have room for it
+        reference(ax, files[(files.corpus == corpus) & (files.method == CEILING)][column].mean(), "Griffin-Lim")
         interval_plot(
             pd.DataFrame(rows),
             "files",
@@ -651,7 +653,6 @@ def draw_distances(
             ylabel=label,
             connect=True,
         )
-        reference(ax, files[(files.corpus == corpus) & (files.method == CEILING)][column].mean(), "Griffin-Lim")
     return fig
 
 def draw_health(levels, maps: dict):
