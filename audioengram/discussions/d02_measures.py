@@ -20,7 +20,7 @@ from ..dynamics.sequence_file import SHIPPED_ONE_FRAME, load_sequence
 from ..lab.figures import heat_map, panels, use_style
 from ..lab.players import write_row
 from ..lab.runs import Run, published, read_run
-from ..lab.studies import Study, as_markdown, case_title, claims_table, run_cases
+from ..lab.studies import Study, as_markdown, case_title, claims_table, run_cases, widest
 from ..measure.admission import ADMITTED, admission_rows, admitted, tells
 from ..measure.continuation import MARK_WORDS, MARKS, sounded
 from ..measure.speech import RATE

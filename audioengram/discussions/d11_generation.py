@@ -35,7 +35,7 @@ from ..lab.figures import band_plot, legend_below, panels, use_style
 from ..lab.players import read_row, write_row
 from ..lab.provenance import RunError
 from ..lab.runs import Run, published, read_run
-from ..lab.studies import Study, as_markdown, case_title, claims_table, run_cases, widest
+from ..lab.studies import Study, as_markdown, case_title, claims_table, run_cases
 from ..measure.admission import admitted, holm, p_of
 from ..measure.continuation import MARK_WORDS, MARKS, level_row, levels, loop_of, sounded
 from ..measure.speech import RATE
@@ -310,7 +310,7 @@ def run(
     say = functools.partial(claims_of, n=p.bootstrap)
     study = Study(NAME, measure_store, TABLES, functools.partial(_listen, len(asked)), say)
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root, lead=widest)
+        found = run_cases(out, study, asked, how, corpus_root)
         for tables, about in found:
             kept = admitted_marks(about["case"])
             out.input(admission=dict(name=f"d02_measures, {about['case']}", fingerprint=fingerprint(kept)))

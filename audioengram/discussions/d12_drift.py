@@ -24,7 +24,7 @@ from ..dynamics.sequence_file import load_sequence
 from ..lab.figures import band_plot, legend_below, panels, use_style
 from ..lab.players import write_row
 from ..lab.runs import Run, published, read_run
-from ..lab.studies import Study, as_markdown, case_title, claims_table, run_cases, widest
+from ..lab.studies import Study, as_markdown, case_title, claims_table, run_cases
 from ..measure.continuation import levels, sounded, voice_cosines
 from ..measure.speech import RATE
 from ..measure.stats import bootstrap_by
@@ -194,7 +194,7 @@ def run(
     parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), eval_fraction=eval_fraction, seed=seed)
     study = Study(NAME, measure_store, ("blocks", "seconds"), listen, functools.partial(claims_of, n=p.bootstrap))
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root, lead=widest)
+        found = run_cases(out, study, asked, how, corpus_root)
         for tables, about in found:
             late, _ = test_rows(tables["seconds"], p.bootstrap, seed)
             out.rows(late.assign(case=about["case"]), "areas")
