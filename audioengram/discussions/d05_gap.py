@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'METHODS', 'MAIN', 'LINEAR', 'CODE', 'LINES', 'VERDICT', 'recipe', 'fit', 'measure_store',
-           'injection', 'splices', 'utterances', 'by_speaker', 'over_marginal', 'quantities', 'compounding_by_count',
-           'verdict', 'claims_of', 'gap_claims', 'count_claims', 'step_claims', 'free_claims', 'heard_claims',
-           'draw_gap', 'draw_lost', 'draw_injection', 'draw_particles', 'draw_spread', 'draw_splices', 'listen', 'run',
+           'injection', 'splices', 'utterances', 'over_marginal', 'quantities', 'compounding_by_count', 'verdict',
+           'claims_of', 'gap_claims', 'count_claims', 'step_claims', 'free_claims', 'heard_claims', 'draw_gap',
+           'draw_lost', 'draw_injection', 'draw_particles', 'draw_spread', 'draw_splices', 'listen', 'run',
            'gap_tables', 'free_table', 'verdict_table']
 
 # %% ../../nbs/discussions/d05_gap.ipynb #5807b0f6
@@ -243,16 +243,9 @@ def utterances(store, split, how) -> list:   # (id, latents [T,D], speaker)
     return [(r.uid, torch.as_tensor(store[r.uid]), r.speaker) for r in df.itertuples()]
 
 # %% ../../nbs/discussions/d05_gap.ipynb #1825e78e
-def by_speaker(rows: pd.DataFrame) -> pd.DataFrame:
-    "Means of every speaker in place of sums, so that each speaker counts once."
-    sums = rows.columns.difference(["speaker", "step", "particles", "method", "segments", "case"])
-    means = rows[rows.segments > 0].copy()
-    means[sums] = means[sums].div(means.segments, axis=0)
-    return means.assign(segments=1)
-
 def over_marginal(rows: pd.DataFrame) -> pd.DataFrame:
-    "Means by speaker, with the marginal as the zero of every gain."
-    return by_speaker(rows).assign(base=lambda d: d.null)
+    "Scores by speaker, with the marginal as the zero of every gain."
+    return rows.assign(base=rows.null)
 
 def quantities(tables: dict, n=2000, seed=0) -> pd.DataFrame:
     "The gap over the marginal with intervals, a speaker counting once: method, step, quantity, value, lo, hi, n."
@@ -261,7 +254,7 @@ def quantities(tables: dict, n=2000, seed=0) -> pd.DataFrame:
 def compounding_by_count(counts: pd.DataFrame, n=2000, seed=0) -> pd.DataFrame:
     """Nats between the ceiling and a rollout, both with M particles: step, particles, value, lo, hi, n; infinitely
     many by 1/M from the last two numbers."""
-    means, rows = by_speaker(counts).assign(lost=lambda d: d.R - d.C), []
+    means, rows = counts.assign(lost=(counts.R - counts.C) / counts.segments), []
     for step, part in means.groupby("step"):
         lost = part.pivot(index="speaker", columns="particles", values="lost")
         last, before = lost[lost.columns[-1]], lost[lost.columns[-2]]
@@ -283,13 +276,13 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, last = dict(n=n, seed=how["seed"]), how["steps"]
     step = 8 if 8 in how["lags"] else last
-    means = by_speaker(tables["gap"])
-    at = lambda step, method=MAIN: pick(means, method=method, step=step)
+    gap = tables["gap"]
+    at = lambda step, method=MAIN: pick(gap, method=method, step=step)
     return (
         dict(
             case=about["title"],
-            speakers_held=int(means.speaker.nunique()),
-            segments=int(pick(tables["gap"], method=MAIN, step=1).segments.sum()),
+            speakers_held=int(gap.speaker.nunique()),
+            segments=int(at(1).segments.sum()),
             particles=how["particles"],
             step=step,
             last=last,
@@ -298,7 +291,7 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
         | count_claims(tables["particles"], step, kw)
         | dict(
             ahead_of_direct=ahead(at(step), "direct", "R", **kw),
-            weight=float(at(step).weight.mean()),
+            weight=float(at(step).weight.sum() / at(step).segments.sum()),
             recovered=recovered(at(step), **kw),
             could=ratio_of_sums(
                 at(step).assign(c=lambda t: t.R_mean - t.C, a=lambda t: t.R_mean - t.A), "c", "a", **kw
@@ -339,7 +332,7 @@ def count_claims(counts: pd.DataFrame, step: int, kw: dict) -> dict:
     "What is lost with few, many and infinitely many particles."
     table, most = compounding_by_count(counts, **kw), int(counts.particles.max())
     lost = lambda particles, step=step: estimate_of(pick(table, step=step, particles=particles).iloc[0])
-    end = pick(by_speaker(counts), step=step, particles=most).assign(gain=lambda d: d.null - d.C)
+    end = pick(counts, step=step, particles=most).assign(gain=lambda d: d.null - d.C)
     ceiling = ratio_of_sums(end, "gain", "segments", **kw)
     return dict(
         verdict_short=verdict(lost(np.inf), ceiling, step),
@@ -610,7 +603,7 @@ def run(
         functools.partial(claims_of, n=p.bootstrap),
     )
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root, lead=widest)
+        found = run_cases(out, study, asked, how, corpus_root)
         n = p.bootstrap
         table = [(case_title(a), quantities(t, n, seed).assign(case=a["case"])) for t, a in found]
         show = lambda what, *more: [(case_title(a), t[what], *more) for t, a in found]

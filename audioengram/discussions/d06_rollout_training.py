@@ -58,7 +58,7 @@ from ..lab.players import read_row
 from ..lab.drafts import code_fingerprint
 from ..lab.runs import Run, read_run
 from ..measure.prediction import fit_baselines
-from ..measure.stats import bootstrap_sums
+from ..measure.stats import speaker_means
 from ..measure.trajectories import gap_sums
 from ..stages import measures
 
@@ -238,12 +238,7 @@ def lost_share(sums: pd.DataFrame, step: int, mode: str) -> float:
 
 def typical_ratio(sums: pd.DataFrame, **kw):
     "Geometric mean of own to true step lengths: an Estimate."
-    return bootstrap_sums(
-        sums[["log_ratio", "segments"]].to_numpy(float),
-        sums.speaker.to_numpy(),
-        lambda t: np.exp(t[..., 0] / t[..., 1]),
-        **kw,
-    )
+    return speaker_means(sums.log_ratio, sums.segments, sums.speaker.to_numpy(), lambda m: np.exp(m[..., 0]), **kw)
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #11744d4a
 def change(gap: pd.DataFrame, method: str, step: int, column: str, first=START, **kw):
@@ -534,7 +529,7 @@ def run(
         functools.partial(claims_of, n=p.bootstrap),
     )
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root, lead=widest)
+        found = run_cases(out, study, asked, how, corpus_root)
         n, step = p.bootstrap, 8 if 8 in how["lags"] else how["steps"]
         table = [(case_title(a), method_table(t, step, n, seed).assign(case=a["case"])) for t, a in found]
         out.rows(pd.concat([t for _, t in table]), "methods")

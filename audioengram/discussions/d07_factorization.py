@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'POLAR', 'HEADS', 'STORIES', 'SINGLE', 'MDN', 'LEAN', 'BEST', 'CODE', 'TOLD', 'PARTS', 'recipe',
            'model_for', 'fit', 'Independent', 'measure_store', 'judge', 'split_gain', 'factors', 'stories', 'curves',
-           'Readout', 'clamps', 'factor_gain', 'factor_excess', 'length_r2', 'head_table', 'story_table', 'per_speaker',
-           'share_of', 'verdict', 'claims_of', 'draw_heads', 'draw_split', 'draw_factors', 'draw_stories',
+           'Readout', 'clamps', 'factor_gain', 'factor_excess', 'length_r2', 'head_table', 'story_table', 'part_gain',
+           'part_share', 'verdict', 'claims_of', 'draw_heads', 'draw_split', 'draw_factors', 'draw_stories',
            'draw_curves', 'draw_clamps', 'draw_calibration', 'listen', 'run', 'heads_table', 'verdict_table']
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #4880a1d7
@@ -26,7 +26,7 @@ from ..heads.bounds import soft_bound
 from ..heads.direction import step_log_probs
 from ..heads.factored import LogNormal, Polar
 from ..heads.vmf import VonMisesFisher
-from ..lab.studies import Study, as_markdown, case_title, claims_table, pick, round_trip, run_cases, widest
+from ..lab.studies import Study, as_markdown, case_title, claims_table, pick, round_trip, run_cases
 from ..lab.figures import PALETTE, band_plot, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row
 from ..lab.drafts import code_fingerprint
@@ -40,7 +40,7 @@ from audioengram.measure.prediction import (
     score_windows,
     speaker_sums,
 )
-from ..measure.stats import bootstrap_by, bootstrap_sums
+from ..measure.stats import speaker_means
 from ..stages import measures
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #894858cf
@@ -381,12 +381,7 @@ TOLD = dict(
 def factor_gain(parts: pd.DataFrame, what: str, data: str, **kw):
     "Nats a frame that the context earns for one factor: an Estimate."
     none, seen = (pick(parts, data=data, model=m) for m in ("none", "context"))
-    return bootstrap_sums(
-        np.stack([none[what] - seen[what], seen.frames], 1),
-        seen.speaker.to_numpy(),
-        lambda s: s[..., 0] / s[..., 1],
-        **kw,
-    )
+    return speaker_means(none[what] - seen[what], seen.frames, seen.speaker.to_numpy(), **kw)
 
 def factor_excess(parts: pd.DataFrame, what: str, **kw):
     "What the context earns on real frames beyond what it earns on independent ones: an Estimate."
@@ -394,16 +389,14 @@ def factor_excess(parts: pd.DataFrame, what: str, **kw):
         pick(parts, data=d, model=m).set_index("speaker") for d in ("real", "independent") for m in ("none", "context")
     )
     both = r1.index.intersection(i1.index)
-    columns = [(r0[what] - r1[what])[both], r1.frames[both], (i0[what] - i1[what])[both], i1.frames[both]]
-    return bootstrap_sums(
-        np.stack(columns, 1), both.to_numpy(), lambda s: s[..., 0] / s[..., 1] - s[..., 2] / s[..., 3], **kw
-    )
+    real, free = ((a[what] - b[what])[both] / b.frames[both] for a, b in ((r0, r1), (i0, i1)))
+    return speaker_means(real - free, np.ones(len(both)), both.to_numpy(), **kw)
 
 def length_r2(parts: pd.DataFrame, data: str, **kw):
     "R² of the log length under the single head: an Estimate."
     seen = pick(parts, data=data, model="context")
-    return bootstrap_sums(
-        seen[["sse", "sst"]].to_numpy(), seen.speaker.to_numpy(), lambda s: 1 - s[..., 0] / s[..., 1], **kw
+    return speaker_means(
+        seen[["sse", "sst"]], seen.frames, seen.speaker.to_numpy(), lambda m: 1 - m[..., 0] / m[..., 1], **kw
     )
 
 def head_table(tables: dict, n=2000, seed=0) -> pd.DataFrame:
@@ -439,14 +432,14 @@ def story_table(tables: dict, n=2000, seed=0) -> pd.DataFrame:
         rows.append(row)
     return pd.DataFrame(rows)
 
-def per_speaker(split: pd.DataFrame, part: str, **kw):
-    "Nats a frame that the context adds to a part of the step, each speaker counting once: an Estimate."
-    return bootstrap_by((split[part] / split.frames).to_numpy(), split.speaker.to_numpy(), **kw)
+def part_gain(split: pd.DataFrame, part: str, **kw):
+    "Nats a frame that the context adds to a part of the step: an Estimate."
+    return speaker_means(split[part], split.frames, split.speaker.to_numpy(), **kw)
 
-def share_of(split: pd.DataFrame, part: str, **kw):
-    "A part's share of the whole gain, each speaker counting once: an Estimate."
-    each = split[[part, "whole"]].div(split.frames, axis=0).to_numpy()
-    return bootstrap_sums(each, split.speaker.to_numpy(), lambda s: s[..., 0] / s[..., 1], **kw)
+def part_share(split: pd.DataFrame, part: str, **kw):
+    "A part's share of the whole gain: an Estimate."
+    share = lambda m: m[..., 0] / m[..., 1]
+    return speaker_means(split[[part, "whole"]], split.frames, split.speaker.to_numpy(), share, **kw)
 
 def verdict(parted: dict) -> str:
     "The rule, written before measuring: a part is predictable where its gain over the marginal exceeds zero whole."
@@ -463,7 +456,7 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     kw, s, parts, clamp = dict(n=n, seed=how["seed"]), tables["scores"], tables["parts"], tables["clamps"]
     at = lambda model: pick(s, model=model)
     ahead = lambda a, b, **more: gain(at(a), at(b), **dict(above=True) | more, **kw)
-    parted = {k: per_speaker(tables["split"], k, **kw) for k in ("whole", "direction", "length")}
+    parted = {k: part_gain(tables["split"], k, **kw) for k in ("whole", "direction", "length")}
     last = clamp[clamp.step == clamp.step.max()].set_index("bound")
     say = dict(
         case=about["title"],
@@ -471,7 +464,7 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
         whole=parted["whole"],
         direction=parted["direction"],
         length=parted["length"],
-        direction_share=share_of(tables["split"], "direction", **kw),
+        direction_share=part_share(tables["split"], "direction", **kw),
         elliptic_ahead=ahead(MDN, BEST),
         single_behind=ahead(SINGLE, MDN),
         cosine=of_sums(at(SINGLE), "cosine", **kw),
@@ -558,7 +551,7 @@ def draw_split(cases: list, n=2000, seed=0):   # (title, table split)
         dict(case=title, of=label, value=e.value, lo=e.lo, hi=e.hi)
         for title, split in cases
         for part, label in PARTS.items()
-        for e in [per_speaker(split, part, n=n, seed=seed)]
+        for e in [part_gain(split, part, n=n, seed=seed)]
     ]
     fig, (ax,) = panels(1, columns=1, width=6.4, height=3.2)
     interval_plot(
@@ -707,7 +700,7 @@ def run(
         functools.partial(claims_of, n=p.bootstrap),
     )
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root, lead=widest)
+        found = run_cases(out, study, asked, how, corpus_root)
         of = lambda f: [(case_title(a), f(t)) for t, a in found]
         out.rows(pd.concat([head_table(t, p.bootstrap, seed).assign(case=a["case"]) for t, a in found]), "heads")
         out.figure(

@@ -21,7 +21,7 @@ from scipy.stats import rankdata
 from ..core import get_profile, read_json, spawn
 from ..data.audio import load_audio
 from ..data.cases import parse_cases
-from ..lab.studies import Study, as_markdown, case_title, claims_table, run_cases, widest
+from ..lab.studies import Study, as_markdown, case_title, claims_table, run_cases
 from ..lab.figures import heat_map, interval_plot, legend_below, panels, reference, use_style
 from ..lab.listening import BlindTest
 from ..lab.players import read_row, write_row
@@ -334,7 +334,7 @@ def run(
     parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), eval_fraction=eval_fraction, seed=seed)
     study = Study(NAME, measure_store, ("scores",), listen, functools.partial(claims_of, n=p.bootstrap))
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root, lead=widest)
+        found = run_cases(out, study, asked, how, corpus_root)
         of = [(case_title(a), t["scores"]) for t, a in found]
         out.rows(
             pd.concat([agreements(t["scores"], p.bootstrap, seed).assign(case=a["case"]) for t, a in found]),

@@ -152,16 +152,14 @@ def run_cases(
     cases: list,     # of Case; the first must be measured here
     how: dict,
     root=None,       # where the corpora lie
-    lead=lambda found: 0,   # which case the prose is about, such as `widest`
 ) -> list:           # (tables, provenance) of each case that has rows
-    """Gather every case, write its rows and its claims: those of one, the first if nothing else is said, once more
-    as `main`."""
+    "Gather every case, write its rows and its claims: those of the case with most speakers once more as `main`."
     found = [f for i, c in enumerate(cases) if (f := gather(run, study, c, how, first=i == 0, root=root))]
     write_tables(run, study, found)
     for i, (tables, about) in enumerate(found):
         if not study.claims: break
         say = study.claims(tables, about, about["recipe"]) if run.was or not about["kept"] else {}
-        for prefix in (about["case"], *(["main"] if i == lead(found) else [])):
+        for prefix in (about["case"], *(["main"] if i == widest(found) else [])):
             state_case(run, study, about, say, prefix)
     if found: _state_by_case(run, [about for _, about in found])
     write_json(run.path("cases.json"), [about for _, about in found])

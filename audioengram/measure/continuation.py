@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SILENT_BELOW', 'RUN', 'MARKS', 'MARK_WORDS', 'Clips', 'sounded', 'level_row', 'levels', 'level_marks', 'envelopes',
-           'rhythm_of', 'rhythm_marks', 'speech_marks', 'pitch_marks', 'quality_marks', 'voice_marks', 'run_distances',
-           'loop_of', 'latent_marks', 'Mark', 'marks_at_hand', 'continuation_rows']
+           'rhythm_of', 'rhythm_marks', 'speech_marks', 'pitch_marks', 'quality_marks', 'voice_marks', 'voice_cosines',
+           'run_distances', 'loop_of', 'latent_marks', 'Mark', 'marks_at_hand', 'continuation_rows']
 
 # %% ../../nbs/measure/30_continuation.ipynb #f1a47c21
 import functools
@@ -143,15 +143,26 @@ def quality_marks(clips: Clips, i: int) -> dict:
     "DNSMOS P.835, overall."
     return dict(dnsmos=float(_dnsmos()(np.clip(clips.wav[i, clips.cut:], -1, 1), RATE, False)["ovrl_mos"]))
 
+# %% ../../nbs/measure/30_continuation.ipynb #fd576687
 def voice_marks(clips: Clips, i: int) -> dict:
     "Cosine of the voice with the prompt's, in the first half and in the second."
     middle = (clips.cut + clips.wav.shape[1]) // 2
     parts = (clips.wav[i, :clips.cut], clips.wav[i, clips.cut:middle], clips.wav[i, middle:])
-    prompt, first, second = (_voices().embed_utterance(_as_spoken(x)) if np.any(x) else None for x in parts)
-    cosine = lambda a, b: np.nan if a is None or b is None else float(a @ b)
-    return dict(voice=cosine(prompt, first), voice_late=cosine(prompt, second), voice_kept=cosine(first, second))
+    prompt, first, second = map(_voice_of, parts)
+    return dict(voice=_cosine(prompt, first), voice_late=_cosine(prompt, second), voice_kept=_cosine(first, second))
 
-# %% ../../nbs/measure/30_continuation.ipynb #d66bffbe
+def _voice_of(x): return _voices().embed_utterance(_as_spoken(x)) if np.any(x) else None
+def _cosine(a, b) -> float: return np.nan if a is None or b is None else float(a @ b)
+
+def voice_cosines(
+    clips: Clips, i: int,
+    parts,       # (first frame, end) of each part, counted from where the prompt ends
+) -> list:       # one cosine a part
+    "Cosine of the voice of parts of a continuation with the prompt's."
+    prompt, after = _voice_of(clips.wav[i, :clips.cut]), clips.wav[i, clips.cut:]
+    return [_cosine(prompt, _voice_of(after[a * clips.hop:b * clips.hop])) for a, b in parts]
+
+# %% ../../nbs/measure/30_continuation.ipynb #c3d0b86a
 RUN = 8   # frames of a run, .64 s of nano
 
 def run_distances(
@@ -175,7 +186,7 @@ def loop_of(
     scale = (inside[:, None] + inside).clamp_min(1e-12).sqrt()
     return float((d / scale)[apart].min()) if apart.any() else np.nan
 
-# %% ../../nbs/measure/30_continuation.ipynb #07d453ac
+# %% ../../nbs/measure/30_continuation.ipynb #0311b993
 def latent_marks(clips: Clips, i: int) -> dict:
     "Norm, step, lag-1 correlation, effective rank, loop."
     z = clips.z[i, clips.prompt:]
@@ -184,7 +195,7 @@ def latent_marks(clips: Clips, i: int) -> dict:
     return dict(norm=float(z.norm(dim=1).mean()), step=float(z.diff(dim=0).norm(dim=1).mean()),
                 kept=float((a * b).sum() / (z - z.mean(0)).square().sum().clamp_min(1e-12)), rank=rank, loop=loop_of(z))
 
-# %% ../../nbs/measure/30_continuation.ipynb #3ea25a2c
+# %% ../../nbs/measure/30_continuation.ipynb #0d768f7c
 @dataclass(frozen=True)
 class Mark:
     "A family of marks."
@@ -212,7 +223,7 @@ def marks_at_hand() -> list:
     "Families whose packages are installed; none is imported to find out."
     return [k for k, m in MARKS.items() if all(importlib.util.find_spec(p) for p in m.modules)]
 
-# %% ../../nbs/measure/30_continuation.ipynb #55ca072c
+# %% ../../nbs/measure/30_continuation.ipynb #94b15f87
 @measures("continuation marks", 1)
 def continuation_rows(
     clips: Clips,
