@@ -23,11 +23,11 @@ from ..data.audio import resample
 from ..data.cases import parse_cases, shared_windows, split_windows
 from ..dynamics.factorizer import Both, Factorizer, Frames, judge, slow_features
 from ..dynamics.predictor import Predictor, fitted
-from ..lab.studies import Study, as_markdown, case_title, claims_table, pick, run_cases, widest
+from ..lab.studies import Study, as_markdown, case_title, claims_table, pick, run_cases
 from ..lab.figures import PALETTE, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.drafts import code_fingerprint
-from ..lab.runs import Run, published, read_run
+from ..lab.runs import Run, read_run
 from audioengram.measure.prediction import (
     LADDER,
     bits_per_second,
@@ -39,7 +39,7 @@ from audioengram.measure.prediction import (
     speaker_sums,
 )
 from ..measure.speech import speech_scores
-from ..measure.stats import bootstrap_by, bootstrap_sums, estimate_of
+from ..measure.stats import bootstrap_by, bootstrap_sums, estimate_of, speaker_means
 from ..stages import measures
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #8c83302f
@@ -360,9 +360,7 @@ def gain_difference(scores: pd.DataFrame, a: str, b: str, d: int, **kw):
     "Gain of state a less that of state b, each over its own null, paired by speaker: an Estimate."
     parts = [pick(scores, state=s, d=d, model=m) for s in (a, b) for m in ("marginal", "model")]
     value = parts[0].nll_above - parts[1].nll_above - parts[2].nll_above + parts[3].nll_above
-    return bootstrap_sums(
-        np.stack([value, parts[0].above], 1), parts[0].speaker.to_numpy(), lambda s: s[..., 0] / s[..., 1], **kw
-    )
+    return speaker_means(value, parts[0].above, parts[0].speaker.to_numpy(), **kw)
 
 def r2_of(rebuilt: pd.DataFrame, way: str, d: int, **kw):
     "R² of rebuilt latents: an Estimate over speakers."
@@ -412,7 +410,6 @@ def ladder_of(tables: dict, state: str, **kw) -> pd.DataFrame:
         **kw,
     )
 
-@measures("state", 1)
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, s, d, rate = dict(n=n, seed=how["seed"]), tables["scores"], how["main"], about["frame_rate"]
@@ -602,7 +599,6 @@ def listen(run, case, how, tables, opened, first):
     for name, x in made.items(): clips[f"{case.file}_{name}"] = (x[:min(map(len, made.values()))], rate)
     write_row(run, clips, {f"{case.file}_{k}": v for k, v in notes.items()}, suffix=".ogg")
 
-@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -636,7 +632,7 @@ def run(
     )
     kw = dict(n=p.bootstrap, seed=seed)
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root, lead=widest)
+        found = run_cases(out, study, asked, how, corpus_root)
         of = lambda f: [(case_title(a), f(t)) for t, a in found]
         states = of(lambda t: state_table(t, **kw))
         for (_, table), (_, about) in zip(states, found, strict=True):

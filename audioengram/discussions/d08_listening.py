@@ -21,11 +21,11 @@ from scipy.stats import rankdata
 from ..core import get_profile, read_json, spawn
 from ..data.audio import load_audio
 from ..data.cases import parse_cases
-from ..lab.studies import Study, as_markdown, case_title, claims_table, run_cases, widest
+from ..lab.studies import Study, as_markdown, case_title, claims_table, run_cases
 from ..lab.figures import heat_map, interval_plot, legend_below, panels, reference, use_style
 from ..lab.listening import BlindTest
 from ..lab.players import read_row, write_row
-from ..lab.runs import Run, published, read_run
+from ..lab.runs import Run, read_run
 from ..measure.speech import MEASURES, pick_measures, speech_scores
 from ..measure.stats import Estimate, group_sums, interval, paired_by, resample_counts
 from ..stages import measures
@@ -194,7 +194,6 @@ def betters(table, **kw) -> list:
         )
     ]
 
-@measures("listening", 1)
 def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:
     "What the page may quote."
     t, kw, far = tables["scores"], dict(n=n, seed=how["seed"]), max(how["reaches"])
@@ -319,7 +318,6 @@ def listen(run, case, how, tables, opened, first):
         suffix=".ogg",
     )
 
-@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -336,7 +334,7 @@ def run(
     parameters = dict(cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked), eval_fraction=eval_fraction, seed=seed)
     study = Study(NAME, measure_store, ("scores",), listen, functools.partial(claims_of, n=p.bootstrap))
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root, lead=widest)
+        found = run_cases(out, study, asked, how, corpus_root)
         of = [(case_title(a), t["scores"]) for t, a in found]
         out.rows(
             pd.concat([agreements(t["scores"], p.bootstrap, seed).assign(case=a["case"]) for t, a in found]),

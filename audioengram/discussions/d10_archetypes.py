@@ -55,14 +55,14 @@ from ..dynamics.gap import ahead, ahead_of, measure_free, measure_stability, rat
 from ..dynamics.injection import gap_rows, splice
 from ..dynamics.predictor import fitted
 from ..dynamics.rollout import rollout
-from ..lab.studies import Study, as_markdown, case_title, claims_table, pick, round_trip, run_cases, widest
+from ..lab.studies import Study, as_markdown, case_title, claims_table, pick, round_trip, run_cases
 from ..lab.figures import MARKERS, NULL, PALETTE, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.drafts import code_fingerprint
-from ..lab.runs import Run, published, read_run
+from ..lab.runs import Run, read_run
 from ..measure.prediction import fit_baselines
 from ..measure.speech import mel_distance
-from ..measure.stats import bootstrap_by, bootstrap_sums, paired_by, shuffle_index
+from ..measure.stats import bootstrap_by, paired_by, shuffle_index, speaker_means
 from ..measure.trajectories import gap_sums
 from ..stages import measures
 
@@ -439,7 +439,7 @@ def splices(models, store, split, how) -> pd.DataFrame:   # head, steps, speaker
 def source_mean(table, source, column, **kw):
     "Mean a step of a summed column: an Estimate over speakers."
     t = table[table.source == source]
-    return bootstrap_sums(t[[column, "steps"]].to_numpy(), t.speaker.to_numpy(), lambda s: s[..., 0] / s[..., 1], **kw)
+    return speaker_means(t[column], t.steps, t.speaker.to_numpy(), **kw)
 
 def agreement(table, source, against=None, **kw):
     "Mean agreement over speakers, or its paired difference from another source: an Estimate."
@@ -452,12 +452,7 @@ def head_gain(table, name, first=BAR, equal="parameters", number=None, **kw):
     "Nats a frame ahead of another head, over all seeds or of one: an Estimate over speakers."
     t = pick(table, equal=equal) if number is None else pick(table, equal=equal, number=number)
     a, b = (pick(t, head=h).groupby("speaker")[["log_prob", "steps"]].sum() for h in (name, first))
-    return bootstrap_sums(
-        np.stack([a.log_prob - b.log_prob[a.index], a.steps], 1),
-        a.index.to_numpy(),
-        lambda s: s[..., 0] / s[..., 1],
-        **kw,
-    )
+    return speaker_means(a.log_prob - b.log_prob[a.index], a.steps, a.index.to_numpy(), **kw)
 
 IDS = {BASIS: "basis", HARD: "basis_hard", DIRECTIONS: "codebook", STATES: "states"}
 
@@ -505,7 +500,6 @@ def memory_claims(tables: dict, how: dict, **kw) -> dict:
         else "a memory of directions does not help",
     )
 
-@measures("archetypes", 1)
 def claims_of(
     tables: dict,
     about: dict,
@@ -846,7 +840,6 @@ def transitions(store, frames, steps, which, around=.16, gap=.08):
         parts += [cut * fade, np.zeros(int(gap * rate), np.float32)]
     return np.concatenate(parts)
 
-@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -890,7 +883,7 @@ def run(
         functools.partial(claims_of, n=p.bootstrap),
     )
     with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root, lead=widest)
+        found = run_cases(out, study, asked, how, corpus_root)
         of = lambda f: [(case_title(a), f(t)) for t, a in found]
         out.figure(
             "tightness",

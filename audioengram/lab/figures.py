@@ -223,7 +223,9 @@ def band_plot(
     ax = ax or plt.subplots()[1]
     for name, style in (look(df[hue]) if hue else {None: dict(color=PALETTE[0])}).items():
         rows = (df[df[hue] == name] if hue else df).sort_values(x)
-        if lo and hi: ax.fill_between(rows[x], rows[lo], rows[hi], color=style["color"], alpha=.18, linewidth=0)
+        if lo and hi:    # None, where there is no interval, becomes NaN, and nothing is drawn
+            ends = rows[lo].to_numpy(float), rows[hi].to_numpy(float)
+            ax.fill_between(rows[x], *ends, color=style["color"], alpha=.18, linewidth=0)
         ax.plot(rows[x], rows[y], color=style["color"], label=None if name is None else str(name))
     if null is not None: reference(ax, null, null_label)
     if hue: _legend(ax)
