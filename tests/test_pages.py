@@ -25,16 +25,17 @@ PUBLISHED = [ROOT / p.path for p in result_pages(ROOT)]
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts and p.name != "_modidx.py")
 
 # The rooms and what each may import, beside itself; `data.audio` names one module of a room.
-ALL = ("core", "stages", "devices", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions",
-       "cli", "cli_codes", "cli_generate")
-COMMANDS = ("cli", "cli_codes", "cli_generate")
-BASE = ("core", "stages", "devices")   # what every room may use
+COMMANDS = ("cli_common", "cli", "cli_codes", "cli_generate", "cli_codec", "cli_latents", "cli_corpus", "cli_runs")
+ALL = ("core", "errors", "stages", "devices", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", *COMMANDS)
+BASE = ("core", "errors", "stages", "devices")   # what every room may use
 EVERYTHING = tuple(r for r in ALL if r not in COMMANDS)
 MAY_IMPORT = dict(
-    core=(), stages=("core",), devices=("core",), data=BASE, codecs=(*BASE, "data.audio"), heads=BASE, measure=(*BASE, "heads"),
-    dynamics=(*BASE, "data", "codecs", "heads", "measure"), codes=(*BASE, "data", "codecs", "measure"), ember=(*BASE, "data", "measure"),
-    lab=(*BASE, "data"), discussions=EVERYTHING, cli_codes=EVERYTHING, cli_generate=EVERYTHING, cli=tuple(r for r in ALL if r != "cli"))
+    core=("errors",), errors=(), stages=("core", "errors"), devices=("core", "errors"), data=BASE, codecs=(*BASE, "data.audio"), heads=BASE,
+    measure=(*BASE, "heads"), dynamics=(*BASE, "data", "codecs", "heads", "measure"), codes=(*BASE, "data", "codecs", "measure"),
+    ember=(*BASE, "data", "measure"), lab=(*BASE, "data"), discussions=EVERYTHING,
+    **{c: tuple(r for r in ALL if r != c) for c in COMMANDS})
 ALSO = {f"data.{m}": ("codecs",) for m in ("latents", "cases", "small_codecs")}   # the store builds the codec that decodes it; a case is a corpus under a codec; a small codec is trained on a corpus
+ALSO |= {"lab.parameters": ("codecs",), "lab.codec_compare": ("codecs", "measure"), "lab.voices": ("measure",)}   # names are checked before a run; codecs and voices are compared by ear and by score
 
 
 def ids(paths): return [str(p.relative_to(ROOT)) for p in paths]

@@ -21,21 +21,9 @@ class SiteError(AudioengramError): "The site cannot be built, or would be broken
 
 # in reading order
 ROOMS = (
-    "core",
-    "stages",
-    "devices",
-    "data",
-    "codecs",
-    "heads",
-    "measure",
-    "dynamics",
-    "codes",
-    "ember",
-    "lab",
-    "discussions",
-    "cli",
-    "cli_codes",
-    "cli_generate",
+    *("core", "errors", "stages", "devices"),
+    *("data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions"),
+    *("cli_common", "cli", "cli_codes", "cli_generate", "cli_codec", "cli_latents", "cli_corpus", "cli_runs"),
 )
 
 # %% ../../nbs/lab/21_pages.ipynb #62e942ad
