@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from .core import ParameterError
+from .cli_common import check_new
 
 # %% ../nbs/92_cli_generate.ipynb #c13ffcd9
 Prompt = Annotated[Path, typer.Option(help="A recording to go on from: any format and rate, a second or more.")]
@@ -35,8 +35,7 @@ def generate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")] = False,
 ):
     "Let a model of latents go on from a recording: babble in the voice of the prompt, no words."
-    if out.exists() and not overwrite:
-        raise ParameterError(f"{out} is there already", remedy="Choose another name, or pass --overwrite")
+    check_new(out, overwrite)
     from audioengram.codecs import get_codec
     from audioengram.data.audio import save_audio
     from audioengram.dynamics.generate import Sampling, continue_recording

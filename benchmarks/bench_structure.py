@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
+from audioengram.measure.lookup import fit_table, frame_errors
 from audioengram.measure.stats import bootstrap_by
-from audioengram.measure.structure import fit_table, frame_errors
 
 N, D, K = 1_000_000, 128, 256
 

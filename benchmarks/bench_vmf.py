@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Independent, Normal
 
-from audioengram.heads.vmf import MixtureVonMisesFisher, VonMisesFisher, cumulants
+from audioengram.heads.bessel import cumulants
+from audioengram.heads.vmf import VonMisesFisher
+from audioengram.heads.vmf_mixture import MixtureVonMisesFisher
 
 N, D = 65_536, 512
 

@@ -21,6 +21,8 @@ LEFT_OUT = {
     ("d90_codec_card", "bars", "met"): "holds speeds",
     ("d20_small_data_codes", "speed", None): "a clock",
     ("d20_small_data_codes", "copying", None): "its vocabulary forks on another processor",
+    ("d02_measures", "seconds", None): "logits of networks that fork on another processor",
+    ("d02_measures", "areas", None): "areas of two speakers move in steps of a quarter; their rows are watched",
 }
 WIDER = {   # (discussion, table): three times what other kernels move it, since training forks there
     ("d20_small_data_codes", "levels"): .75,

@@ -14,11 +14,11 @@ def result(smoke):
 
 def test_what_a_run_publishes(result):
     assert result.check() == [] and result.manifest["profile"] == "smoke"
-    assert set(result.table_names) == {"results", "parts", "stories", "curves", "clamps", "pit", "sizes", "heads"}
-    assert set(result.manifest["figures"]) == {"heads", "factors", "stories", "calibration", "curves", "clamps"}
+    assert set(result.table_names) == {"results", "split", "parts", "stories", "curves", "clamps", "pit", "sizes", "heads"}
+    assert set(result.manifest["figures"]) == {"split", "heads", "factors", "stories", "calibration", "curves", "clamps"}
     assert set(result.table("stories").story) == set("ABCD")
     assert not re.search(r'"/\w', (result.folder / "manifest.json").read_text())
-    assert "vMF × log-normal" in d07.heads_table(result) and "beyond differencing" in d07.verdict_table(result)
+    assert "vMF × log-normal" in d07.heads_table(result) and "over the marginal" in d07.verdict_table(result)
 
 
 def test_heads_have_equal_parameters():
@@ -34,6 +34,10 @@ def test_claims_follow_from_the_rows(result):
     total = lambda model: rows[rows.model == model][["nll_above", "above"]].sum()
     ahead = (total(d07.MDN).nll_above - total(d07.BEST).nll_above) / total(d07.BEST).above
     assert result.claims["main.elliptic_ahead"]["value"] == pytest.approx(ahead, rel=1e-5)
+    split = result.table("split")
+    each = split[["direction", "length", "whole"]].div(split.frames, axis=0).mean()
+    assert each.direction + each.length == pytest.approx(each.whole, rel=1e-4)           # nothing is left over
+    assert result.claims["main.direction"]["value"] == pytest.approx(each.direction, rel=1e-4)
     over, real, free = (result.claims[f"main.length_{k}"]["value"] for k in ("over", "real", "free"))
     assert over == pytest.approx(real - free, abs=1e-4)
 

@@ -1,9 +1,7 @@
 "Files that lie, by kind: header fields overwritten, cut, joined, padded. Each is right or is named; nothing ends the scan."
 import os
-import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from formats import AIFF, AU, CAF, FLAC, MP3, OPUS, RATE, RF64, SAMPLES, VORBIS, W64, WAV, by_ffmpeg, by_sndfile
@@ -80,15 +78,15 @@ def test_a_cut_is_never_a_part_in_silence(whole, tmp_path, suffix):
 
 
 BATCH = """
-import pathlib, pickle, resource, sys, time
+import pathlib, sys
 from audioengram.data.corpora import get_corpus
-began = time.time()
 root = pathlib.Path(sys.argv[1])
 c = get_corpus("folder", root=root, show=False)
 left = {*c.failures.path, *c.excluded.path}
 assert len(left) + len(c) == len(list(root.rglob("*.*"))), (len(left), len(c))
 assert c.failures.reason.str.len().gt(10).all() and not c.failures.reason.str.contains("Traceback").any()
-print(len(c), len(c.failures), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.time() - began)
+peak = int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+print(len(c), len(c.failures), peak)
 """
 
 
@@ -110,6 +108,6 @@ def test_a_thousand_lies_in_one_batch(whole, tmp_path):
     env = {**os.environ, "AUDIOENGRAM_CACHE": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", BATCH, str(tmp_path / "root")], capture_output=True, text=True, env=env, timeout=600)
     assert done.returncode == 0, done.stderr[-800:]
-    good, failed, memory, _ = done.stdout.split()
-    assert int(good) >= 1 and int(failed) > 100 and int(memory) < 1e6      # kB
-    assert len(made) >= 1000 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0 and Path(tmp_path / "cache").is_dir()
+    good, failed, memory = map(int, done.stdout.split())
+    print(f"{len(made)} files: {good} read, {failed} named, {memory / 1e6:.2f} GB")
+    assert len(made) >= 1000 and good >= 1 and failed > 100 and memory < 1e6      # kB

@@ -34,7 +34,8 @@ from audioengram.dynamics.archetypes import (
     transfer_table,
     utilisation,
 )
-from audioengram.heads.vmf import VonMisesFisher, log_sphere_area
+from audioengram.heads.bessel import log_sphere_area
+from audioengram.heads.vmf import VonMisesFisher
 
 K, D = 7, 16
 

@@ -19,7 +19,7 @@ from audioengram.dynamics.basis import (
 )
 from audioengram.dynamics.predictor import Predictor, train
 from audioengram.dynamics.rollout import check_stability
-from audioengram.measure.structure import windows_from
+from audioengram.measure.keys import windows_from
 
 
 def test_soft_lookup_becomes_hard_as_its_sharpness_grows():

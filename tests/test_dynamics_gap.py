@@ -5,6 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.optimize import minimize
+from scipy.special import softmax
 from torch.distributions import Independent, Normal
 
 from audioengram.core import ParameterError
@@ -16,13 +18,13 @@ from audioengram.dynamics.gap import (
     floor_of,
     measure_free,
     measure_gap,
-    measure_particles,
+    measure_limit,
     measure_stability,
     real_clips,
     recovered,
     rollout_sets,
     sample_stretches,
-    stack_weight,
+    stack_weights,
     stacked,
 )
 from audioengram.measure.prediction import fit_baselines
@@ -40,11 +42,19 @@ def test_stacking_is_never_worse_than_either_on_the_frames_it_is_chosen_on():
     rng = np.random.default_rng(0)
     for _ in range(20):
         a, b = rng.gamma(3, 2, (2, 300)) - rng.normal(0, 3)
-        w = stack_weight(a, b)
-        assert 0 <= w <= 1 and stacked(a, b, w).mean() <= min(a.mean(), b.mean()) + 1e-3
+        both = np.stack([a, b], 1)
+        w = stack_weights(both)
+        assert (w >= 0).all() and abs(w.sum() - 1) < 1e-9 and stacked(both, w).mean() <= min(a.mean(), b.mean()) + 1e-3
     same = rng.normal(size=50)
-    assert np.allclose(stacked(same, same, .3), same)
-    assert np.allclose(stacked(same, same + 1e4, .5), same + math.log(2))     # no overflow, no underflow
+    assert np.allclose(stacked(np.stack([same, same], 1), [.3, .7]), same)
+    assert np.allclose(stacked(np.stack([same, same + 1e4], 1), [.5, .5]), same + math.log(2))     # no overflow, no underflow
+
+
+def test_shares_of_a_stack_are_those_of_a_general_optimiser():
+    rng = np.random.default_rng(1)
+    scores = rng.gamma(3, 2, (400, 3))
+    best = minimize(lambda u: stacked(scores, softmax(u)).mean(), np.zeros(3), method="BFGS")
+    assert stacked(scores, stack_weights(scores)).mean() <= best.fun + 1e-5
 
 
 def test_stretches_come_in_turn_from_every_speaker(toy):
@@ -76,10 +86,18 @@ def test_silence_is_left_out(toy):
     every, moving = (measure_gap(direct[1], direct, store, split, HOW | dict(segments=40), base, f) for f in (0., floor))
     assert 0 < moving.segments.sum() < every.segments.sum() == moving.frames.sum()
     assert np.allclose(every.R, moving.R_all, rtol=1e-4) and np.allclose(every.true_step, moving.true_step)      # only the scores leave silence out
-    some = measure_particles(direct[1], store, split, HOW, base, floor, (1, 4), 8)
-    assert set(some.particles) == {1, 4} and (some.groupby("step").segments.nunique() >= 1).all()
-    more = some.pivot_table(index=["speaker", "step"], columns="particles", values="R")
-    assert (more[4] < more[1] + 20).all()
+
+
+def test_the_ceiling_by_number_of_particles_counts_the_marginal(toy):
+    store, split, direct = toy
+    base = fit_baselines(split_windows(store, split, 3, 1)["train"])["step-diagonal"]
+    gap = measure_gap(direct[1], direct, store, split, HOW | dict(segments=40), base, null=direct[0])
+    assert np.allclose(gap.null, gap.null_all) and not np.allclose(gap.null, gap.A)
+    some = measure_limit(direct[1], direct, store, split, HOW, 0., (1, 4), 8)
+    assert set(some.particles) == {1, 4} and set(some.step) == {2, 3}
+    both = some.pivot_table(index=["speaker", "step"], columns="particles", values=["R", "null"])
+    assert np.allclose(both["null"][1], both["null"][4])                  # the same frames, the same marginal
+    assert both["R"][4].sum() < both["R"][1].sum()                        # more particles score better
 
 
 def test_clips_do_not_overlap_and_follow_their_contexts(toy):

@@ -13,19 +13,9 @@ from hypothesis import strategies as st
 from torch.distributions import kl_divergence, transform_to
 
 from audioengram.core import AudioengramError, ParameterError, ShapeError, generator
-from audioengram.heads.vmf import (
-    HypersphericalUniform,
-    MixtureVonMisesFisher,
-    VonMisesFisher,
-    _ImplicitGap,
-    bessel_ratio,
-    cumulants,
-    inverse_bessel_ratio,
-    log_normaliser,
-    log_sphere_area,
-    sample_gap,
-    unit_sphere,
-)
+from audioengram.heads.bessel import bessel_ratio, cumulants, inverse_bessel_ratio, log_normaliser, log_sphere_area
+from audioengram.heads.vmf import HypersphericalUniform, VonMisesFisher, _ImplicitGap, sample_gap, unit_sphere
+from audioengram.heads.vmf_mixture import MixtureVonMisesFisher
 
 DIMS = [2, 3, 4, 5, 8, 10, 16, 32, 64, 128, 512, 1024, 4096]
 KAPPAS = [0.] + [10.**i for i in range(-8, 9)] + [30., 37., 45., 60., 300., 3000.]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from audioengram.core import ParameterError, ShapeError
+from audioengram.core import ParameterError, ShapeError, write_json
 from audioengram.data.audio import load_audio, loudness
 from audioengram.lab.players import (
     PICTURE,
@@ -77,6 +77,27 @@ def test_titles_and_captions_are_text_and_never_markup(tmp_path):
     text = card.html(tmp_path)
     assert "<b>" not in text and "*" not in text and "$" not in text and "&lt;b&gt;" in text and 'src="a%20b.flac"' in text
     assert "\n\n" not in text and not any(line.startswith(" ") for line in text.splitlines())     # Markdown would take it apart
+
+
+def test_clips_are_told_apart_by_utterance_and_system(tmp_path):
+    cases = [dict(title="debian-speech × nano+pca64"), dict(title="debian-speech × nano"), dict(title="librispeech × lyra+stack4+pca128")]
+    names = ["debian-speech-nano_truth", "debian-speech-nano_free_run", "debian-speech-nano_pca64_truth", "debian-speech-nano_pca64_free_run",
+             "librispeech-lyra_stack4_pca128_truth", "librispeech-lyra_stack4_pca128_free_run"]
+    write_json(tmp_path / "cases.json", cases)
+    write_json(tmp_path / "manifest.json", dict(clips={n: dict(file=f"{n}.ogg", caption="", seconds=1.) for n in names}))
+    table = read_row(tmp_path)
+    assert [(c.utterance, c.title) for c in table][::2] == [(u, "truth") for u in ("LibriSpeech, Lyra at 12.5 Hz", "Debian speech, nano, 64 dims", "Debian speech, nano")]
+    assert [[c.title for c in row] for block in table.blocks() for row in block] == [["truth", "free run"]] * 3
+    named = read_row(tmp_path, utterances={"debian-speech-nano": "prompts", "librispeech": "books"})
+    assert {c.utterance for c in named} == {"prompts", "books"} and "lyra" in " ".join(c.title.lower() for c in named)
+
+
+def test_a_page_shows_eight_clips_and_keeps_the_rest(tmp_path):
+    names = [f"librispeech_{k}" for k in ("original", "nano", "nano-linear-32", *"abcdefgh")]
+    write_json(tmp_path / "manifest.json", dict(clips={n: dict(file=f"{n}.ogg", caption="", seconds=1.) for n in names}))
+    text = read_row(tmp_path).html(page=tmp_path)
+    assert text.partition("<details>")[0].count("<audio") == 8 and text.count("<audio") == 11 and "3 more clips" in text
+    assert "linear nano, 32 dims" in text and text.count('<th scope="row">LibriSpeech</th>') == 3
 
 
 def test_energy_follows_the_sound():

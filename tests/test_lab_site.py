@@ -1,22 +1,15 @@
 "Building the site: what is brought up to date, what is refused, and what is handed to Quarto."
 import json
 import os
+import re
 import stat
 import subprocess
 
 import pytest
 from toy_site import ROOT, cell, make_project, notebook
 
-from audioengram.lab.site import (
-    SiteError,
-    build_site,
-    check_site,
-    prepare_site,
-    read_notebook,
-    tidy,
-    tidy_pages,
-    write_notebook,
-)
+from audioengram.lab.pages import SiteError, read_notebook, tidy, write_notebook
+from audioengram.lab.site import build_site, check_site, prepare_site, tidy_pages
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +27,30 @@ def test_site_is_whole_and_offline(site):
     page = (site / "figures/d99_toy/page.html").read_text()
     assert "<math" in page and "\\(" not in page and "katex" not in page
     assert (site / "index.html").is_file() and (site / "figures/d99_toy/original.flac").stat().st_size > 1000
-    assert "https://" not in "".join(p.read_text().split("</head>")[0] for p in site.rglob("*.html"))
+    heads = "".join(p.read_text().split("</head>")[0] for p in site.rglob("*.html"))
+    assert not re.search(r'<(?:script|link)[^>]*(?:src|href)="https?:', heads)          # addresses for others to follow are no loads
+
+
+def test_a_page_can_be_shared(project, site):
+    page, library = (site / "figures/d99_toy/page.html").read_text(), (site / "nbs/00_core.html").read_text()
+    for part in ('property="og:title" content="Does the toy ring?"', 'property="og:description" content="Yes: the ratio is 0.900."', "og:image", "Cite this page",
+                 "@misc{audioengram_d99_toy", '<a href="page.ipynb" download>', "/edit/main/nbs/discussions/d99_toy.ipynb", 'href="../../feed.xml"'):
+        assert part in page, part
+    measured = json.loads((project / "figures/d99_toy/manifest.json").read_text())["started"][:10]
+    assert f'<time datetime="{measured}">' in page and "Cite this page" not in library and "/blob/main/nbs/00_core.ipynb" in library
+    assert read_notebook(site / "nbs/00_core.ipynb") == read_notebook(project / "nbs/00_core.ipynb")
+    assert "<title>Does the toy ring?</title>" in (site / "feed.xml").read_text()
+
+
+def test_a_page_is_dressed(site):
+    page = (site / "figures/d99_toy/page.html").read_text()
+    for part in ('class="ae-skip"', '<th scope="col"', 'class="ae-scroll"', "--ae-least:"): assert part in page, part
+    assert "prefers-color-scheme" in (site / "figures/d99_toy/wave.svg").read_text()
+
+
+def test_search_finds_a_page_by_its_module(site):
+    index = json.loads((site / "search.json").read_text())
+    assert any(e["title"] == "Core · core" for e in index) and (site / "search.js").read_text().startswith("window.searchIndex=[")
 
 
 def test_preparing_twice_changes_nothing(project, site):
@@ -94,7 +110,7 @@ def test_exported_cells_survive_quarto(name):
 
 def test_report_and_readme_quote_the_run(project, site):
     readme = (project / "README.md").read_text()
-    assert "The ratio is 0.900 [0.880, 0.920]." in readme and "](figures/d99_toy/wave.svg)" in readme and "](nbs/00_core.ipynb)" in readme
+    assert "The ratio is 0.900 [0.880, 0.920]." in readme and 'src="figures/d99_toy/wave.svg"' in readme and "](nbs/00_core.ipynb)" in readme
     claims = project / "figures/d99_toy/claims.json"
     old = claims.read_text()
     try:

@@ -6,28 +6,18 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from audioengram.core import ParameterError, ShapeError
+from audioengram.measure.keys import KEYS, ArrayWindows, KeySpec, fit_key, windows_from
+from audioengram.measure.lookup import cluster_moments, fit_table, frame_errors, variance_ratio
+from audioengram.measure.ridge import LinearSums, fit_readers, reader_errors, ridge
 from audioengram.measure.structure import (
-    KEYS,
-    ArrayWindows,
-    KeySpec,
-    LinearSums,
     Side,
     beyond_differencing,
-    cluster_moments,
     decide,
     drop_small_cells,
-    fit_key,
-    fit_readers,
-    fit_table,
-    frame_errors,
     phase0,
     ratio_of,
-    reader_errors,
-    ridge,
     step_scale,
-    variance_ratio,
     verdict,
-    windows_from,
 )
 
 FEW = (KeySpec("pool", "pool", None, 16), KeySpec("PCA", "flat", 8, 16))   # keys of the right size for 16 planted clusters

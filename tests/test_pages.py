@@ -9,19 +9,11 @@ import pytest
 import yaml
 
 from audioengram.lab.claims import format_claims, quoted_claims
+from audioengram.lab.glossary import TERMS
+from audioengram.lab.home import CARDS, fresh_report, readme, sidebar
+from audioengram.lab.pages import library_pages, page_problems, read_notebook, read_page, result_pages, text_of
 from audioengram.lab.reproduce import stale_reasons
 from audioengram.lab.runs import read_run
-from audioengram.lab.site import (
-    fresh_report,
-    library_pages,
-    page_problems,
-    read_notebook,
-    read_page,
-    readme,
-    result_pages,
-    sidebar,
-    text_of,
-)
 from audioengram.stages import moved_stages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -216,6 +208,7 @@ def test_quarto_configuration():
     assert config["execute"] == {"enabled": False}
     assert config["format"]["html"]["html-math-method"] == "mathml" and config["format"]["html"]["theme"] == "default"
     contents = yaml.safe_load((ROOT / "_sidebar.yml").read_text())["website"]["sidebar"]["contents"]
+    assert len({c["section"] for c in contents if "section" in c}) >= 10, "contents in groups"
     linked = [x if isinstance(x, str) else x.get("href") for c in contents for x in (c["contents"] if isinstance(c, dict) and "section" in c else [c])]
     assert sorted(linked) == sorted(["nbs/index.ipynb", *(p.path.as_posix() for p in (*library_pages(ROOT), *result_pages(ROOT)))])
     for name in (config["format"]["html"]["css"], config["website"]["favicon"], config["format"]["html"]["include-after-body"][0]["file"]): assert (ROOT / name).is_file()
@@ -233,3 +226,17 @@ def test_notebook_json_is_small_enough_to_review():
     "Kernels and nothing else in the metadata: state of widgets or of an editor does not belong in a repository."
     for path in NOTEBOOKS:
         assert set(json.loads(path.read_text())["metadata"]) <= {"kernelspec"}, path.relative_to(ROOT)
+
+
+def test_cards_name_figures_and_claims_that_are_published():
+    "The front page quotes a figure and a number of each result, by name."
+    for page in result_pages(ROOT):
+        run = read_run(ROOT / page.path.parent)
+        figure, claim, says = CARDS.get(run.name.split("_")[0], (None, None, "unlisted"))
+        if figure is None: continue
+        assert figure in run.manifest["figures"], f"lab.home.CARDS shows {figure!r} of {run.name}, which has {', '.join(run.manifest['figures'])}"
+        assert claim.partition("|")[0] in run.claims and says, f"lab.home.CARDS quotes {claim!r}, which {run.name} does not state"
+
+
+def test_terms_of_the_glossary_lead_to_pages_that_are_there():
+    for term in TERMS: assert not term.page or (ROOT / term.page).is_file(), f"{term.name} leads to {term.page}"

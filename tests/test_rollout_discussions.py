@@ -72,7 +72,7 @@ def gap(smoke):
 
 def test_smoke_run_of_the_gap(gap):
     assert gap.check() == [] and set(gap.manifest["figures"]) == {"gap", "lost", "injection", "particles", "spread", "splices"}
-    assert "R − R_mean" in d05.gap_tables(gap) and "frechet" in d05.free_table(gap) and "compounding" in d05.verdict_table(gap)
+    assert "R − R_mean" in d05.gap_tables(gap) and "frechet" in d05.free_table(gap) and "C − R" in d05.verdict_table(gap)
     heard = list(gap.manifest["clips"])
     assert sum("spliced" in c for c in heard) == 3 and any(c.endswith("truth") for c in heard)
     table = gap.table("splices")

@@ -9,9 +9,9 @@ import numpy as np
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
+from audioengram.lab.pages import write_notebook
 from audioengram.lab.players import write_row
 from audioengram.lab.runs import Run
-from audioengram.lab.site import write_notebook
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE = 16_000
@@ -62,7 +62,7 @@ def make_project(root: Path, library=("nbs/00_core.ipynb",)) -> Path:
         cell("code", "rows", table),
         cell("markdown", "## Listen"), cell("code", "row", {"text/markdown": row.html(page=folder).splitlines(keepends=True), "text/plain": [repr(row)]}),
         cell("markdown", "## Next\nSee [core](../../nbs/00_core.ipynb) and [the rows](results.csv).")), folder / "page.ipynb")
-    source = "#| echo: false\nfrom audioengram.lab.site import findings, notebook_map, report\n\nreport(findings() + '\\n\\nThe ratio is {claim:d99_toy/ratio}.')"
+    source = "#| echo: false\nfrom audioengram.lab.home import findings, notebook_map, report\n\nreport(findings() + '\\n\\nThe ratio is {claim:d99_toy/ratio}.')"
     write_notebook(notebook(
         cell("markdown", "# Toy\n> A project to test the site with."), cell("code", source),
         cell("markdown", "## Map"), cell("code", "#| echo: false\nreport(notebook_map())"), cell("markdown", "[Licence](../LICENSE)")), root / "nbs/index.ipynb")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAY_DOWNLOAD', 'CODECS', 'VIEWS', 'CodecEntry', 'register_codec', 'list_codecs', 'parse_name', 'get_codec',
-           'codec_status']
+           'find_codec', 'codec_status']
 
 # %% ../../nbs/codecs/00_codecs.ipynb #3a1f0cc0
 import importlib
@@ -13,7 +13,7 @@ import re
 from contextvars import ContextVar
 from typing import NamedTuple
 
-from ..core import AudioengramError, CodecError, ParameterError, plain_torch
+from ..core import AudioengramError, CodecError, ParameterError, did_you_mean, plain_torch
 
 MAY_DOWNLOAD = ContextVar("MAY_DOWNLOAD", default=True)   # False while a list is made: it must not fetch gigabytes
 
@@ -74,7 +74,9 @@ def parse_name(
 ) -> tuple:     # ("lyra", (("stack", 4), ("pca", 128))); raises CodecError
     "Split a codec's name into the base and its views with their numbers."
     base, *views = name.split("+")
-    if base not in CODECS: raise CodecError(f"unknown codec {base!r}", remedy=f"Choose one of {', '.join(CODECS)}")
+    if base not in CODECS:
+        raise CodecError(f"unknown codec {base!r}{did_you_mean(base, CODECS)}",
+                         remedy=f"Choose one of {', '.join(CODECS)}")
     return base, tuple(_parse_view(v) for v in views)
 
 def _parse_view(text):
@@ -116,14 +118,26 @@ def _with_views(codec, views):
         dim = chain[-1].dim_out
     return _resolve("audioengram.codecs.views:ViewCodec")(codec, chain)
 
+# %% ../../nbs/codecs/00_codecs.ipynb #e967cefe
+def find_codec(
+    name: str,   # as for `get_codec`
+):
+    "Whether a codec is here: its name, its packages, its weights, without building it. Raises as building would."
+    _resolve(CODECS[parse_name(name)[0]].target).look_for()
+
 # %% ../../nbs/codecs/00_codecs.ipynb #1a039fd0
-def codec_status():  # DataFrame: name, usable, why, what
+def codec_status(
+    build: bool = True,   # build each codec; else only look for its packages and weights
+):                        # DataFrame: name, usable, why, what
     "Which codecs can be built on this machine right now, and what the others lack."
     import pandas as pd
     rows, token = [], MAY_DOWNLOAD.set(False)
     try:
         for name, entry in CODECS.items():
-            try: get_codec(name); why = ""
+            try:
+                if build: get_codec(name)
+                else: find_codec(name)
+                why = ""
             except AudioengramError as e: why = str(e)
             rows.append(dict(name=name, usable=not why, why=why, what=entry.about))
     finally: MAY_DOWNLOAD.reset(token)

@@ -62,6 +62,10 @@ class LatentCodec(nn.Module):
         "Equal for codecs that compute the same latents."
         return fingerprint(self.name, self.sample_rate, self.frame_rate, self.dim, self.identity())
 
+    @classmethod
+    def look_for(cls):
+        "Look for packages and weights without loading them; raises CodecError or MissingDependency as building would."
+
     def identity(self):
         "Whatever decides the output: options, weights or their checksum, versions."
         raise NotImplementedError(f"{type(self).__name__}.identity")

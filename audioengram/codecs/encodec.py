@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from .mimi import StagedCodec, untrained
-from .weights import load_weights, read_tensors, weights_file
-from ..core import need
+from .weights import hub_file, load_weights, read_tensors, weights_file
+from ..core import need, present
 
 # %% ../../nbs/codecs/22_encodec.ipynb #94972328
 ENCODEC_REPO, ENCODEC_FILE = "facebook/encodec_24khz", "model.safetensors"
@@ -46,6 +46,11 @@ class Encodec(StagedCodec):
         model, self._sha256 = load_encodec(weights, revision, seed)
         self.model = model.eval().requires_grad_(False)
         self.to(device)
+
+    @classmethod
+    def look_for(cls):
+        "See the base class."
+        present("transformers", "mimi"); hub_file(ENCODEC_REPO, ENCODEC_FILE, ENCODEC_REVISION)
 
     def identity(self): return self.weights_id
 

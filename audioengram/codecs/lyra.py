@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .base import LatentCodec
-from ..core import CodecError, need
+from ..core import CodecError, need, present
 
 # %% ../../nbs/codecs/20_lyra.ipynb #c5cff239
 LYRA_FILES = {"encoder": "soundstream_encoder.tflite", "decoder": "lyragan.tflite"}
@@ -77,6 +77,11 @@ class Lyra(LatentCodec):
         shapes = [tuple(new_interpreter(self.files[part], part).get_input_details()[0]["shape"]) for part in LYRA_FILES]
         if shapes != [(1, 320), (1, 1, 64)]:
             raise CodecError(f"these are not Lyra v2's weights, their inputs are {shapes}", weights_dir)
+
+    @classmethod
+    def look_for(cls):
+        "See the base class."
+        present("ai_edge_litert", "lyra"); lyra_files()
 
     def identity(self): return [hashlib.sha256(self.files[part]).hexdigest() for part in LYRA_FILES]
     def frames(self, samples): return samples // 320   # a tail under a frame is dropped

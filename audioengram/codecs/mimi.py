@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from .base import LatentCodec
-from .weights import load_weights, read_tensors, tensors_digest, weights_file
-from ..core import CodecError, ParameterError, need, own_seed
+from .weights import hub_file, load_weights, read_tensors, tensors_digest, weights_file
+from ..core import CodecError, ParameterError, need, own_seed, present
 
 # %% ../../nbs/codecs/15_mimi.ipynb #eb67ceff
 def in_windows(
@@ -145,6 +145,11 @@ class Mimi(StagedCodec):
         self.model = model.eval().requires_grad_(False)
         self.to(device)
 
+    @classmethod
+    def look_for(cls):
+        "See the base class."
+        present("moshi", "mimi"); hub_file(MIMI_REPO, MIMI_FILE, MIMI_REVISION)
+
     def identity(self): return [self.weights_id, self.bypass]
 
     def _stages(self):
@@ -260,6 +265,11 @@ class MimiVAE(StagedCodec):
         model, self._sha256 = load_vae(weights, config, revision, seed)
         self.model, self.config = model.eval().requires_grad_(False), config
         self.to(device)
+
+    @classmethod
+    def look_for(cls):
+        "See the base class."
+        present("pocket_tts", "mimi"); hub_file(*vae_config()[1])
 
     def identity(self): return [self.weights_id, self.config]
 

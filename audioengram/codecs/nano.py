@@ -57,9 +57,8 @@ def _hann(device): return torch.hann_window(WINDOW, device=device)
 
 # %% ../../nbs/codecs/10_nano.ipynb #4c8c9d6a
 def mel_filters() -> Tensor:  # [241,80]
-    "Slaney mel filters from 0 to 8 kHz."
-    import librosa
-    return torch.from_numpy(librosa.filters.mel(sr=RATE, n_fft=WINDOW, n_mels=BANDS, fmin=0, fmax=RATE / 2).T.copy())
+    "Slaney mel filters from 0 to 8 kHz, as they are shipped."
+    return load_nano(SHIPPED)[0]["filters"]
 
 def spread_bands(
     mel: Tensor,      # magnitudes in bands, [...,80], non-negative

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyloudnorm
 import soundfile as sf
 import soxr
 
@@ -223,6 +222,7 @@ def loudness(
     "Integrated loudness (ITU-R BS.1770-4)."
     check_shape(wav := np.asarray(wav, np.float64), "S", "wav")
     if not len(wav): return -math.inf
+    import pyloudnorm   # takes a second and a half to import
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # log of an all-zero block
         return float(

@@ -74,6 +74,15 @@ class Corpus:
         )
         return one.assign(minutes=one.minutes / 60).reset_index()
 
+    @property
+    def namesakes(self) -> DataFrame:
+        "Names that speakers in several folders share: name, speakers. If it is one person, a split may part it."
+        found = {}
+        for who in self.speakers.speaker_id:
+            if "/" in who: found.setdefault(who.rpartition("/")[2], []).append(who)
+        rows = [(name, ", ".join(who)) for name, who in found.items() if len(who) > 1]
+        return DataFrame(rows, columns=["name", "speakers"], dtype="object")
+
     @cached_property
     def _paths(self) -> dict: return dict(zip(self.utterances.utterance_id, self.utterances.path, strict=True))
 

@@ -8,6 +8,8 @@ __all__ = ['SLOWEST', 'FASTEST', 'BLOCK', 'explain', 'cut_short', 'Sound', 'open
 # %% ../../nbs/data/04_decode.ipynb #a83bad96
 import math
 import os
+import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 import soundfile as sf
 
 from ..core import AudioError, expand
-from .containers import FilePart, find_samples, mpeg_tag, ogg_links, riff_is_cut
+from .containers import FilePart, find_samples, matroska_is_cut, mpeg_tag, ogg_links, riff_is_cut
 
 # %% ../../nbs/data/04_decode.ipynb #705cece1
 SLOWEST, FASTEST = 1_000, 1_048_575   # Hz: below, no speech is left; above, even FLAC has no number for it
@@ -88,6 +90,8 @@ class _Plan:
     channels: int
     frames: int | None = None     # samples that will come, where that is sure
     promised: int | None = None   # samples that must come
+    expected: int = 0             # samples that packets or pages hold, some of which may be a codec's delay
+    most: int | None = None       # samples behind which a decoder finds only trouble
     parts: tuple = ((0, None),)   # (start, stop) of the streams
     patch: tuple = ()             # of `FilePart`
     share: float = 1.0            # of the announced bytes, how much is there
@@ -98,7 +102,8 @@ class _Plan:
         "Decode one part after the other, and judge at the end."
         have = 0
         for f in _opened(path, self.parts, self.patch):
-            n, before, most = max(1, BLOCK // f.channels), have, 2**62 if self.promised is None else self.promised
+            n, before = max(1, BLOCK // f.channels), have
+            most = next(m for m in (self.promised, self.most, 2**62) if m is not None)
             try:
                 # behind the last sample there may be a tag
                 while have < most and len(block := f.read(min(n, most - have), dtype="float32", always_2d=True)):
@@ -106,14 +111,18 @@ class _Plan:
                     yield block
             except sf.LibsndfileError: raise self._cut(path, max(have, before + f.tell()), self.promised) from None
         if self.promised is not None and have < self.promised: raise self._cut(path, have, self.promised)
-        if self.share < 1 and have < have / self.share - 0.5: raise self._cut(path, have, have / self.share)
         if not self.whole: raise self._cut(path, have, None)
+        if self.share < 1 and have < have / self.share - 0.5: raise self._cut(path, have, have / self.share)
+        if have < self.expected - _PADDING:
+            raise AudioError(f"is damaged or changes its sample rate: {have / self.rate:.2f} of "
+                             f"{self.expected / self.rate:.2f} s decode", path, "Convert it to WAV or FLAC first")
 
     def _cut(self, path, have, want):
         return cut_short(path, have / self.rate, math.inf if want is None else want / self.rate)
 
 # %% ../../nbs/data/04_decode.ipynb #0ceee3a5
 _EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")   # subtypes whose samples can be counted in bytes
+_COUNTED = frozenset("WAV WAVEX RF64 W64 AIFF AU CAF SVX FLAC OGG MP3 NIST".split())   # formats that tell a cut file
 
 def _plan_sndfile(path, extent):
     "A _Plan for a file; None if libsndfile does not know it, or would not read it to its end."
@@ -136,6 +145,8 @@ def _plan_sndfile(path, extent):
             else replace(plan, promised=plan.frames)
         )
     if coding.startswith("MPEG"): plan = _plan_mpeg(path, plan)
+    elif kind == "NIST": plan = replace(plan, promised=_nist_count(path))
+    elif kind not in _COUNTED: plan = replace(plan, note=f"{kind} files do not tell when they are cut")
     # counted in blocks, the last of them perhaps not full
     elif not coding.startswith(_EXACT): plan = replace(plan, frames=None)
     elif extent is None: plan = replace(plan, promised=plan.frames)
@@ -144,45 +155,60 @@ def _plan_sndfile(path, extent):
     if plan.frames: return replace(plan, promised=extent.announced // round(extent.present / plan.frames))
     return replace(plan, share=extent.present / extent.announced, whole=extent.present > 0)
 
+def _nist_count(path):
+    "Samples that the header of a NIST file (TIMIT's .wav) announces; None if it does not."
+    with open(path, "rb") as f: found = re.search(rb"sample_count -i (\d+)", f.read(1024))
+    return int(found[1]) if found else None
+
+_LONGEST = 4096   # bytes of a packet that can be a frame of MP3; what is longer is what stands between frames
+
 def _plan_mpeg(path, plan):
-    "MP3 is read by libsndfile if its tag counts the frames that are there, or if its guess without a tag is not short."
-    announced, (packets, samples) = mpeg_tag(path), _packets(path)
+    """MP3 is read by libsndfile if its tag counts the frames that are there, or if its guess without a tag is not
+    short and nothing but frames is in it."""
+    announced, (packets, samples, longest) = mpeg_tag(path), _packets(path)
     if announced: return replace(plan, promised=plan.frames) if packets <= announced + 1 else None
-    return None if plan.frames is None or samples > plan.frames else replace(plan, frames=None)
+    if plan.frames is None or samples > plan.frames or longest > _LONGEST: return None
+    return replace(plan, frames=None, expected=samples)
 
 def _plan_ogg(path, plan) -> _Plan:
     """The links of a chain, which must be of one kind; those of another kind that hold not a sound are what an
     editor left behind."""
-    links, whole = ogg_links(path)
-    if len(links) < 2: return replace(plan, promised=plan.frames, whole=whole)
+    links, whole, ended = ogg_links(path)
+    sure = {"whole": whole} | ({} if ended else {"note": "no page says that it is the last, so its end may be missing"})
+    def promise(frames):
+        "Where no page is the last, a decoder keeps back what it would have delayed."
+        return dict(frames=frames, promised=frames) if ended else dict(frames=None, most=frames, expected=frames)
+    if len(links) < 2: return replace(plan, **promise(plan.frames), **sure)
     kept, frames, kinds = [], 0, set()
-    for link, f in zip(links, _opened(path, links, ()), strict=True):
-        kind, n = (f.samplerate, f.channels), f.frames
-        if not n or kinds and kind not in kinds and not f.read(BLOCK).any() and n <= BLOCK: continue
-        kept.append(link)
-        kinds.add(kind)
-        frames += n
+    try:
+        for link, f in zip(links, _opened(path, links, ()), strict=True):
+            kind, n = (f.samplerate, f.channels), f.frames
+            if not n or kinds and kind not in kinds and not f.read(BLOCK).any() and n <= BLOCK: continue
+            kept.append(link)
+            kinds.add(kind)
+            frames += n
+    except sf.LibsndfileError: raise cut_short(path, frames / plan.rate, math.inf) from None    # within its header
     if len(kinds) != 1: raise _changes(path)
-    [(rate, channels)], note = (
-        kinds,
-        f"{len(kept)} streams that follow one another, read as one" if len(kept) > 1 else "",
-    )
-    parts = plan.parts if kept == links[:1] else tuple(kept)
-    return replace(
-        plan, rate=rate, channels=channels, frames=frames, promised=frames, parts=parts, whole=whole, note=note
-    )
+    [(rate, channels)], parts = kinds, plan.parts if kept == links[:1] else tuple(kept)
+    if len(kept) > 1: sure.setdefault("note", f"{len(kept)} streams that follow one another, read as one")
+    return replace(plan, rate=rate, channels=channels, parts=parts, **promise(frames), **sure)
 
 def _changes(path):
     return AudioError("changes its sample rate or its channels midway", path, "Convert it to WAV or FLAC first")
 
 # %% ../../nbs/data/04_decode.ipynb #628e19bd
+_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b"ID3", b".snd", b"caff", b"riff")
+
+def _is_raw(path) -> bool:
+    "Whether a file is raw G.722, which has no header: its suffix says so, and it does not begin like anything else."
+    if Path(path).suffix.lower() != ".g722": return False
+    with open(path, "rb") as f: return not f.read(4).startswith(_MAGIC)
+
 def _open_av(
     path,                        # file to open
 ) -> av.container.InputContainer:
-    "Open with FFmpeg; raw G.722 has no header, so its suffix decides."
-    return av.open(
-        os.fspath(path), format="g722" if Path(path).suffix.lower() == ".g722" else None, metadata_errors="ignore"
-    )
+    "Open with FFmpeg."
+    return av.open(os.fspath(path), format="g722" if _is_raw(path) else None, metadata_errors="ignore")
 
 def _track(container, path):
     "The first sound track."
@@ -193,13 +219,15 @@ def _track(container, path):
     return stream
 
 def _packets(path) -> tuple:
-    "Packets of a file's sound track and samples in them, without decoding; (0, 0) if FFmpeg does not know it."
+    """Packets of a file's sound track, samples in them and bytes of the longest, without decoding; zeros if FFmpeg
+    does not know it."""
     try:
         with _open_av(path) as c:
             stream = _track(c, path)
-            spans = [p.duration or 0 for p in c.demux(stream) if p.size]
-            return len(spans), round(sum(spans) * stream.time_base * stream.rate)
-    except (av.FFmpegError, AudioError): return 0, 0
+            found = [(p.duration or 0, p.size) for p in c.demux(stream) if p.size]
+            spans, sizes = zip(*found, strict=True) if found else ((0,), (0,))
+            return len(found), round(sum(spans) * stream.time_base * stream.rate), max(sizes)
+    except (av.FFmpegError, AudioError): return 0, 0, 0
 
 def _planar(frame) -> np.ndarray:
     "Samples [S,C] in float32, full scale 1."
@@ -249,12 +277,19 @@ class _Clock:
         self.lost, self.run = self.lost + 1, self.run + 1
         return not self.joined or self.run > 2
 
+    def complete(self) -> bool:
+        "Whether all that a container with clocks announces has come."
+        return bool(self.clocked) and 0 < self.duration <= self.end + 1e-3
+
     def verdict(self, path, rate):
         "The error for a file that is not whole, or None."
         have = self.samples / rate
         if self.span is not None: end, wanted = self.own[1] - min(self.own[0], 0), self.span
         else: end, wanted = self.end, self.duration if self.clocked else 0
-        if end < wanted - max(_SLACK, min(self.step, 1.0)): return cut_short(path, have, wanted)
+        # a codec's delay may be counted on both sides
+        slack = max(_SLACK + 2 * min(max(self.start, 0), _SLACK), min(self.step, 1.0))
+        if end < wanted - slack or self.span is not None and have < self.span / 2:
+            return cut_short(path, have, wanted)
         # behind an MP3 there may be anything
         if self.run and "mp3" not in self.joined: return cut_short(path, have, math.inf)
         if self.lost * 50 > self.packets + 50:
@@ -263,13 +298,25 @@ class _Clock:
         return None
 
 # %% ../../nbs/data/04_decode.ipynb #407256e8
+def _demuxed(container, clock):
+    """Packets of a file. What follows the last one may be a tag that FFmpeg takes for a broken packet: the clock
+    knows whether all had come."""
+    packets = container.demux() if clock.clocked else container.demux(clock.stream)
+    while True:
+        try: packet = next(packets, None)
+        except av.FFmpegError:
+            if not clock.complete(): raise
+            packet = None
+        if packet is None: break
+        yield packet
+
 def _by_ffmpeg(path):
     "Decode the first sound track to its end, and judge then: yields blocks and their rate."
     kind = None
     try:
         with _open_av(path) as c:
             clock = _Clock(c, _track(c, path))
-            for packet in c.demux() if clock.clocked else c.demux(clock.stream):
+            for packet in _demuxed(c, clock):
                 if not clock.see(packet): continue
                 try: frames = packet.decode()
                 except av.FFmpegError as e:
@@ -302,16 +349,26 @@ def _in_blocks(pieces, limit=None):
     if len(last) > over: yield last[:len(last) - over]
 
 # %% ../../nbs/data/04_decode.ipynb #2093aa50
+def _check_file(path):
+    "Refuse what is no file with something in it: a pipe would be waited for, and a device never ends."
+    kind = os.stat(path).st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        raise AudioError("is a pipe, a socket or a device, not a recording", path, "Remove it from the corpus")
+    with open(path, "rb") as f: empty = not f.read(1)
+    if empty: raise AudioError("is empty (0 bytes)", path, "Copy or download it again")
+
 def open_sound(
     path,       # a recording in any format that libsndfile or FFmpeg reads
 ) -> Sound:     # raises AudioError
     "Look at a file and choose how to decode it."
     path = expand(path)
     try:
-        with open(path, "rb") as f: empty = not f.read(1)
-        if empty: raise AudioError("is empty (0 bytes)", path, "Copy or download it again")
+        _check_file(path)
         extent = find_samples(path)
-        plan = None if Path(path).suffix.lower() == ".g722" else _plan_sndfile(path, extent)
+        if extent and extent.state == "several":
+            raise AudioError("holds several recordings, of which a decoder reads the first", path,
+                             "Take them apart, or join them with an audio editor")
+        plan = None if _is_raw(path) else _plan_sndfile(path, extent)
     except OSError as e: raise explain(path, e) from None
     if plan is not None:
         return Sound(path, plan.rate, plan.channels, plan.frames, lambda: plan.blocks(path), note=plan.note)
@@ -331,5 +388,5 @@ def _sound_of_ffmpeg(path, extent) -> Sound:
             yield x
         if extent and extent.state == "cut":
             raise cut_short(path, have / rate, have / rate * extent.announced / max(1, extent.present))
-        if riff_is_cut(path): raise cut_short(path, have / rate, math.inf)
+        if riff_is_cut(path) or matroska_is_cut(path): raise cut_short(path, have / rate, math.inf)
     return Sound(path, rate, first.shape[1], None, blocks, "FFmpeg", extent.note if extent else "")

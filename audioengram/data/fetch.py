@@ -135,6 +135,15 @@ def _stream(url, part, show):
             raise _Short(f"connection closed at {part.stat().st_size} of {total} bytes")
 
 # %% ../../nbs/data/07_fetch.ipynb #40dbed55
+def _extract(tar, folder):
+    "Files and folders of an archive, none of them outside; Python before 3.11.4 has no filter for that."
+    if hasattr(tarfile, "data_filter"): tar.extractall(folder, filter="data"); return
+    for m in tar.getmembers():
+        if not (m.isfile() or m.isdir()) or Path(m.name).is_absolute() or ".." in Path(m.name).parts:
+            raise tarfile.TarError(f"{m.name!r} is no file inside the folder")
+        m.mode = 0o755 if m.isdir() else 0o644
+    tar.extractall(folder)
+
 def unpack(
     archive,       # .tar, .tar.gz, .tar.xz …
     folder,        # where its members go; existing files are replaced
@@ -143,7 +152,7 @@ def unpack(
     folder, scratch = Path(folder), Path(folder).with_name(f".{Path(folder).name}.unpacking")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        with tarfile.open(archive) as tar: tar.extractall(scratch, filter="data")
+        with tarfile.open(archive) as tar: _extract(tar, scratch)
         for src in sorted(p for p in scratch.rglob("*") if p.is_file()):
             dst = folder / src.relative_to(scratch)
             dst.parent.mkdir(parents=True, exist_ok=True); os.replace(src, dst)

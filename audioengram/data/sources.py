@@ -7,6 +7,7 @@ __all__ = ['LIBRISPEECH', 'DEBIAN_PACKAGES', 'KIT_LICENCES', 'SUPERSONIC', 'synt
            'LibriSpeech', 'Folder', 'DebianSpeech', 'SonicPi', 'Supersonic', 'HydrogenDrumkits']
 
 # %% ../../nbs/data/11_sources.ipynb #fc80d1c9
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from scipy.signal import ShortTimeFFT
 
 from ..core import CorpusError, ParameterError, cache_dir, expand, fingerprint, spawn
 from .audio import AUDIO_SUFFIXES, UNREAD_SUFFIXES, save_audio
@@ -51,6 +51,7 @@ def synthesise(
     rate: int = 16_000,   # Hz
 ) -> np.ndarray:          # float32 [S], peak 0.5
     "Speech-like sound from pulses, noise and moving formants."
+    from scipy.signal import ShortTimeFFT   # takes a second and a half to import
     rng, hop = np.random.default_rng(seed), 0.005
     smooth = lambda x, n: np.apply_along_axis(
         lambda y: np.convolve(np.pad(y, n // 2, "edge"), np.hanning(n + 2)[1:-1] / np.hanning(n + 2).sum(), "valid"),
@@ -291,50 +292,60 @@ class Folder(CorpusSource):
     name, licence, source = "folder", "yours: pass licence=…", "your own recordings"
     fetched, speakers, folds = (
         "by you: pass root=…",
-        "the first folder below the root; or speaker='parent', or a regular expression",
+        "the first folder below the root; or speaker='parent', 'grandparent', or a regular expression",
         "one a first folder",
     )
     ears, rules = True, ("antiphase", "silent", "copy")
+
+    def defaults(self):
+        "What the shell that started this process asked for: its kernels and workers inherit it."
+        return json.loads(os.environ.get("AUDIOENGRAM_FOLDER_OPTIONS") or "{}")
 
     def status(self, root=None):
         if root and expand(root).is_dir(): return True, True, f"reads {root}"
         return False, True, "pass root, a folder with recordings"
 
-    def prepare(self, root, fetch, show, speaker="folder", licence="unknown"):
+    def prepare(self, root, fetch, show, speaker="folder", licence="unknown", language=""):
         if root is None:
-            raise CorpusError("the corpus 'folder' needs root", remedy='get_corpus("folder", root="…/recordings")')
+            raise CorpusError("the corpus 'folder' needs root", remedy="Name the folder of your recordings: --root "
+                              "FOLDER in a shell, root=FOLDER in Python, corpus_root=FOLDER on a page")
         if not Path(root).is_dir():
             raise CorpusError("is not a folder", root, "Pass the folder that holds the recordings")
         return Path(root)
 
-    def items(self, root, speaker="folder", licence="unknown"):
+    def items(self, root, speaker="folder", licence="unknown", language=""):
         found, failed, linked = _recordings(root)
-        top, pattern = _people(list(found)), None if speaker in ("folder", "parent") else _pattern(speaker)
+        who = _speakers(found, root.resolve().name, speaker)
         rows, ids = [], Counter(map(_nfc, found))
         for rel, path in found.items():
-            nearest = _nfc(rel.rpartition("/")[0]) or root.resolve().name
-            who = (
-                {"folder": top[rel] or root.resolve().name, "parent": nearest}[speaker]
-                if pattern is None
-                else _nfc(_who(pattern, rel))
-            )
-            if not who: failed.append((path, f"gives no speaker: {speaker!r} does not match {rel!r}")); continue
+            if not who[rel][0]: failed.append((path, f"gives no speaker: {speaker!r} does not match {rel!r}")); continue
             id_ = _nfc(rel) if ids[_nfc(rel)] == 1 else rel
-            rows.append(
-                {
-                    "utterance_id": id_,
-                    "speaker_id": who,
-                    "path": path,
-                    "licence": licence,
-                    "fold": top[rel] or who if speaker == "parent" else who,
-                }
-            )
+            rows.append(dict(utterance_id=id_, speaker_id=who[rel][0], path=path, licence=licence, fold=who[rel][1],
+                             language=language))
         if not rows and not failed:
             raise CorpusError(
                 "holds no recording", root, "Pass a folder with .wav, .flac, .ogg, .mp3 or other audio files"
             )
         return rows, failed, linked
 
+# %% ../../nbs/data/11_sources.ipynb #b5bc6874
+_ABOVE = {"parent": 1, "grandparent": 2}   # folders above a recording
+
+def _speakers(
+    rels,           # paths below the root
+    home: str,      # what to call somebody without a folder
+    speaker: str,   # "folder", "parent", "grandparent", or a regular expression
+) -> dict:          # path -> (speaker, fold); a speaker is "" where the expression does not match
+    "Who speaks in each recording."
+    top = _people(list(rels))
+    if speaker == "folder": return {rel: (top[rel] or home,) * 2 for rel in rels}
+    if speaker in _ABOVE:
+        above = {rel: _nfc("/".join(rel.split("/")[:-_ABOVE[speaker]])) or home for rel in rels}
+        return {rel: (above[rel], top[rel] or above[rel]) for rel in rels}
+    pattern = _pattern(speaker)
+    return {rel: (_nfc(_who(pattern, rel)),) * 2 for rel in rels}
+
+# %% ../../nbs/data/11_sources.ipynb #0b1848f7
 def _recordings(root) -> tuple:
     """path below the root -> path, of what may be sound; (path, reason) of recordings that are not read, and of
     links to files that stand here under their own names."""
@@ -363,6 +374,7 @@ _PART = re.compile(
     re.I,
 )
 
+# %% ../../nbs/data/11_sources.ipynb #e55e590f
 def _people(rels) -> dict:
     """path below the root -> the first of its folders that can be a person's: not one that all paths share, nor the
     name of a part of a corpus; \"\" if there is none."""
@@ -379,7 +391,7 @@ def _pattern(text):
     except re.error as e:
         raise ParameterError(
             f"speaker={text!r} is not a regular expression ({e})",
-            remedy="Use 'folder', 'parent', or for example r'spk(?P<speaker>[0-9]+)_'",
+            remedy="Use 'folder', 'parent', 'grandparent', or for example r'spk(?P<speaker>[0-9]+)_'",
         ) from None
 
 def _who(pattern, rel) -> str:

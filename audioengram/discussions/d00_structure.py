@@ -22,20 +22,10 @@ from ..data.cases import Case, parse_cases
 from ..lab.studies import Study, as_markdown, case_title, claims_table, round_trip, run_cases
 from ..lab.figures import band_plot, cloud, interval_plot, look, panels, reference, use_style
 from ..lab.players import read_row, write_row
-from ..lab.runs import Run, published, read_run
+from ..lab.runs import Run, read_run
 from ..measure.stats import Estimate, bootstrap_sums
-from audioengram.measure.structure import (
-    KEYS,
-    RATIO_BOUND,
-    VERDICTS,
-    KeySpec,
-    beyond_differencing,
-    decide,
-    fit_keys,
-    phase0,
-    ratio_of,
-    verdict,
-)
+from ..measure.keys import KEYS, KeySpec, fit_keys
+from ..measure.structure import RATIO_BOUND, VERDICTS, beyond_differencing, decide, phase0, ratio_of, verdict
 from ..stages import measures
 
 # %% ../../nbs/discussions/d00_structure.ipynb #32227518
@@ -142,7 +132,6 @@ def reader_table(
     return pd.DataFrame(table)
 
 # %% ../../nbs/discussions/d00_structure.ipynb #b79fb832
-@measures("structure", 1)
 def claims_of(
     tables: dict,   # of one case
     about: dict,    # its provenance
@@ -541,7 +530,6 @@ def figures(
     )
 
 # %% ../../nbs/discussions/d00_structure.ipynb #33623c37
-@published(NAME)
 def run(
     profile="quick",            # "smoke", "quick" or "full"
     cases="auto",               # "corpus:codec; corpus:codec"; "auto": the profile's own

@@ -24,7 +24,7 @@ from ..lab.studies import Study, as_markdown, case_title, claims_table, pick, ro
 from ..lab.figures import PALETTE, doublings, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.drafts import code_fingerprint
-from ..lab.runs import Run, published, read_run
+from ..lab.runs import Run, read_run
 from audioengram.measure.prediction import (
     LADDER,
     CopyLast,
@@ -329,7 +329,6 @@ def ladder_table(tables: dict, n: int = 2000, seed: int = 0) -> pd.DataFrame:
         seed=seed,
     )
 
-@measures("ladder", 1)
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     seed, rate, first, last = how["seed"], about["frame_rate"], how["lags"][0], how["lags"][-1]
@@ -534,7 +533,6 @@ def excerpt(corpus, utterance, frame: int, frame_rate: float, rate: int, around:
     return cut * fade.astype(np.float32)
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #81ad9209
-@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own

@@ -27,7 +27,7 @@ from ..lab.studies import Study, as_markdown, case_title, claims_table, pick, ru
 from ..lab.figures import PALETTE, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.drafts import code_fingerprint
-from ..lab.runs import Run, published, read_run
+from ..lab.runs import Run, read_run
 from audioengram.measure.prediction import (
     LADDER,
     bits_per_second,
@@ -412,7 +412,6 @@ def ladder_of(tables: dict, state: str, **kw) -> pd.DataFrame:
         **kw,
     )
 
-@measures("state", 1)
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, s, d, rate = dict(n=n, seed=how["seed"]), tables["scores"], how["main"], about["frame_rate"]
@@ -602,7 +601,6 @@ def listen(run, case, how, tables, opened, first):
     for name, x in made.items(): clips[f"{case.file}_{name}"] = (x[:min(map(len, made.values()))], rate)
     write_row(run, clips, {f"{case.file}_{k}": v for k, v in notes.items()}, suffix=".ogg")
 
-@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own

@@ -38,7 +38,7 @@ from audioengram.lab.studies import (
 from ..lab.figures import band_plot, doublings, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row
 from ..lab.drafts import code_fingerprint
-from ..lab.runs import Run, published, read_run
+from ..lab.runs import Run, read_run
 from ..measure.prediction import fit_baselines, gain, of_sums, score_windows, speaker_sums
 from ..measure.trajectories import gap_sums, rms_step
 from ..stages import measures
@@ -329,7 +329,6 @@ def model_table(tables: dict, last: int, n=2000, seed=0) -> pd.DataFrame:
         rows.append(row)
     return pd.DataFrame(rows)
 
-@measures("memory", 1)
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, last = dict(n=n, seed=how["seed"]), how["steps"]
@@ -519,7 +518,6 @@ def listen(run, case, how, tables, opened, first):
         )
     write_decoded(run, case, store, say)
 
-@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own

@@ -25,7 +25,7 @@ from ..lab.studies import Study, as_markdown, case_title, claims_table, run_case
 from ..lab.figures import heat_map, interval_plot, legend_below, panels, reference, use_style
 from ..lab.listening import BlindTest
 from ..lab.players import read_row, write_row
-from ..lab.runs import Run, published, read_run
+from ..lab.runs import Run, read_run
 from ..measure.speech import MEASURES, pick_measures, speech_scores
 from ..measure.stats import Estimate, group_sums, interval, paired_by, resample_counts
 from ..stages import measures
@@ -194,7 +194,6 @@ def betters(table, **kw) -> list:
         )
     ]
 
-@measures("listening", 1)
 def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:
     "What the page may quote."
     t, kw, far = tables["scores"], dict(n=n, seed=how["seed"]), max(how["reaches"])
@@ -319,7 +318,6 @@ def listen(run, case, how, tables, opened, first):
         suffix=".ogg",
     )
 
-@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own

@@ -28,7 +28,7 @@ from ..lab.studies import Study, as_markdown, case_title, gather, state, state_c
 from ..lab.figures import look, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.claims import format_claim
-from ..lab.runs import Run, published, read_run
+from ..lab.runs import Run, read_run
 from audioengram.measure.geometry import (
     autocorrelation,
     autocorrelation_rows,
@@ -40,7 +40,8 @@ from audioengram.measure.geometry import (
 from ..measure.prediction import bits_per_second, fit_baselines, score_windows
 from ..measure.speech import MEASURES, is_sound, pick_measures, round_trip_check, speech_scores
 from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums
-from ..measure.structure import KEYS, KeySpec, phase0, ratio_of
+from ..measure.keys import KEYS, KeySpec
+from ..measure.structure import phase0, ratio_of
 from ..stages import measures
 
 # %% ../../nbs/discussions/d09_representations.ipynb #6e577f74
@@ -394,7 +395,6 @@ def gain_of(
         **kw,
     )
 
-@measures("representations", 1)
 def claims_of(
     tables: dict, about: dict,   # of one case
     n: int = 2000, seed: int = 0,  # bootstrap
@@ -447,7 +447,6 @@ def intrinsic_dimension_of(points, kind, k, **kw):
     )
 
 # %% ../../nbs/discussions/d09_representations.ipynb #68ace781
-@measures("representations", 1)
 def main_claims(
     says: list,   # (provenance, claims_of) of the cases of one corpus
 ) -> dict:
@@ -508,7 +507,6 @@ def main_claims(
     return out
 
 # %% ../../nbs/discussions/d09_representations.ipynb #6376569c
-@measures("representations", 1)
 def paired_claims(
     cases: dict,   # name -> (provenance, tables)
     to: str,       # the name that the others are compared with
@@ -724,7 +722,6 @@ def listen(
 # %% ../../nbs/discussions/d09_representations.ipynb #be99042b
 TABLES = ("gains", "memory", "points", "axes", "phase0", "speech", "sound")
 
-@published(NAME)
 def run(
     profile="quick",            # "smoke", "quick" or "full"
     cases="auto",               # "corpus:codec; corpus:codec"; "auto": the profile's own

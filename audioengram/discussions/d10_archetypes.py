@@ -59,7 +59,7 @@ from ..lab.studies import Study, as_markdown, case_title, claims_table, pick, ro
 from ..lab.figures import MARKERS, NULL, PALETTE, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.drafts import code_fingerprint
-from ..lab.runs import Run, published, read_run
+from ..lab.runs import Run, read_run
 from ..measure.prediction import fit_baselines
 from ..measure.speech import mel_distance
 from ..measure.stats import bootstrap_by, bootstrap_sums, paired_by, shuffle_index
@@ -505,7 +505,6 @@ def memory_claims(tables: dict, how: dict, **kw) -> dict:
         else "a memory of directions does not help",
     )
 
-@measures("archetypes", 1)
 def claims_of(
     tables: dict,
     about: dict,
@@ -846,7 +845,6 @@ def transitions(store, frames, steps, which, around=.16, gap=.08):
         parts += [cut * fade, np.zeros(int(gap * rate), np.float32)]
     return np.concatenate(parts)
 
-@published(NAME)
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own

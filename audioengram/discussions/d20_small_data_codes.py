@@ -736,6 +736,10 @@ def draw_distances(
         ):
             e = bootstrap_by(g[column].to_numpy(), g.file, n=n, unit="file")
             rows.append(dict(files=f"{k}", method=method, value=e.value, lo=e.lo, hi=e.hi))
+        # first, so that the axes have room for them
+        for method, name in ((CEILING, "Griffin-Lim"), (SILENCE, "silence")):
+            if column == "mel_db" or method == CEILING:
+                reference(ax, files[(files.corpus == corpus) & (files.method == method)][column].mean(), name)
         interval_plot(
             pd.DataFrame(rows),
             "files",
@@ -746,9 +750,6 @@ def draw_distances(
             ylabel=label,
             connect=True,
         )
-        for method, name in ((CEILING, "Griffin-Lim"), (SILENCE, "silence")):
-            if column == "mel_db" or method == CEILING:
-                reference(ax, files[(files.corpus == corpus) & (files.method == method)][column].mean(), name)
     return fig
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #d3060615

@@ -356,7 +356,6 @@ def power(differences) -> float:   # difference of means
         else float("inf")
     )
 
-@measures("binding", 1)
 def claims_of(
     t: dict, n: int = 2000,   # table name -> rows
 ) -> dict:                    # id -> Estimate, number or word

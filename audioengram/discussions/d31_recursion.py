@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['NAME', 'MODELS', 'recipe', 'order_set', 'train_and_test', 'accuracy_by', 'trained_steps', 'mean_of', 'claims_of',
-           'draw_steps', 'draw_models', 'draw_halting', 'run', 'table']
+           'draw_steps', 'draw_models', 'draw_halting', 'measure', 'tell', 'run', 'table']
 
 # %% ../../nbs/discussions/d31_recursion.ipynb #de12caf4
 import functools
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,8 @@ from ..ember.tasks import make_pairs
 from ..lab.figures import band_plot, interval_plot, panels, use_style
 from ..lab.players import read_row, write_row
 from ..lab.drafts import cached
-from ..lab.runs import Run, published, read_run
+from ..lab.runs import Run, read_run
+from ..lab.studies import state
 from ..measure.stats import Estimate, bootstrap_by
 from ..stages import measures
 
@@ -172,7 +174,6 @@ def mean_of(series, task, n=2000) -> Estimate:
     "Macro mean with its interval."
     return bootstrap_by(series.to_numpy(), series.index.to_numpy(), n=n, unit="seed" if task == "parity" else "speaker")
 
-@measures("recursion", 1)
 def claims_of(
     rows, n: int = 2000,
 ) -> dict:   # id -> Estimate, number or word
@@ -331,7 +332,47 @@ def draw_halting(rows):
     return fig
 
 # %% ../../nbs/discussions/d31_recursion.ipynb #9e9c93c0
-@published(NAME)
+def measure(
+    run,         # open Run
+    how: dict,   # from `recipe`
+):
+    "Rows of every task, model and seed, and the two sounds."
+    sides = order_set(how["corpus"], how["pairs"], how["channels"], how["seed"])
+    for task, index, model in itertools.product(("parity", "order"), range(how["seeds"]), MODELS):
+        got = cached(
+            [sides["fingerprint"], task, model, index, how],
+            functools.partial(train_and_test, task, model, index, how),
+            code=f"audioengram.discussions.{NAME}:train_and_test",
+        )
+        run.rows(got)
+    run.input(corpus=dict(name=how["corpus"], fingerprint=sides["fingerprint"]))
+    write_row(
+        run,
+        {"low_first": (sides["clips"][0], 16_000), "high_first": (sides["clips"][1], 16_000)},
+        dict(low_first="the low event comes first", high_first="the same events, the high one first"),
+    )
+
+def tell(
+    run,      # open Run
+    rows,     # of `measure`
+    n: int,   # bootstrap
+):
+    "Claims and figures."
+    state(run, "main", claims_of(rows, n))
+    run.figure(
+        "models",
+        draw_models(rows, n),
+        "Accuracy of three networks on prefix sums by place and on order, with intervals over seeds and speakers",
+    )
+    run.figure(
+        "steps",
+        draw_steps(rows, n),
+        "Accuracy of the core after each step, beyond the steps of training for prefix sums",
+    )
+    run.figure(
+        "halting", draw_halting(rows), "Accuracy against steps taken when the core stops itself and for fixed steps"
+    )
+
 def run(
     profile="quick",   # "smoke", "quick" or "full"
     corpus=None,       # speech from which the two sounds are cut
@@ -342,56 +383,8 @@ def run(
     p, how = get_profile(profile), recipe(profile, corpus, seed)
     use_style()
     with Run(NAME, dict(corpus=how["corpus"], seed=seed), folder=folder, profile=p) as out:
-        sides, code = (
-            order_set(how["corpus"], how["pairs"], how["channels"], how["seed"]),
-            f"audioengram.discussions.{NAME}:train_and_test",
-        )
-        rows = pd.concat(
-            [
-                cached(
-                    [sides["fingerprint"], task, model, i, how],
-                    lambda t=task, m=model, i=i: train_and_test(t, m, i, how),
-                    code=code,
-                )
-                for task in ("parity", "order")
-                for i in range(how["seeds"])
-                for model in MODELS
-            ],
-            ignore_index=True,
-        )
-        out.input(corpus=dict(name=how["corpus"], fingerprint=sides["fingerprint"]))
-        out.rows(rows)
-        for id, x in claims_of(rows, p.bootstrap).items():
-            if isinstance(x, Estimate):
-                out.claim_estimate(f"main.{id}", x)
-            else:
-                out.claim(
-                    f"main.{id}",
-                    x,
-                    exact="word"
-                    if isinstance(x, str)
-                    else "count"
-                    if isinstance(x, int)
-                    else "one number over all seeds",
-                )
-        out.figure(
-            "models",
-            draw_models(rows, p.bootstrap),
-            "Accuracy of three networks on prefix sums by place and on order, with intervals over seeds and speakers",
-        )
-        out.figure(
-            "steps",
-            draw_steps(rows, p.bootstrap),
-            "Accuracy of the core after each step, beyond the steps of training for prefix sums",
-        )
-        out.figure(
-            "halting", draw_halting(rows), "Accuracy against steps taken when the core stops itself and for fixed steps"
-        )
-        write_row(
-            out,
-            {"low_first": (sides["clips"][0], 16_000), "high_first": (sides["clips"][1], 16_000)},
-            dict(low_first="the low event comes first", high_first="the same events, the high one first"),
-        )
+        out.measured(measure, how)
+        tell(out, out.table(), p.bootstrap)
     return read_run(out.final)
 
 def table(

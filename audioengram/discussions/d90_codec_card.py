@@ -386,7 +386,6 @@ def published_rows(
     return tuple(found) if len(found[0]) else None
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #9e452a66
-@measures("codec card", 1)
 def score_table(
     scores: pd.DataFrame,   # of measure_corpus
     n: int = 2000,          # bootstrap resamples
@@ -425,7 +424,6 @@ def gain(
     at = scores[scores.noise == noise].pivot_table(index="speaker", columns="system", values=measure)[[a, b]].dropna()
     return paired_by(at[a], at[b], at.index, n=n, seed=seed)
 
-@measures("codec card", 1)
 def claims_of(
     scores: pd.DataFrame,   # of one corpus
     dims: pd.DataFrame,     # of one corpus
@@ -503,7 +501,6 @@ def claims_of(
     )
     return say
 
-@measures("codec card", 1)
 def verdicts(
     say: dict,             # of claims_of
     speed: pd.DataFrame,   # of measure_speed

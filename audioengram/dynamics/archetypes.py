@@ -26,10 +26,12 @@ from sklearn.neural_network import MLPClassifier
 
 from ..core import ParameterError, check_shape, spawn
 from ..devices import working_device
-from ..heads.vmf import MixtureVonMisesFisher, log_sphere_area
+from ..heads.bessel import log_sphere_area
+from ..heads.vmf_mixture import MixtureVonMisesFisher
 from ..measure.geometry import axes_for
 from ..measure.stats import bootstrap_sums, circular_index, group_sums, shuffle_index
-from ..measure.structure import LinearSums, fit_table, frame_errors, ridge
+from ..measure.lookup import fit_table, frame_errors
+from ..measure.ridge import LinearSums, ridge
 
 # %% ../../nbs/dynamics/30_archetypes.ipynb #153f2965
 @dataclass(frozen=True)

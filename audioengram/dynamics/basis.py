@@ -21,7 +21,8 @@ from .memory import kmeans, matched
 from .predictor import Predictor, Scaled
 from ..heads.bounds import soft_bound, soft_unbound
 from ..heads.factored import Gamma, Polar
-from ..heads.vmf import VonMisesFisher, bessel_ratio, cumulants, log_sphere_area
+from ..heads.bessel import bessel_ratio, cumulants, log_sphere_area
+from ..heads.vmf import VonMisesFisher
 
 # %% ../../nbs/dynamics/35_basis.ipynb #2ac1c796
 def look_up(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODES', 'injection_mask', 'true_windows', 'injection_rows', 'reset_after_injection', 'divergence_horizon', 'splice',
-           'gap_rows', 'Switching', 'fit_direct']
+           'gap_rows', 'scored', 'Switching', 'fit_direct']
 
 # %% ../../nbs/dynamics/15_injection.ipynb #22e5a3ed
 from dataclasses import dataclass
@@ -228,7 +228,7 @@ def gap_rows(
         ceiling = torch.full((B, S), torch.nan)
         for s, m in {1: model, **direct}.items():
             ceiling[:, s - 1] = (
-                columns["A"][:, 0] if s == 1 and 1 not in direct else -_scored(m, context, truth[:, s - 1])
+                columns["A"][:, 0] if s == 1 and 1 not in direct else -scored(m, context, truth[:, s - 1])
             )
         frame = pd.DataFrame({k: v.flatten().cpu().numpy() for k, v in {**columns, "C": ceiling}.items()})
         frame.insert(0, "step", np.tile(np.arange(1, S + 1), B))
@@ -237,7 +237,7 @@ def gap_rows(
         parts.append(frame[frame.C.notna()])
     return pd.concat(parts, ignore_index=True)
 
-def _scored(model, context, truth):
+def scored(model, context, truth):
     "Log density of a model in evaluation mode."
     was = getattr(model, "training", False)
     if was: model.eval()

@@ -19,7 +19,7 @@ from ..devices import batches_on, working_device
 from .predictor import Predictor, Scaled, train
 from ..heads.bounds import soft_bound
 from ..heads.mixture import Mixture
-from ..measure.structure import cluster_moments
+from ..measure.lookup import cluster_moments
 
 # %% ../../nbs/dynamics/25_memory.ipynb #c784dcc0
 KINDS = ("auto", "exact", "faiss", "ivf")

@@ -75,11 +75,13 @@ class SequenceRecipe:
 # %% ../../nbs/dynamics/45_sequence_train.ipynb #4eacdfd0
 _voice = SequenceConfig(head="factored", conditions=(("voice", 128),), anchor="prompt")
 _small = SequenceConfig(width=96, layers=2, heads=4, hidden=192, components=4)
+_one = replace(_voice, context=1, width=128, layers=3, heads=4, hidden=384, dropout=.1)
 _large = replace(_voice, width=512, layers=8, heads=8, hidden=1408, components=32, dropout=.1)
 RECIPES = {
     "small": SequenceRecipe(_small, steps=400, validate_every=100, save_every=100),
     "plain": SequenceRecipe(),
     "shipped": SequenceRecipe(replace(_voice, dropout=.2), Copies(4), steps=2000, decay=.5, average=.998),
+    "one-frame": SequenceRecipe(_one, Copies(2), steps=1500, decay=.5, average=.998, validate_every=100),
     "large": SequenceRecipe(_large, Copies(8), steps=100_000, rows=64, rate=1e-3, warmup=1000, average=.9995)}
 
 # %% ../../nbs/dynamics/45_sequence_train.ipynb #276630b1

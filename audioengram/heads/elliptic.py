@@ -16,7 +16,8 @@ from ..core import ParameterError
 from .bounds import soft_bound, soft_unbound
 from .factored import FAMILIES, Gamma, LogNormal, LogNormalMixture, Magnitude
 from .mixture import GaussianMixture, Mixture
-from .vmf import VonMisesFisher, take_component
+from .vmf import VonMisesFisher
+from .vmf_mixture import take_component
 
 # %% ../../nbs/heads/20_elliptic.ipynb #9034887e
 class EllipticMixture(Mixture):

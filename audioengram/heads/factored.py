@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from ..core import ParameterError, ShapeError, check_shape
+from ..core import ParameterError, ShapeError, check_shape, need
 from .bounds import soft_bound, soft_unbound
-from .vmf import VonMisesFisher, cumulants, take_component
+from .bessel import cumulants
+from .vmf import VonMisesFisher
+from .vmf_mixture import take_component
 
 # %% ../../nbs/heads/10_factored.ipynb #dad169c2
 class Magnitude(Distribution):
@@ -466,7 +468,7 @@ class DirectionMagnitude(nn.Module):
         max_frames: int = 50_000,    # seen at most
     ):                               # self; raises ShapeError when no step has a length
         "Start at an unconditional density fitted to data."
-        from sklearn.cluster import KMeans  # takes seconds to import and only this needs it
+        KMeans = need("sklearn.cluster", "lab").KMeans  # takes seconds to import and only this needs it
 
         check_shape(targets, "N D", "targets", finite=True, D=self.dim)
         if len(targets) > max_frames:

@@ -12,12 +12,10 @@ import warnings
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture as EM
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, LowRankMultivariateNormal, constraints
 
-from ..core import ParameterError, ShapeError, check_shape
+from ..core import ParameterError, ShapeError, check_shape, need
 from .bounds import soft_bound, soft_unbound
 
 # %% ../../nbs/heads/15_mixture.ipynb #7717b651
@@ -240,8 +238,9 @@ class GaussianMixture(nn.Module):
             )
         kind = "full" if self.covariance == "semi-tied" else "diag"
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)   # a start, not a fit: gradients take over
-            em = EM(
+            # a start, not a fit: gradients take over
+            warnings.simplefilter("ignore", need("sklearn.exceptions", "lab").ConvergenceWarning)
+            em = need("sklearn.mixture", "lab").GaussianMixture(
                 self.components,
                 covariance_type=kind,
                 reg_covar=floor * x.var(0).mean(),

@@ -23,7 +23,7 @@ _all_ = ["save_svg"]  # discussions find everything that draws in one place
 # %% ../../nbs/lab/10_figures.ipynb #ca29af13
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4D4D4D")
 MARKERS = "osD^vPX"
-NULL = "#8A8A8A"   # what a null is drawn in
+NULL = "#6E6E6E"   # what a null is drawn in: 4.5 to 1 and more on white
 _STYLE = {
     "axes.prop_cycle": mpl.cycler(color=PALETTE),
     "axes.spines.top": False,
@@ -49,6 +49,7 @@ _STYLE = {
     "legend.fontsize": 9,
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
+    "text.color": "#222222",   # not pure black, which a page in dark colours could not tell from ink on a map
     "lines.linewidth": 1.6,
     "lines.markersize": 5,
     "figure.figsize": (6.4, 3.4),
@@ -105,14 +106,20 @@ def reference(
     axis="y",      # "y" draws a horizontal line, "x" a vertical one
     color=NULL,    # grey by default
 ):
-    "A dashed line for a null or a threshold, named beside the line and not in a legend."
-    line, text = (
-        (ax.axhline, dict(x=1.0, y=value, ha="right", va="bottom", transform=ax.get_yaxis_transform()))
+    """A dashed line for a null or a threshold, named beside the line and not in a legend; no name where the line
+    lies outside the axes."""
+    along, place, align = (
+        (ax.axhline, (0.995, value), dict(ha="right", va="bottom"))
         if axis == "y"
-        else (ax.axvline, dict(x=value, y=1.0, ha="center", va="bottom", transform=ax.get_xaxis_transform()))
+        else (ax.axvline, (value, 0.995), dict(ha="center", va="bottom"))
     )
-    line(value, color=color, linestyle=(0, (4, 3)), linewidth=1.1, zorder=1)
-    if label: ax.text(s=f" {label}", color=color, fontsize=8.5, **text)
+    across = ax.get_yaxis_transform() if axis == "y" else ax.get_xaxis_transform()
+    along(value, color=color, linestyle=(0, (4, 3)), linewidth=1.1, zorder=1)
+    if not label: return
+    ax.annotate(
+        f" {label}", place, (0, 1), xycoords=across, textcoords="offset points", annotation_clip=True, color=color,
+        fontsize=9, bbox=dict(facecolor="white", edgecolor="none", alpha=0.75, pad=0.4), **align,
+    )
 
 # %% ../../nbs/lab/10_figures.ipynb #da0f6800
 def _columns(df, *names):
@@ -146,7 +153,7 @@ def legend_below(
     ax.autoscale(axis="y")
     ax.legend(
         **dict(
-            loc="upper center", bbox_to_anchor=(0.5, at), ncol=ncol, fontsize=8, columnspacing=1.2, handletextpad=0.5
+            loc="upper center", bbox_to_anchor=(0.5, at), ncol=ncol, fontsize=9, columnspacing=1.2, handletextpad=0.5
         )
         | style
     )
@@ -216,7 +223,9 @@ def band_plot(
     ax = ax or plt.subplots()[1]
     for name, style in (look(df[hue]) if hue else {None: dict(color=PALETTE[0])}).items():
         rows = (df[df[hue] == name] if hue else df).sort_values(x)
-        if lo and hi: ax.fill_between(rows[x], rows[lo], rows[hi], color=style["color"], alpha=.18, linewidth=0)
+        if lo and hi:    # None, where there is no interval, becomes NaN, and nothing is drawn
+            ends = rows[lo].to_numpy(float), rows[hi].to_numpy(float)
+            ax.fill_between(rows[x], *ends, color=style["color"], alpha=.18, linewidth=0)
         ax.plot(rows[x], rows[y], color=style["color"], label=None if name is None else str(name))
     if null is not None: reference(ax, null, null_label)
     if hue: _legend(ax)
@@ -263,7 +272,7 @@ def _numbers(ax, image, values, spec):
     for (r, c), v in np.ndenumerate(values):
         if np.isnan(v): continue
         dark = np.dot(image.cmap(image.norm(v))[:3], [.299, .587, .114]) < .5
-        ax.text(c, r, format(v, spec), ha="center", va="center", fontsize=8.5, color="white" if dark else "black")
+        ax.text(c, r, format(v, spec), ha="center", va="center", fontsize=8.5, color="#fefefe" if dark else "#111111")
 
 def cloud(
     points,           # [N,2] array

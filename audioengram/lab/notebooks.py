@@ -9,7 +9,6 @@ __all__ = ['PAGE_LIMIT', 'clean_page', 'discussions_dir', 'notebook_path', 'read
 # %% ../../nbs/lab/20_notebooks.ipynb #11993a4c
 import contextlib
 import copy
-import difflib
 import os
 import re
 import shutil
@@ -19,10 +18,10 @@ from pathlib import Path
 import nbformat
 from filelock import FileLock, Timeout
 
-from ..core import ParameterError, cache_dir, fingerprint, get_profile, write_json
-from .claims import find_claim, format_claims, quoted_claims
+from ..core import ParameterError, cache_dir, did_you_mean, fingerprint, get_profile, write_json
+from .claims import NOT_MEASURED, find_claim, format_claims, quoted_claims
 from .kernels import kernel_options
-from .parameters import inject, parameters_of, read_parameters
+from .parameters import check_inputs, inject, parameters_of, read_parameters, whole_paths
 from audioengram.lab.provenance import (
     RunError,
     commit_of,
@@ -34,6 +33,7 @@ from audioengram.lab.provenance import (
     runs_dir,
 )
 from .runs import keep_same_clips, read_run, swap_in
+from ..stages import moved_stages
 
 # %% ../../nbs/lab/20_notebooks.ipynb #5c51a2ee
 PAGE_LIMIT = 300_000  # bytes
@@ -100,8 +100,7 @@ def notebook_path(
     found = {p.stem: p for p in sorted(discussions_dir().glob("d*.ipynb"))}
     short = [p for stem, p in found.items() if str(name) in (stem, stem.split("_")[0])]   # d00 is d00_structure
     if short: return short[0]
-    near = difflib.get_close_matches(str(name), found, 1)
-    raise ParameterError(f"no discussion {str(name)!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+    raise ParameterError(f"no discussion {str(name)!r}{did_you_mean(name, found)}",
                          remedy=f"There are {', '.join(found) or 'none'}")
 
 def read_notebook(
@@ -181,8 +180,8 @@ def run_notebook(
         raise ParameterError(f"{name} has no parameter 'profile', so it cannot run as {profile!r}")
     asked = dict(profile=profile) if "profile" in known else {}
     given = read_parameters(known, {**asked, **(parameters or {})}, name)
-    # the kernel runs elsewhere
-    given |= {k: str(Path(v).expanduser().resolve()) for k, v in given.items() if k.endswith("_root") and v}
+    given = whole_paths(given)
+    check_inputs(known | given)
     varied = [k for k, v in given.items() if k != "profile" and v != known[k]]
     if publish and (reasons := why_draft(profile, varied, path.parent)):
         raise RunError(
@@ -191,12 +190,14 @@ def run_notebook(
         )
     place = Path(figures or (figures_dir() if publish else runs_dir())).resolve()
     with _staged(place) as stage:
-        with _kernel_environment(stage):
+        own = (known | given).get("corpus") == "folder"
+        with _kernel_environment(stage, **(dict(AUDIOENGRAM_OWN_RECORDINGS="1") if own else {})):
             done = _execute(inject(source, given, name) if given else source, stage / "page", name, progress)
             if not (stage / name / "manifest.json").is_file():
                 raise RunError(f"{name} published nothing", path, f'Its notebook must write a Run named "{name}"')
             keep_same_clips(stage / name, place / name)
-            _write_page(done, stage / name, {**known, **given}, source)
+            lacking = _lacking(given["corpus_root"]) if own else ""
+            _write_page(done, stage / name, {**known, **given}, source, lacking)
         for folder in sorted(p for p in stage.iterdir() if p.is_dir() and p.name != "page"):
             swap_in(folder, place / folder.name)
             made_here(place / folder.name, record=True)
@@ -207,16 +208,25 @@ def _kernel_environment(stage: Path, **more):
     return _environment(AUDIOENGRAM_STAGE=stage, AUDIOENGRAM_FIGURES=figures_dir(), MPLBACKEND="agg",
                         PYDEVD_DISABLE_FILE_VALIDATION="1", **more)
 
+def _lacking(root) -> str:
+    "What recordings of one's own are too few for."
+    from audioengram.data.cases import what_few_lack
+    from audioengram.data.corpora import get_corpus
+    return what_few_lack(get_corpus("folder", root, show=False))
+
 def redraw_page(
     name,            # discussion, or path of a notebook
     figures=None,    # folder of results; figures/ if None
     progress=False,  # a bar over the cells
 ) -> Path:           # the page; raises ParameterError, RunError
-    "Write a page again from results that stand: after a change of prose or order. Nothing is measured; seconds."
+    "State claims, figures and prose again from rows that stand. Nothing is measured; seconds."
     path = notebook_path(name)
     name, source = path.stem, read_notebook(path)
     place = Path(figures or figures_dir()).resolve()
     result = read_run(place / name)
+    if moved := moved_stages(result.manifest["made_by"]):
+        raise RunError(f"the rows of {name} are of other measuring code: {moved[0]}", result.folder,
+                       f"Measure them again: audioengram run {name} --publish")
     known = parameters_of(source, name)
     was = {k: v for k, v in result.manifest["page"]["parameters"].items() if k in known}
     given = read_parameters(known, {k: v for k, v in was.items() if v != plain(known[k])}, name)
@@ -284,6 +294,7 @@ def _write_page(
     folder: Path,      # of the run, staged
     parameters: dict,  # all of them, defaults included
     source,            # notebook as it was written
+    lacking="",        # what one's own recordings are too few for
 ):
     "Write the page into a run's folder and say in the manifest how it came about."
     result = read_run(folder)
@@ -293,6 +304,8 @@ def _write_page(
         heavy = max(page.cells, key=lambda c: len(str(c)))
         raise RunError(f"the page of {folder.name} weighs {size / 1000:.0f} kB, more than {PAGE_LIMIT / 1000:.0f} kB",
                        remedy=f"Its heaviest cell begins with {_first_line(heavy.source)!r}")
+    lost = [id for id, c in result.claims.items() if c["value"] == NOT_MEASURED]
+    if lacking or lost: page.cells.insert(1, nbformat.v4.new_markdown_cell(_what_is_left_out(lost, lacking)))
     nbformat.write(page, folder / "page.ipynb")
     about = dict(
         notebook=notebook_fingerprint(source),
@@ -300,3 +313,9 @@ def _write_page(
         quotes={id: find_claim(id) for id in sorted(quotes)},
     )
     write_json(folder / "manifest.json", dict(result.manifest, page=about))
+
+def _what_is_left_out(lost: list, lacking: str) -> str:
+    "What a page on few recordings says at its top."
+    names = ", ".join(f"`{id}`" for id in lost[:12]) + (f" and {len(lost) - 12} more" if len(lost) > 12 else "")
+    left_out = f"{len(lost)} claims could not be measured on them and say so: {names}." if lost else ""
+    return " ".join(filter(None, ["> **Few recordings.**", lacking, left_out]))

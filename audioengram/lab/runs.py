@@ -23,7 +23,7 @@ import pandas as pd
 
 from ..core import ParameterError, get_profile, read_json, seed_everything, sha256_of, write_json
 from ..devices import computing_on
-from .claims import find_claim, format_claims, make_claim
+from .claims import as_far_as_measured, find_claim, format_claims, make_claim, own_recordings
 from .drafts import as_frame
 from .pictures import Picture, save_svg
 from audioengram.lab.provenance import (
@@ -53,6 +53,7 @@ class Run:
         self.parameters, self.seed = dict(parameters), int(parameters.get("seed", 0))
         self.final, self.folder = run_dir(name, folder, write=True), None
         self.claims, self.inputs, self.tables, self.figures, self.clips = {}, {}, {}, {}, {}
+        self.was = read_run(self.final) if os.environ.get("AUDIOENGRAM_REDRAW") else None   # its rows stand
 
     def __enter__(self):
         recover(self.final)
@@ -64,6 +65,7 @@ class Run:
         self.stack.enter_context(computing_on(self.profile.device))
         self.device = device_name()
         seed_everything(self.seed)
+        if self.was: self._take_over()
         return self
 
     def __exit__(self, kind, error, traceback):
@@ -71,6 +73,13 @@ class Run:
         try:
             if kind is None: self._publish()
         finally: shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _take_over(self):
+        "Inputs, clips and notes of the run whose rows stand; claims, tables and figures are written anew."
+        self.inputs, self.clips = self.was.manifest["inputs"], self.was.manifest["clips"]
+        for name in self.was.manifest["files"]:
+            if name != "claims.json" and Path(name).suffix not in (".csv", ".svg", ".ipynb"):
+                shutil.copyfile(self.was.folder / name, self.path(name))
 
     def _publish(self):
         for table, parts in self.tables.items():
@@ -86,7 +95,9 @@ class Run:
         """What made these results; nothing in it names the machine. `seconds` counts what was read back as if it had
         been measured."""
         import platform
-        files = sorted(p for p in self.folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+        paths = sorted(p for p in self.folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+        files = {str(p.relative_to(self.folder)): sha256_of(p) for p in paths}
+        if self.was: return self._stated(files)
         return dict(
             name=self.name,
             profile=self.profile.name,
@@ -102,7 +113,14 @@ class Run:
             seconds=round(time.perf_counter() - self.clock + self.seen.seconds, 1),
             figures=self.figures,
             clips=self.clips,
-            files={str(p.relative_to(self.folder)): sha256_of(p) for p in files})
+            files=files)
+
+    def _stated(self, files: dict) -> dict:
+        "The manifest of standing rows, with the commit that states these claims about them."
+        old = self.was.manifest
+        known = {k: v for k, v in old.items() if k != "page"} | dict(figures=self.figures, files=files)
+        pages = lambda known: {k: v for k, v in known.items() if k != "page.ipynb"}
+        return known if pages(files) == pages(old["files"]) else known | dict(stated=self.git)
 
     def path(self,
         name: str,   # file name inside the run's folder
@@ -127,6 +145,20 @@ class Run:
         self.tables.setdefault(table, []).append(as_frame(rows))
         return self.tables[table][-1]
 
+    def measured(self,
+        measure,   # (run, how): adds rows, inputs and clips to the run
+        how,       # its parameters
+    ):
+        "Measure, or take the tables of the run whose rows stand."
+        if not self.was: measure(self, how); return
+        for name in self.was.table_names: self.rows(self.was.table(name), name)
+
+    def table(self,
+        name="results",   # file name without .csv
+    ) -> pd.DataFrame:
+        "All rows that were added to a table so far."
+        return pd.concat(self.tables[name], ignore_index=True)
+
     def claim(self,
         id: str,      # "ratio_pca256_lag1": what prose quotes
         value,        # number, or a word
@@ -136,6 +168,7 @@ class Run:
         if not re.fullmatch(r"[\w.+-]+", id):
             raise ParameterError(f"{id!r} cannot name a claim", remedy="Use letters, digits and . _ + -")
         if id in self.claims: raise ParameterError(f"claim {id!r} is stated twice", remedy="Give each its own id")
+        if own_recordings(): value, lo, hi, exact = as_far_as_measured(value, lo, hi, exact)
         self.claims[id] = make_claim(value, lo, hi, n, unit, quantity, digits, exact, tolerance)
         return self.claims[id]
 
@@ -396,8 +429,8 @@ def _other_claim(id: str):
 def published(
     name: str,   # of the run that the function publishes
 ):               # a decorator
-    """Mark the function that measures and publishes a page: while the page is only drawn again
-    (`AUDIOENGRAM_REDRAW`), it reads."""
+    """Mark a function that measures and states in one go: while its page is only drawn again
+    (`AUDIOENGRAM_REDRAW`), it reads what was published."""
     def mark(run):
         @functools.wraps(run)
         def either(*args, **kwargs):

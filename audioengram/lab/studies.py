@@ -112,7 +112,8 @@ def gather(
     first: bool,  # the main case: must be measured here
     root=None,    # where its corpus lies
 ):                # tables and provenance, or None where the case is left out
-    "A case's rows: measured here, or kept from what was published, or a printed reason."
+    "A case's rows: measured here, or kept from what was published, or a printed reason; those that stand if `run.was`."
+    if run.was: return _standing(run.was, study, case.slug)
     try: tables, about, opened = measure_case(study, case, how, root)
     except AudioengramError as e:
         if first: raise
@@ -134,6 +135,11 @@ def gather(
     run.input(case=_question(case, about))
     return tables, about
 
+def _standing(result, study: Study, case: str):
+    "Tables and provenance of a case as they were published, None where nothing was."
+    about = next((c for c in read_json(result.folder / "cases.json") if c["case"] == case), None)
+    return about and ({t: _of_case(result.table(study.file(t)), case) for t in study.tables}, about)
+
 def _question(case: Case, about: dict) -> dict:
     "What a case answers, by recipe: its recordings, its codec, its parameters and the stages that made the rows."
     asked = [about[k] for k in ("corpus", "codec", "recipe", "made_by")]
@@ -154,11 +160,21 @@ def run_cases(
     write_tables(run, study, found)
     for i, (tables, about) in enumerate(found):
         if not study.claims: break
-        say = {} if about["kept"] else study.claims(tables, about, how)
+        say = study.claims(tables, about, about["recipe"]) if run.was or not about["kept"] else {}
         for prefix in (about["case"], *(["main"] if i == lead(found) else [])):
             state_case(run, study, about, say, prefix)
+    if found: _state_by_case(run, [about for _, about in found])
     write_json(run.path("cases.json"), [about for _, about in found])
     return found
+
+def _state_by_case(run: Run, abouts: list):
+    "What each case says, in one sentence: a headline must not hide a case that disagrees."
+    verdicts = {}
+    for about in abouts:
+        claim = run.claims.get(f"{about['case']}.verdict_short")
+        if claim: verdicts.setdefault(claim["value"], []).append(about["title"])
+    told = "; ".join(f"on {' and '.join(titles)}, {verdict}" for verdict, titles in verdicts.items())
+    if told: run.claim("main.by_case", told, exact="word")
 
 def write_tables(
     run: Run,        # open
@@ -168,8 +184,8 @@ def write_tables(
     "Write the rows of every case below each other; those of a kept case as they were written."
     for (tables, about), table in itertools.product(found, study.tables):
         file = study.file(table)
-        if about["kept"]:
-            text = read_run(figures_dir() / study.name).written(file)
+        if run.was or about["kept"]:
+            text = (run.was or read_run(figures_dir() / study.name)).written(file)
             rows = text[text.case == about["case"]]
             rows.attrs["as written"] = True
         else: rows = tables[table].assign(case=about["case"])
@@ -182,8 +198,8 @@ def state_case(
     say: dict,     # id -> Estimate, number or word, as measured here
     prefix: str,   # "main" or the case's slug
 ):
-    "State the claims of a case; those of a kept case as they stand."
-    if not about["kept"]: state(run, prefix, say); return
+    "State the claims of a case; those of a kept case as they stand, unless they are made from standing rows."
+    if run.was or not about["kept"]: state(run, prefix, say); return
     carry_claims(run, figures_dir() / study.name, about["case"], prefix)
 
 def carry_claims(
@@ -207,10 +223,11 @@ def state(
     prefix: str,  # "main" or a case's slug
     say: dict,    # id -> Estimate, number or word
     clocks=(),    # ids that are read from a clock: this machine's own
+    quantity="",  # what the estimates are in
 ):
     "Write claims into a run."
     for id, x in say.items():
-        if hasattr(x, "lo"): run.claim_estimate(f"{prefix}.{id}", x)
+        if hasattr(x, "lo"): run.claim_estimate(f"{prefix}.{id}", x, quantity)
         else:
             number = "count" if isinstance(x, int) else "one number over all speakers"
             why = "word" if isinstance(x, str) else "clock" if id in clocks else number

@@ -17,10 +17,9 @@ import pandas as pd
 import torch
 from scipy import signal
 from scipy.stats import wasserstein_distance
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
-from ..core import ParameterError, ShapeError, check_shape, spawn
+from ..core import ParameterError, ShapeError, check_shape, need, spawn
 from ..devices import working_device
 from .stats import bootstrap_by, bootstrap_sums
 
@@ -254,7 +253,9 @@ class Occupancy:
         frames,              # training frames, [N,D]
         clusters: int = 64,  # K
         seed: int = 0,
-    ): self.means = MiniBatchKMeans(clusters, n_init=3, random_state=seed).fit(np.asarray(frames, np.float32))
+    ):
+        MiniBatchKMeans = need("sklearn.cluster", "lab").MiniBatchKMeans
+        self.means = MiniBatchKMeans(clusters, n_init=3, random_state=seed).fit(np.asarray(frames, np.float32))
 
     def share(self, clips) -> np.ndarray:
         "Share of frames in each region, [K]."

@@ -5,7 +5,8 @@ from torch.distributions import MixtureSameFamily
 
 from audioengram.dynamics.basis import RIVALS, prepared, rival_models
 from audioengram.dynamics.predictor import ENCODERS, HEADS, Predictor
-from audioengram.heads.vmf import MixtureVonMisesFisher, VonMisesFisher
+from audioengram.heads.vmf import VonMisesFisher
+from audioengram.heads.vmf_mixture import MixtureVonMisesFisher
 
 D, W = 6, 4
 
