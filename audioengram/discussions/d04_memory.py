@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'FORMS', 'EVERY', 'EVERY_RESIDUAL', 'FLOPS', 'NUMBERS', 'MIXTURE', 'MARGINAL', 'SHOWN', 'ROLLED',
-           'CODE', 'MEMORY_CODE', 'recipe', 'fit', 'fit_rolled', 'measure_store', 'gate', 'roll', 'rolled_gain',
-           'model_table', 'verdict', 'claims_of', 'draw_forced', 'draw_all', 'draw_rolled', 'listen', 'run',
-           'models_table', 'verdict_table']
+           'CODE', 'MEMORY_CODE', 'STUDY', 'recipe', 'fit', 'fit_rolled', 'measure_store', 'gate', 'roll',
+           'rolled_gain', 'model_table', 'verdict', 'claims_of', 'draw_forced', 'draw_all', 'draw_rolled', 'listen',
+           'tell', 'run', 'models_table', 'verdict_table']
 
 # %% ../../nbs/discussions/d04_memory.ipynb #7e4ccaa4
 import copy
@@ -18,27 +18,29 @@ import torch
 
 from ..core import cache_dir, fingerprint, get_profile, read_json, spawn
 from ..devices import working_device
-from ..data.cases import parse_cases, split_windows
+from ..data.cases import split_windows
 from ..dynamics.gap import direct_models, floor_of, ratio_of_sums, rollout_sets, sample_stretches
 from ..dynamics.injection import injection_rows, splice
 from ..dynamics.memory import MemoryPredictor, fit_forms, matched
 from ..dynamics.predictor import fitted
 from ..dynamics.rollout import Unroll, rollout, train_rollout
 from audioengram.lab.studies import (
-    Study,
+    add_rows,
     as_markdown,
+    asked_cases,
+    by_title,
     case_title,
     claims_table,
     pick,
-    run_cases,
+    publish_cases,
+    Study,
     utterance_of,
     widest,
     write_decoded,
 )
-from ..lab.figures import band_plot, doublings, interval_plot, legend_below, panels, reference, use_style
+from ..lab.figures import band_plot, doublings, interval_plot, legend_below, panels, reference
 from ..lab.players import read_row
 from ..lab.drafts import code_fingerprint
-from ..lab.runs import Run, read_run
 from ..measure.prediction import fit_baselines, gain, of_sums, score_windows, speaker_sums
 from ..measure.trajectories import gap_sums, rms_step
 from ..stages import measures
@@ -516,6 +518,36 @@ def listen(run, case, how, tables, opened, first):
         )
     write_decoded(run, case, store, say)
 
+def tell(
+    run,          # open Run
+    found: list,  # (tables, provenance) of each case
+    how: dict,    # from `recipe`
+    n: int,       # bootstrap resamples
+):
+    "Tables and figures over all cases."
+    models = functools.partial(model_table, last=how["steps"], n=n, seed=how["seed"])
+    add_rows(run, found, models, "models")
+    table = by_title(found, models)
+    run.figure(
+        "all", draw_all(table), "Gain of every model over the baseline, teacher-forced, beside the marginal null"
+    )
+    run.figure("forced", draw_forced(table), "Gain over the network alone, teacher-forced")
+    run.figure(
+        "rolled",
+        draw_rolled([(case_title(a), t) for t, a in found[widest(found) :]], n, how["seed"]),
+        "Gain of particles and mean rollouts and step norm of mean rollouts by step, before and after rollout "
+        "training",
+    )
+
+STUDY = Study(
+    NAME,
+    measure_store,
+    ("scores", "rolled", "sizes"),
+    listen,
+    claims_of,
+    tell,
+)
+
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -530,11 +562,9 @@ def run(
     folder=None,                  # another place than figures/d04_memory
 ):                                # the published RunResult
     "Judge memories beside their controls and publish rows, claims, figures and clips."
-    p, how = get_profile(profile), recipe(profile, clusters, neighbours, horizon, length, eval_fraction, seed)
-    asked = parse_cases(p.pick("synthetic:nano", CASES, CASES) if cases == "auto" else cases, corpus, codec)
-    use_style()
-    parameters = dict(
-        cases="; ".join(f"{c.corpus}:{c.codec}" for c in asked),
+    how = recipe(profile, clusters, neighbours, horizon, length, eval_fraction, seed)
+    asked = asked_cases(profile, cases, corpus, codec, CASES)
+    given = dict(
         clusters=clusters,
         neighbours=neighbours,
         horizon=horizon,
@@ -542,26 +572,7 @@ def run(
         eval_fraction=eval_fraction,
         seed=seed,
     )
-    study = Study(
-        NAME, measure_store, ("scores", "rolled", "sizes"), listen, functools.partial(claims_of, n=p.bootstrap)
-    )
-    with Run(NAME, parameters, folder=folder, profile=p) as out:
-        found = run_cases(out, study, asked, how, corpus_root)
-        table = [
-            (case_title(a), model_table(t, how["steps"], p.bootstrap, seed).assign(case=a["case"])) for t, a in found
-        ]
-        out.rows(pd.concat([t for _, t in table]), "models")
-        out.figure(
-            "all", draw_all(table), "Gain of every model over the baseline, teacher-forced, beside the marginal null"
-        )
-        out.figure("forced", draw_forced(table), "Gain over the network alone, teacher-forced")
-        out.figure(
-            "rolled",
-            draw_rolled([(case_title(a), t) for t, a in found[widest(found) :]], p.bootstrap, seed),
-            "Gain of particles and mean rollouts and step norm of mean rollouts by step, before and after rollout "
-            "training",
-        )
-    return read_run(out.final)
+    return publish_cases(STUDY, profile, asked, how, given, corpus_root, folder)
 
 def models_table(result) -> str:
     "Every model of every case."
