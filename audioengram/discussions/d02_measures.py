@@ -16,7 +16,7 @@ import pandas as pd
 from ..core import get_profile, read_json
 from ..data.cases import parse_cases
 from ..dynamics.contest import late_score, mark_rows, second_rows, sounded_all
-from ..dynamics.rivals import RIVALS, Prompts, model_rival
+from ..dynamics.rivals import RIVALS, Prompts, all_continued, model_rival
 from ..dynamics.sequence_data import Sequences
 from ..dynamics.sequence_file import SHIPPED_ONE_FRAME, load_sequence
 from ..lab.figures import heat_map, panels, use_style
@@ -24,7 +24,7 @@ from ..lab.players import write_row
 from ..lab.runs import Run, published, read_run
 from ..lab.studies import Study, as_markdown, case_title, claims_table, run_cases, widest
 from ..measure.admission import ADMITTED, admission_rows, admitted, tells
-from ..measure.continuation import MARK_WORDS, MARKS
+from ..measure.continuation import MARK_WORDS, MARKS, sounded
 from ..measure.speech import RATE
 from ..measure.stats import estimate_of
 from ..measure.twosample import TwoSample, area_by
@@ -133,15 +133,14 @@ def _wide(areas: pd.DataFrame) -> pd.DataFrame:   # areas of one case -> [measur
     order = admitted(areas, 0)
     return areas.pivot(index="measure", columns="rival", values="area").loc[order, areas.rival.unique()]
 
-def draw_matrix(cases: list):   # (title, areas)
-    "Areas under the ROC of every measure and imitation."
-    rows = max(a.measure.nunique() for _, a in cases)
-    fig, axes = panels(len(cases), columns=1, width=8.6, height=1.8 + .27 * rows, titles=[t for t, _ in cases])
-    for (_, areas), ax in zip(cases, axes, strict=True):
-        wide = _wide(areas)
-        heat_map(wide.to_numpy(), [WORDS[m] for m in wide.index], list(wide.columns), ax, "area under the ROC",
-                 centre=.5, numbers=".2f", vmin=0, vmax=1)
-        ax.tick_params(axis="x", rotation=55)
+def draw_matrix(case: tuple):   # title, areas
+    "Areas under the ROC of every measure and imitation of one case."
+    title, areas = case
+    fig, (ax,) = panels(1, width=8.6, height=1.8 + .27 * areas.measure.nunique(), titles=[title])
+    wide = _wide(areas)
+    heat_map(wide.to_numpy(), [WORDS[m] for m in wide.index], list(wide.columns), ax, "area under the ROC",
+             centre=.5, numbers=".2f", vmin=0, vmax=1)
+    ax.tick_params(axis="x", rotation=55)
     return fig
 
 def draw_counts(cases: list):   # (title, areas)
@@ -161,12 +160,13 @@ def listen(run, case, how, tables, opened, first):
     store, codec = opened[2], opened[2].codec()
     p = held_out_prompts(store, opened[1], how)
     systems = {k: f for k, f in imitators(codec).items() if k in HEARD}
-    one = np.array([len(p.speaker) // 2])
-    clips = sounded_all(codec, p, systems)
-    start = lambda c: max(0, c.cut - 2 * RATE)
-    sounds = {f"{case.file}_{_file(k)}": (c.wav[one[0], start(c):c.cut + 5 * RATE], RATE) for k, c in clips.items()}
+    i = len(p.speaker) // 2
+    made = dict(real=p.truth) | all_continued(p, systems)
+    clips = {k: sounded(codec, p.given[i:i + 1], z[i:i + 1], p.speaker[i:i + 1]) for k, z in made.items()}
+    heard = lambda c: c.wav[0, max(0, c.cut - 2 * RATE):c.cut + 5 * RATE]
     said = lambda k: "what really followed, through the codec" if k == "real" else k
-    write_row(run, sounds, {f"{case.file}_{_file(k)}": f"{p.speaker[one[0]]}: {said(k)}" for k in clips}, suffix=".ogg")
+    write_row(run, {f"{case.file}_{_file(k)}": (heard(c), RATE) for k, c in clips.items()},
+              {f"{case.file}_{_file(k)}": f"{p.speaker[i]}: {said(k)}" for k in clips}, suffix=".ogg")
 
 def _file(name: str) -> str: return "".join(c if c.isalnum() else "_" for c in name).strip("_")
 
@@ -191,7 +191,7 @@ def run(
         found = run_cases(out, study, asked, how, corpus_root, lead=widest)
         of = [(case_title(a), areas_of(t, p.bootstrap, seed)) for t, a in found]
         for (_, areas), (_, about) in zip(of, found, strict=True): out.rows(areas.assign(case=about["case"]), "areas")
-        out.figure("matrix", draw_matrix(of),
+        out.figure("matrix", draw_matrix(of[widest(found)]),
                    "Area under the ROC of every measure against every imitation; a half is blind")
         out.figure("counts", draw_counts(of), "How many imitations each measure tells from real speech")
     return read_run(out.final)
