@@ -16,7 +16,6 @@ from ..dynamics.rivals import RIVALS, Prompts, all_continued, model_rival, promp
 from ..dynamics.sequence_file import SHIPPED_ONE_FRAME, load_sequence
 from ..lab.figures import heat_map, panels
 from ..lab.players import write_row
-from ..lab.runs import published
 from audioengram.lab.studies import (
     add_rows,
     as_markdown,
@@ -172,7 +171,6 @@ def listen(run, case, how, tables, opened, first):
 def _file(name: str) -> str: return "".join(c if c.isalnum() else "_" for c in name).strip("_")
 
 # %% ../../nbs/discussions/d02_measures.ipynb #3b0f4d3b
-@published(NAME)
 def tell(
     run,          # open Run
     found: list,  # (tables, provenance) of each case

@@ -35,7 +35,7 @@ from ..lab.continuer import Continuer
 from ..lab.figures import band_plot, legend_below, panels
 from ..lab.players import read_row, write_row
 from ..lab.provenance import RunError
-from ..lab.runs import published, read_run
+from ..lab.runs import read_run
 from audioengram.lab.studies import (
     add_rows,
     as_markdown,
@@ -301,7 +301,6 @@ def continuer(result) -> Continuer:
     return Continuer(names, go)
 
 # %% ../../nbs/discussions/d11_generation.ipynb #561e2931
-@published(NAME)
 def tell(
     run,          # open Run
     found: list,  # (tables, provenance) of each case

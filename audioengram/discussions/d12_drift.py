@@ -20,7 +20,6 @@ from ..dynamics.rivals import Prompts, prompts_of_split
 from ..dynamics.sequence_file import load_sequence
 from ..lab.figures import band_plot, legend_below, panels
 from ..lab.players import write_row
-from ..lab.runs import published
 from audioengram.lab.studies import (
     add_rows,
     as_markdown,
@@ -182,7 +181,6 @@ def listen(run, case, how, tables, opened, first):
               {name(k): f"{p.speaker[i]}: {k}" for k in HEARD}, suffix=".ogg")
 
 # %% ../../nbs/discussions/d12_drift.ipynb #4beffdab
-@published(NAME)
 def tell(
     run,          # open Run
     found: list,  # (tables, provenance) of each case
