@@ -25,7 +25,7 @@ def list_runs(
     rows = []
     for run in (read_run(f.parent) for f in found):
         m = run.manifest
-        names = ", ".join(sorted({str(i.get("name", k)) for k, i in (m.get("inputs") or {}).items()}))
+        names = ", ".join(x["name"] for kind in ("corpus", "codec") for x in m["inputs"].get(kind, ()))
         rows.append(dict(name=run.folder.name, profile=m["profile"], inputs=names, claims=len(run.claims),
                          seconds=m.get("seconds"), page=str(run.page or "")))
     return pd.DataFrame(rows, columns=["name", "profile", "inputs", "claims", "seconds", "page"])

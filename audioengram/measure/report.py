@@ -8,7 +8,7 @@ __all__ = ['SEGMENTS', 'RANK_UNITS', 'RANK_RESAMPLES', 'LAGS', 'CONTEXT', 'FRAME
 
 # %% ../../nbs/measure/36_report.ipynb #9e0946dc
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -159,24 +159,21 @@ def prediction_rows(
     who = np.array([code[names.index(s.groups[i])] for i in long])
     arrays, note = _leading_axes([s.arrays[i] for i in long], who)
     scores = _cross_scored(arrays, who, seed)
-    rng = np.random.default_rng(spawn(seed, "order"))
-    null = _cross_scored([z[shuffle_index(len(z), seed=int(rng.integers(2**31)))] for z in arrays], who, seed)
-    kw |= dict(seed=seed)
-    told = gain(scores["marginal-full"], scores["ridge"], **kw)
+    null = _cross_scored([z[shuffle_index(len(z), seed=spawn(seed, i))] for i, z in enumerate(arrays)], who, seed)
+    told = gain(scores["marginal-full"], scores["ridge"], **(kw := kw | dict(seed=seed)))
     r2 = lambda top, base: bootstrap_sums(
         np.stack([scores["ridge"][top], scores["ridge"][base]], 1), scores["ridge"].speaker.to_numpy(),
         lambda t: 1 - t[..., 0] / t[..., 1], **kw)
-    rate = bits_per_second(1., frame_rate)
-    return [
-        dict(measure="R² of the next frame", **_row(r2("error", "of_frame"))),
-        dict(measure="R² of the next step", **_row(r2("error", "of_step"))),
-        dict(measure="nats a frame over the marginal", **_row(told)),
-        dict(measure="bits a second over the marginal",
-             **{k: v if k == "n" or v is None else v * rate for k, v in _row(told).items()}),
-        dict(measure="nats a frame over standing still", **_row(gain(scores["step-full"], scores["ridge"], **kw))),
-        dict(measure="nats a frame over the marginal, order shuffled",
-             **_row(gain(null["marginal-full"], null["ridge"], **kw))),
-    ], note
+    bits = lambda x: None if x is None else bits_per_second(x, frame_rate)
+    rows = {
+        "R² of the next frame": r2("error", "of_frame"),
+        "R² of the next step": r2("error", "of_step"),
+        "nats a frame over the marginal": told,
+        "bits a second over the marginal": replace(told, value=bits(told.value), lo=bits(told.lo), hi=bits(told.hi)),
+        "nats a frame over standing still": gain(scores["step-full"], scores["ridge"], **kw),
+        "nats a frame over the marginal, order shuffled": gain(null["marginal-full"], null["ridge"], **kw),
+    }
+    return [dict(measure=name, **_row(e)) for name, e in rows.items()], note
 
 # %% ../../nbs/measure/36_report.ipynb #f49f00e0
 def _leading_axes(
