@@ -13,7 +13,6 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import librosa
 import numpy as np
 import pandas as pd
 import torch
@@ -52,7 +51,7 @@ def sounded(
     z = torch.cat([prompt, after], 1)
     with torch.inference_mode(): wav = torch.cat([codec.decode(row[None]).cpu() for row in z]).numpy()
     samples = round(z.shape[1] / codec.frame_rate * RATE)
-    if codec.sample_rate != RATE: wav = librosa.resample(wav, orig_sr=codec.sample_rate, target_sr=RATE)
+    if codec.sample_rate != RATE: wav = need("librosa", "lab").resample(wav, orig_sr=codec.sample_rate, target_sr=RATE)
     return Clips(z, wav[:, :samples], prompt.shape[1], codec.frame_rate, np.asarray(speaker))
 
 # %% ../../nbs/measure/31_continuation.ipynb #1294d667
@@ -95,8 +94,9 @@ def envelopes(
     bands: int = 16,
 ) -> np.ndarray:   # dB, no more than 60 below the loudest, 100 Hz, [T,bands]
     "Mel-band levels."
-    power = librosa.feature.melspectrogram(y=np.asarray(x, np.float32), sr=RATE, n_fft=512, hop_length=160,
-                                           n_mels=bands)
+    melspectrogram = need("librosa", "lab").feature.melspectrogram
+    power = melspectrogram(y=np.asarray(x, np.float32), sr=RATE, n_fft=512, hop_length=160,
+                           n_mels=bands)
     db = 10 * np.log10(np.maximum(power, 1e-10)).T
     return np.maximum(db, db.max() - 60)
 

@@ -9,13 +9,12 @@ __all__ = ['wins', 'area', 'area_by', 'area_slope', 'area_difference', 'TwoSampl
 from dataclasses import dataclass
 from functools import lru_cache
 
-import librosa
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import ParameterError, generator, spawn
+from ..core import ParameterError, generator, need, spawn
 from .speech import RATE
 from .stats import Estimate, interval, resample_counts
 from ..stages import measures
@@ -94,7 +93,7 @@ class TwoSample:
 
 # %% ../../nbs/measure/32_twosample.ipynb #ad9ca8e6
 @lru_cache(4)
-def _bands(mels): return torch.from_numpy(librosa.filters.mel(sr=RATE, n_fft=512, n_mels=mels))
+def _bands(mels): return torch.from_numpy(need("librosa", "lab").filters.mel(sr=RATE, n_fft=512, n_mels=mels))
 
 def mel_levels(
     wav,               # sounds at 16 kHz, [B,S]
