@@ -53,7 +53,7 @@ def show(
     cells = [[escape(_cell(x)) for x in row] for row in rows.itertuples(index=False)]
     for i, c in enumerate(rows.columns):
         whole = i == 0 and max((len(r[0]) for r in cells), default=0) <= 46      # names stay on a line
-        kind = "right" if rows[c].dtype.kind in "iuf" else "left"
+        kind = "right" if rows.dtypes.iloc[i].kind in "iuf" else "left"
         table.add_column(str(c).replace("_", " "), overflow="fold", justify=kind, no_wrap=whole)
     for row in cells: table.add_row(*row)
     Console(force_jupyter=False).print(table)
