@@ -9,7 +9,7 @@ import pytest
 
 from audioengram.data.audio import audio_info
 
-PAGES = ("d00", "d01", "d03", "d04", "d05", "d06", "d07", "d08", "d10")
+PAGES = ("d00", "d01", "d02", "d03", "d04", "d05", "d06", "d07", "d08", "d10", "d11", "d12")
 
 
 def done(r) -> str:
