@@ -20,7 +20,7 @@ from .cli_codes import app as codes_app
 from .cli_common import Device, Json, Language, Licence, SpeakerFrom, given, show, tell_json
 from .cli_corpus import app as corpus_app
 from .cli_generate import app as sequence_app
-from .cli_generate import generate
+from .cli_generate import generate, judge
 from .cli_latents import app as latents_app
 from .cli_latents import report
 from .cli_runs import app as runs_app
@@ -35,7 +35,7 @@ app = typer.Typer(
 for name, part in dict(corpus=corpus_app, latents=latents_app, codec=codec_app, codes=codes_app,
                        sequence=sequence_app, runs=runs_app).items():
     app.add_typer(part, name=name)
-for command in (generate, report): app.command()(command)
+for command in (generate, judge, report): app.command()(command)
 
 Profile = Annotated[str, typer.Option(help="smoke (seconds), quick (2 CPU cores) or full (GPU).")]
 

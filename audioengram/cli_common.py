@@ -50,10 +50,12 @@ def show(
     rows = pd.DataFrame(rows)
     if as_json: print(rows.to_json(orient="records", indent=1, default_handler=str)); return
     table = Table(title=title and escape(title), title_justify="left", header_style="bold")
-    for c in rows.columns:
+    cells = [[escape(_cell(x)) for x in row] for row in rows.itertuples(index=False)]
+    for i, c in enumerate(rows.columns):
+        whole = i == 0 and max((len(r[0]) for r in cells), default=0) <= 46      # names stay on a line
         kind = "right" if rows[c].dtype.kind in "iuf" else "left"
-        table.add_column(str(c).replace("_", " "), overflow="fold", justify=kind)
-    for row in rows.itertuples(index=False): table.add_row(*(escape(_cell(x)) for x in row))
+        table.add_column(str(c).replace("_", " "), overflow="fold", justify=kind, no_wrap=whole)
+    for row in cells: table.add_row(*row)
     Console(force_jupyter=False).print(table)
 
 def _cell(x):

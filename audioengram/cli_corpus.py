@@ -42,6 +42,7 @@ def show_corpus(
     licence: Licence = None,
     language: Language = None,
     utterances: Annotated[int, typer.Option("--utterances", "-n", help="Rows of the manifest to print.")] = 10,
+    voices: Annotated[bool, typer.Option("--voices", help="List speakers who sound alike; needs metrics.")] = False,
     json_: Json = False,
 ):
     "Summary, speakers and manifest of a corpus; what was left out and why; names that stand in several folders."
@@ -60,3 +61,12 @@ def show_corpus(
         ("One name in several folders: one person?", corpus.namesakes),
     ):
         if len(table): show(table, title=title)
+    if voices: _show_look_alikes(corpus)
+
+# %% ../nbs/95_cli_corpus.ipynb #af3c33dd
+def _show_look_alikes(corpus):
+    "Pairs of speakers who may be one person."
+    from audioengram.lab.voices import embed_speakers, look_alikes
+    alike = look_alikes(embed_speakers(corpus))
+    if len(alike): show(alike, title="As close as two recordings of one speaker")
+    else: print("No two speakers sound alike.")

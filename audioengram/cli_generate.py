@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Prompt', 'Out', 'Seconds', 'Trained', 'Temperature', 'Guidance', 'Noise', 'app', 'Corpora', 'Config', 'Folder',
-           'Minutes', 'File', 'generate', 'train', 'show', 'measure']
+           'Minutes', 'File', 'Place', 'generate', 'train', 'show', 'measure', 'judge']
 
 # %% ../nbs/92_cli_generate.ipynb #b53e8697
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -106,3 +107,30 @@ def measure(
     for name in corpora:
         report = held_out_report(loaded, codec, get_corpus(name), seconds, runs, Sampling(temperature))
         print(name, *(f"  {k}: {v}" for k, v in report.items()), sep="\n")
+
+# %% ../nbs/92_cli_generate.ipynb #2e59fa06
+Place = Annotated[Path | None, typer.Option(help="Folder; files of the three folders have the same names.",
+                                            show_default=False)]
+
+def judge(
+    prompts: Place = None, real: Place = None, made: Place = None,
+    call: Annotated[str | None, typer.Option(help="module:function of (prompts [B,P,D], frames).")] = None,
+    corpus: Annotated[str, typer.Option(help="Speech whose held-out speakers --call continues.")] = "debian-speech",
+    codec: Annotated[str, typer.Option(help="Codec of --call, and of the marks of latents.")] = "nano",
+    seconds: Annotated[float, typer.Option(min=2., help="Length of the continuations of --call.")] = 10.,
+    name: Annotated[str, typer.Option(help="What to call the model.")] = "yours",
+    json_: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+):
+    "Judge a model that continues prompts: two-sample test, drift and marks, with intervals, beside rivals."
+    from audioengram.errors import ParameterError
+    folders = (prompts, real, made)
+    if (call is None) != all(folders) or call and any(folders):
+        raise ParameterError("judge takes --prompts, --real and --made together, or --call alone")
+    from audioengram.codecs import get_codec
+    from audioengram.dynamics.judge import judge_corpus, judge_folder, named_callable, wide_table
+    from audioengram.lab.studies import as_markdown
+    if call:
+        sys.path.insert(0, "")             # a module beside the shell's place, as `python -m` has it
+        rows = judge_corpus(named_callable(call), corpus, codec, seconds, name)
+    else: rows = judge_folder(*folders, get_codec(codec), name)
+    print(rows.to_json(orient="records", indent=1) if json_ else as_markdown(wide_table(rows)))

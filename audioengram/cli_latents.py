@@ -95,10 +95,16 @@ def report(path: Latents, rate: Rate = None, seed: Seed = 0, json_: Json = False
         tell_json(dict(about=about, notes=notes, rows=table.to_dict("records")))
         return
     title = "{recordings} recordings, {frames:,} frames of {dimensions} numbers, {seconds:.0f} s".format(**about)
-    show(table, title=title)
+    show(table.assign(interval=[_interval(r) for r in table.itertuples()])[["measure", "value", "interval", "meaning"]],
+         title=f"{title}; intervals over {table.n.max()} {table.unit[0]}s")
     for note in notes: print(note)
 
 app.command("stats")(report)
+
+# %% ../nbs/94_cli_latents.ipynb #81666818
+def _interval(row) -> str:
+    "Both ends, where there are any."
+    return "" if row.lo is None or row.lo != row.lo else f"{row.lo:.3g} to {row.hi:.3g}"
 
 # %% ../nbs/94_cli_latents.ipynb #669f8981
 def _read(path: Path) -> tuple:

@@ -39,9 +39,10 @@ class MissingDependency(AudioengramError, ImportError): "An optional package is 
 
 # %% ../nbs/01_errors.ipynb #443057ca
 PACKAGES = {   # extra of pyproject.toml -> importable packages that it brings
-    "data": ("pandas", "pyarrow", "zarr", "av", "pyloudnorm", "fsspec", "requests", "huggingface_hub"),
+    "data": ("pyarrow", "zarr", "soundfile", "av", "pyloudnorm", "fsspec", "requests", "huggingface_hub",
+             "threadpoolctl"),
     "lab": ("matplotlib", "PIL", "librosa", "sklearn", "faiss", "jupyterlab", "ipywidgets", "ipykernel", "nbclient",
-            "jupyter_client", "papermill", "nbformat", "yaml", "threadpoolctl"),
+            "jupyter_client", "papermill", "nbformat", "yaml"),
     "mimi": ("moshi", "pocket_tts", "transformers"),
     "lyra": ("ai_edge_litert",),
     "metrics": ("pystoi", "pesq", "speechmos", "visqol", "resemblyzer", "swift_f0"),

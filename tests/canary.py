@@ -21,6 +21,11 @@ LEFT_OUT = {
     ("d90_codec_card", "bars", "met"): "holds speeds",
     ("d20_small_data_codes", "speed", None): "a clock",
     ("d20_small_data_codes", "copying", None): "its vocabulary forks on another processor",
+    ("d11_generation", "seconds", None): "logits of networks that fork on another processor",
+    ("d11_generation", "areas", None): "areas of two speakers move in steps of a quarter; their rows are watched",
+    ("d11_generation", "hypotheses", None): "areas among them",
+    ("d12_drift", "seconds", None): "logits of networks that fork on another processor",
+    ("d12_drift", "areas", None): "areas of two speakers move in steps of a quarter; their rows are watched",
     ("d02_measures", "seconds", None): "logits of networks that fork on another processor",
     ("d02_measures", "areas", None): "areas of two speakers move in steps of a quarter; their rows are watched",
 }

@@ -10,7 +10,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from audioengram.cli_generate import app, generate
+from audioengram.cli_generate import app, generate, judge
 from audioengram.core import AudioengramError, AudioError, ModelFileError, ParameterError
 from audioengram.data.audio import audio_info, load_audio, save_audio
 from audioengram.dynamics.sequence import SequenceConfig, SequenceModel
@@ -19,6 +19,7 @@ from audioengram.dynamics.sequence_file import SHIPPED_SEQUENCE, save_sequence
 runner = CliRunner()
 commands = typer.Typer()
 commands.command()(generate)
+commands.command()(judge)
 commands.add_typer(app, name="sequence")
 
 
@@ -97,6 +98,24 @@ def test_what_cannot_go_on_is_refused_in_a_sentence(home, tmp_path):
     refused(ParameterError, "is there already", *words(home, out))
     assert out.read_bytes() == b"mine" and call(*words(home, out, "--overwrite")).exit_code == 0
     assert call(*words(home, tmp_path / "y.wav", "--temperature", -1)).exit_code == 2   # the shell's own complaint
+
+
+def test_a_folder_is_judged_beside_what_really_followed(tmp_path):
+    rng = np.random.default_rng(0)
+    for part, smooth in (("prompts", 1), ("real", 1), ("made", 8)):
+        for who in range(4):
+            wav = np.convolve(rng.standard_normal(40_000), np.ones(smooth) / smooth, "same")
+            save_audio(tmp_path / part / f"s{who}-1.flac", .1 * wav, 16_000)
+    folders = [w for part in ("prompts", "real", "made") for w in (f"--{part}", tmp_path / part)]
+    r = call("judge", *folders, "--json", "--name", "hum")
+    rows = json.loads(r.output)
+    area = next(x for x in rows if x["quantity"] == "area, last 3 s")
+    assert {x["system"] for x in rows} == {"hum"} and area["value"] > .9 and area["n"] == 4
+    assert "| hum |" in call("judge", *folders, "--name", "hum").output
+    (tmp_path / "made" / "s3-1.flac").rename(tmp_path / "made" / "other.flac")
+    refused(ParameterError, "together, or --call alone", "judge", "--prompts", tmp_path / "prompts")
+    refused(AudioError, "is no folder", "judge", *folders[:-1], tmp_path / "none")
+    refused(ParameterError, "cannot be called", "judge", "--call", "no.such:thing")
 
 
 def test_training_from_the_shell_resumes_and_its_model_speaks(home, tmp_path):

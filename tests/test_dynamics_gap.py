@@ -128,11 +128,12 @@ def test_stability_is_of_as_many_runs_as_asked_and_finds_what_breaks(toy):
     assert not table.finite["explodes"] and 60 < table.broke["explodes"] < 100       # 3^81 is the largest power of 3 in float32
 
 
-def test_ahead_is_nats_a_scored_frame():
+def test_ahead_is_nats_a_scored_frame_and_each_speaker_counts_once():
     a = pd.DataFrame(dict(speaker=["x", "y"], segments=[2, 6], R=[10., 20.], C=[9., 17.]))
     b = pd.DataFrame(dict(speaker=["y", "x"], segments=[6, 2], R=[12., 6.]))
     assert ahead(a, "R", "C").value == pytest.approx(.5)
-    assert ahead_of(a, b, "R").value == pytest.approx((4 + 8) / 8) and ahead_of(b, b, "R").value == 0
+    assert ahead_of(a, b, "R").value == pytest.approx((4 / 2 + 8 / 6) / 2)              # a mean over speakers, not over frames
+    assert ahead_of(b, b, "R").value == 0
 
 
 def test_rollout_sets(toy):

@@ -1,10 +1,18 @@
 "The static metadata, the exact pins and the documented commands agree with one another."
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
+import sysconfig
 import tomllib
+import zipfile
 from configparser import ConfigParser
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -20,7 +28,7 @@ def test_pins_are_exact():
 
 def test_every_requirement_is_pinned_and_its_pin_satisfies_it():
     wanted = list(PROJECT["dependencies"]) + [r for k, rs in PROJECT["optional-dependencies"].items() if k != "cluster" for r in rs]
-    for r in map(Requirement, wanted):
+    for r in (r for r in map(Requirement, wanted) if r.name != PROJECT["name"]):     # an extra may name another one
         pin = PINS.get(canonicalize_name(r.name))
         assert pin is not None, f"{r.name} is required but not pinned in constraints.txt"
         assert r.specifier.contains(next(iter(pin.specifier)).version), f"{pin} does not satisfy {r}"
@@ -45,3 +53,96 @@ def test_every_make_target_is_explained():
     assert phony == set(re.findall(r"^([a-z]+):.*## \S", text, re.M))
     readme = (ROOT / "README.md").read_text()
     assert "make reproduce" in readme and "make test" in readme
+
+
+CORE = """
+import importlib, importlib.abc, json, pkgutil, sys, time
+barred = set(json.loads(sys.argv[1]))
+class Barred(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in barred: raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Barred())
+import torch
+began = time.process_time()
+import audioengram.core
+core = time.process_time() - began
+for room in ("heads", "codecs", "measure"):
+    package = importlib.import_module(f"audioengram.{room}")
+    for module in pkgutil.iter_modules(package.__path__): importlib.import_module(f"audioengram.{room}.{module.name}")
+from audioengram.codecs import get_codec
+from audioengram.measure.report import latent_report
+for name in ("nano", "nano-linear", "mel"):
+    codec = get_codec(name)
+    assert codec.decode(codec.encode(.1 * torch.randn(1, 8000))).shape[1] >= 8000
+print(json.dumps(dict(core=core, rows=len(latent_report([torch.randn(400, 4).numpy()], 12.5, n=50)))))
+"""
+
+
+def test_the_core_needs_no_extra():
+    "Heads, codecs and measures import and work where not one package of an extra is installed; core adds little to torch."
+    from audioengram.errors import PACKAGES
+    barred = sorted({p for packages in PACKAGES.values() for p in packages} | {"numba", "llvmlite", "traitlets", "IPython", "einops"})
+    r = subprocess.run([sys.executable, "-c", CORE, json.dumps(barred)], capture_output=True, text=True, cwd=ROOT)
+    assert r.returncode == 0, r.stderr[-3000:]
+    found = json.loads(r.stdout)
+    assert found["core"] < .5 and found["rows"] > 8, found
+
+
+def test_the_command_line_starts_at_once():
+    "Help waits neither for torch nor for pandas."
+    code = "import sys, audioengram.cli; print([m for m in ('torch', 'numpy', 'pandas') if m in sys.modules])"
+    r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert r.stdout.strip() == "[]", r.stdout + r.stderr
+
+
+def test_what_is_missing_names_the_extra_that_brings_it():
+    from audioengram.errors import PACKAGES
+    extras = PROJECT["optional-dependencies"]
+    assert set(PACKAGES) == set(extras)
+    names = {"PIL": "pillow", "sklearn": "scikit-learn", "faiss": "faiss-cpu", "yaml": "pyyaml", "jupyter_client": "jupyter-client",
+             "huggingface_hub": "huggingface-hub", "ai_edge_litert": "ai-edge-litert", "pocket_tts": "pocket-tts", "visqol": "visqol-python",
+             "swift_f0": "swift-f0", "vector_quantize_pytorch": "vector-quantize-pytorch"}
+    for extra, packages in PACKAGES.items():
+        brought = {canonicalize_name(Requirement(r).name) for r in extras[extra]}
+        assert {canonicalize_name(names.get(p, p)) for p in packages} <= brought, extra
+
+
+def test_papers_of_a_project():
+    for name in ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "audioengram/py.typed"): assert (ROOT / name).is_file(), name
+    assert f"version: {PROJECT['version']}" in (ROOT / "CITATION.cff").read_text() and f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_wheel_is_whole(tmp_path):
+    "Built from a copy, installed without the clone: pages run, a recording goes on, latents are reported on, codecs are compared."
+    import numpy as np
+    import soundfile as sf
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "_site", "runs", "__pycache__", "*.egg-info", "build", "*.ogg", "*.flac"))
+    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", source], check=True, capture_output=True)
+    wheel, sdist = next((tmp_path / "dist").glob("*.whl")), next((tmp_path / "dist").glob("*.tar.gz"))
+    names = set(zipfile.ZipFile(wheel).namelist())
+    discussions = {p.name for p in (ROOT / "nbs" / "discussions").glob("d*.ipynb")}
+    assert {f"audioengram/pages/{n}" for n in discussions} | {"audioengram/py.typed", "audioengram/assets/nano.safetensors"} <= names
+    assert not [n for n in names if n.startswith(("tests", "nbs", "figures"))] and wheel.stat().st_size < 30e6 and sdist.stat().st_size < 40e6
+    home = tmp_path / "home"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "venv"], check=True)
+    site = next((home / "venv").glob("lib/python*/site-packages"))
+    zipfile.ZipFile(wheel).extractall(site)
+    (site / "others.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")       # everything but this package; its links are not followed
+    sf.write(home / "a.wav", .3 * np.sin(np.arange(40_000) / 20) * np.sin(np.arange(40_000) / 4000), 16_000)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("AUDIOENGRAM", "PYTHON"))} | dict(AUDIOENGRAM_CACHE=str(home / "cache"), HF_HUB_OFFLINE="1")
+    def call(*words):
+        r = subprocess.run([home / "venv/bin/python", "-m", "audioengram.cli", *words], cwd=home, env=env, capture_output=True, text=True)
+        assert r.returncode == 0, r.stdout[-1000:] + r.stderr[-3000:]
+        return r.stdout
+    where = subprocess.run([home / "venv/bin/python", "-c", "import audioengram; print(audioengram.__file__)"], cwd=home, env=env, capture_output=True, text=True)
+    assert str(home) in where.stdout, where.stdout
+    call("codec", "encode", "a.wav", "a.npy")
+    np.save(home / "long.npy", np.random.default_rng(0).normal(size=(400, 4)))
+    assert "effective rank" in call("report", "long.npy", "--rate", "12.5")
+    call("generate", "--prompt", "a.wav", "--out", "b.wav", "--seconds", "1")
+    call("codec", "compare", "a.wav", "--codecs", "nano,mel", "--measures", "mel", "--out", "page")
+    assert (home / "page" / "index.html").is_file()
+    call("run", "d00", "--profile", "smoke")
+    assert (home / "runs" / "d00_structure" / "page.ipynb").is_file()

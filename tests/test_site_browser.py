@@ -1,10 +1,14 @@
 "The site in headless Chromium, opened from disk without a network: every page quiet, every picture seen, every clip loaded."
+import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from toy_site import ROOT, make_project
 
+from audioengram.lab.dress import LEAST_LETTER
+from audioengram.lab.listening import preference, read_choices
 from audioengram.lab.site import build_site, check_site, render_site
 
 pytestmark = pytest.mark.browser
@@ -27,6 +31,40 @@ LOAD = """async () => {
   return {bad, images: document.images.length, clips: document.querySelectorAll("audio").length, formulas: document.querySelectorAll("math").length, text: prose.textContent, title: document.querySelector("main h1").textContent};
 }"""
 
+# What a reader without a mouse or with tired eyes would stumble over, in words: names, labels, landmarks, headings, contrast.
+AUDIT = """() => {
+  const found = [], say = (what, node) => found.push(what + ": " + (node.outerHTML || "").slice(0, 110));
+  const shown = (n) => n.getClientRects().length > 0 && getComputedStyle(n).visibility !== "hidden";
+  const name = (n) => (n.getAttribute("aria-label") || n.textContent || n.title || n.querySelector("img")?.alt || "").trim();
+  for (const n of document.querySelectorAll("a[href], button, summary, [role=button]")) if (shown(n) && !name(n)) say("no name", n);
+  for (const n of document.images) if (!n.hasAttribute("alt") || (n.closest("main") && !n.alt.trim())) say("no alternative text", n);
+  for (const n of document.querySelectorAll("input, select, textarea")) if (shown(n) && !n.labels?.length && !n.getAttribute("aria-label")) say("no label", n);
+  for (const n of document.querySelectorAll("audio")) if (!n.getAttribute("aria-label") && !n.title) say("a player without a name", n);
+  for (const n of document.querySelectorAll("main thead th, main tbody th")) if (!n.scope) say("a heading of a table without scope", n);
+  if (document.querySelectorAll("main").length !== 1 || document.querySelectorAll("h1").length !== 1) found.push("not one main and one h1");
+  if (!document.documentElement.lang || !document.title) found.push("no language or title");
+  const ids = [...document.querySelectorAll("[id]")].map((n) => n.id), twice = ids.filter((id, i) => ids.indexOf(id) !== i);
+  if (twice.length) found.push("ids twice: " + twice.slice(0, 3));
+  for (const n of document.querySelectorAll("[aria-hidden=true] a[href], [role=navigation][aria-expanded]")) say("a wrong role", n);
+
+  const parse = (c) => { const m = c.match(/[\\d.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m; };
+  const light = ([r, g, b]) => { const f = (x) => (x /= 255) <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4; return .2126 * f(r) + .7152 * f(g) + .0722 * f(b); };
+  const behind = (n) => { for (; n; n = n.parentElement) { const c = parse(getComputedStyle(n).backgroundColor); if (c[3] > .9) return c; } return [255, 255, 255, 1]; };
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const n = walk.currentNode.parentElement;
+    if (!walk.currentNode.textContent.trim() || !shown(n) || n.closest("svg, script, style, .ae-skip")) continue;
+    const style = getComputedStyle(n), a = light(parse(style.color)), b = light(behind(n)), ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    const large = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.7 && style.fontWeight >= 700);
+    if (ratio < (large ? 3 : 4.5)) say("contrast " + ratio.toFixed(2), n);
+  }
+  return [...new Set(found)].slice(0, 12);
+}"""
+
+# How wide each figure is shown, and which part of a page sticks out.
+FIGURES = "() => [...document.querySelectorAll('main .ae-figure img')].map((i) => [i.getAttribute('src'), i.getBoundingClientRect().width])"
+SIDEWAYS = "() => document.documentElement.scrollWidth - window.innerWidth"
+
 
 @pytest.fixture(scope="module")
 def chromium():
@@ -40,8 +78,8 @@ def chromium():
 
 class Tab:
     "A browser tab without a network that notes whatever goes wrong."
-    def __init__(self, browser):
-        self.context = browser.new_context(offline=True, viewport=dict(width=1400, height=900))
+    def __init__(self, browser, scheme="light"):
+        self.context = browser.new_context(offline=True, viewport=dict(width=1400, height=900), color_scheme=scheme)
         self.page, self.wrong = self.context.new_page(), []
         self.page.on("console", lambda m: self.wrong.append(f"console: {m.text}") if m.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda e: self.wrong.append(f"script: {e}"))
@@ -63,12 +101,12 @@ class Tab:
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    return build_site(root=make_project(tmp_path_factory.mktemp("project"), library=("nbs/00_core.ipynb", "nbs/lab/25_site.ipynb")), quarto="never")
+    return build_site(root=make_project(tmp_path_factory.mktemp("project"), library=("nbs/00_core.ipynb", "nbs/lab/13_glossary.ipynb", "nbs/lab/25_site.ipynb")), quarto="never")
 
 
 def test_every_page_of_the_toy_opens_offline(chromium, toy):
     pages = sorted(toy.rglob("*.html"))
-    assert len(pages) == 5
+    assert len(pages) == 6
     with Tab(chromium) as tab:
         for path in pages: tab.look(path)
         seen = tab.look(toy / "figures/d99_toy/page.html")
@@ -95,9 +133,34 @@ def test_clips_are_compared_with_keys_and_clicks(chromium, toy):
         (first, at), (second, then), (third, _) = tab.page.evaluate(state)
         assert first and third and not second and abs(at - then) < .4
         assert tab.page.evaluate("() => document.activeElement === document.querySelectorAll('audio')[1]")
-        tab.page.keyboard.press("Space")
-        tab.page.wait_for_function("() => document.querySelectorAll('audio')[1].paused")
-        assert tab.page.locator(".ae-row + .ae-keys").count() == 1 and not tab.wrong
+        tab.page.evaluate("() => document.querySelectorAll('audio')[2].play()")                         # by its own button, as a mouse would
+        tab.page.wait_for_function("() => { const a = document.querySelectorAll('audio')[2]; return !a.paused && a.currentTime > 1.4 }")
+        assert tab.page.evaluate("() => document.querySelectorAll('audio')[1].paused")
+        tab.page.locator("audio").nth(2).focus(); tab.page.keyboard.press("Space")
+        tab.page.wait_for_function("() => document.querySelectorAll('audio')[2].paused")
+        assert tab.page.locator(".ae-keys").count() == 1 and not tab.wrong
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_are_read_by_keyboard_and_by_weak_eyes(chromium, toy, scheme):
+    with Tab(chromium, scheme) as tab:
+        for path in ("figures/d99_toy/page.html", "nbs/index.html", "nbs/00_core.html"):
+            tab.page.goto((toy / path).as_uri())
+            assert tab.page.evaluate(AUDIT) == [], path
+        paper = tab.page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+        assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+        tab.page.keyboard.press("Tab")
+        assert tab.page.evaluate("() => document.activeElement.className") == "ae-skip"
+
+
+def test_a_term_explains_itself_under_the_keyboard(chromium, toy):
+    with Tab(chromium) as tab:
+        tab.page.goto((toy / "nbs/index.html").as_uri())
+        term = tab.page.locator("a.ae-term").first
+        shown = "(n) => getComputedStyle(n, '::after').display + getComputedStyle(n, '::after').content"
+        assert term.evaluate(shown).startswith("none")
+        tab.page.keyboard.press("Tab"); term.focus()
+        assert term.evaluate(shown).startswith("block") and len(term.get_attribute("aria-description")) > 40
 
 
 def test_search_works_from_disk(chromium, toy):
@@ -125,11 +188,84 @@ def test_code_folds_and_text_keeps_its_measure(chromium, toy):
             assert tab.page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth + 1"), f"the page scrolls sideways at {width} px"
 
 
-def test_the_real_site_opens_offline(chromium, tmp_path):
-    out = render_site(ROOT, tmp_path / "_site")
-    assert check_site(out) == []
-    clips = 0
+def test_sounds_are_compared_blind(chromium, toy):
+    "No choice before both sounds were heard; the answers are a file that the package reads."
     with Tab(chromium) as tab:
-        for path in sorted(out.rglob("*.html")): clips += tab.look(path)["clips"]
+        tab.page.goto((toy / "figures/d99_toy/page.html").as_uri())
+        tab.page.get_by_role("button", name="Compare them blind").click()
+        tab.page.locator("dialog input").fill("ann")
+        tab.page.get_by_role("button", name="Begin").click()
+        for pair in (1, 2, 3):
+            dialog = tab.page.locator("dialog")
+            assert dialog.locator("h2").text_content() == f"Pair {pair} of 3" and not any(n in dialog.text_content() for n in ("original", "decoded", "noisy"))
+            tab.page.keyboard.press("1")                                                                # not heard yet: no choice
+            assert dialog.locator("[data-choice]:disabled").count() == 3
+            for key in "ab":
+                tab.page.keyboard.press(key)
+                tab.page.wait_for_timeout(1900)
+            tab.page.wait_for_function("() => !document.querySelector('dialog [data-choice]:disabled')")
+            tab.page.keyboard.press("2")
+        link = dialog.locator("a[download]")
+        rows = [json.loads(line) for line in tab.page.evaluate("async (u) => (await fetch(u)).text()", link.get_attribute("href")).splitlines()]
+        assert [r["choice"] for r in rows] == ["B"] * 3 and {r["listener"] for r in rows} == {"ann"} and not tab.wrong
+        assert {frozenset((r["a"], r["b"])) for r in rows} == {frozenset(p) for p in (("original", "decoded"), ("original", "noisy"), ("decoded", "noisy"))}
+        (toy / "choices.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        assert len(preference(read_choices(toy / "choices.jsonl"))) == 3
+        assert link.get_attribute("download") == "choices-d99_toy-ann.jsonl"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    return render_site(ROOT, tmp_path_factory.mktemp("real") / "_site")
+
+
+def test_the_real_site_opens_offline(chromium, real):
+    "Every page on a desk and on a phone: quiet, whole, and no wider than the screen; the letters of every figure can be read."
+    assert check_site(real) == []
+    clips, wide, small = 0, [], []
+    with Tab(chromium) as tab:
+        for path in sorted(real.rglob("*.html")):
+            clips += tab.look(path)["clips"]
+            if 'http-equiv="refresh"' in path.read_text(): continue                                     # it only leads to the report
+            tab.page.set_viewport_size(dict(width=390, height=844))
+            if tab.page.evaluate(SIDEWAYS) > 1: wide.append(path.relative_to(real).as_posix())
+            for source, seen in tab.page.evaluate(FIGURES):
+                svg = (path.parent / source).read_text()
+                letters = min((float(a or b) for a, b in re.findall(r'font(?:-size)?: ?([\d.]+)px|font-size="([\d.]+)"', svg)), default=99)
+                units = float(re.search(r'viewBox="[\d.]+ [\d.]+ ([\d.]+)', svg)[1])
+                if letters * seen / units < LEAST_LETTER - .1: small.append(f"{path.parent.name}/{source}: {letters * seen / units:.1f} px")
+            tab.page.set_viewport_size(dict(width=1400, height=900))
+            if tab.page.evaluate(SIDEWAYS) > 1: wide.append(path.relative_to(real).as_posix())
+    assert not wide, "pages that scroll sideways"
+    assert not small, "letters too small on a phone"
     published = len(list((ROOT / "figures").glob("*/page.ipynb")))
     assert clips >= published, "every discussion lets the reader listen"
+
+
+def test_a_sound_is_near(chromium, real):
+    "The first player of the front page is on the first screen, that of a result within two."
+    first = "() => document.querySelector('audio').getBoundingClientRect().top + scrollY"
+    with Tab(chromium) as tab:
+        for name, limit in (("nbs/index.html", 900), ("figures/d09_representations/page.html", 1800), ("figures/d20_small_data_codes/page.html", 1800)):
+            if not (real / name).is_file(): continue
+            tab.page.goto((real / name).as_uri(), wait_until="load")
+            for image in tab.page.locator("main img").all()[:6]: image.evaluate("i => { i.loading = 'eager'; return i.decode().catch(() => 0) }")
+            assert tab.page.evaluate(first) <= limit, name
+
+
+def test_ten_pages_of_the_real_site_pass_the_audit(chromium, real):
+    names = ["nbs/index.html", "nbs/lab/13_glossary.html", "nbs/heads/05_vmf.html", "nbs/lab/25_site.html",
+             *(f"figures/{p.parent.name}/page.html" for p in sorted((ROOT / "figures").glob("*/page.ipynb"))[::3])]
+    for scheme in ("light", "dark"):
+        with Tab(chromium, scheme) as tab:
+            for name in names:
+                tab.page.goto((real / name).as_uri())
+                assert tab.page.evaluate(AUDIT) == [], f"{name} ({scheme})"
+
+
+def test_search_finds_a_module_first(chromium, real):
+    with Tab(chromium) as tab:
+        tab.page.goto((real / "nbs/index.html").as_uri())
+        for asked, wanted in (("vmf", "05_vmf"), ("glossary", "13_glossary"), ("engram", "30_engram")):
+            tab.page.locator("#quarto-search input").first.fill(asked)
+            tab.page.wait_for_function("(w) => document.querySelector('.search-result')?.href.includes(w)", arg=wanted)

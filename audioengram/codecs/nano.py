@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RATE', 'HOP', 'WINDOW', 'BINS', 'BANDS', 'BLOCK', 'POWER', 'WIDEST', 'PIECE', 'MARGIN', 'FAINT', 'KEEP', 'SHIPPED',
            'SHAPES', 'spectra', 'overlap_add', 'mel_filters', 'spread_bands', 'lapped_basis', 'lap', 'unlap',
-           'peak_phase', 'griffin_lim', 'LinearNano', 'mel_loudness', 'fit_nano', 'fit_axes', 'save_nano', 'load_nano',
-           'fit_nano_on']
+           'peak_phase', 'griffin_lim', 'griffin_lim_piece', 'LinearNano', 'mel_loudness', 'fit_nano', 'fit_axes',
+           'save_nano', 'load_nano', 'fit_nano_on']
 
 # %% ../../nbs/codecs/10_nano.ipynb #7ef98088
 import math
@@ -154,7 +154,7 @@ def griffin_lim(
     while True:
         last = min(first + len(phase), longest)
         known = None if rest is None else rest[:, :KEEP * HOP]
-        part = _griffin_lim_piece(
+        part = griffin_lim_piece(
             magnitude(first, last),
             [min(max(n - first, 0), last - first) for n in lengths],
             phase,
@@ -171,7 +171,7 @@ def griffin_lim(
         parts.append(part[:, :cut])
         rest, before, first = part[:, cut:], last, last - 2 * KEEP
 
-def _griffin_lim_piece(mag, lengths, phase, known, n_iter, momentum, peaks):
+def griffin_lim_piece(mag, lengths, phase, known, n_iter, momentum, peaks):
     "Samples [B, 160 F + 320] of one piece; the first ones are `known` [B,n] if it continues another."
     B, n, _ = mag.shape
     hann, valid = _hann(mag.device), zero_beyond(mag.new_ones(B, n), lengths)

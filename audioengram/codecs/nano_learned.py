@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .base import LatentCodec, zero_beyond
+from .base import CodecStream, LatentCodec, zero_beyond
 from audioengram.codecs.nano import (
     BANDS,
     BINS,
@@ -298,6 +298,11 @@ class LearnedNano(LatentCodec):
         )
 
     def _decode(self, z, lengths): return self.sound(self.loudness(z, lengths), [n * self.stride for n in lengths])
+
+    def stream(self):
+        "Encode and decode in pieces; see `nano_stream`."
+        from audioengram.codecs.nano_stream import StreamDecoder, StreamEncoder
+        return CodecStream(StreamEncoder(self), StreamDecoder(self))
 
     def _pieces(self, f, lengths, factor=1):
         """A local function (first, last, valid frames of each row) -> [B, (last - first) factor, C] over a long

@@ -39,7 +39,7 @@ from audioengram.measure.geometry import (
 )
 from ..measure.prediction import bits_per_second, fit_baselines, score_windows
 from ..measure.speech import MEASURES, is_sound, pick_measures, round_trip_check, speech_scores
-from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums
+from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums, speaker_means
 from ..measure.keys import KEYS, KeySpec
 from ..measure.structure import phase0, ratio_of
 from ..stages import measures
@@ -388,12 +388,7 @@ def gain_of(
     "What a forecast gains over a null."
     at = gains[gains.lag == lag]
     unit = bits_per_second(1., per_second) if per_second else 1.
-    return bootstrap_sums(
-        np.stack([at[null] - at[model], at.frames], 1),
-        at.speaker.to_numpy(),
-        lambda s: unit * s[..., 0] / s[..., 1],
-        **kw,
-    )
+    return speaker_means(at[null] - at[model], at.frames, at.speaker.to_numpy(), lambda m: unit * m[..., 0], **kw)
 
 def claims_of(
     tables: dict, about: dict,   # of one case
@@ -435,7 +430,8 @@ def claims_of(
         "original_dnsmos" in speech
     ):
         if speech[c].notna().any():
-            say[c] = bootstrap_by(speech[c].dropna().to_numpy(), speech.speaker[speech[c].notna()].to_numpy(), **kw)
+            heard = speech[speech[c].notna()]
+            say[c] = bootstrap_by(heard[c].to_numpy(), heard.speaker.to_numpy(), "macro", **kw)
     if len(tables["sound"]): say["sound"] = "sound" if is_sound(tables["sound"]) else "not sound"
     return say
 
@@ -524,22 +520,15 @@ def paired_claims(
             for x, y in ((t, a), (base, about))
         ]
         both = sides[0][0].index.intersection(sides[1][0].index)
-        sums = np.column_stack(
-            [col for g, _ in sides for col in (g.loc[both].mixture - g.loc[both].gated, g.loc[both].frames)]
-        )
-        out[f"{name}.gain"] = bootstrap_sums(
-            sums,
-            both.to_numpy(),
-            lambda s, k=[u for _, u in sides]: k[0] * s[..., 0] / s[..., 1] - k[1] * s[..., 2] / s[..., 3],
-            n=n,
-            seed=seed,
+        rates = [unit * (g.mixture - g.gated)[both] / g.frames[both] for g, unit in sides]
+        out[f"{name}.gain"] = speaker_means(
+            rates[0] - rates[1], np.ones(len(both)), both.to_numpy(), n=n, seed=seed
         )
         for c in ("stoi", "pesq_wb"):
             if c not in base["speech"]: continue
             d = (score(t, c) - score(base, c)).dropna()
-            out[f"{name}.{c}"] = bootstrap_by(
-                d.to_numpy(), base["speech"].set_index("utterance").speaker[d.index].to_numpy(), n=n, seed=seed
-            )
+            who = base["speech"].set_index("utterance").speaker[d.index].to_numpy()
+            out[f"{name}.{c}"] = bootstrap_by(d.to_numpy(), who, "macro", n=n, seed=seed)
     return out
 
 # %% ../../nbs/discussions/d09_representations.ipynb #a78287af

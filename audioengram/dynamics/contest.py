@@ -93,7 +93,7 @@ def brier_rows(
     speaker,                         # [B]
     train: Sequences,
     seed: int = 0,
-) -> pd.DataFrame:   # one row a clip: speaker, brier1 … brier4 (larger is better), energy (smaller is better)
+) -> pd.DataFrame:   # a row a clip: speaker, brier1 … brier4 (larger is better), apart, energy (smaller is better)
     "Proper scores of pairs of draws."
     some = train.z[torch.from_numpy(np.random.default_rng(spawn(seed, "codes")).permutation(len(train.z))[:20_000])]
     means = MiniBatchKMeans(min(CODES, len(some)), n_init=1, random_state=spawn(seed, "means") % 2**31)
@@ -105,7 +105,8 @@ def brier_rows(
         same = lambda u, v, n=n: (u == v).unfold(1, n, 1).all(-1).float().mean(1)
         out[f"brier{n}"] = (same(a, y) + same(b, y) - same(a, b)).numpy()
     apart = lambda u, v: (u - v).norm(dim=-1).mean(1)
-    out["energy"] = ((apart(first, truth) + apart(second, truth)) / 2 - apart(first, second) / 2).numpy()
+    out["apart"] = apart(first, second).numpy()
+    out["energy"] = (apart(first, truth) + apart(second, truth)).numpy() / 2 - out["apart"] / 2
     return pd.DataFrame(out)
 
 # %% ../../nbs/dynamics/52_contest.ipynb #3bd0f3ca

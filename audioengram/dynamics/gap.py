@@ -19,7 +19,7 @@ from ..devices import batches_on, device_of
 from .injection import gap_rows, scored, true_windows
 from .predictor import Predictor, fitted
 from .rollout import Stretches, check_stability, rollout
-from ..measure.stats import bootstrap_sums
+from ..measure.stats import speaker_means
 from ..measure.trajectories import free_run_report, gap_sums, particle_log_score
 from ..stages import measures
 
@@ -293,13 +293,9 @@ def recovered(
     **kw,                 # of the bootstrap
 ):                        # Estimate
     "Share of the distance from the mean rollout to teacher forcing that particles recover."
-    s = sums[[f"{c}{of}" for c in ("R_mean", "R", "A")]].to_numpy(float)
-    return bootstrap_sums(
-        np.stack([s[:, 0] - s[:, 1], s[:, 0] - s[:, 2]], 1),
-        sums.speaker.to_numpy(),
-        lambda t: t[..., 0] / t[..., 1],
-        **kw,
-    )
+    s, count = sums[[f"{c}{of}" for c in ("R_mean", "R", "A")]].to_numpy(float), sums["frames" if of else "segments"]
+    parts = np.stack([s[:, 0] - s[:, 1], s[:, 0] - s[:, 2]], 1)
+    return speaker_means(parts, count, sums.speaker.to_numpy(), lambda m: m[..., 0] / m[..., 1], **kw)
 
 def ahead(
     sums: pd.DataFrame,   # of `measure_gap`, one model and step
@@ -326,7 +322,9 @@ def ratio_of_sums(
     power: float = 1.,
     **kw,
 ):                        # Estimate
-    "A ratio of two sums with its interval, such as own_step to true_step, or spread to miss (power .5)."
-    return bootstrap_sums(
-        sums[[top, below]].to_numpy(float), sums.speaker.to_numpy(), lambda t: (t[..., 0] / t[..., 1]) ** power, **kw
-    )
+    """A ratio of two sums, such as own_step to true_step, or spread to miss (power .5), with its interval; each speaker
+    counts once."""
+    count = sums[below] if below in ("segments", "frames") else sums["frames" if "frames" in sums else "segments"]
+    form = lambda m: (m[..., 0] / m[..., 1]) ** power
+    return speaker_means(sums[[top, below]].to_numpy(float), count, sums.speaker.to_numpy(), form, **kw)
+

@@ -43,6 +43,7 @@ def stream_frames(
     frames: int,           # how many to draw
     how=Sampling(),
     conditions=None,       # name -> [B,size]; a condition "voice" that is not given is the prompt's own
+    alter=None,            # what is done to every frame before it counts, [B,D] -> [B,D]
 ) -> Iterator[Tensor]:     # one frame each, [B,D]; raises ParameterError, TrainingError
     "Continue a batch of prompts frame by frame; a frame costs the same however long the run."
     given = prompt_conditions(model, prompt, how, conditions)
@@ -54,12 +55,14 @@ def stream_frames(
         for n in range(frames):
             guided = h[0] if len(h) == 1 else h[1] + how.guidance * (h[0] - h[1])
             x = model.outer(model.head.sample(guided, 1, g, how.temperature)[0])
+            if alter is not None: x = alter(x)
             if not x.isfinite().all():
                 raise TrainingError(f"the run left the finite numbers at frame {n + 1}",
                                     remedy="Lower temperature or guidance, or train the model longer")
             yield x
             if n + 1 < frames: h = features(_roughened(model, x, how.noise, g))
 
+# %% ../../nbs/dynamics/48_generate.ipynb #7c0f9be1
 def _roughened(model, x, k, g):
     "A frame with a share of noise, for feeding back."
     if not k: return x
@@ -82,10 +85,10 @@ def prompt_conditions(model, prompt, how, conditions=None) -> dict:
     return given or None
 
 def continue_latents(
-    model, prompt: Tensor, frames: int, how=Sampling(), conditions=None,   # as `stream_frames`
-) -> Tensor:                                                               # [B,frames,D]
+    model, prompt: Tensor, frames: int, how=Sampling(), conditions=None, alter=None,   # as `stream_frames`
+) -> Tensor:                                                                           # [B,frames,D]
     "A whole continuation."
-    out = list(stream_frames(model, prompt, frames, how, conditions))
+    out = list(stream_frames(model, prompt, frames, how, conditions, alter))
     return torch.stack(out, 1) if out else prompt[:, :0]
 
 # %% ../../nbs/dynamics/48_generate.ipynb #c975c2df

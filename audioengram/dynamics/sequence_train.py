@@ -305,7 +305,7 @@ class Stepped(Exported):
         for group in self.adam.param_groups: group["lr"] = r.rate * share
         self.muon.rate = r.matrix_rate * share
         self.model.train()
-        noise = generator(spawn(r.seed, "history", self.step))
+        noise = generator(spawn(r.seed, "history", self.step), self.model.in_mean.device)
         loss = batch_loss(self.model, self.train, self.packer.batch(self.step), noise).mean()
         self.model.zero_grad(set_to_none=True)
         loss.backward()

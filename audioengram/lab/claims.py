@@ -11,11 +11,12 @@ import os
 import re
 from difflib import get_close_matches
 from numbers import Number
+from pathlib import Path
 
 import numpy as np
 
 from ..core import ParameterError, read_json
-from .provenance import RunError, run_dir
+from .provenance import RunError, pages_dir, run_dir
 
 # %% ../../nbs/lab/03_claims.ipynb #96030d34
 NOT_MEASURED, NO_INTERVAL = "not measured", "(no interval)"
@@ -161,10 +162,16 @@ def find_claim(
     "Look a claim up, in the page's own run or in another one."
     if claims and id in claims: return claims[id]
     run, _, key = id.rpartition("/")
-    if run: claims, id = read_json(run_dir(run) / "claims.json", RunError), key
+    if run: claims, id = read_json(_claims_file(run), RunError), key
     if id in (claims or {}): return claims[id]
     near = get_close_matches(id, claims or (), 3, .5) or list(claims or ())[:5]
     raise ParameterError(
         f"unknown claim {id!r}" + (f" of {run}" if run else ""),
         remedy=f"There {'are' if near else 'are none'} {', '.join(near)}".strip(),
     )
+
+def _claims_file(run: str) -> Path:
+    "Claims of a run: its own, else those that the installed package carries."
+    own, pages = run_dir(run) / "claims.json", pages_dir()
+    carried = pages / "claims" / f"{run}.json" if pages else None
+    return carried if carried and carried.is_file() and not own.is_file() else own

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..codecs import CODECS, get_codec
+from ..codecs import CODECS, find_codec, get_codec
 from ..core import AudioengramError, AudioError, MissingDependency, ParameterError, atomic_path, expand
 from ..data.audio import AUDIO_SUFFIXES, load_audio, resample
 from .players import write_row
@@ -140,6 +140,7 @@ def compare_codecs(
     device="cpu",
 ) -> tuple:            # table: measure, a column a codec, better; {codec: list of RoundTrip}
     "One table. A codec that is named must be usable; of those that are not named, the usable ones are taken."
+    for name in names or (): find_codec(name)          # before the first of them is heard
     columns, trips = {}, {}
     for name in names or CODECS:
         try: table, trips[name] = score_codec(name, sounds, measures, device)

@@ -68,7 +68,7 @@ def link_discussions(
         return f'<a href="{pages[m[1]]}">{m[0]}</a>' if m[1] in pages else m[0]
     return re.sub(r"<code>(d\d\d_\w+)</code>(?!</a>)", link, page)
 
-# %% ../../nbs/lab/24_dress.ipynb #2b571b6e
+# %% ../../nbs/lab/24_dress.ipynb #1762d351
 _TABLE = re.compile(r"<table\b(?![^>]*ae-table)[^>]*>.*?</table>", re.S)
 _ESTIMATE = re.compile(r"(?:[-−]?[\d.,]+(?:e[-−+]?\d+)?%? )?\[[-−\d][^\]<]*\]")
 
@@ -76,17 +76,19 @@ def fit_tables(
     page: str,   # HTML
 ) -> str:
     "Tables in regions that scroll, with the scope of their headings, and intervals in one piece."
+    number = iter(range(1, page.count("<table") + 1))
     def fit(m):
         head, body, rest = m[0].partition("<tbody")
+        head = re.sub(r"<th[^>]*></th>", "<td></td>", head)           # a corner that says nothing is no heading
         head = re.sub(r"<th(?=[\s>])(?![^>]*scope)", '<th scope="col"', head)
         body += re.sub(r"<th(?=[\s>])(?![^>]*scope)", '<th scope="row"', rest)
         whole = _ESTIMATE.sub(lambda e: f'<span class="ae-whole">{e[0]}</span>', body)
         first = re.sub(r"<[^>]*>", "", " ".join(re.findall(r"<th[^>]*>(.*?)</th>", head, re.S)[:3])).strip()
-        name = f"Table: {first}".replace('"', "&quot;").rstrip(": ")
+        name = f"Table {next(number)}: {first}".replace('"', "&quot;").rstrip(": ")
         return f'<div class="ae-scroll" role="region" tabindex="0" aria-label="{name}">{head}{whole}</div>'
     return _TABLE.sub(fit, page)
 
-# %% ../../nbs/lab/24_dress.ipynb #21973dd0
+# %% ../../nbs/lab/24_dress.ipynb #bd43be5d
 LEAST_LETTER = 9     # pixels
 _SIZE = re.compile(r'<svg\b[^>]*?\bwidth="([\d.]+)(pt)?"[^>]*?\bheight="([\d.]+)(?:pt)?"')
 _LETTER = re.compile(r"font(?:-size)?: ?([\d.]+)px|font-size=\"([\d.]+)\"")
@@ -99,7 +101,7 @@ def figure_size(
     wide, unit, high = float(size[1]), 4 / 3 if size[2] else 1, float(size[3])     # a point is 4/3 of a pixel
     letters = [float(a or b) for a, b in _LETTER.findall(svg)]
     least = LEAST_LETTER * wide / min(letters) if letters else 0
-    return round(wide * unit), round(high * unit), min(round(wide * unit), math.ceil(least))
+    return round(wide * unit), round(high * unit), math.ceil(least)
 
 def fit_figures(
     page: str,     # HTML
@@ -117,7 +119,7 @@ def fit_figures(
         )
     return re.sub(r'<img\b([^>]*)\ssrc="([^"]+\.svg)"[^>]*>', fit, page)
 
-# %% ../../nbs/lab/24_dress.ipynb #c0142b5f
+# %% ../../nbs/lab/24_dress.ipynb #aef4830b
 _DARK = {"#ffffff": "#14181f", "#222222": "#dce3ed", "#333333": "#c9d2de", "#666666": "#9aa6b5", "#e6e6e6": "#333c49",
          "#4d4d4d": "#b9c2cd", "#8a8a8a": "#9aa6b5", "#6e6e6e": "#a7b1be", "#0072b2": "#4ba3db"}
 
@@ -133,10 +135,10 @@ def dark_figure(
     )
     plain = "text:not([style*='fill']){fill:#dce3ed}"
     style = f"<style>@media(prefers-color-scheme:dark){{{rules}{plain}}}</style>"
-    svg = re.sub(r"(>)([^<>]+)(</(?:text|tspan|title)>)", lambda m: m[1] + with_names(m[2]) + m[3], svg)
+    svg = re.sub(r"(>)([^<>]+)(</(?:text|tspan|title)>)", lambda m: m[1] + with_names(m[2], views=False) + m[3], svg)
     return svg if "prefers-color-scheme" in svg else re.sub(r"(<svg\b[^>]*>)", lambda m: m[1] + style, svg, count=1)
 
-# %% ../../nbs/lab/24_dress.ipynb #97e93331
+# %% ../../nbs/lab/24_dress.ipynb #03e8e08e
 def dress(
     page: str,       # HTML of a built page
     folder,          # where it lies
@@ -149,4 +151,6 @@ def dress(
     page = re.sub(r"<body[^>]*>", lambda m: m[0] + skip, page, count=1)
     # the renderer calls the switches of its contents "navigation", a landmark each
     page = page.replace('role="navigation" aria-expanded', 'role="button" tabindex="0" aria-expanded')
-    return page.replace('<nav id="quarto-sidebar"', '<nav id="quarto-sidebar" aria-label="Contents"', 1)
+    for nav, name in (("quarto-sidebar", "Contents"), ("TOC", "On this page")):
+        page = page.replace(f'<nav id="{nav}"', f'<nav id="{nav}" aria-label="{name}"', 1)
+    return page

@@ -51,8 +51,8 @@ def case_name(
     "What a reader calls a corpus under a codec."
     return f"{CORPORA.get(corpus, corpus)}, {codec_name(codec)}"
 
-# %% ../../nbs/lab/14_names.ipynb #f3b51e62
-_WORD = r"(?<![\w/:.`-]){}(?![\w/:.`-]*[\w/:`-])"
+# %% ../../nbs/lab/14_names.ipynb #da67b7ed
+_WORD = r"(?<![\w/:.`-]){}(?![\w/`-]|[:.]\w)"
 _CODEC = rf"(?:{'|'.join(CODECS)})(?:-\w+)*(?:\+\w+)"
 _CASE = re.compile(rf"(?<![\w/])({'|'.join(CORPORA)})(?: × |-)((?:{'|'.join(CODECS)})(?:-\w+)*(?:\+\w+)*)(?![\w+])")
 _VIEW = re.compile(rf"(?<![\w/:+-])({_CODEC}(?:\+\w+)*)(?![\w+])")
@@ -61,10 +61,12 @@ _CORPUS = re.compile(_WORD.format(f"({'|'.join(CORPORA)})"))
 def with_names(
     text: str,          # what a reader sees
     sentence=False,     # whether it is part of a sentence
+    views=True,         # also a codec that stands alone; in a figure its label may have no room for more words
 ) -> str:
     "Text with the names of cases that code needs replaced by those that readers know."
     def case(m):
         corpus, codec = CORPORA[m[1]], codec_name(m[2])
         return f"{corpus} ({codec})" if sentence else f"{corpus}, {codec}"
-    text = _VIEW.sub(lambda m: codec_name(m[1]), _CASE.sub(case, text))
+    text = _CASE.sub(case, text)
+    if views: text = _VIEW.sub(lambda m: codec_name(m[1]), text)
     return _CORPUS.sub(lambda m: CORPORA[m[1]], text)

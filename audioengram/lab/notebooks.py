@@ -9,13 +9,13 @@ __all__ = ['PAGE_LIMIT', 'clean_page', 'discussions_dir', 'notebook_path', 'read
 # %% ../../nbs/lab/20_notebooks.ipynb #11993a4c
 import contextlib
 import copy
+import json
 import os
 import re
 import shutil
 import tempfile
 from pathlib import Path
 
-import nbformat
 from filelock import FileLock, Timeout
 
 from ..core import ParameterError, cache_dir, did_you_mean, fingerprint, get_profile, write_json
@@ -28,6 +28,7 @@ from audioengram.lab.provenance import (
     figures_dir,
     made_here,
     neutral,
+    pages_dir,
     plain,
     project_root,
     runs_dir,
@@ -44,6 +45,7 @@ def clean_page(
     name: str,      # of the run; links to its files become relative to the page
 ):                  # a new notebook; raises ParameterError for an unknown claim
     "The executed notebook as it is published."
+    import nbformat
     nb = copy.deepcopy(nb)
     nb.metadata = nbformat.from_dict(dict(kernelspec=dict(name="python3", display_name="python3", language="python")))
     for i, cell in enumerate(nb.cells):
@@ -63,6 +65,7 @@ def _noise(out) -> bool:
     silent = out.output_type == "stream" and (out.name == "stderr" or not _settled(out.text).strip())
     return silent or "application/vnd.jupyter.widget-view+json" in out.get("data", {})
 
+# %% ../../nbs/lab/20_notebooks.ipynb #e0fb8cc3
 def _settled(text: str) -> str:
     "A stream as a terminal shows it in the end: without colours, each line after its last carriage return."
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r\n", "\n")
@@ -77,18 +80,19 @@ def _clean_output(out, name: str):
             # the kernel ran in <stage>/page: results of this run, and published ones of others
             text = re.sub(rf"(?<![\w/.])\.\./{re.escape(name)}/", "", "".join(text))
             out.data[mime] = neutral(re.sub(r"(?<![\w/.])\.\./\.\./(?=[\w.+-]+/)", "../", text))
-    if "data" in out: out.metadata = nbformat.from_dict({})
+    if "data" in out: out.metadata.clear()
     return out
 
 # %% ../../nbs/lab/20_notebooks.ipynb #39b2f6dd
 def discussions_dir() -> Path:   # raises ParameterError where there are none
     """Where the discussion notebooks lie: `nbs/discussions` of the project around the working directory, else of the
-    clone that is imported."""
+    clone that is imported, else those that the installed package carries."""
     for start in (None, Path(__file__).parent if "__file__" in globals() else None):
         root = project_root(start)
         if root and (root / "nbs" / "discussions").is_dir(): return root / "nbs" / "discussions"
-    raise ParameterError("discussions live in the repository, and this is not inside one", Path.cwd(),
-                         "Clone audioengram and run it there; a wheel holds the modules only")
+    if pages := pages_dir(): return pages
+    raise ParameterError("this installation holds no discussions", Path.cwd(),
+                         "Clone audioengram and run it there, or install it again")
 
 def notebook_path(
     name,   # "d00_structure", "d00", or a path
@@ -103,12 +107,22 @@ def notebook_path(
     raise ParameterError(f"no discussion {str(name)!r}{did_you_mean(name, found)}",
                          remedy=f"There are {', '.join(found) or 'none'}")
 
+class _Node(dict):
+    "A dict whose entries are attributes, as nbformat's are; nbformat takes a second and a half to import."
+    def __getattr__(self, name):
+        try: return self[name]
+        except KeyError: raise AttributeError(name) from None
+
+# %% ../../nbs/lab/20_notebooks.ipynb #49906f40
 def read_notebook(
     path,   # file
 ):          # notebook; raises RunError for a file that is none
     "Read a notebook, or say which file is damaged."
-    try: return nbformat.read(path, 4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError) as e:
+    try:
+        nb = json.loads(Path(path).read_text("utf-8"), object_hook=_Node)
+        for c in nb.cells: c["source"] = "".join(c.source)
+        return nb
+    except (ValueError, KeyError, AttributeError, TypeError) as e:
         raise RunError(f"is not a notebook ({type(e).__name__})", path, "Restore it from git") from None
 
 def notebook_fingerprint(
@@ -142,6 +156,7 @@ def _environment(**values):
     finally:
         for k, v in was.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
 
+# %% ../../nbs/lab/20_notebooks.ipynb #a405ce5b
 @contextlib.contextmanager
 def _staged(place: Path):   # yields a folder
     "A stage beside the results; its lock says that somebody is at work in it."
@@ -203,6 +218,7 @@ def run_notebook(
             made_here(place / folder.name, record=True)
     return place / name / "page.ipynb"
 
+# %% ../../nbs/lab/20_notebooks.ipynb #b56c2199
 def _kernel_environment(stage: Path, **more):
     "What a page's kernel sees."
     return _environment(AUDIOENGRAM_STAGE=stage, AUDIOENGRAM_FIGURES=figures_dir(), MPLBACKEND="agg",
@@ -214,6 +230,7 @@ def _lacking(root) -> str:
     from audioengram.data.corpora import get_corpus
     return what_few_lack(get_corpus("folder", root, show=False))
 
+# %% ../../nbs/lab/20_notebooks.ipynb #39cb2245
 def redraw_page(
     name,            # discussion, or path of a notebook
     figures=None,    # folder of results; figures/ if None
@@ -248,12 +265,13 @@ def _execute(
     progress: bool,
 ):                 # executed notebook; raises RunError
     "Execute every cell of a notebook."
+    import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     folder.mkdir()
     page = folder / "page.ipynb"
-    nbformat.write(nb, page)
+    nbformat.write(nbformat.from_dict(nb), page)
     options = dict(
         kernel_name="python3", cwd=str(folder), progress_bar=dict(desc=name, unit="cell") if progress else False
     )
@@ -273,6 +291,7 @@ def _execute(
                    "The earlier results are untouched; that page shows how far it came"
                    + "".join(f"\n  {line}" for line in tail.splitlines()[-15:])) from None
 
+# %% ../../nbs/lab/20_notebooks.ipynb #ef3e2d8a
 def _unfinished(nb) -> int | None:
     "The first code cell that did not run to its end."
     cells = [c for c in nb.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
@@ -297,6 +316,7 @@ def _write_page(
     lacking="",        # what one's own recordings are too few for
 ):
     "Write the page into a run's folder and say in the manifest how it came about."
+    import nbformat
     result = read_run(folder)
     quotes = {id for c in source.cells if c.cell_type == "markdown" for id, _ in quoted_claims(c.source) if "/" in id}
     page = clean_page(done, result.claims, folder.name)
@@ -314,6 +334,7 @@ def _write_page(
     )
     write_json(folder / "manifest.json", dict(result.manifest, page=about))
 
+# %% ../../nbs/lab/20_notebooks.ipynb #b50ce72f
 def _what_is_left_out(lost: list, lacking: str) -> str:
     "What a page on few recordings says at its top."
     names = ", ".join(f"`{id}`" for id in lost[:12]) + (f" and {len(lost) - 12} more" if len(lost) > 12 else "")

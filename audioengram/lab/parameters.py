@@ -11,8 +11,6 @@ import copy
 import math
 import os
 
-import nbformat
-
 from ..core import ParameterError, did_you_mean, expand
 from .provenance import RunError
 
@@ -129,8 +127,9 @@ def check_inputs(
     asked: dict,   # all parameters of a page, with whole paths
 ):
     "Whether the corpora and codecs that a page is to measure can be had. Raises AudioengramError."
-    from audioengram.codecs import find_codec
+    from audioengram.codecs import find_codec, parse_name
     from audioengram.data.cases import check_corpus, parse_cases
+    from audioengram.data.corpora import find_source
     corpus, codec, cases = (asked.get(k) for k in ("corpus", "codec", "cases"))
     root, share = asked.get("corpus_root"), asked.get("eval_fraction", .2)
     if not 0 < share < 1: raise ParameterError(f"eval_fraction is {share}, not a share", remedy="Use 0.2, for example")
@@ -139,7 +138,9 @@ def check_inputs(
     if corpus: check_corpus(corpus, root, share if "eval_fraction" in asked else None)
     if codec: find_codec(codec)
     if cases and cases != "auto" and not (corpus or codec) and "codec" in asked:
-        for case in parse_cases(cases): check_corpus(case.corpus); find_codec(case.codec)
+        first, *others = parse_cases(cases)
+        check_corpus(first.corpus); find_codec(first.codec)
+        for case in others: find_source(case.corpus); parse_name(case.codec)   # a page says what it leaves out
 
 # %% ../../nbs/lab/18_parameters.ipynb #42c7aaff
 def inject(
@@ -148,8 +149,9 @@ def inject(
     name="notebook",
 ):                  # a new notebook with the injected cell; raises RunError
     "Put parameters into a notebook, or refuse."
+    import nbformat
     from papermill.parameterize import parameterize_notebook
-    nb = copy.deepcopy(nb)
+    nb = nbformat.from_dict(copy.deepcopy(nb))
     nb.metadata.setdefault("papermill", nbformat.from_dict({}))
     for cell in nb.cells: cell.metadata.setdefault("tags", [])
     nb = parameterize_notebook(nb, {k: repr(v) for k, v in given.items()}, kernel_name="python3", language="python")

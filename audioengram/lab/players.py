@@ -104,7 +104,7 @@ class Row:
 
     def _repr_markdown_(self): return self.html()
 
-# %% ../../nbs/lab/15_players.ipynb #1e205833
+# %% ../../nbs/lab/15_players.ipynb #878b933f
 SHOWN, COLUMNS = 8, 4    # clips of a page that are seen at once; systems beside each other
 
 class AudioTable(Row):
@@ -128,7 +128,7 @@ class AudioTable(Row):
         tables = [(sum(map(len, b)), _table(b, Path(page or Path.cwd()))) for b in self.blocks()]
         seen, count = [tables[0][1]], tables[0][0]
         for n, text in tables[1:]:
-            if count + n > SHOWN: break
+            if count + n > SHOWN and len(self) - count > 1: break      # a click for one clip is no saving
             seen, count = [*seen, text], count + n
         rest, more = [text for _, text in tables[len(seen):]], len(self) - count
         hidden = ["<details>", f"<summary>{more} more clips</summary>", *rest, "</details>"] if rest else []
@@ -136,7 +136,7 @@ class AudioTable(Row):
         note = f'<p class="ae-note"><small>{said}Clips of one row play at one loudness.</small></p>'
         return "\n".join([*seen, note, *hidden])
 
-# %% ../../nbs/lab/15_players.ipynb #9c508e1d
+# %% ../../nbs/lab/15_players.ipynb #1349e3a1
 def _table(block: list, page: Path) -> str:
     "One table: systems above, an utterance a row; a caption that all clips of a system share stands above too."
     said = [{row[i].caption for row in block} for i in range(len(block[0]))]
@@ -155,7 +155,7 @@ def _table(block: list, page: Path) -> str:
         lines.append("</tr>")
     # the attribute keeps Quarto from reading the table as one of its own
     return "\n".join([
-        '<table class="ae-table" data-quarto-disable-processing="true">',
+        f'<table class="ae-table" style="--ae-columns:{len(block[0]) + named}" data-quarto-disable-processing="true">',
         f"<thead><tr>{corner}{heads}</tr></thead>", "<tbody>", *lines, "</tbody>", "</table>",
     ])
 

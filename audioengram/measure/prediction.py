@@ -18,7 +18,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from ..core import ParameterError, ShapeError, check_shape, generator
 from ..devices import batches_on, device_of
-from .stats import bootstrap_by, bootstrap_sums
+from .stats import bootstrap_by, bootstrap_sums, speaker_means
 
 # %% ../../nbs/measure/15_prediction.ipynb #6162ecda
 class GaussianForecast:
@@ -217,8 +217,8 @@ def gain(
     model: pd.DataFrame,    # scores of the model on the same windows
     above=False,            # only frames whose step is longer than the floor (sums by speaker only)
     **kw,                   # n, level, seed
-):                          # Estimate of nats a frame gained, paired by speaker
-    "NLL(null) - NLL(model), paired, resampled by speaker."
+):                          # Estimate of nats a frame gained
+    "NLL(null) - NLL(model), paired by speaker: a mean over speakers, each counting once."
     nll, count = ("nll_above", "above") if above else ("nll", "frames")
     frames = [np.asarray(s[count] if count in s else np.ones(len(s)), float) for s in (null, model)]
     if (
@@ -230,8 +230,7 @@ def gain(
             "null and model were scored on different windows",
             remedy="Score both on the same windows, in the same order",
         )
-    values = np.stack([null[nll].to_numpy() - model[nll].to_numpy(), frames[0]], 1)
-    return bootstrap_sums(values, model.speaker.to_numpy(), lambda s: s[..., 0] / s[..., 1], **kw)
+    return speaker_means(null[nll].to_numpy() - model[nll].to_numpy(), frames[0], model.speaker.to_numpy(), **kw)
 
 def bits_per_second(
     nats: float,         # per frame
@@ -294,10 +293,12 @@ def of_sums(
     what: str,            # "nll", a name of SUMS, or "r2" of log lengths
     **kw,                 # n, level, seed
 ):                        # Estimate
-    "A statistic with its interval, from sums by speaker."
+    "A statistic with its interval, from sums by speaker; each speaker counts once."
     top, below = ("sse", "sst") if what == "r2" else ("nll", "frames") if what == "nll" else SUMS[what]
-    form = (lambda t: 1 - t[..., 0] / t[..., 1]) if what == "r2" else (lambda t: t[..., 0] / t[..., 1])
-    return bootstrap_sums(sums[[top, below]].to_numpy(float), sums.speaker.to_numpy(), form, **kw)
+    form = (lambda m: 1 - m[..., 0] / m[..., 1]) if what == "r2" else (lambda m: m[..., 0] / m[..., 1])
+    count = sums["moved" if what == "r2" or what == "length_ratio" else below]
+    return speaker_means(sums[[top, below]].to_numpy(float), count, sums.speaker.to_numpy(), form, **kw)
+
 
 # %% ../../nbs/measure/15_prediction.ipynb #e007ed2a
 LADDER = ("differencing", "marginal shape", "slow context", "short-horizon dynamics")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RATE', 'SHORTEST', 'QUIETEST', 'MEASURES', 'Undefined', 'check_pair', 'si_sdr', 'mel_distance', 'stoi', 'pesq_wb',
-           'visqol', 'dnsmos', 'speaker', 'f0', 'Measure', 'measure_table', 'pick_measures', 'speech_scores',
-           'score_pair', 'round_trip_check', 'is_sound']
+           'visqol', 'dnsmos', 'speaker', 'embed_voice', 'f0', 'Measure', 'measure_table', 'pick_measures',
+           'speech_scores', 'score_pair', 'round_trip_check', 'is_sound']
 
 # %% ../../nbs/measure/25_speech.ipynb #347feb31
 import contextlib
@@ -160,8 +160,14 @@ def dnsmos(reference, degraded) -> dict:
 def speaker(reference, degraded) -> dict:
     """Cosine of two GE2E embeddings, both at the level the encoder expects. Pauses stay in, so that both are cut at
     the same places."""
-    a, b = (_voices().embed_utterance(_as_spoken(x)) for x in (reference, degraded))
+    a, b = (embed_voice(x) for x in (reference, degraded))
     return {"speaker_cosine": float(a @ b)}
+
+def embed_voice(
+    wav,             # [S] at 16 kHz
+) -> np.ndarray:     # a unit vector, [256]
+    "GE2E embedding of a voice."
+    return _voices().embed_utterance(_as_spoken(wav))
 
 def _as_spoken(x):
     """At -30 dB of full scale and on the grid of 16 bit, which keeps vanishing samples from slowing the network a

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..core import ParameterError, ShapeError, check_shape, need, spawn
 from ..devices import working_device
-from .stats import bootstrap_by, bootstrap_sums
+from .stats import bootstrap_by, bootstrap_sums, speaker_means
 
 # %% ../../nbs/measure/20_trajectories.ipynb #744baa0f
 def effective_particles(
@@ -188,16 +188,14 @@ def gap_table(
     seed: int = 0,
 ) -> pd.DataFrame:  # columns of `by`, then quantity, value, lo, hi, n
     """Gains over the baseline, their differences, and the share of C that compounding costs (where C gains
-    anything); paired by speaker."""
+    anything); paired by speaker, each speaker counting once."""
     if lost := {"speaker", "A", "C", "R", "R_mean", "base", *by} - set(rows):
         raise ParameterError(f"the gap needs columns {', '.join(sorted(lost))}")
     out = []
     for key, part in rows.groupby(list(by), sort=True):
         where, who = dict(zip(by, key, strict=True)), part.speaker.to_numpy()
         count = part.segments if "segments" in part else part.base * 0 + 1
-        mean = lambda v, who=who, count=count: _row(
-            bootstrap_sums(np.stack([v, count], 1), who, lambda t: t[..., 0] / t[..., 1], n=n, seed=seed)
-        )
+        mean = lambda v, who=who, count=count: _row(speaker_means(v, count, who, n=n, seed=seed))
         out += [where | dict(quantity=q) | mean(part.base - part[q]) for q in ("A", "C", "R", "R_mean")]
         out += [where | dict(quantity=name) | mean(part[b] - part[a]) for name, (a, b) in GAP.items()]
         parts = np.stack([part.R - part.C, part.base - part.C], 1)
@@ -205,7 +203,7 @@ def gap_table(
             out.append(
                 where
                 | dict(quantity="share lost")
-                | _row(bootstrap_sums(parts, who, lambda t: t[..., 0] / t[..., 1], n=n, seed=seed))
+                | _row(speaker_means(parts, count, who, lambda m: m[..., 0] / m[..., 1], n=n, seed=seed))
             )
     return pd.DataFrame(out)
 

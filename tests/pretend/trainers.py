@@ -8,10 +8,15 @@ import torch
 from audioengram.core import TrainingError
 from audioengram.devices import computing_on, device_of, working_device
 from audioengram.dynamics.factorizer import Factorizer, Frames, fit_factorizer, judge
+from audioengram.dynamics.generate import Sampling, continue_latents
 from audioengram.dynamics.injection import gap_rows, injection_rows
 from audioengram.dynamics.memory import fit_forms
 from audioengram.dynamics.predictor import LOOK, Predictor, fitted, train
 from audioengram.dynamics.rollout import Stretches, Unroll, check_stability, rollout, train_rollout
+from audioengram.dynamics.sequence import SEQUENCE_HEADS, SequenceConfig
+from audioengram.dynamics.sequence_data import Sequences
+from audioengram.dynamics.sequence_score import frame_scores
+from audioengram.dynamics.sequence_train import SequenceRecipe, SequenceTrainer
 from audioengram.ember.jepa import Jepa, Tower, fit_jepa
 from audioengram.ember.recursion import fit_core, rivals, running_parity
 from audioengram.measure.prediction import fit_baselines, score_windows
@@ -135,3 +140,23 @@ def test_codes_with_a_memory():
     grids = [np.random.default_rng(i).integers(0, 8, (12, 4, 3)) for i in range(3)]
     config = PriorConfig(8, 3, 4, hidden=16, layers=1, heads=2, window=48, memory="suffix", rows=64, memory_dim=16)
     assert on_device(fit_prior(grids[:2], grids[2:], config, steps=2, batch=2, show=False))
+
+
+# "lsd" differentiates forwards, in which torch itself crashes on tensors that only pretend to be elsewhere
+@pytest.mark.parametrize("head", [h for h in SEQUENCE_HEADS if h != "lsd"])
+def test_sequence_models_train_speak_and_score(head, tmp_path):
+    "Every head behind a transformer with all its options: training, a checkpoint, cached sampling, scores."
+    frames, who = torch.randn(6 * 40, D, generator=torch.Generator().manual_seed(0)), np.array([f"s{i // 2}" for i in range(6)])
+    data = Sequences(frames, np.full(6, 40), who, who, about=[dict(codec="toy", codec_fingerprint="toy")])
+    config = SequenceConfig(dim=D, width=16, layers=2, heads=2, hidden=16, context=8, components=2, head=head, head_width=16,
+                            head_layers=1, k_max=.5, short=1, short_frames=4, conditions=(("voice", 2 * D),), anchor="sink")
+    recipe = SequenceRecipe(config, steps=3, rows=2, length=32, warmup=1, validate_every=3, save_every=2, draws=2,
+                            check_frames=40)
+    run = SequenceTrainer(recipe, data, data, tmp_path, "cuda")
+    run.run(say=lambda text: None)
+    assert on_device(run.model) and np.isfinite(run.curve[-1]["energy"])
+    model = run.best_model()
+    z = continue_latents(model, frames.view(6, 40, D)[:2].to("cuda"), 5, Sampling(guidance=1.5, noise=.1))
+    assert z.is_cuda and z.shape == (2, 5, D) and torch.isfinite(z.cpu()).all()
+    rows = frame_scores(model, data, draws=2, white=torch.eye(D), utterances=[0, 1])
+    assert len(rows) == 80 and np.isfinite(rows.energy).all()

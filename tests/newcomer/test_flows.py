@@ -1,0 +1,89 @@
+"From recordings to something to look at or to listen to: what a newcomer does, as a newcomer does it."
+import json
+import os
+import re
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+
+from audioengram.data.audio import audio_info
+
+PAGES = ("d00", "d01", "d03", "d04", "d05", "d06", "d07", "d08", "d10")
+
+
+def done(r) -> str:
+    assert r.code == 0, r.err
+    return r.out
+
+
+def test_who_speaks_and_what_is_left_out(shell, recordings):
+    told = done(shell("corpus", "show", "folder", "--root", recordings, "--licence", "CC0-1.0", "--language", "en"))
+    assert "anna" in told and "ben" in told and "CC0-1.0" in told
+    rows = json.loads(done(shell("corpus", "show", "folder", "--root", recordings, "--json")))
+    assert len(rows) == 5 and {r["speaker_id"] for r in rows} == {"anna", "ben"}
+
+
+def test_paths_as_people_write_them(shell, recordings, monkeypatch):
+    monkeypatch.chdir(recordings.parent)
+    done(shell("corpus", "show", "folder", "--root", recordings.name))                     # relative, a blank and a # in it
+    monkeypatch.setenv("HOME", str(recordings.parent))
+    done(shell("corpus", "show", "folder", "--root", f"~/{recordings.name}"))              # in quotes a shell leaves ~ alone
+
+
+def test_there_and_back(shell, home, tmp_path):
+    done(shell("codec", "encode", "a.wav", tmp_path / "a.safetensors"))
+    done(shell("codec", "decode", tmp_path / "a.safetensors", tmp_path / "a.flac"))
+    assert audio_info(tmp_path / "a.flac").seconds == pytest.approx(4., abs=.09)
+
+
+def test_what_a_codec_keeps(shell, recordings):
+    rows = json.loads(done(shell("codec", "score", recordings, "--measures", "mel,si_sdr", "--json")))
+    assert {"mel_db", "si_sdr", "numbers a second"} <= {r["measure"] for r in rows} and all(np.isfinite(r["value"]) for r in rows)
+
+
+def test_codecs_side_by_side_with_a_page_to_listen(shell, recordings, tmp_path):
+    told = done(shell("codec", "compare", recordings, "--codecs", "nano,nano-linear,mel", "--measures", "mel", "--out", tmp_path / "page"))
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "nano-linear" in told and page.count("<audio") == 5 * 4
+    assert all((tmp_path / "page" / unquote(src)).is_file() for src in re.findall(r'src="([^"]+)"', page))
+
+
+def test_a_store_for_another_trainer(shell, recordings, tmp_path):
+    done(shell("latents", "encode", "folder", "nano", "--root", recordings, "--out", tmp_path / "store", "--workers", "1"))
+    done(shell("latents", "show", tmp_path / "store", "--check"))
+    done(shell("latents", "export", tmp_path / "store", tmp_path / "npy"))
+    assert sorted(p.suffix for p in (tmp_path / "npy").rglob("*.npy")) == [".npy"] * 5
+    by_store, by_folder = (json.loads(done(shell("latents", "stats", tmp_path / n, "--json"))) for n in ("store", "npy"))
+    assert by_store["rows"] == by_folder["rows"] and by_folder["rows"][0]["unit"] == "speaker"
+
+
+def test_a_report_on_any_latents(shell):
+    told = done(shell("report", "z.npy", "--rate", "12.5"))
+    assert "effective rank" in told and "segments" in " ".join(told.split())
+
+
+def test_a_recording_goes_on(shell, tmp_path):
+    done(shell("generate", "--prompt", "a.wav", "--seconds", "1", "--out", tmp_path / "on.wav"))
+    assert audio_info(tmp_path / "on.wav").seconds == pytest.approx(5., abs=.2)
+
+
+def page_of(shell, name, recordings) -> str:
+    "Run a page on one's own recordings; its text."
+    place = done(shell("run", name, "--profile", "smoke", "-p", "corpus=folder", "-p", f"corpus_root={recordings}")).strip().splitlines()[-1]
+    cells = json.loads(open(place).read())["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+def test_a_page_on_five_recordings_and_runs_beside_each_other(shell, recordings, home):
+    text = page_of(shell, "d09", recordings)
+    assert "Few recordings" in text and "read recordings" in text and "{claim:" not in text
+    assert "AUDIOENGRAM_OWN_RECORDINGS" not in os.environ
+    assert "d09_representations" in done(shell("runs", "list"))
+    assert "claims agree" in done(shell("runs", "compare", "d09", home / "runs" / "d09_representations"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_on_five_recordings(name, shell, recordings):
+    assert "Few recordings" in page_of(shell, name, recordings)
