@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from audioengram.codes.model import ModelConfig
-from audioengram.codes.prior import Prior, PriorConfig, generate, to_stream
+from audioengram.codes.prior import Prior, PriorConfig, to_stream
+from audioengram.codes.writing import generate
 
 FIFTY = """
 import time
-from audioengram.codes.training import Recordings, fit
+from audioengram.codes.recordings import Recordings
+from audioengram.codes.training import fit
 from audioengram.data.sources import synthesise
 import numpy as np, pandas as pd
 wavs = tuple(synthesise(1.5 + (i % 7) / 3, i, 80 + 4 * i, rate=24_000) for i in range(58))

@@ -6,7 +6,8 @@ import pytest
 from codes_toy import folder, model
 from typer.testing import CliRunner
 
-from audioengram.cli_codes import app, apply_edit, parse_region
+from audioengram.cli_codes import app
+from audioengram.codes.commands import apply_edit, parse_region
 from audioengram.codes.grid import CodeGrid, Region
 from audioengram.codes.modelfile import save_model
 from audioengram.core import AudioengramError, ParameterError
@@ -59,6 +60,25 @@ def test_health_and_info_speak_json(home):
     assert "utilisation" in json.dumps(json.loads(call("health", home / "bare.distill", "--folder", folder(2), "--json").output))
 
 
+def test_list_compare_and_palette(home, tmp_path):
+    told = {r["file"]: r for r in json.loads(call("list", home, "--json").output)}
+    assert told["full.distill"]["prior"] and not told["bare.distill"]["prior"] and told["full.distill"]["learnt"] == 3
+    assert "holds no .distill file" in call("list", tmp_path).output
+    told = json.loads(call("compare", folder(2), home / "full.distill", home / "bare.distill", "--json").output)
+    assert len(told) == 2 and told[0]["distance"] <= told[1]["distance"] < told[1]["silence"] * 2
+    r = call("palette", home / "bare.distill", tmp_path / "p", "--level", 2)
+    assert r.exit_code == 0 and len(list((tmp_path / "p").glob("level2_code*.wav"))) == 8
+    r = call("palette", home / "bare.distill", tmp_path / "p")
+    assert "not empty" in str(r.exception)
+
+
+def test_one_shots_and_density(home, tmp_path):
+    for name, args in (("a", ("--mode", "one-shot")), ("b", ("--density", 2))):
+        assert call("generate", home / "full.distill", tmp_path / f"{name}.wav", "--seconds", 1, *args).exit_code == 0
+    assert audio_info(tmp_path / "a.wav").seconds <= audio_info(tmp_path / "b.wav").seconds == pytest.approx(1., abs=.05)
+    assert "no mode 'loop'" in str(call("generate", home / "full.distill", tmp_path / "c.wav", "--mode", "loop").exception)
+
+
 def test_a_collapsed_codebook_has_an_exit_code_of_its_own(home, tmp_path):
     import copy
     poor = copy.deepcopy(model())
@@ -93,11 +113,11 @@ def test_regions_and_edits_are_read():
 
 def test_names_are_refused_before_the_work(home, tmp_path, monkeypatch):
     "Training and writing take minutes; a name that cannot be written is refused before."
-    from audioengram.codes import modelfile, prior, training
+    from audioengram.codes import modelfile, prior, recordings, training, writing
     def never(*_, **__): raise AssertionError("the work has begun")
-    monkeypatch.setattr(training, "read_recordings", never)
+    for module in (recordings, training): monkeypatch.setattr(module, "read_recordings", never)
     monkeypatch.setattr(prior, "fit_prior", never)
-    monkeypatch.setattr(prior, "generate", never)
+    monkeypatch.setattr(writing, "generate", never)
     monkeypatch.setattr(modelfile, "load_model", never)
     (tmp_path / "taken.distill").mkdir()
     for out in ("voice.zip", "voice", "taken.distill", "sub/voice.safetensors"):

@@ -15,21 +15,13 @@ import numpy as np
 import pytest
 from codes_toy import model
 
+from audioengram.codes.app import editor_notebook
 from audioengram.codes.editor import CodeGridEditor
 from audioengram.codes.grid import CodeGrid
 from audioengram.codes.modelfile import save_model
 from audioengram.data.sources import synthesise
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PAGE = """
-import numpy as np
-from audioengram.codes.editor import CodeGridEditor
-from audioengram.codes.grid import CodeGrid
-from audioengram.codes.modelfile import load_model
-editor = CodeGridEditor(CodeGrid.encode(load_model("toy.distill"), np.load("sound.npy")))
-editor.observe(lambda _: editor.grid.save("now.json"), "edited_wav")
-editor
-"""
 
 
 def editor(): return CodeGridEditor(CodeGrid.encode(model(prior=True), synthesise(1., 7, rate=24_000)))
@@ -67,8 +59,8 @@ def app(tmp_path_factory):
     pytest.importorskip("voila")
     home = tmp_path_factory.mktemp("app")
     save_model(model(prior=True), home / "toy.distill"); np.save(home / "sound.npy", synthesise(1., 7, rate=24_000))
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(PAGE)], metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")))
-    nbformat.write(nb, home / "editor.ipynb")
+    CodeGrid.encode(model(prior=True), np.load(home / "sound.npy")).save(home / "first.json")
+    nbformat.write(editor_notebook(home / "toy.distill", home / "first.json", home / "now.json"), home / "editor.ipynb")
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "JUPYTER_PLATFORM_DIRS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     log = open(home / "voila.log", "w")
@@ -124,6 +116,15 @@ def test_clicks_drags_and_keys_in_a_browser(app):
 
         for want in (one, first): grid.focus(); page.keyboard.press("Control+z"); until(lambda c, w=want: (c == w).all())
         page.keyboard.press("Control+y"); until(lambda c: (c == one).all())
+        grid.click(position=at(2, 0)); page.keyboard.press("ArrowRight"); page.keyboard.press("ArrowUp")     # arrows move, Shift widens
+        page.keyboard.press("Shift+ArrowRight")
+        assert page.locator(".ae-where").text_content() == "columns 3–4, bands 1–1"
+        page.keyboard.press("Control+c"); grid.click(position=at(10, 3)); page.keyboard.press("Control+v")   # copied to another place
+        three = until(lambda c: (c[10:12, 3] == one[3:5, 1]).all())
+        assert (three[:, :3] == one[:, :3]).all()
+        grid.focus(); page.keyboard.press("Control+z"); until(lambda c: (c == one).all())
+        dark = "() => { const c = document.querySelector('canvas.ae-picture'); return c.getContext('2d').getImageData(0, 0, c.width, c.height - 16).data.filter((v, i) => i % 4 === 0 && v < 128).length }"
+        assert page.evaluate(dark) > 100                                                 # the spectrogram is drawn
         page.locator("button.ae-swap").click()                                          # nothing marked yet: told, not done
         page.wait_for_function("() => document.querySelector('.ae-status').value.includes('no rectangle is marked')")
 
@@ -131,6 +132,9 @@ def test_clicks_drags_and_keys_in_a_browser(app):
         for name in ("original", "edited"): page.wait_for_function(ready, arg=name)
         grid.focus(); page.keyboard.press("b")
         page.wait_for_function("() => !document.querySelector('audio.ae-audio-edited').paused || document.querySelector('audio.ae-audio-edited').currentTime > 0")
+        page.wait_for_function("() => !document.querySelector('.ae-head').hidden")                     # the playhead runs
+        with page.expect_download() as got: page.locator("button.ae-json").click()
+        assert (CodeGrid.load(got.value.path(), model(prior=True)).codes == one).all()
         page.keyboard.press("a")
         page.wait_for_function("() => document.querySelector('audio.ae-audio-edited').paused")
         browser.close()

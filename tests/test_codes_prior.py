@@ -9,18 +9,14 @@ from audioengram.codes.engram import Engram, EngramConfig, key_offsets
 from audioengram.codes.prior import (
     Prior,
     PriorConfig,
-    Writer,
     bits_per_code,
-    choose,
     choose_prior,
     fit_prior,
     from_stream,
-    generate,
-    infill,
     table_bits,
     to_stream,
-    write_side_by_side,
 )
+from audioengram.codes.writing import Writer, choose, generate, infill, write_side_by_side
 from audioengram.core import ParameterError, TrainingError
 
 

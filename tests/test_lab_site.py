@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from toy_site import ROOT, cell, make_project, notebook
 
-from audioengram.lab.pages import SiteError, read_notebook, tidy, write_notebook
+from audioengram.lab.pages import SiteError, raw_notebook, tidy, write_notebook
 from audioengram.lab.site import build_site, check_site, prepare_site, tidy_pages
 
 
@@ -38,7 +38,7 @@ def test_a_page_can_be_shared(project, site):
         assert part in page, part
     measured = json.loads((project / "figures/d99_toy/manifest.json").read_text())["started"][:10]
     assert f'<time datetime="{measured}">' in page and "Cite this page" not in library and "/blob/main/nbs/00_core.ipynb" in library
-    assert read_notebook(site / "nbs/00_core.ipynb") == read_notebook(project / "nbs/00_core.ipynb")
+    assert raw_notebook(site / "nbs/00_core.ipynb") == raw_notebook(project / "nbs/00_core.ipynb")
     assert "<title>Does the toy ring?</title>" in (site / "feed.xml").read_text()
 
 
@@ -71,7 +71,7 @@ def test_a_second_build_does_nothing_until_something_changes(project, site):
 
 
 def test_pages_are_made_fit_for_quarto(project, site):
-    hidden = [c for c in read_notebook(project / "nbs/00_core.ipynb")["cells"] if "".join(c["source"]).startswith("#| hide")]
+    hidden = [c for c in raw_notebook(project / "nbs/00_core.ipynb")["cells"] if "".join(c["source"]).startswith("#| hide")]
     assert hidden and all("remove-cell" in c["metadata"]["tags"] for c in hidden)
     page = (site / "nbs/00_core.html").read_text()
     assert "test_fail</code>" not in page and "default_exp" not in page and "#| export" not in page
@@ -96,7 +96,7 @@ def quarto_markdown(nb: dict) -> str:
 @pytest.mark.parametrize("name", ["nbs/00_core.ipynb", "nbs/lab/25_site.ipynb", "nbs/lab/15_players.ipynb"])
 def test_exported_cells_survive_quarto(name):
     import pypandoc
-    nb = read_notebook(ROOT / name)
+    nb = raw_notebook(ROOT / name)
     tidy(nb)
     exported = sum("".join(c["source"]).startswith("#| export") for c in nb["cells"])
     def render(*filters): return subprocess.run([pypandoc.get_pandoc_path(), "-f", "markdown", "-t", "html", *filters], input=quarto_markdown(nb), capture_output=True, text=True, check=True)

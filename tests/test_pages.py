@@ -11,7 +11,7 @@ import yaml
 from audioengram.lab.claims import format_claims, quoted_claims
 from audioengram.lab.glossary import TERMS
 from audioengram.lab.home import CARDS, fresh_report, readme, sidebar
-from audioengram.lab.pages import library_pages, page_problems, read_notebook, read_page, result_pages, text_of
+from audioengram.lab.pages import library_pages, page_problems, raw_notebook, read_page, result_pages, text_of
 from audioengram.lab.reproduce import stale_reasons
 from audioengram.lab.runs import read_run
 from audioengram.stages import moved_stages
@@ -126,7 +126,7 @@ def test_numbers_give_one_reading_order():
 
 
 def parameter_cells(path: Path) -> list:
-    return [c for c in read_notebook(path)["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    return [c for c in raw_notebook(path)["cells"] if "parameters" in c["metadata"].get("tags", [])]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=ids(NOTEBOOKS))
@@ -174,8 +174,8 @@ def test_prose_quotes_claims_that_exist_and_are_filled_in_as_they_are_now(path):
     page = ROOT / "figures" / path.stem / "page.ipynb"
     if not page.exists(): pytest.skip(f"{path.stem} has not been run: make reproduce")
     claims = read_run(page.parent).claims
-    shown = "\n".join(text_of(c["source"]) for c in read_notebook(page)["cells"] if c["cell_type"] == "markdown")
-    for cell in read_notebook(path)["cells"]:
+    shown = "\n".join(text_of(c["source"]) for c in raw_notebook(page)["cells"] if c["cell_type"] == "markdown")
+    for cell in raw_notebook(path)["cells"]:
         if cell["cell_type"] == "markdown" and quoted_claims(text_of(cell["source"])):
             assert format_claims(text_of(cell["source"]), claims).strip() in shown, f"{page.relative_to(ROOT)} is old: run audioengram redraw {path.stem}"
 
@@ -185,14 +185,14 @@ _TYPED = re.compile(r"(?<![\w.{/])[-−]?\d+\.\d{2,}(?![\w.]*\})|\d(?:\.\d+)?\s?
 
 
 def test_the_report_types_no_measured_number():
-    prose = "\n".join(text_of(c["source"]) for c in read_notebook(ROOT / "nbs/index.ipynb")["cells"])
+    prose = "\n".join(text_of(c["source"]) for c in raw_notebook(ROOT / "nbs/index.ipynb")["cells"])
     prose = re.sub(r"```.*?```|`[^`]*`|\{claim:[^}]*\}|(Python|License|Debian) [\d.]+", "", prose, flags=re.S)
     assert not _TYPED.findall(prose)
 
 
 def test_generated_files_are_in_step():
     remedy = "run `audioengram site`"
-    assert fresh_report(ROOT) == read_notebook(ROOT / "nbs/index.ipynb"), f"nbs/index.ipynb stores old outputs: {remedy}"
+    assert fresh_report(ROOT) == raw_notebook(ROOT / "nbs/index.ipynb"), f"nbs/index.ipynb stores old outputs: {remedy}"
     assert (ROOT / "README.md").read_text() == readme(ROOT), f"README.md differs from nbs/index.ipynb: {remedy}"
     assert (ROOT / "_sidebar.yml").read_text() == sidebar(ROOT), f"_sidebar.yml differs from the notebooks on disk: {remedy}"
 

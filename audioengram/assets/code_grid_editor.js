@@ -1,5 +1,5 @@
 // The editor of a code grid: two canvases (original, edited), a toolbar, two players. All state that matters lives in Python.
-const CELL = { w: 16, h: 22 };
+const CELL = { w: 16, h: 22 }, AXIS = 16;
 const hue = (code, size) => code < 0 ? "#ffffff" : `hsl(${Math.round(360 * code / size)} 62% ${62 - 22 * (code % 3) / 2}%)`;
 
 function node(tag, attributes = {}, ...children) {
@@ -13,6 +13,8 @@ function render({ model, el }) {
   let level = 0, from = null, region = null, mark = null, played = null;
   const canvas = (label) => node("canvas", { width: T * CELL.w, height: F * CELL.h, className: `ae-grid ae-${label}`, tabIndex: 0, ariaLabel: `${label} code grid` });
   const before = canvas("original"), now = canvas("edited");
+  const under = node("canvas", { width: T * CELL.w, height: 96 + AXIS, className: "ae-picture", ariaLabel: "spectrogram of the edited sound" });
+  const head = node("div", { className: "ae-head", hidden: true });
   const status = node("output", { className: "ae-status" }), where = node("span", { className: "ae-where" });
   const field = (name, options) => node("input", { className: `ae-${name}`, title: name, ...options });
   const code = field("code", { type: "number", min: -1, max: size - 1, value: 0 }), ratio = field("ratio", { type: "range", min: 0, max: 1, step: .05, value: .5 });
@@ -33,10 +35,35 @@ function render({ model, el }) {
       g.strokeRect(box.time[0] * CELL.w, (F - box.frequency[1]) * CELL.h, (box.time[1] - box.time[0]) * CELL.w, (box.frequency[1] - box.frequency[0]) * CELL.h);
     }
   }
+  function drawPicture() {                                    // loud is dark; time in seconds below, frequency at the edges
+    const bytes = model.get("picture"), [M, frames] = model.get("picture_shape"), g = under.getContext("2d"), high = under.height - AXIS;
+    g.fillStyle = "#fff"; g.fillRect(0, 0, under.width, under.height);
+    if (!frames || bytes.byteLength < M * frames) return;
+    const image = new ImageData(frames, M), value = new Uint8Array(bytes.buffer ?? bytes, bytes.byteOffset ?? 0);
+    for (let m = 0; m < M; m++) for (let i = 0; i < frames; i++) {
+      const at = 4 * ((M - 1 - m) * frames + i), v = 255 - value[m * frames + i];
+      image.data[at] = image.data[at + 1] = v; image.data[at + 2] = Math.min(255, v + 40); image.data[at + 3] = 255;
+    }
+    const small = node("canvas", { width: frames, height: M });
+    small.getContext("2d").putImageData(image, 0, 0);
+    g.drawImage(small, 0, 0, under.width, high);
+    g.fillStyle = "#333"; g.font = "11px sans-serif";
+    const step = model.get("step"), every = step * T > 6 ? 1 : step * T > 2 ? .5 : .1;
+    for (let s = 0; s < step * T; s += every) { const x = s / step * CELL.w; g.fillRect(x, high, 1, 4); g.fillText(`${Number(s.toFixed(1))} s`, x + 3, high + 13); }
+  }
+  function movePlayhead() {
+    const p = players[played];
+    head.hidden = !p || p.paused;
+    if (head.hidden) return;
+    head.style.left = `${p.currentTime / model.get("step") * CELL.w}px`;
+    requestAnimationFrame(movePlayhead);
+  }
   function show() {
     draw(before, model.get("original_codes")); draw(now, model.get("codes"));
     undo.disabled = !model.get("can_undo"); redo.disabled = !model.get("can_redo"); status.value = model.get("status");
     where.textContent = region ? `columns ${region.time[0]}–${region.time[1] - 1}, bands ${region.frequency[0]}–${region.frequency[1] - 1}` : "nothing selected";
+    const names = model.get("band_names"), step = model.get("step");
+    where.title = region ? `${(region.time[0] * step).toFixed(2)}–${(region.time[1] * step).toFixed(2)} s, ${names.slice(...region.frequency).join(", ")}` : "";
   }
   function sound(name) {
     const bytes = model.get(`${name}_wav`);
@@ -55,7 +82,19 @@ function render({ model, el }) {
     const other = played && played !== name ? players[played].currentTime : 0;
     for (const p of Object.values(players)) p.pause();
     players[name].currentTime = played && played !== name ? other : 0; played = name;
-    players[name].play().catch(() => {});
+    players[name].play().then(movePlayhead).catch(() => {});
+  }
+  function download(name, parts, type) {
+    const link = node("a", { href: URL.createObjectURL(new Blob(parts, { type })), download: name });
+    link.click(); URL.revokeObjectURL(link.href);
+  }
+  function move(dt, df, wider) {                              // arrows: the selection goes on, or grows with Shift
+    const [t0, t1] = region ? region.time : [0, 1], [f0, f1] = region ? region.frequency : [0, 1];
+    const clip = (x, n) => Math.max(0, Math.min(n, x));
+    if (!region) region = { time: [0, 1], frequency: [0, 1] };
+    else if (wider) region = { time: [t0, Math.max(t0 + 1, clip(t1 + dt, T))], frequency: [f0, Math.max(f0 + 1, clip(f1 + df, F))] };
+    else if (t0 + dt >= 0 && t1 + dt <= T && f0 + df >= 0 && f1 + df <= F) region = { time: [t0 + dt, t1 + dt], frequency: [f0 + df, f1 + df] };
+    show();
   }
   const tools = node("div", { className: "ae-tools" }, levels, code,
     button("set", "write the code into the selection, at this level", needs(() => send("set", { code: Number(code.value) }))),
@@ -64,7 +103,11 @@ function render({ model, el }) {
     button("swap", "exchange with the marked rectangle", needs(() => send("swap"))),
     button("blend", "move towards the marked rectangle", needs(() => send("blend", { ratio: Number(ratio.value) }))), ratio,
     button("infill", "let the prior write the selection", needs(() => send("infill"))),
-    button("preview", "hear the selection alone, at this level", needs(() => send("preview"))), undo, redo);
+    button("copy", "Ctrl+C: all levels of the selection, for this file or another", needs(() => send("copy"))),
+    button("paste", "Ctrl+V: at the corner of the selection", needs(() => send("paste"))),
+    button("preview", "hear the selection alone, at this level", needs(() => send("preview"))), undo, redo,
+    button("wav", "save the edited sound", () => download("edited.wav", [model.get("edited_wav")], "audio/wav")),
+    button("json", "save the code grid", () => send("export")));
   const listen = node("div", { className: "ae-players" }, node("label", {}, "A original ", players.original), node("label", {}, "B edited ", players.edited), players.preview);
 
   // ---- mouse and keys
@@ -85,6 +128,9 @@ function render({ model, el }) {
     if (held && key === "z") send(e.shiftKey ? "redo" : "undo");
     else if (held && key === "y") send("redo");
     else if (key === "delete" || key === "backspace") { if (region) send("mute"); }
+    else if (held && key === "c") { if (region) send("copy"); }
+    else if (held && key === "v") { if (region) send("paste"); }
+    else if (key.startsWith("arrow")) move({ arrowleft: -1, arrowright: 1 }[key] ?? 0, { arrowup: 1, arrowdown: -1 }[key] ?? 0, e.shiftKey);
     else if (!held && key === "a") play("original");
     else if (!held && key === "b") play("edited");
     else return;
@@ -94,9 +140,13 @@ function render({ model, el }) {
 
   for (const name of ["codes", "status", "can_undo", "can_redo"]) model.on(`change:${name}`, show);
   for (const name of ["original", "edited", "preview"]) { model.on(`change:${name}_wav`, () => sound(name)); if (name !== "preview") sound(name); }
+  model.on("change:picture", drawPicture);
+  model.on("change:exported", () => { if (model.get("exported")) download("grid.json", [model.get("exported")], "application/json"); });
+  for (const name of ["original", "edited"]) players[name].onplay = () => { played = name; movePlayhead(); };
   el.classList.add("ae-editor");
-  el.append(node("div", { className: "ae-scroll" }, node("div", {}, "original"), before, node("div", {}, "edited: click or drag; Ctrl+Z undoes; A and B play"), now), where, tools, listen, status);
-  show();
+  el.append(node("div", { className: "ae-scroll" }, node("div", {}, "original"), before, node("div", {}, "edited: click or drag, or arrows (Shift widens); Ctrl+C, Ctrl+V and Ctrl+Z; A and B play"),
+    node("div", { className: "ae-stack" }, now, under, head)), where, tools, listen, status);
+  show(); drawPicture();
 }
 
 export default { render };

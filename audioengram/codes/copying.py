@@ -16,7 +16,8 @@ from scipy.spatial.distance import cdist
 from scipy.stats import hypergeom
 
 from .model import CodeModel
-from .prior import bits_per_code, table_bits, write_side_by_side
+from .prior import bits_per_code, table_bits
+from .writing import generate
 from ..core import ParameterError, spawn
 
 # %% ../../nbs/codes/45_copying.ipynb #5652c27d
@@ -70,6 +71,7 @@ def pictures(
     "Log-mel pictures of windows."
     size, made, where = int(seconds * model.config.rate) // model.config.column * model.config.column, [], []
     for i, w in enumerate(wavs):
+        w = w if np.ndim(w) == 1 else np.mean(w, 1)
         for start in range(0, max(len(w) - size // 2, 1), size // 2):
             x = np.zeros(size, np.float32); part = w[start:start + size]; x[:len(part)] = part
             if np.sqrt(np.mean(x**2)) > 1e-3: made.append(x); where.append((i, start))
@@ -79,6 +81,7 @@ def pictures(
     small = torch.nn.functional.adaptive_avg_pool2d(mel[:, None], (24, 16)).flatten(1).cpu().numpy()
     return np.maximum(small - small.max(1, keepdims=True), -60.), where
 
+# %% ../../nbs/codes/45_copying.ipynb #1e4af501
 def nearest(
     model: CodeModel,
     pieces,  # sounds [S] to judge
@@ -128,6 +131,7 @@ def cut(
     parts = [(g[i:i + size], k) for k, g in enumerate(grids) for i in range(0, max(len(g) - size, 0) + 1, size)]
     return [p for p, _ in parts], [k for _, k in parts]
 
+# %% ../../nbs/codes/45_copying.ipynb #c9526ecd
 def bits_saved(
     prior, grids,    # pieces, codes [T,F,Q]
     train,           # codes of the training files
@@ -140,6 +144,7 @@ def bits_saved(
     ]
     return (np.array(table)[:, 0] - bits_per_code(prior, grids)[:, 0]) / np.array([g.size for g in grids])
 
+# %% ../../nbs/codes/45_copying.ipynb #ff74a85a
 def sign(
     name: str, values, unheard,   # larger is closer to the training files
     most=False,                   # ask for more than half of the values, too
@@ -160,6 +165,7 @@ def sign(
         seen=bool(needed and beyond >= needed),
     )
 
+# %% ../../nbs/codes/45_copying.ipynb #23a9fcce
 def copy_report(
     model: CodeModel,      # with a prior
     train, held,           # lists of sounds [S]: what it learnt from, and what it never heard
@@ -178,15 +184,9 @@ def copy_report(
         )
     grids, others = [model.encode(w) for w in train], [model.encode(w) for w in held]
     size = int(np.clip(np.median([len(g) for g in grids]), 8, 3 * model.config.columns_per_second))
-    made = list(
-        write_side_by_side(
-            prior,
-            size,
-            np.zeros((max(8, round(seconds * model.config.columns_per_second / size)), 0, *grids[0].shape[1:]), int),
-            temperature,
-            seed=spawn(seed, "pieces"),
-        )
-    )
+    n = max(8, round(seconds * model.config.columns_per_second / size))
+    long = generate(prior, n * size, temperature=temperature, seed=spawn(seed, "pieces"))
+    made = [long[i * size:(i + 1) * size] for i in range(n)]
     some = np.random.default_rng(spawn(seed, "files")).permutation(len(grids))[:most]
     (mine, own), (new, _) = cut([grids[i] for i in some], size), cut(others, size)
     own = [int(some[i]) for i in own]
@@ -217,6 +217,7 @@ def copy_report(
     ]
     return CopyReport(table, bool(table.seen.any()), _words(table), rows, found)
 
+# %% ../../nbs/codes/45_copying.ipynb #74b3bc9d
 def _words(table) -> str:
     "The report in a sentence or two."
     seen, blind = set(table.sign[table.seen]), table.sign[table.needed.isna()].tolist()

@@ -48,7 +48,7 @@ class CodeGrid:
         length=None,      # samples of the sound; all columns if None
     ):
         self.model, c = model, model.config
-        self._codes = check_codes(codes, c.size, c.bands, c.levels)
+        self._codes = check_codes(codes, c.size, c.grid_bands, c.levels)
         if not len(self._codes): raise ShapeError("a grid needs at least one column")
         self.length = len(self._codes) * c.column if length is None else int(length)
         if not 0 < self.length <= len(self._codes) * c.column:
@@ -108,6 +108,18 @@ class CodeGrid:
         "Write one code into every cell of a region."
         new = self.codes
         new[region.within(self.shape)] = check_codes([[[code]]], self.model.config.size, name="the code")
+        self._edit(new)
+
+    def write(self,
+        time: int, frequency: int,   # the corner, column and band
+        codes,                       # [t,f,Q]
+    ):
+        "Write a block of codes, all levels, as one edit."
+        t, f, _ = codes.shape
+        new = self.codes
+        new[Region((time, time + t), (frequency, frequency + f)).within(self.shape)] = check_codes(
+            codes, self.model.config.size, levels=self.shape[2]
+        )
         self._edit(new)
 
     def swap(self,
@@ -183,10 +195,10 @@ class CodeGrid:
     def infill(self,
         region: Region,
         seed: int = 0,
-        **how,           # temperature, top_k, top_p, candidates, ahead: as codes.prior.infill
+        **how,           # temperature, top_k, top_p, candidates, ahead: as codes.writing.infill
     ) -> tuple:          # bits that the codes behind the region cost now; mean over all candidates
         "Let the prior rewrite a region."
-        from audioengram.codes.prior import infill
+        from audioengram.codes.writing import infill
         if self.model.prior is None:
             raise ParameterError(
                 "this model has no prior, so nothing can be filled in",

@@ -24,8 +24,10 @@ from .model import CodeModel, ModelConfig
 from ..core import ModelFileError, atomic_path, expand
 
 # %% ../../nbs/codes/25_modelfile.ipynb #17fb4664
-FORMAT, VERSION = "audioengram-distill", 3
+FORMAT, VERSION = "audioengram-distill", 4
+
 MEMBERS = ("manifest.json", "config.json", "model.safetensors", "about.json", "prior.json", "prior.safetensors")
+
 LIMIT = 512 * 1024**2   # bytes of a member
 
 def check_target(
@@ -43,6 +45,7 @@ def check_target(
         raise ModelFileError("cannot be written there", path, "Choose a folder that you may write to")
     return path
 
+# %% ../../nbs/codes/25_modelfile.ipynb #a71de2fa
 def save_model(
     model: CodeModel,
     path,                     # where to; .distill
@@ -74,6 +77,7 @@ def save_model(
         for name, data in {"manifest.json": _json(manifest), **members}.items(): z.writestr(zipfile.ZipInfo(name), data)
     return path
 
+# %% ../../nbs/codes/25_modelfile.ipynb #6b461573
 def _json(value) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=_plain) + "\n").encode()
 
@@ -135,6 +139,7 @@ def read_members(
             raise bad(f"has the wrong checksum for {name}")
     return data
 
+# %% ../../nbs/codes/25_modelfile.ipynb #bb5ea6b1
 def _read_json(data: bytes, name, path):
     "JSON of a member; nesting bombs and NaN are damage as well."
     try:
@@ -144,6 +149,7 @@ def _read_json(data: bytes, name, path):
             f"holds a {name} that is not valid JSON ({str(e)[:80]})", path, "Get the file again from where it came"
         ) from None
 
+# %% ../../nbs/codes/25_modelfile.ipynb #d07fde22
 def check_tensors(
     data: bytes,     # a safetensors file
     shapes: dict,    # name -> shape expected
@@ -170,6 +176,7 @@ def check_tensors(
         raise bad(f"has values that are not finite in {broken[0]}")
     return tensors
 
+# %% ../../nbs/codes/25_modelfile.ipynb #c675d00a
 def load_model(
     path,                  # a .distill file
     device: str = "cpu",
@@ -197,6 +204,7 @@ def _bound(shapes, path):
             "declares weights far larger than a model file holds", path, "Get the file again from where it came"
         )
 
+# %% ../../nbs/codes/25_modelfile.ipynb #3fcd1727
 def _load_prior(data, model, path):
     "The bundled prior."
     from audioengram.codes.prior import Prior, PriorConfig

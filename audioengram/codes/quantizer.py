@@ -43,6 +43,7 @@ def check_codes(
 # %% ../../nbs/codes/05_quantizer.ipynb #99b3db7c
 PER_CODE = 39   # training vectors a code: faiss's min_points_per_centroid
 
+# %% ../../nbs/codes/05_quantizer.ipynb #ddadc57b
 @dataclass(frozen=True)
 class Sizing:
     "What a training set can carry."
@@ -65,13 +66,14 @@ class Sizing:
             size=f"{vectors} vectors in {seconds:.0f} s of sound; at least {PER_CODE} a code (FAISS)",
             levels="every level learns from all vectors; 3, and 4 from 100 000 vectors on",
             decay="the average remembers about 100 vectors a code",
-            steps="grows with the root of the number of vectors",
+            steps="at most; grows with the root of the number of vectors, ends when held-out files no longer gain",
         )
         return [
             dict(choice=k, value=getattr(self, k), source="override" if k in given else "auto", why=w)
             for k, w in why.items()
         ]
 
+# %% ../../nbs/codes/05_quantizer.ipynb #40da7df5
 def choose_size(
     vectors: int,        # training vectors (places in time and frequency over all files)
     batch: int = 1024,   # vectors in a training batch
@@ -86,7 +88,7 @@ def choose_size(
         size=size,
         levels=3 if vectors < 100_000 else 4,
         decay=round(min(max(1 - batch / (100 * size), 0.8), 0.99), 3),
-        steps=int(min(max(100 * round(math.sqrt(vectors) / 50 + 1), 200), 3000)),
+        steps=int(min(max(100 * round(math.sqrt(vectors) / 20 + 2), 300), 3000)),
     )
     made = Sizing(**auto | given)
     if made.size < 2 or made.levels < 1 or not 0 < made.decay < 1 or made.steps < 1:
@@ -96,6 +98,7 @@ def choose_size(
         )
     return made
 
+# %% ../../nbs/codes/05_quantizer.ipynb #fadfa9b6
 def reference_size(
     files: int,     # training files
     steps: int,     # training steps
@@ -200,6 +203,7 @@ def settle(
     "Refit every level on all vectors."
     check_shape(vectors, "N D", "training vectors", D=quantizer.dim, finite=True)
     residual, distinct = vectors.cpu().numpy().astype(np.float32), []
+    weight = .2 + np.linalg.norm(residual, axis=1)   # of the sounds: vectors are 0 in silence
     for layer in quantizer.rvq.layers:
         book = layer._codebook
         distinct.append(len(np.unique(residual.round(5), axis=0)))
@@ -211,7 +215,9 @@ def settle(
             if len(residual) < quantizer.size:
                 centres, labels = _few(residual, quantizer.size), np.arange(len(residual))
             else:
-                km = KMeans(quantizer.size, init=start, n_init=1, max_iter=iterations, random_state=seed).fit(residual)
+                km = KMeans(quantizer.size, init=start, n_init=1, max_iter=iterations, random_state=seed).fit(
+                    residual, sample_weight=weight
+                )
                 centres, labels = km.cluster_centers_.astype(np.float32), km.labels_
         count = np.bincount(labels, minlength=quantizer.size).astype(np.float32)
         centres = torch.from_numpy(centres).to(book.embed)
@@ -221,6 +227,7 @@ def settle(
         residual = residual - centres.cpu().numpy()[labels]
     return distinct
 
+# %% ../../nbs/codes/05_quantizer.ipynb #69155cce
 def _few(vectors, size):
     "A codebook for fewer vectors than codes: the vectors, and far-away places for codes that cannot be used."
     return np.concatenate([vectors, np.full((size - len(vectors), vectors.shape[1]), 1e3, np.float32)])

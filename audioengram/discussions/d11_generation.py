@@ -74,7 +74,7 @@ def recipe(
         networks=p.pick(1, 2, 4),          # of the two-sample test, a fold
         epochs=p.pick(3, 30, 30),
         marginal=p.pick(1, 60, 60),        # epochs of the mixture without a context, at most
-        runs=p.pick(4, 100, 400),          # long ones
+        runs=p.pick(4, 50, 400),           # long ones, a case
         run_seconds=p.pick(4., 60., 60.))
 
 # %% ../../nbs/discussions/d11_generation.ipynb #247e606d

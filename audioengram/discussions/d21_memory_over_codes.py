@@ -22,7 +22,8 @@ from ..codes.engram import collisions, key_offsets
 from ..codes.model import ModelConfig
 from ..codes.modelfile import load_model
 from ..codes.prior import Prior, PriorConfig, fit_prior, table_bits, to_stream
-from ..codes.training import fit, read_recordings
+from ..codes.recordings import read_recordings
+from ..codes.training import fit
 from ..core import ParameterError, cache_dir, fingerprint, get_profile, spawn
 from ..data.corpora import get_corpus
 from ..devices import device_of
@@ -133,13 +134,22 @@ def codes_of(
     sounds = read_recordings(
         replace(corpus, utterances=corpus.utterances[keep].reset_index(drop=True)), held=test, longest=how["longest"]
     )
-    config = ModelConfig(width=how["width"])
+    config, valid = ModelConfig(width=how["width"]), set(rest[:max(1, len(rest) // 8)])
     decides = [how[k] for k in ("steps", "batch", "seed")]
     key = fingerprint(sounds.fingerprint, asdict(config), *decides, code_fingerprint("audioengram.codes.training:fit"))
     path = cache_dir("codes") / f"{key}.distill"
     if not path.exists():
-        fit(sounds, path, config=config, steps=how["steps"], batch=how["batch"], seed=how["seed"], show=False)
-    model, valid = load_model(path), set(rest[:max(1, len(rest) // 8)])
+        fit(
+            sounds.only(rest, valid),
+            path,
+            config=config,
+            steps=how["steps"],
+            batch=how["batch"],
+            seed=how["seed"],
+            patience=0,
+            show=False,
+        )
+    model = load_model(path)
     grids = {i: model.encode(w) for i, w in zip(sounds.names, sounds.wavs, strict=True)}
     return {
         side: {i: grids[i] for i in ids if i in grids}

@@ -126,7 +126,7 @@ def _of_draws(made, again, p: Prompts, plan) -> pd.DataFrame:   # system, quanti
         rows += [dict(system=k, quantity=q, value=e.value, lo=e.lo, hi=e.hi, n=e.n) for q, e in found.items()]
     return pd.DataFrame(rows)
 
-# %% ../../nbs/dynamics/54_judge.ipynb #1a406e7c
+# %% ../../nbs/dynamics/54_judge.ipynb #1ed3092d
 def judge_corpus(
     continues: Callable,   # as `judge_callable`
     corpus: str, codec: str,
@@ -140,12 +140,12 @@ def judge_corpus(
     p = prompts_of_split(store, split, 3., seconds, clips, seed=plan.seed)
     return judge_callable(continues, store.codec(), p, name, plan=plan)
 
-# %% ../../nbs/dynamics/54_judge.ipynb #2aaaa883
+# %% ../../nbs/dynamics/54_judge.ipynb #49b40dcc
 def _read(files) -> list:
     "Sounds at 16 kHz."
     return [resample(*load_audio(f), RATE).astype(np.float32) for f in files]
 
-# %% ../../nbs/dynamics/54_judge.ipynb #a6c9e9b4
+# %% ../../nbs/dynamics/54_judge.ipynb #223561b8
 def folder_clips(
     prompts, real, made,   # folders
     codec,                 # whose latents the marks of latents are taken from
@@ -174,7 +174,7 @@ def _heard(codec, wav, before: int, speaker) -> Clips:
     with torch.inference_mode(): z = torch.cat([codec.encode(torch.from_numpy(row)[None]) for row in given])
     return Clips(z, wav, round(before / RATE * codec.frame_rate), codec.frame_rate, speaker)
 
-# %% ../../nbs/dynamics/54_judge.ipynb #d83bcbbe
+# %% ../../nbs/dynamics/54_judge.ipynb #828967e3
 def judge_folder(
     prompts, real, made, codec,   # as `folder_clips`
     name="yours",

@@ -17,7 +17,7 @@ import urllib.parse
 from pathlib import Path
 
 from .claims import find_claim, format_claim, format_claims
-from .pages import ROOMS, SiteError, library_pages, read_notebook, result_pages, text_of
+from .pages import ROOMS, SiteError, library_pages, raw_notebook, result_pages, text_of
 from .players import Clip, Row
 from .provenance import project_root
 from .share import first_sentence, read_results, results_log
@@ -244,7 +244,7 @@ def fresh_report(
 ) -> dict:  # nbs/index.ipynb with the outputs that it should store
     "Evaluate the cells of the report, so that the Markdown it stores agrees with the results on disk."
     path = Path(root, "nbs", "index.ipynb")
-    nb, scope = read_notebook(path), {}
+    nb, scope = raw_notebook(path), {}
     with contextlib.chdir(path.parent):
         for cell in (c for c in nb["cells"] if c["cell_type"] == "code"):
             shown = _evaluate(text_of(cell["source"]), scope)
@@ -280,7 +280,7 @@ def readme(
 ) -> str:   # Markdown
     "The report as README."
     parts = []
-    for cell in read_notebook(Path(root, "nbs", "index.ipynb"))["cells"]:
+    for cell in raw_notebook(Path(root, "nbs", "index.ipynb"))["cells"]:
         if "site" in cell["metadata"].get("tags", []): continue      # too long for a README
         if cell["cell_type"] == "markdown": parts.append(text_of(cell["source"]))
         for out in cell.get("outputs", ()):

@@ -22,7 +22,7 @@ from ..core import atomic_path, fingerprint, need
 from .dress import dark_figure, dress
 from .home import GLOSSARY, data_way, fresh_report, readme, sidebar
 from .names import with_names
-from .pages import SiteError, is_hidden, library_pages, read_notebook, read_page, tidy, write_notebook
+from .pages import SiteError, is_hidden, library_pages, raw_notebook, read_page, tidy, write_notebook
 from .provenance import project_root
 from .share import feed, first_sentence, foot, head_tags, read_project, read_results
 
@@ -237,7 +237,7 @@ def tidy_pages(
     ]
     changed = []
     for path in paths:
-        nb = read_notebook(path)
+        nb = raw_notebook(path)
         if tidy(nb): write_notebook(nb, path); changed.append(path.relative_to(root))
     return changed
 
@@ -301,7 +301,7 @@ def prepare_site(
     tidy_pages(root)
     _write(root / "_sidebar.yml", sidebar(root))
     _write(root / "nbs/assets/way.svg", data_way())
-    if (nb := fresh_report(root)) != read_notebook(root / "nbs/index.ipynb"):
+    if (nb := fresh_report(root)) != raw_notebook(root / "nbs/index.ipynb"):
         write_notebook(nb, root / "nbs/index.ipynb")
     _write(root / "README.md", readme(root))
     return root

@@ -171,8 +171,8 @@ def _state_by_case(run: Run, abouts: list):
     for about in abouts:
         claim = run.claims.get(f"{about['case']}.verdict_short")
         if claim: verdicts.setdefault(claim["value"], []).append(about["title"])
-    told = "; ".join(f"on {' and '.join(titles)}, {verdict}" for verdict, titles in verdicts.items())
-    if told: run.claim("main.by_case", told, exact="word")
+    told = "; ".join(f"on {' and '.join(titles)}: {verdict}" for verdict, titles in verdicts.items())
+    if told: run.claim("main.by_case", told[0].upper() + told[1:], exact="word")
 
 def write_tables(
     run: Run,        # open

@@ -125,7 +125,8 @@ def test_cores(name):
 
 
 def test_codes_and_their_prior():
-    from audioengram.codes.prior import bits_per_code, generate, infill
+    from audioengram.codes.prior import bits_per_code
+    from audioengram.codes.writing import generate, infill
     m = codes_toy.model(prior=True)
     assert on_device(m) and on_device(m.prior)
     codes = m.encode(np.sin(np.arange(24_000) / 20).astype("float32"))
