@@ -42,7 +42,7 @@ def test_published_claims_follow_from_published_rows(name, tmp_path, monkeypatch
 
 def toy(folder, value=2.):
     "A run with one claim that is made from its rows."
-    def measure(run, how): run.rows(dict(speaker=["a", "b"], x=[1., value])); run.input(codec=dict(name="toy", fingerprint="abc"))
+    def measure(run, how): run.rows([dict(speaker="a", x=1.), dict(speaker="b", x=value)]); run.input(codec=dict(name="toy", fingerprint="abc"))
     with Run("toy", {}, folder=folder, profile="smoke") as run:
         run.measured(measure, None)
         run.claim("sum", float(run.table().x.sum()), exact="toy")

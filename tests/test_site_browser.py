@@ -101,12 +101,12 @@ class Tab:
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    return build_site(root=make_project(tmp_path_factory.mktemp("project"), library=("nbs/00_core.ipynb", "nbs/lab/13_glossary.ipynb", "nbs/lab/25_site.ipynb")), quarto="never")
+    return build_site(root=make_project(tmp_path_factory.mktemp("project"), library=("nbs/00_core.ipynb", "nbs/01_errors.ipynb", "nbs/lab/25_site.ipynb")), quarto="never")
 
 
 def test_every_page_of_the_toy_opens_offline(chromium, toy):
     pages = sorted(toy.rglob("*.html"))
-    assert len(pages) == 6
+    assert len(pages) == 7
     with Tab(chromium) as tab:
         for path in pages: tab.look(path)
         seen = tab.look(toy / "figures/d99_toy/page.html")
@@ -202,7 +202,7 @@ def test_sounds_are_compared_blind(chromium, toy):
             assert dialog.locator("[data-choice]:disabled").count() == 3
             for key in "ab":
                 tab.page.keyboard.press(key)
-                tab.page.wait_for_timeout(1900)
+                tab.page.wait_for_timeout(1650)
             tab.page.wait_for_function("() => !document.querySelector('dialog [data-choice]:disabled')")
             tab.page.keyboard.press("2")
         link = dialog.locator("a[download]")

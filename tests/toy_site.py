@@ -1,5 +1,6 @@
 "A small project with everything a site can hold: library pages, a report, and a run with rows, a figure, clips and an executed page."
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
+from audioengram.lab.glossary import glossary
 from audioengram.lab.pages import write_notebook
 from audioengram.lab.players import write_row
 from audioengram.lab.runs import Run
@@ -39,7 +41,7 @@ def sounds() -> dict:
     return dict(original=(.2 * voice, RATE), decoded=(.02 * voice + .001 * noise, RATE), noisy=(.1 * voice + .1 * noise, RATE))
 
 
-def make_project(root: Path, library=("nbs/00_core.ipynb",)) -> Path:
+def make_project(root: Path, library=("nbs/00_core.ipynb", "nbs/01_errors.ipynb")) -> Path:
     "Write the project; `library` names real notebooks to take along."
     for name in ("_quarto.yml", "LICENSE", "settings.ini", "nbs/assets", *library):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -62,9 +64,12 @@ def make_project(root: Path, library=("nbs/00_core.ipynb",)) -> Path:
         cell("code", "rows", table),
         cell("markdown", "## Listen"), cell("code", "row", {"text/markdown": row.html(page=folder).splitlines(keepends=True), "text/plain": [repr(row)]}),
         cell("markdown", "## Next\nSee [core](../../nbs/00_core.ipynb) and [the rows](results.csv).")), folder / "page.ipynb")
+    words = {"text/markdown": re.sub(r' <a href="[^"]*">More</a>', "", glossary()).splitlines(keepends=True)}
+    write_notebook(notebook(cell("markdown", "# Glossary\n> Words."), cell("code", "glossary()", words), cell("code", "#| default_exp lab.glossary")),
+                   root / "nbs/lab/13_glossary.ipynb")
     source = "#| echo: false\nfrom audioengram.lab.home import findings, notebook_map, report\n\nreport(findings() + '\\n\\nThe ratio is {claim:d99_toy/ratio}.')"
     write_notebook(notebook(
-        cell("markdown", "# Toy\n> A project to test the site with."), cell("code", source),
+        cell("markdown", "# Toy\n> A project to test the site with.\n\nEach null has an interval."), cell("code", source),
         cell("markdown", "## Map"), cell("code", "#| echo: false\nreport(notebook_map())"), cell("markdown", "[Licence](../LICENSE)")), root / "nbs/index.ipynb")
     return root
 

@@ -25,7 +25,7 @@ from .share import first_sentence, read_results, results_log
 # %% ../../nbs/lab/23_home.ipynb #757ff791
 GROUPS = {   # what is asked -> pages, in reading order
     "What moves": ("d00", "d01", "d03", "d04", "d07", "d10"),
-    "What generates": ("d05", "d06", "d08", "d11", "d12"),
+    "What generates": ("d11", "d05", "d06", "d12", "d08", "d02"),
     "Codecs and codes": ("d90", "d09", "d20", "d21", "d22"),
     "Ember: sensing": ("d30", "d31"),
     "More": (),
@@ -139,7 +139,7 @@ def notebook_map(
 
 # %% ../../nbs/lab/23_home.ipynb #90a01f04
 CARDS = {   # page -> its figure for a card, the claim that is its number, and what the number is
-    "d00": ("slices", "main.ratio_best", "of the step's variance is left by the best lookup of nine"),
+    "d00": ("slices", "main.ratio_best|.2%", "of the step's variance is left by the best lookup"),
     "d01": ("ladder", "main.bits|.0f", "bits a second are dynamics"),
     "d03": ("ladder", "main.gain_zdyn", "nats a frame are kept by a small learned state"),
     "d04": ("forced", "main.residual", "nats a frame from a memory of the model's own errors"),
@@ -178,7 +178,7 @@ def _number(claims: dict, claim: str) -> str:
     "A claim as a large number with its interval beside it; raises ParameterError where there is no such claim."
     id, _, spec = claim.partition("|")
     found = find_claim(id, claims)
-    interval = f" <small>{format_claim(found, 'interval')}</small>" if "lo" in found else ""
+    interval = f" <small>{format_claim(found, f'interval|{spec}')}</small>" if "lo" in found else ""
     return f"<strong>{format_claim(found, f'value|{spec}')}</strong>{interval}"
 
 # %% ../../nbs/lab/23_home.ipynb #801995ee
