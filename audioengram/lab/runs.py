@@ -78,7 +78,7 @@ class Run:
         "Inputs, clips and notes of the run whose rows stand; claims, tables and figures are written anew."
         self.inputs, self.clips = self.was.manifest["inputs"], self.was.manifest["clips"]
         for name in self.was.manifest["files"]:
-            if name != "claims.json" and Path(name).suffix not in (".csv", ".svg", ".ipynb"):
+            if name != "claims.json" and Path(name).suffix not in (".csv", ".svg", ".png", ".ipynb"):
                 shutil.copyfile(self.was.folder / name, self.path(name))
 
     def _publish(self):
@@ -362,17 +362,16 @@ def keep_same_clips(
     new: Path,   # folder of a run that has just been written
     old: Path,   # folder that it will take the place of
 ) -> list:       # names of the clips that stay as they were
-    "Put the earlier file (and its picture) in the place of every clip that sounds the same."
+    "Put the earlier file in the place of every clip that sounds the same."
     if not (old / "manifest.json").is_file(): return []
     result, before = read_run(new), read_run(old).manifest["clips"]
     same = [n for n, c in result.manifest["clips"].items() if n in before and before[n]["file"] == c["file"]
             and (old / c["file"]).is_file() and same_sound(old / c["file"], new / c["file"])]
     files = dict(result.manifest["files"])
     for name in same:
-        for file in (before[name]["file"], f"{name}.png"):
-            if (old / file).is_file() and file in files:
-                shutil.copyfile(old / file, new / file)
-                files[file] = sha256_of(new / file)
+        file = before[name]["file"]
+        shutil.copyfile(old / file, new / file)
+        files[file] = sha256_of(new / file)
     write_json(new / "manifest.json", dict(result.manifest, files=files))
     return same
 

@@ -18,10 +18,11 @@ import urllib.parse
 from html.parser import HTMLParser
 from pathlib import Path
 
-from ..core import atomic_path, fingerprint, need
+from ..core import atomic_path, fingerprint, need, read_json
 from .dress import dark_figure, dress
 from .home import GLOSSARY, data_way, fresh_report, readme, sidebar
 from .names import with_names
+from .players import draw_pictures
 from .pages import SiteError, is_hidden, library_pages, raw_notebook, read_page, tidy, write_notebook
 from .provenance import project_root
 from .share import feed, first_sentence, foot, head_tags, read_project, read_results
@@ -294,11 +295,13 @@ def _complete(text: str, page, project, results: dict) -> str:
 def prepare_site(
     root=None,   # the project; the one around the working directory if None
 ) -> Path:       # the project
-    "What a renderer needs, brought up to date: tidy pages, sidebar, report, README."
+    "What a renderer needs, brought up to date: tidy pages, pictures of clips, sidebar, report, README."
     root = Path(root or project_root() or ".").resolve()
     if not (root / "_quarto.yml").is_file():
         raise SiteError("there is no site to build here", root / "_quarto.yml", "Run it inside a clone of audioengram")
     tidy_pages(root)
+    for manifest in sorted(root.glob("figures/*/manifest.json")):
+        draw_pictures(manifest.parent, read_json(manifest).get("clips", {}))
     _write(root / "_sidebar.yml", sidebar(root))
     _write(root / "nbs/assets/way.svg", data_way())
     if (nb := fresh_report(root)) != raw_notebook(root / "nbs/index.ipynb"):

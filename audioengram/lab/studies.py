@@ -102,8 +102,7 @@ def keep_clips(
     "Carry the clips of a kept case over."
     known = read_json(folder / "manifest.json")["clips"]
     for name in about["clips"]:
-        for file in (known[name]["file"], f"{name}.png"):
-            if (folder / file).is_file(): shutil.copyfile(folder / file, run.path(file))
+        shutil.copyfile(folder / known[name]["file"], run.path(known[name]["file"]))
         run.clips[name] = known[name]
 
 def gather(
