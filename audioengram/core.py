@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'seed_everything', 'generator', 'spawn', 'own_seed', 'pick_device', 'pick_dtype', 'flush_denormal',
-           'plain_torch', 'Profile', 'get_profile', 'check_shape', 'expand', 'cache_dir', 'atomic_path', 'write_json',
-           'read_json', 'fingerprint', 'sha256_of']
+           'plain_torch', 'Profile', 'get_profile', 'check_shape', 'expand', 'cache_dir', 'writing', 'atomic_path',
+           'write_json', 'read_json', 'fingerprint', 'sha256_of']
 
 # %% ../nbs/00_core.ipynb #eec96b4d
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -28,6 +29,7 @@ from audioengram.errors import (  # noqa: F401
     AudioError,
     CodecError,
     CorpusError,
+    DiskError,
     MissingDependency,
     ModelFileError,
     ParameterError,
@@ -208,23 +210,45 @@ def cache_dir(
                                "Set AUDIOENGRAM_CACHE to a folder that you may write to") from None
     return path
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+@contextlib.contextmanager
+def writing(
+    path,   # the file or folder that is written
+):          # raises DiskError
+    "Say in one sentence that a disk is full or read-only, whichever library noticed it."
+    try: yield
+    except AudioengramError: raise
+    except Exception as e:
+        said = re.search(r"\(os error (\d+)\)", str(e))          # safetensors has no number but in its text
+        number = e.errno if isinstance(e, OSError) else int(said[1]) if said else None
+        if number not in _FULL + _LOCKED: raise
+        what = "the disk is full" if number in _FULL else "cannot be written to"
+        remedy = "Free some space and run again" if number in _FULL else "Choose a folder that you may write to"
+        error = DiskError(what, path, remedy)
+        error.errno, error.strerror = number, os.strerror(number)
+        raise error from e
+
 @contextlib.contextmanager
 def atomic_path(
     path,   # final path of a file
 ):          # yields a temporary path in the same folder with the same suffix
-    "Write a whole file or none: yields a temporary path, then flushes and renames it; removes it on error."
+    """Write a whole file or none: yields a temporary path, then flushes and renames it; removes it on error. Raises
+    DiskError where the disk is full or read-only."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(fd)
-    tmp = Path(tmp)
-    try:
-        yield tmp
-        fd = os.open(tmp, os.O_RDWR)
-        try: os.fchmod(fd, 0o666 & ~_umask()); os.fsync(fd)
-        finally: os.close(fd)
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(fd)
+        tmp = Path(tmp)
+        try:
+            yield tmp
+            fd = os.open(tmp, os.O_RDWR)
+            try: os.fchmod(fd, 0o666 & ~_umask()); os.fsync(fd)
+            finally: os.close(fd)
+            os.replace(tmp, path)
+        finally: tmp.unlink(missing_ok=True)
 
 def _umask() -> int:
     "The process's umask; reading it means setting it twice."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'AudioengramError', 'AudioError', 'CorpusError', 'CodecError', 'StoreError', 'ModelFileError',
-           'ParameterError', 'ShapeError', 'TrainingError', 'MissingDependency', 'not_installed', 'need', 'present',
-           'did_you_mean']
+           'ParameterError', 'ShapeError', 'TrainingError', 'DiskError', 'MissingDependency', 'not_installed', 'need',
+           'present', 'did_you_mean']
 
 # %% ../nbs/01_errors.ipynb #f0cb93f1
 import difflib
@@ -35,6 +35,9 @@ class ModelFileError(AudioengramError): "A model file is damaged, unsafe or of a
 class ParameterError(AudioengramError, ValueError): "A parameter is unknown or out of its range."
 class ShapeError(AudioengramError, ValueError): "A tensor has another shape, dtype or value range than promised."
 class TrainingError(AudioengramError): "A training run diverged or cannot go on."
+class DiskError(AudioengramError, OSError):
+    "A file cannot be written: the disk is full, or the place is read-only. It has the number of what the system said."
+    def __str__(self): return self.args[0]
 class MissingDependency(AudioengramError, ImportError): "An optional package is not installed."
 
 # %% ../nbs/01_errors.ipynb #443057ca

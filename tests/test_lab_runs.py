@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audioengram.core import ParameterError
+from audioengram.core import DiskError, ParameterError
 from audioengram.lab import runs
 from audioengram.lab.claims import claim_digits, format_claim, format_claims, make_claim
 from audioengram.lab.drafts import cached, code_fingerprint
@@ -63,7 +63,7 @@ def test_an_error_leaves_the_earlier_results(place, trouble):
 def test_disk_full_while_publishing(place, monkeypatch):
     before = publish().claims
     def full(*a): raise OSError(28, "No space left on device")
-    with pytest.raises(OSError, match="No space"), Run("toy", {}) as run:
+    with pytest.raises(DiskError, match="the disk is full: .*toy"), Run("toy", {}) as run:
         run.claim("n", 9, exact="count")
         monkeypatch.setattr(runs, "write_json", full)
     assert read_run("toy").claims == before and [p.name for p in place.iterdir()] == ["toy"]

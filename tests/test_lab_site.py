@@ -159,7 +159,7 @@ def test_quarto_renders_where_it_is_on_the_path(project, tmp_path, monkeypatch):
     quarto(tmp_path, 'echo "$PWD $@" > called; mkdir -p "$4"; echo "<h1>Toy</h1>" > "$4/index.html"\n')
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     out = build_site(out="_quarto_site", root=project)
-    assert (project / "called").read_text().split() == [str(project.resolve()), "render", ".", "--output-dir", "_quarto_site"] and (out / "index.html").is_file()
+    assert (project / "called").read_text().split() == [str(project.resolve()), "render", ".", "--output-dir", "._quarto_site.building"] and (out / "index.html").is_file()
     (project / "called").unlink()
     quarto(tmp_path, "echo 'ERROR: YAML is bad' >&2; exit 1\n")
     with pytest.raises(SiteError, match="YAML is bad"): build_site(out="_quarto_site", root=project, force=True)

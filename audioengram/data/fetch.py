@@ -21,7 +21,7 @@ import requests
 from filelock import FileLock
 from tqdm import tqdm
 
-from ..core import CorpusError, cache_dir, expand, fingerprint, read_json, write_json
+from ..core import CorpusError, cache_dir, expand, fingerprint, read_json, write_json, writing
 
 # %% ../../nbs/data/07_fetch.ipynb #b8defee1
 def checksum(
@@ -66,7 +66,7 @@ def download(
 ) -> Path:                  # `path`; raises CorpusError
     "Download a file whole and checked, resuming what is already here."
     path = expand(path)
-    with alone(path): return _download(url, path, kind, digest, attempts, patience, show)
+    with alone(path), writing(path): return _download(url, path, kind, digest, attempts, patience, show)
 
 def _download(url, path, kind, digest, attempts, patience, show) -> Path:
     "What `download` does when nobody else is at it."
@@ -229,7 +229,7 @@ def fetch_package(
 ) -> dict:                  # package, version, file, digest, size; {} if this machine's archive has no such package
     "Download, check and unpack one Debian package; instant if it is already here."
     folder = expand(folder)
-    with alone(folder / package): return _fetch_package(package, folder, show)
+    with alone(folder / package), writing(folder / package): return _fetch_package(package, folder, show)
 
 def _fetch_package(package, folder, show) -> dict:
     "What `fetch_package` does when nobody else is at it."

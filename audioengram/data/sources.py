@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ..core import CorpusError, ParameterError, cache_dir, expand, fingerprint, spawn
+from ..core import CorpusError, ParameterError, cache_dir, expand, fingerprint, spawn, writing
 from .audio import AUDIO_SUFFIXES, UNREAD_SUFFIXES, save_audio
 from .corpora import CorpusSource
 from .fetch import alone, download, fetch_packages, unpack
@@ -173,7 +173,7 @@ def fetch_librispeech(
         raise ParameterError(f"LibriSpeech has no subset {subset!r}", remedy=f"Choose from {', '.join(LIBRISPEECH)}")
     root = expand(root) if root else cache_dir("corpora", "librispeech")
     home = root if root.name == "LibriSpeech" else root / "LibriSpeech"
-    with alone(home / subset): return _fetch_subset(subset, home, show, site)
+    with alone(home / subset), writing(home): return _fetch_subset(subset, home, show, site)
 
 def _fetch_subset(subset, home, show, site) -> Path:
     "What `fetch_librispeech` does when nobody else is at it."
@@ -182,9 +182,10 @@ def _fetch_subset(subset, home, show, site) -> Path:
         f"{site}/{subset}.tar.gz", home.parent / f"{subset}.tar.gz", "md5", LIBRISPEECH[subset], show=show
     )
     unpack(archive, scratch := home.parent / f".{subset}")
+    home.mkdir(exist_ok=True)
     # the subset's folder last, for its presence says that all is there
     for file in (scratch / "LibriSpeech").iterdir():
-        if file.is_file(): home.mkdir(exist_ok=True); os.replace(file, home / file.name)
+        if file.is_file(): os.replace(file, home / file.name)
     if not (scratch / "LibriSpeech" / subset).is_dir():
         raise CorpusError(f"does not hold LibriSpeech/{subset}", archive, "Delete it and fetch again")
     os.replace(scratch / "LibriSpeech" / subset, home / subset)

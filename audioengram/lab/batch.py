@@ -197,6 +197,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 # %% ../../nbs/lab/30_batch.ipynb #560bb5d8
+_SETTINGS = ("AUDIOENGRAM_", "HF_", "AWS_", "GOOGLE_")   # beginnings of variables that tasks on other machines inherit
+
 def _ray(
     tasks,          # list of Task
     cluster: str,   # address
@@ -204,7 +206,9 @@ def _ray(
 ):                  # yields (task, seconds, error)
     "Run tasks on a Ray cluster."
     ray = need("ray", "cluster")
-    ray.init(address=None if cluster == "local" else cluster, ignore_reinit_error=True, log_to_driver=False)
+    settings = {k: v for k, v in os.environ.items() if k.startswith(_SETTINGS)}
+    address, environment = None if cluster == "local" else cluster, dict(env_vars=settings)
+    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, runtime_env=environment)
     try:
         remote = ray.remote(_run_task)
         if options: remote = remote.options(**options)

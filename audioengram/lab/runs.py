@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import ParameterError, get_profile, read_json, seed_everything, sha256_of, write_json
+from ..core import ParameterError, get_profile, read_json, seed_everything, sha256_of, write_json, writing
 from ..devices import computing_on
 from .claims import as_far_as_measured, find_claim, format_claims, make_claim, own_recordings
 from .drafts import as_frame
@@ -56,9 +56,10 @@ class Run:
         self.was = read_run(self.final) if os.environ.get("AUDIOENGRAM_REDRAW") else None   # its rows stand
 
     def __enter__(self):
-        recover(self.final)
-        self.final.parent.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix=f".{self.final.name}-", dir=self.final.parent))
+        with writing(self.final):
+            recover(self.final)
+            self.final.parent.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(prefix=f".{self.final.name}-", dir=self.final.parent))
         self.started, self.clock, self.git = datetime.now(UTC), time.perf_counter(), commit_of()
         self.stack = ExitStack()
         self.seen = self.stack.enter_context(recording())
@@ -71,7 +72,8 @@ class Run:
     def __exit__(self, kind, error, traceback):
         self.stack.close()
         try:
-            if kind is None: self._publish()
+            if kind is None:
+                with writing(self.final): self._publish()
         finally: shutil.rmtree(self.folder, ignore_errors=True)
 
     def _take_over(self):
@@ -245,19 +247,24 @@ def swap_in(
     final: Path,   # the place it takes; what is there goes
 ):
     "Put a folder in the place of another."
+    from audioengram.data.fetch import alone
     new, final = Path(new), Path(final)
     old = final.with_name(f".{final.name}.previous")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists(): final.rename(old)
-    new.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+    with alone(old):
+        shutil.rmtree(old, ignore_errors=True)
+        if final.exists(): final.rename(old)
+        new.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
 
 def recover(
     final: Path,   # folder of a run
 ):
-    "Repair a swap that was cut between its two renames."
+    "Repair a swap that was cut between its two renames, once nobody is at it."
     old = final.with_name(f".{final.name}.previous")
-    if old.is_dir() and not final.exists(): old.rename(final)
+    if final.exists() or not old.is_dir(): return
+    from audioengram.data.fetch import alone
+    with alone(old):
+        if old.is_dir() and not final.exists(): old.rename(final)
 
 # %% ../../nbs/lab/05_runs.ipynb #43d0b7e4
 class RunResult:

@@ -18,13 +18,14 @@ import urllib.parse
 from html.parser import HTMLParser
 from pathlib import Path
 
-from ..core import atomic_path, fingerprint, need, read_json
+from ..core import atomic_path, fingerprint, need, read_json, writing
 from .dress import dark_figure, dress
 from .home import GLOSSARY, data_way, fresh_report, readme, sidebar
 from .names import with_names
 from .players import draw_pictures
 from .pages import SiteError, is_hidden, library_pages, raw_notebook, read_page, tidy, write_notebook
 from .provenance import project_root
+from .runs import recover, swap_in
 from .share import feed, first_sentence, foot, head_tags, read_project, read_results
 
 # %% ../../nbs/lab/25_site.ipynb #fb0c8690
@@ -334,23 +335,41 @@ def _stamp(root: Path, quarto) -> str:
         str(quarto), [(p.relative_to(root).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest()) for p in files]
     )
 
+_MARKS = ("site_libs", ".built")
+
+def _check_place(out: Path, root: Path):
+    "Refuse to replace anything but a site: renderers make `site_libs`, and `build_site` marks what it built."
+    filled = out.is_dir() and any(out.iterdir())
+    if out in (root, *root.parents): what = "holds the project"
+    elif out.exists() and not out.is_dir(): what = "is a file"
+    elif filled and not any((out / name).exists() for name in _MARKS): what = "is not a built site"
+    else: return
+    raise SiteError(f"{what}, and would be replaced", out, "Choose another folder, or empty it yourself")
+
 def build_site(
-    out="_site",      # folder to write, relative to the project; emptied first
+    out="_site",      # folder to write, relative to the project; it is replaced when the new one is whole
     quarto="auto",    # "auto" uses the quarto on PATH if there is one; "never" does not; or the path of one
     root=None,        # the project; the one around the working directory if None
     force=False,      # build although nothing has changed since the last time
 ) -> Path:            # the folder; raises SiteError if anything in it is broken
     "Build the site and check it; does nothing if it is up to date."
-    root = prepare_site(root)
-    out, quarto = root / out, {"auto": shutil.which("quarto"), "never": None}.get(quarto, quarto)
-    built, stamp = out / ".built", _stamp(root, quarto)
-    if not force and built.is_file() and built.read_text() == stamp: return out
-    out = render_site(root, out, quarto)
-    if found := check_site(out):
-        raise SiteError(
-            f"the site has {len(found)} broken reference{'s' * (len(found) > 1)}",
-            out,
-            "\n".join(["Mend these:", *found[:20]]),
-        )
-    built.write_text(stamp)
+    from audioengram.data.fetch import alone
+    with alone(Path(root or project_root() or ".") / out), writing(out):
+        root = prepare_site(root)
+        out, quarto = root / out, {"auto": shutil.which("quarto"), "never": None}.get(quarto, quarto)
+        recover(out)
+        _check_place(out, root)
+        stamp, work = _stamp(root, quarto), out.with_name(f".{out.name}.building")
+        if not force and (out / ".built").is_file() and (out / ".built").read_text() == stamp: return out
+        shutil.rmtree(work, ignore_errors=True)      # of a build that was killed
+        render_site(root, work, quarto)
+        if found := check_site(work):
+            raise SiteError(
+                f"the site has {len(found)} broken reference{'s' * (len(found) > 1)}",
+                work,
+                "\n".join(["Mend these:", *found[:20]]),
+            )
+        (work / ".built").write_text(stamp)
+        swap_in(work, out)
     return out
+
