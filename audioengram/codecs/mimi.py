@@ -123,6 +123,7 @@ def load_mimi(
     "Kyutai's Mimi as moshi builds it."
     with _environment(NO_TORCH_COMPILE="1"): loaders = need("moshi.models.loaders", "mimi")
     build = lambda: loaders.get_mimi(None, num_codebooks=32)
+    if weights == "hub": weights = os.environ.get("AUDIOENGRAM_MIMI") or weights
     if weights == "random": return untrained(build, seed), None
     path, sha256 = weights_file(
         weights, MIMI_REPO, MIMI_FILE, revision, MIMI_SHA256 if revision == MIMI_REVISION else None
@@ -234,6 +235,7 @@ def load_vae(
     "The codec of a pocket-tts model."
     pocket, (settings, (repo, filename, pinned)) = _pocket(), vae_config(config)
     build = lambda: pocket["models.mimi"].build_mimi(settings)
+    if weights == "hub": weights = os.environ.get("AUDIOENGRAM_MIMI_VAE") or weights
     if weights == "random": model, sha256 = untrained(build, seed), None
     else:
         path, sha256 = weights_file(weights, repo, filename, revision or pinned)

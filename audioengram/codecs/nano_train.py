@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIZES', 'SMALL', 'PROFILES', 'STRETCH', 'QUINTIC', 'TrainConfig', 'read_config', 'Speech', 'Pool', 'roughen',
            'load_speech', 'third_octaves', 'envelope_loss', 'prediction_loss', 'Losses', 'orthogonal', 'Muon', 'tell',
-           'begin', 'Trainer', 'train_nano_on']
+           'silent', 'begin', 'Trainer', 'train_nano_on']
 
 # %% ../../nbs/codecs/13_nano_train.ipynb #f8064160
 import copy
@@ -35,7 +35,7 @@ from audioengram.core import (
     read_json,
     write_json,
 )
-from ..devices import working_device
+from ..processes import Team, begin_alike, share_gradients, training_team
 
 # %% ../../nbs/codecs/13_nano_train.ipynb #afcd5d9e
 @dataclass(frozen=True)
@@ -324,6 +324,7 @@ def envelope_loss(
     b: Tensor,       # true ones
     bands: Tensor,   # share of each channel in each third-octave band [C,15]
     length: int = 38,  # mel frames compared at a time
+    team=Team(),       # whose rows these are, if others have more of the batch
 ) -> Tensor:         # scalar, 0 where envelopes agree up to scale
     "1 minus the correlation of band envelopes, over stretches within 40 dB of the loudest."
     env = lambda x: (x.square() @ bands + 1e-9).sqrt().unfold(1, min(length, x.shape[1]), 8)      # [B,N,15,38]
@@ -331,8 +332,8 @@ def envelope_loss(
     energy = y.square().sum((2, 3))
     x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
     r = (x * y).sum(-1) / (x.square().sum(-1) * y.square().sum(-1) + 1e-8).sqrt()
-    keep = ((energy > 1e-4 * energy.amax()) & (energy > 1e-3)).float()[..., None].expand_as(r)
-    return ((1 - r) * keep).sum() / keep.sum().clamp(min=1)
+    keep = ((energy > 1e-4 * team.largest(energy.amax())) & (energy > 1e-3)).float()[..., None].expand_as(r)
+    return ((1 - r) * keep).sum() / team.mean(keep.sum()).clamp(min=1 / team.size)
 
 def prediction_loss(
     z: Tensor,       # [B,T,D]
@@ -347,10 +348,14 @@ def prediction_loss(
     return (y - x @ torch.linalg.solve(gram, x.mT @ y)).square().mean() / y.square().mean().clamp(min=1e-6)
 
 class Losses(nn.Module):
-    "All terms of the objective for a batch of pictures."
-    def __init__(self, config):
+    "All terms of the objective for a batch of pictures, or for a team's share of it."
+    def __init__(self, config, team=Team()):
         super().__init__()
-        self.config, filters = config, mel_filters()
+        if team.size > 1 and (config.batch % team.size or config.w_pred):
+            raise ParameterError(f"{team.size} processes cannot share a batch of {config.batch} segments"
+                                 + " whose prediction is fitted in the whole" * bool(config.w_pred),
+                                 remedy="Choose a batch that divides evenly, and w_pred = 0")
+        self.config, self.team, filters = config, team, mel_filters()
         low = 1 + (config.low - 1) * torch.sigmoid((22 - torch.arange(float(BANDS))) / 2)       # band 22 is at 800 Hz
         for name, x in (
             ("width", filters.sum(0)),
@@ -358,6 +363,11 @@ class Losses(nn.Module):
             ("weight", low / low.square().mean().sqrt()),
         ):
             self.register_buffer(name, x)
+
+    def _variance(self, z) -> Tensor:
+        "Variance of latents [N,D] over the rows of all processes, [D]."
+        if self.team.size == 1: return z.var(0)
+        return self.team.sum((z - self.team.mean(z.mean(0))).square().sum(0)) / (self.team.size * len(z) - 1)
 
     def forward(self,
         net: NanoNet,
@@ -369,14 +379,14 @@ class Losses(nn.Module):
         c = self.config
         mean, logvar = net.encode(mel)
         # with its gradient: latents that grow do not outgrow the noise
-        spread = (mean.flatten(0, 1).var(0) + 1e-6).sqrt()
+        spread = (self._variance(mean.flatten(0, 1)) + 1e-6).sqrt()
         sigma = (logvar.exp() + (level * spread).square()).sqrt()
         back = net.decode(mean + sigma * noise)
         variance = (mel - mel.mean((1, 2), keepdim=True)).square().mean((1, 2))
         magnitude = lambda x: x.clamp(min=1e-3)**(1 / POWER) / self.width
         parts = {
             "loud": ((self.weight * (back - mel)).square().mean((1, 2)) / (variance + 1e-3)).mean(),
-            "envelope": envelope_loss(magnitude(back), magnitude(mel), self.bands),
+            "envelope": envelope_loss(magnitude(back), magnitude(mel), self.bands, team=self.team),
             "kl": 0.5 * (mean.square() + sigma.square() - 1 - 2 * sigma.clamp(min=1e-4).log()).mean(),
         }
         if c.w_smooth: parts["smooth"] = ((mean[:, 1:] - mean[:, :-1]) / spread).square().mean()
@@ -420,6 +430,7 @@ class Muon:
 
 # %% ../../nbs/codecs/13_nano_train.ipynb #6bd31415
 def tell(line): print(line, flush=True)
+def silent(line): "What processes say that are not the first."
 
 def begin(
     config: TrainConfig,
@@ -462,18 +473,21 @@ class Trainer:
         valid: Speech,      # speakers that are not trained on
         folder,             # of the run; what it holds is resumed
         device="cpu",
+        team=Team(),        # the processes that train together
     ):
-        self.config, self.train, self.valid, self.folder, self.device = (
+        self.config, self.train, self.valid, self.folder, self.device, self.team = (
             config,
             train,
             valid,
             Path(folder),
             torch.device(device),
+            team,
         )
         torch.manual_seed(config.seed)
         self.net, self.before = begin(config, train)
         self.net, self.average = self.net.to(device), copy.deepcopy(self.net).to(device)
-        self.losses, self.pool = Losses(config).to(device), Pool(train, config)
+        self.losses, self.pool = Losses(config, team).to(device), Pool(train, config)
+        self.judge = Losses(config).to(device)      # validation is the first process's affair
         matrices, rest = ([p for p in self.net.parameters() if (p.ndim == 2) == two] for two in (True, False))
         self.muon, self.adam = (
             Muon(matrices, config.decay),
@@ -483,6 +497,7 @@ class Trainer:
         check = Pool(valid, replace(config, batch=32, balance=.75))
         self.check = [check.batch(i, change=False) for i in range(2)]
         self._resume()
+        for model in (self.net, self.average): begin_alike(model, team)
 
     def schedule(self, step) -> float:
         "Share of the peak learning rates: linear warm-up, then half a cosine to 2 %."
@@ -493,16 +508,18 @@ class Trainer:
     def one(self) -> dict:
         "One optimiser step; raises TrainingError where it diverges."
         c, g = self.config, torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
-        mel = self.pool.batch(self.step).to(self.device)
-        noise = torch.randn(c.batch, mel.shape[1] // c.sizes.stride, c.sizes.dim, generator=g).to(self.device)
+        mel, share = self.pool.batch(self.step), self.team.share
+        noise = torch.randn(c.batch, mel.shape[1] // c.sizes.stride, c.sizes.dim, generator=g)
         grow = .1 + .9 * min(1., max(0., (self.step / c.steps - c.noise_after) / .25))
-        level = (grow * c.noise * torch.rand(c.batch, 1, 1, generator=g)**c.noise_bend).to(self.device)
-        share = self.schedule(self.step)
-        self.adam.param_groups[0]["lr"], self.muon.rate = c.rate * share, c.matrix_rate * share
+        level = grow * c.noise * torch.rand(c.batch, 1, 1, generator=g)**c.noise_bend
+        rate = self.schedule(self.step)
+        self.adam.param_groups[0]["lr"], self.muon.rate = c.rate * rate, c.matrix_rate * rate
         with torch.autocast(self.device.type, torch.bfloat16, enabled=c.bf16):
-            loss, parts, _ = self.losses(self.net, mel, noise, level)
+            loss, parts, _ = self.losses(self.net, *(share(x).to(self.device) for x in (mel, noise, level)))
         self.net.zero_grad(set_to_none=True)
         loss.backward()
+        share_gradients(self.net.parameters(), self.team)
+        loss = self.team.mean(loss.detach())
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), c.clip)
         self._watch(float(loss.detach()), float(norm))
         self.muon.step(); self.adam.step()
@@ -544,7 +561,7 @@ class Trainer:
             )
             row = {}
             for name, level in (("", 0.), ("noisy ", .3)):
-                _, parts, z = self.losses(self.average, mel, noise, mel.new_full((len(mel), 1, 1), level))
+                _, parts, z = self.judge(self.average, mel, noise, mel.new_full((len(mel), 1, 1), level))
                 row |= {name + k: float(v) for k, v in parts.items() if not name or k in ("loud", "envelope")}
             rows.append(row); reach = max(reach, float(z.abs().max()))
         return {k: float(np.mean([r[k] for r in rows])) for k in rows[0]} | {"reach": reach}
@@ -556,9 +573,10 @@ class Trainer:
     ):
         "Train to the last step, or as long as there is time."
         began, seen, at = time.monotonic(), [], self.step
-        while self.step < self.config.steps and time.monotonic() - began < 60 * minutes:
+        while self.step < self.config.steps and not self.team.any(time.monotonic() - began >= 60 * minutes):
             seen.append(self.one())
             last = self.step == self.config.steps
+            if not self.team.is_first: continue
             if self.step % self.config.validate_every == 0 or last:
                 row = {
                     "step": self.step,
@@ -573,7 +591,7 @@ class Trainer:
                     + ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "seconds"))
                 )
             if self.step % self.config.save_every == 0 or last: self._save(time.monotonic() - began)
-        self._save(time.monotonic() - began)
+        if self.team.is_first: self._save(time.monotonic() - began)
         return self
 
     def _state(self):
@@ -666,16 +684,22 @@ def train_nano_on(
     splits = [(c, c.split()) for c in corpora]
     train = load_speech([(c, {*s.train_utterances, *s.valid_utterances}) for c, s in splits])
     valid = load_speech([(c, s.eval_utterances) for c, s in splits], most=180)
-    trainer = Trainer(config, train, valid, folder, working_device(device))
-    trainer.about = {
+    with training_team(device) as (team, device):
+        trainer = Trainer(config, train, valid, folder, device, team)
+        trainer.about = _provenance(corpora, splits)
+        if not team.is_first: say = silent
+        say(
+            f"{train.seconds / 60:.0f} min of {len(train.streams)} speakers, validated on {len(valid.streams)} others; "
+            f"{sum(p.numel() for p in trainer.net.parameters()) / 1e6:.1f} M parameters; from step {trainer.step}"
+        )
+        return trainer.run(minutes, say)
+
+def _provenance(corpora, splits) -> dict:
+    "What the weights come from."
+    return {
         "corpus": ", ".join(c.name for c in corpora),
         "corpus_fingerprint": ", ".join(c.fingerprint for c in corpora),
         "licence": "; ".join(dict.fromkeys(c.licence for c in corpora)),
         "source": "; ".join(c.source for c in corpora),
         "split_seed": splits[0][1].seed,
     }
-    say(
-        f"{train.seconds / 60:.0f} min of {len(train.streams)} speakers, validated on {len(valid.streams)} others; "
-        f"{sum(p.numel() for p in trainer.net.parameters()) / 1e6:.1f} M parameters; from step {trainer.step}"
-    )
-    return trainer.run(minutes, say)

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..codecs.nano_train import Muon, tell
+from ..codecs.nano_train import Muon, silent, tell
 from audioengram.core import (
     ModelFileError,
     ParameterError,
@@ -42,6 +42,7 @@ from .sequence import SequenceConfig, SequenceModel
 from .sequence_data import Batch, Copies, Packer, Sequences, changed_copies, set_aside
 from .sequence_file import save_sequence
 from .sequence_score import frame_scores, mean_by_speaker, silence_floor, whitening
+from ..processes import Team, begin_alike, first_goes_first, share_gradients, training_team
 
 # %% ../../nbs/dynamics/45_sequence_train.ipynb #91b8da55
 @dataclass(frozen=True)
@@ -301,15 +302,21 @@ class Stepped(Exported):
     def one(self) -> float:
         "One optimiser step; its loss. Raises TrainingError where it diverges."
         r, share = self.recipe, self._share()
-        torch.manual_seed(spawn(r.seed, "step", self.step))     # dropout and the noise of samplers, resumed or not
+        # dropout and the noise of samplers, resumed or not; in several processes each row has its own
+        own = (self.team.rank,) if self.team.size > 1 else ()
+        torch.manual_seed(spawn(r.seed, "step", self.step, *own))
         for group in self.adam.param_groups: group["lr"] = r.rate * share
         self.muon.rate = r.matrix_rate * share
         self.model.train()
-        noise = generator(spawn(r.seed, "history", self.step), self.model.in_mean.device)
-        loss = batch_loss(self.model, self.train, self.packer.batch(self.step), noise).mean()
+        noise = generator(spawn(r.seed, "history", self.step, *own), self.model.in_mean.device)
+        batch = self.packer.batch(self.step)
+        mine = replace(batch, **{f.name: self.team.share(getattr(batch, f.name)) for f in fields(batch)})
+        loss = batch_loss(self.model, self.train, mine, noise).mean()
         self.model.zero_grad(set_to_none=True)
         loss.backward()
-        value, norm = float(loss.detach()), float(nn.utils.clip_grad_norm_(self.model.parameters(), r.clip))
+        share_gradients(self.model.parameters(), self.team)
+        value = float(self.team.mean(loss.detach()))
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), r.clip))
         if not math.isfinite(value + norm):
             raise TrainingError(f"diverged at step {self.step}: loss {value:.4g}, gradient norm {norm:.4g}",
                                 self.folder, "Lower `rate`; the last checkpoint is whole")
@@ -327,7 +334,11 @@ class SequenceTrainer(Stepped):
         valid: Sequences,   # speakers that are not trained on
         folder,             # of the run
         device="cpu",
-    ):                      # raises TrainingError, ModelFileError
+        team=Team(),        # the processes that train together
+    ):                      # raises TrainingError, ModelFileError, ParameterError
+        if recipe.rows % team.size:
+            raise ParameterError(f"{team.size} processes cannot share {recipe.rows} rows evenly")
+        self.team = team
         codecs = {a["codec_fingerprint"] for d in (train, valid) for a in d.about}
         if len(codecs) > 1: raise TrainingError(f"latents of {len(codecs)} codecs cannot be learned together")
         self.recipe, self.train, self.valid, self.folder = recipe, train, valid, Path(folder)
@@ -335,6 +346,7 @@ class SequenceTrainer(Stepped):
         self.floor, self.white, self.check = silence_floor(train), whitening(train.z), self._some_of(valid)
         self._begin(recipe, train, device)
         self._resume()
+        for model in (self.model, self.average): begin_alike(model, team)
 
     def run(self,
         minutes=math.inf,   # stop after so long, at a checkpoint
@@ -343,15 +355,19 @@ class SequenceTrainer(Stepped):
         "Train to the last step, until the energy score no longer falls, or until interrupted."
         began, at, losses, r = time.monotonic(), self.step, [], self.recipe
         passed = lambda: time.monotonic() - began
-        if not self.curve: self._judge(math.nan, 0., say)
+        first = self.team.is_first
+        if first and not self.curve: self._judge(math.nan, 0., say)
         with until_interrupted() as asked, torch.random.fork_rng(devices=[]), flush_denormal():
-            while self.step < r.steps and not (asked.is_set() or passed() > 60 * minutes or self._stale()):
+            stop = lambda: asked.is_set() or passed() > 60 * minutes or self._stale()
+            while self.step < r.steps and not self.team.any(stop()):
                 losses.append(self.one())
+                if not first: continue
                 if self.step % r.validate_every == 0 or self.step == r.steps:
                     self._judge(float(np.mean(losses)), passed(), say, passed() / (self.step - at))
                     losses = []
                 if self.step % r.save_every == 0: self._save(passed())
         self.interrupted = asked.is_set()
+        if not first: return self
         self._save(passed())
         if self.interrupted: say(f"stopped at step {self.step} of {r.steps}; the same command goes on from there")
         return self
@@ -387,10 +403,12 @@ def train_sequence_on(
     say=tell,
 ) -> SequenceTrainer:         # its folder holds model.safetensors
     "Train on the training speakers of some corpora and write the model."
-    train, valid = corpus_sequences(corpora, codec, recipe.copies, recipe.seed)
-    trainer = SequenceTrainer(recipe, train, valid, folder, device)
-    say(f"{len(train.z)} frames of {len(set(train.speaker))} speakers, validated on {len(set(valid.speaker))} others; "
-        f"{trainer.model.n_parameters / 1e6:.1f} M parameters; from step {trainer.step}")
-    trainer.run(minutes, say)
-    trainer.export()
-    return trainer
+    with training_team(device) as (team, device):
+        with first_goes_first(team): train, valid = corpus_sequences(corpora, codec, recipe.copies, recipe.seed)
+        trainer = SequenceTrainer(recipe, train, valid, folder, device, team)
+        if not team.is_first: return trainer.run(minutes, silent)
+        say(f"{len(train.z)} frames of {len(set(train.speaker))} speakers, validated on {len(set(valid.speaker))} "
+            f"others; {trainer.model.n_parameters / 1e6:.1f} M parameters; from step {trainer.step}")
+        trainer.run(minutes, say)
+        trainer.export()
+        return trainer
