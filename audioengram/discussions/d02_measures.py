@@ -101,7 +101,7 @@ def areas_of(
     known = [c for c in MARK_WORDS if c in marks and marks[c].notna().any()]
     return pd.concat([pd.DataFrame(out), admission_rows(marks, known, n=n, seed=seed)], ignore_index=True)
 
-def _named(words) -> str: return ", ".join(words) if len(words) else "none"
+def _named(words) -> str: return "; ".join(words) if len(words) else "none"
 
 # %% ../../nbs/discussions/d02_measures.ipynb #e4676052
 @measures("admission", 1)
@@ -111,7 +111,8 @@ def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:
     strong, some = admitted(areas, ENOUGH), admitted(areas, 1)
     told = areas.groupby("rival", sort=False).tells.sum()
     untold, count = told[told == 0].index.tolist(), areas.groupby("measure").tells.sum()
-    verdict = f"No measure tells {' or '.join(untold)}." if untold else "Each imitation is told by some measure."
+    none = " or ".join(f"“{k}”" for k in untold)
+    verdict = f"No measure tells {none} from speech." if untold else "Each imitation is told by some measure."
     asked = dict(voice_other=("voice", "other speaker"), sequence_area=(TEST, "sequence model"),
                  one_frame_area=(TEST, "one-frame model"))
     return dict(

@@ -215,7 +215,8 @@ MARKS = {
                                     pitch_spread="spread of pitch (semitones)",
                                     pitch_jumps="share of pitch jumps"), ("swift_f0",)),
     "quality": Mark(quality_marks, dict(dnsmos="DNSMOS overall"), ("speechmos", "onnxruntime")),
-    "voice": Mark(voice_marks, dict(voice="voice, cosine with the prompt", voice_late="the same, second half",
+    "voice": Mark(voice_marks, dict(voice="voice, first half with the prompt",
+                                    voice_late="voice, second half with the prompt",
                                     voice_kept="voice, first half with second"), ("resemblyzer",)),
     "latents": Mark(latent_marks, dict(norm="norm of latents", step="step of latents", kept="lag-1 correlation",
                                        rank="effective rank", loop="distance of the nearest repeat"))}
