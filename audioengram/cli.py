@@ -24,6 +24,7 @@ from .cli_generate import generate, judge
 from .cli_latents import app as latents_app
 from .cli_latents import report
 from .cli_runs import app as runs_app
+from .cli_study import study
 from .errors import PACKAGES, AudioengramError, ParameterError, not_installed
 
 # %% ../nbs/90_cli.ipynb #094f54ba
@@ -35,7 +36,7 @@ app = typer.Typer(
 for name, part in dict(corpus=corpus_app, latents=latents_app, codec=codec_app, codes=codes_app,
                        sequence=sequence_app, runs=runs_app).items():
     app.add_typer(part, name=name)
-for command in (generate, judge, report): app.command()(command)
+for command in (generate, judge, report, study): app.command()(command)
 
 Profile = Annotated[str, typer.Option(help="smoke (seconds), quick (2 CPU cores) or full (GPU).")]
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROFILES', 'seed_everything', 'generator', 'spawn', 'own_seed', 'pick_device', 'pick_dtype', 'flush_denormal',
            'plain_torch', 'Profile', 'get_profile', 'check_shape', 'expand', 'cache_dir', 'writing', 'atomic_path',
-           'write_json', 'read_json', 'fingerprint', 'sha256_of']
+           'write_json', 'read_json', 'until_interrupted', 'fingerprint', 'sha256_of']
 
 # %% ../nbs/00_core.ipynb #eec96b4d
 import contextlib
@@ -15,7 +15,9 @@ import json
 import os
 import random
 import re
+import signal
 import tempfile
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -284,6 +286,19 @@ def _plain(x):
     if isinstance(x, Path): return str(x)
     if isinstance(x, (set, frozenset)): return sorted(x)
     raise TypeError(f"cannot write {type(x).__name__} as JSON")
+
+# %% ../nbs/00_core.ipynb #a4309c12
+@contextlib.contextmanager
+def until_interrupted():
+    "Yields an event that Ctrl-C sets; the second Ctrl-C is an ordinary one. Outside the main thread nothing is caught."
+    asked = threading.Event()
+    def handle(*_):
+        if asked.is_set(): raise KeyboardInterrupt
+        asked.set()
+    if threading.current_thread() is not threading.main_thread(): yield asked; return
+    was = signal.signal(signal.SIGINT, handle)
+    try: yield asked
+    finally: signal.signal(signal.SIGINT, was)
 
 # %% ../nbs/00_core.ipynb #c75a8241
 def fingerprint(

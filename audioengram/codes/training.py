@@ -26,10 +26,15 @@ from .model import CodeModel, ModelConfig
 from .quantizer import choose_size
 from .recordings import Recordings, crops, read_recordings
 from .watch import Watch, in_jupyter
-from ..core import TrainingError, atomic_path, generator, spawn
+from audioengram.core import (
+    atomic_path,
+    generator,
+    spawn,
+    TrainingError,
+    until_interrupted,
+)
 from ..data.fetch import progress_bar
 from ..devices import working_device
-from ..dynamics.sequence_train import until_interrupted
 from ..stages import measures
 
 # %% ../../nbs/codes/20_training.ipynb #0c0af45f
