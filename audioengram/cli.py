@@ -188,6 +188,7 @@ def _in_one_sentence(e) -> AudioengramError | None:
         return AudioengramError(_ABOUT_FILES[e.errno], e.filename, "Choose another place, or mend this one")
     return None
 
+# %% ../nbs/90_cli.ipynb #5f1d7d3e
 _ABOUT_FILES = {   # what a file system refuses -> what it means
     errno.EACCES: "may not be read or written", errno.EPERM: "may not be changed", errno.EROFS: "cannot be written to",
     errno.ENOSPC: "has no space left", errno.ENOENT: "is not there", errno.ENOTDIR: "lies below a file, not a folder",

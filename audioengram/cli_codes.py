@@ -74,6 +74,7 @@ def write_sound(
 # %% ../nbs/91_cli_codes.ipynb #90ca528b
 TOLD = ("table", "health", "fidelity", "verdict", "steps", "interrupted", "cpu_seconds")   # of a training run, as JSON
 
+# %% ../nbs/91_cli_codes.ipynb #0a0adabe
 @app.command()
 def train(
     folder: Annotated[
@@ -130,6 +131,7 @@ def train(
     print(*model.about["verdict"])
     print(out)
 
+# %% ../nbs/91_cli_codes.ipynb #61eea8c1
 @app.command("train-prior")
 def train_prior(
     model: Model,

@@ -58,6 +58,7 @@ def show(
     for row in cells: table.add_row(*row)
     Console(force_jupyter=False).print(table)
 
+# %% ../nbs/89_cli_common.ipynb #37114fcc
 def _cell(x):
     "How a value reads in a table."
     if isinstance(x, bool): return "yes" if x else "no"

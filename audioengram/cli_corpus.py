@@ -12,6 +12,7 @@ import typer
 
 from .cli_common import Json, Language, Licence, Root, SpeakerFrom, facts, given, show
 
+# %% ../nbs/95_cli_corpus.ipynb #172b5ece
 app = typer.Typer(no_args_is_help=True, help="Speech corpora: what can be had, under which licence, your own folder.")
 
 Name = Annotated[str, typer.Argument(help="As `corpus list` names it; `folder` is your own.")]

@@ -58,6 +58,7 @@ Folder = Annotated[Path, typer.Option(help="Folder of the run; an interrupted on
 Minutes = Annotated[float | None, typer.Option(help="Stop after so long, at a checkpoint.", show_default=False)]
 File = Annotated[Path | None, typer.Argument(help="A model file; the shipped one if not given.", show_default=False)]
 
+# %% ../nbs/92_cli_generate.ipynb #1bd4d304
 @app.command()
 def train(
     corpora: Corpora,
@@ -112,6 +113,7 @@ def measure(
 Place = Annotated[Path | None, typer.Option(help="Folder; files of the three folders have the same names.",
                                             show_default=False)]
 
+# %% ../nbs/92_cli_generate.ipynb #1c7a3ddf
 def judge(
     prompts: Place = None, real: Place = None, made: Place = None,
     call: Annotated[str | None, typer.Option(help="module:function of (prompts [B,P,D], frames).")] = None,

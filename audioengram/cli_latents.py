@@ -99,6 +99,7 @@ def report(path: Latents, rate: Rate = None, seed: Seed = 0, json_: Json = False
          title=f"{title}; intervals over {table.n.max()} {table.unit[0]}s")
     for note in notes: print(note)
 
+# %% ../nbs/94_cli_latents.ipynb #475ba040
 app.command("stats")(report)
 
 # %% ../nbs/94_cli_latents.ipynb #81666818

@@ -18,6 +18,7 @@ Only = Annotated[list[str] | None, typer.Option(help="Only these discussions; re
 Place = Annotated[Path | None, typer.Option(help="Folder of the results; runs/study-NAME.", show_default=False)]
 Corpora = Annotated[Path | None, typer.Option("--root", help="Where LibriSpeech/ is or goes.", show_default=False)]
 
+# %% ../nbs/97_cli_study.ipynb #6dd84d81
 def study(
     name: Name,
     subset: Subset = None,

@@ -58,6 +58,7 @@ def generator(
     "A torch generator of its own."
     return torch.Generator(device=device).manual_seed(seed)
 
+# %% ../nbs/00_core.ipynb #a68f1147
 def spawn(
     seed: int,   # seed of the run
     *names,      # what the child is for: "bootstrap", "model", 3; numbers of NumPy and torch count as Python's
@@ -78,6 +79,7 @@ def _python(x):
     if type(x) is dict: return {_python(k): _python(v) for k, v in x.items()}
     return x
 
+# %% ../nbs/00_core.ipynb #4314a524
 @contextlib.contextmanager
 def own_seed(
     seed: int,      # any integer
@@ -113,6 +115,7 @@ def pick_dtype(
     device = torch.device(device)
     return torch.bfloat16 if amp and device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
+# %% ../nbs/00_core.ipynb #4c7521ab
 @contextlib.contextmanager
 def flush_denormal():
     """Inside, numbers below the smallest normal one are zero on the CPU: responsibilities underflow, and denormals
@@ -146,6 +149,7 @@ class Profile:
         "The value for this profile among three."
         return {"smoke": smoke, "quick": quick, "full": full}[self.name]
 
+# %% ../nbs/00_core.ipynb #7fde8122
 PROFILES = {p.name: p for p in (
     Profile("smoke", max_seconds=60, epochs=2, bootstrap=200, seeds=1, clips=2, device="cpu"),
     Profile("quick", max_seconds=4 * 3600, epochs=30, bootstrap=2000, seeds=3, clips=6),
@@ -212,6 +216,7 @@ def cache_dir(
                                "Set AUDIOENGRAM_CACHE to a folder that you may write to") from None
     return path
 
+# %% ../nbs/00_core.ipynb #f69451d1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -232,6 +237,7 @@ def writing(
         error.errno, error.strerror = number, os.strerror(number)
         raise error from e
 
+# %% ../nbs/00_core.ipynb #dac40796
 @contextlib.contextmanager
 def atomic_path(
     path,   # final path of a file
@@ -257,6 +263,7 @@ def _umask() -> int:
     mask = os.umask(0o022); os.umask(mask)
     return mask
 
+# %% ../nbs/00_core.ipynb #682364f2
 def write_json(
     path,   # file to write
     value,  # JSON-serialisable; NaN is refused, since no other reader accepts it
@@ -279,6 +286,7 @@ def read_json(
         raise error(f"holds a {type(value).__name__} where a {kind.__name__} belongs", path, "Delete it and run again")
     return value
 
+# %% ../nbs/00_core.ipynb #1d25fcea
 def _plain(x):
     "JSON form of numpy scalars, arrays, tensors and paths."
     if isinstance(x, np.generic): return x.item()
@@ -329,6 +337,7 @@ def fingerprint(
     add(parts)
     return h.hexdigest()[:length]
 
+# %% ../nbs/00_core.ipynb #5246b547
 def _as_array(x):
     """A tensor as an array; a kind of number that NumPy does not have (bfloat16, the float8s), as a pair of its name
     and its bytes."""

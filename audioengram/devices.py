@@ -55,6 +55,7 @@ class _BatchesOn:
         found = getattr(self.__dict__["windows"], name)
         return found if name not in GATHERED else lambda *idx: found(*idx).to(self.device)
 
+# %% ../nbs/03_devices.ipynb #f743c1ce
 def batches_on(
     windows,   # data.latents.Windows, dynamics.rollout.Stretches, or anything with some of GATHERED
     device,    # where the model is that reads them

@@ -35,6 +35,8 @@ class ModelFileError(AudioengramError): "A model file is damaged, unsafe or of a
 class ParameterError(AudioengramError, ValueError): "A parameter is unknown or out of its range."
 class ShapeError(AudioengramError, ValueError): "A tensor has another shape, dtype or value range than promised."
 class TrainingError(AudioengramError): "A training run diverged or cannot go on."
+
+# %% ../nbs/01_errors.ipynb #1ecf5612
 class DiskError(AudioengramError, OSError):
     "A file cannot be written: the disk is full, or the place is read-only. It has the number of what the system said."
     def __str__(self): return self.args[0]

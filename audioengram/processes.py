@@ -48,6 +48,7 @@ def _summed(x):
     dist.all_reduce(x)
     return x
 
+# %% ../nbs/04_processes.ipynb #8e25a14f
 @dataclass(frozen=True)
 class Team:
     "The processes that train one model together; somebody alone is the first of one."

@@ -31,6 +31,7 @@ class Recorder:
         for name, version in stages.items(): self.stages[name] = min(version, self.stages.get(name, version))
         self.seconds += seconds
 
+# %% ../nbs/02_stages.ipynb #35b05f42
 _open, _lock = [], threading.Lock()
 
 @contextlib.contextmanager
@@ -93,6 +94,7 @@ def stage_versions(
     folder = Path(folder or Path(__import__("audioengram").__file__).parent)
     return _read(folder, tuple((f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(folder.rglob("*.py"))))
 
+# %% ../nbs/02_stages.ipynb #bca5ccda
 def moved_stages(
     made_by: dict,        # name -> version, as a manifest has it
     register=None,        # name -> version now; the package's own if None

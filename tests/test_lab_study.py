@@ -18,7 +18,7 @@ from audioengram.core import ParameterError
 from audioengram.data.audio import save_audio
 from audioengram.data.sources import synthesise
 from audioengram.lab import study
-from audioengram.lab.study import SUBSETS, Study, check_space, pages_of, plan, run_study, study_named
+from audioengram.lab.study import SUBSETS, CodecStudy, check_space, pages_of, plan, run_study, study_named
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_a_plan_says_what_is_known(monkeypatch):
 
 def test_what_cannot_be_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ParameterError, match="no subset 'dev'"): study_named("mimi", subset="dev")
-    few = Study("x", ("nano",), "train-other-500")
+    few = CodecStudy("x", ("nano",), "train-other-500")
     monkeypatch.setattr(study.shutil, "disk_usage", lambda p: type("D", (), dict(free=30e9)))
     with pytest.raises(ParameterError, match="needs 60.0 GB of disk and 30.0 GB are free"): check_space(few, pd.DataFrame(dict(disk_gb=[30., 0.])))
 
@@ -106,5 +106,5 @@ def test_a_codec_that_cannot_be_had_is_left_out(tmp_path, monkeypatch):
     for who in "12":
         for i in range(2): save_audio(tmp_path / f"LibriSpeech/dev-clean/{who}/3/{who}-3-000{i}.flac", synthesise(1., int(who) + 5 * i), 16_000)
     monkeypatch.delenv("AUDIOENGRAM_LYRA", raising=False)
-    few = Study("y", ("lyra",), "dev-clean", "smoke", ("d00",), str(tmp_path), str(tmp_path / "out"))
+    few = CodecStudy("y", ("lyra",), "dev-clean", "smoke", ("d00",), str(tmp_path), str(tmp_path / "out"))
     assert "lyra is left out" in run_study(few, "cpu", lambda line: None).read_text()

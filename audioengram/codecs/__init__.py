@@ -24,6 +24,7 @@ class CodecEntry(NamedTuple):
     about: str       # one line
     extra: str = ""  # the extra of pyproject.toml that it needs, "mimi"
 
+# %% ../../nbs/codecs/00_codecs.ipynb #202b7946
 CODECS = {
     "nano": CodecEntry(
         "audioengram.codecs.nano_learned:LearnedNano", "embedded default, trained: 16 kHz, 12.5 Hz, 64-d; no download"
@@ -48,6 +49,8 @@ CODECS = {
         "audioengram.codecs.encodec:Encodec", "Meta EnCodec before quantisation: 24 kHz, 75 Hz, 128-d", "mimi"
     ),
 }
+
+# %% ../../nbs/codecs/00_codecs.ipynb #b97042c4
 VIEWS = {
     "stack": CodecEntry("audioengram.codecs.views:Stack", "stack4: four frames become one of four times the width"),
     "pca": CodecEntry("audioengram.codecs.views:Pca", "pca128: the 128 directions of largest variance"),
@@ -109,6 +112,7 @@ def _resolve(target):
     module, name = target.split(":")
     return getattr(importlib.import_module(module), name)
 
+# %% ../../nbs/codecs/00_codecs.ipynb #05db37ef
 def _with_views(codec, views):
     "Stack views on a codec, each as wide as the one below."
     chain, dim = [], codec.dim

@@ -50,6 +50,7 @@ def new_interpreter(
         ) from None
     return fresh
 
+# %% ../../nbs/codecs/20_lyra.ipynb #402990a3
 def stream(
     interpreter,     # one that has heard nothing
     x: np.ndarray,   # float32 frames, [T,n]

@@ -88,6 +88,7 @@ def _environment(**values):
             if v is None: os.environ.pop(k, None)
             else: os.environ[k] = v
 
+# %% ../../nbs/codecs/15_mimi.ipynb #9eead240
 def untrained(
     build,          # makes a model, without arguments
     seed: int = 0,
@@ -205,6 +206,7 @@ def _pocket():
     finally:
         torch.set_num_threads(threads)
 
+# %% ../../nbs/codecs/15_mimi.ipynb #dc3876a7
 def vae_config(
     config: str = VAE,  # a configuration of pocket-tts: language, size and date
 ) -> tuple:                           # its codec part, and (repository, file, commit) of its weights; raises CodecError

@@ -92,6 +92,7 @@ def lap(
     windows = F.pad(x, (0, 0, block // 2, block // 2)).unfold(1, 2 * block, block)  # [B,T,80,16]
     return (windows @ lapped_basis(block).to(x.device)).flatten(2)
 
+# %% ../../nbs/codecs/10_nano.ipynb #f52d5218
 def unlap(
     y: Tensor,      # [B, T, 80 block]
     lengths: list,  # valid blocks of each row
@@ -114,6 +115,7 @@ def _join(windows):
 # %% ../../nbs/codecs/10_nano.ipynb #68aef6c3
 FAINT = 3e-4  # of a frame's largest magnitude, about -70 dB: what lies under it is no peak
 
+# %% ../../nbs/codecs/10_nano.ipynb #50370dd0
 def peak_phase(
     magnitude: Tensor,  # [B,F,241]
     phase: Tensor,      # what frames without a peak get, [at least F, 241]
@@ -141,6 +143,7 @@ def peak_phase(
 # %% ../../nbs/codecs/10_nano.ipynb #870bf401
 KEEP = 50  # mel frames of a finished piece that the next one holds fixed; as many again are decoded twice
 
+# %% ../../nbs/codecs/10_nano.ipynb #626dfa3f
 def griffin_lim(
     magnitude,          # callable (first, last) -> magnitudes [B, last - first, 241] of mel frames in that range
     lengths: list,      # valid mel frames of each row
@@ -171,6 +174,7 @@ def griffin_lim(
         parts.append(part[:, :cut])
         rest, before, first = part[:, cut:], last, last - 2 * KEEP
 
+# %% ../../nbs/codecs/10_nano.ipynb #8f3d940b
 def griffin_lim_piece(mag, lengths, phase, known, n_iter, momentum, peaks):
     "Samples [B, 160 F + 320] of one piece; the first ones are `known` [B,n] if it continues another."
     B, n, _ = mag.shape
@@ -255,6 +259,7 @@ class LinearNano(LatentCodec):
         y = (z * self.scale).clamp(-1e6, 1e6) @ self.axes.mT + self.mean
         return torch.minimum(unlap(y, lengths or [z.shape[1]] * len(z)).clamp(min=0), self.loudest)
 
+# %% ../../nbs/codecs/10_nano.ipynb #da3913b6
 def mel_loudness(
     wav: Tensor,      # [B,S], zero beyond each row's end
     filters: Tensor,  # [241,80]
@@ -279,6 +284,7 @@ def fit_nano(
         **fit_axes((mel_loudness(wav, filters, [-(-wav.shape[1] // (HOP * BLOCK))]) for wav in wavs), dim),
     }
 
+# %% ../../nbs/codecs/10_nano.ipynb #e97c37a9
 def fit_axes(
     pictures,            # iterable of mel loudness [B, block T, 80]
     dim: int = WIDEST,   # axes kept
@@ -315,6 +321,7 @@ def save_nano(
     with atomic_path(path) as tmp:
         save_file({k: torch.as_tensor(v).contiguous() for k, v in arrays.items()}, tmp, about)
 
+# %% ../../nbs/codecs/10_nano.ipynb #fefb3b3b
 def load_nano(
     path,       # of `save_nano`
 ) -> tuple:     # arrays, provenance; raises ModelFileError

@@ -148,6 +148,7 @@ class NanoNet(nn.Module):
         parts = F.pad(z @ self.back, (0, len(self.mean) - self.sizes.dim)) + self.last(x) * self.level
         return unlap(parts @ self.axes.mT + self.mean, lengths or [z.shape[1]] * len(z))
 
+# %% ../../nbs/codecs/11_nano_learned.ipynb #88d2d0f5
 def _mask(x, lengths, stride):
     "Mask [B,T,1] of valid latent frames of x [B, stride T, C]; None where every row is whole."
     T = x.shape[1] // stride
@@ -168,6 +169,7 @@ def save_learned(
     about = {k: str(v) for k, v in about.items()} | {"format": FORMAT, "sizes": json.dumps(asdict(net.sizes))}
     with atomic_path(path) as tmp: save_file(state, tmp, about)
 
+# %% ../../nbs/codecs/11_nano_learned.ipynb #9e7a02f9
 def load_learned(
     path,       # of `save_learned`
 ) -> tuple:     # NanoNet, provenance; raises ModelFileError
@@ -210,6 +212,7 @@ def sharpen(
 
 RANGE = 8.      # latents beyond +-RANGE are decoded as if they were there: nothing speech or a sane model makes
 
+# %% ../../nbs/codecs/11_nano_learned.ipynb #6c25194c
 class LearnedNano(LatentCodec):
     "The embedded learned codec: 16 kHz, 12.5 Hz, 64-d; another file may have other dimensions and another rate."
     name, sample_rate = "nano", RATE

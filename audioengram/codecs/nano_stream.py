@@ -88,6 +88,7 @@ class StreamPicture:
 # %% ../../nbs/codecs/18_nano_stream.ipynb #db6e2d8e
 AHEAD = 1   # latent frames of the future that phases are found with
 
+# %% ../../nbs/codecs/18_nano_stream.ipynb #cda814a6
 class StreamSound:
     "Mel frames in, samples out."
     def __init__(self,

@@ -86,6 +86,7 @@ class TrainConfig:
     @property
     def samples(self) -> int: return round(self.seconds * RATE)
 
+# %% ../../nbs/codecs/13_nano_train.ipynb #4248c2e3
 SIZES = {
     "smoke": Sizes(width=32, encoder_blocks=1, decoder_blocks=1),
     "small": Sizes(width=192, encoder_blocks=2, decoder_blocks=2),
@@ -106,6 +107,8 @@ _small = TrainConfig(
     save_every=250,
     validate_every=250,
 )
+
+# %% ../../nbs/codecs/13_nano_train.ipynb #e94e3ddc
 # trained in minutes, for experiments: one thing is changed at a time
 SMALL = {"small": _small,
          "small-32": replace(_small, sizes=replace(_small.sizes, dim=32)),
@@ -116,6 +119,8 @@ SMALL = {"small": _small,
          "small-kl": replace(_small, w_kl=1e-2),
          "small-smooth": replace(_small, w_smooth=.03),
          "small-pred": replace(_small, w_pred=.1)}
+
+# %% ../../nbs/codecs/13_nano_train.ipynb #e1c91590
 PROFILES = {
     "smoke": TrainConfig(
         SIZES["smoke"], steps=8, batch=2, seconds=0.64, warmup=2, pool=2, renew=4, save_every=4, validate_every=4
@@ -160,6 +165,7 @@ PROFILES = {
     ),
 }
 
+# %% ../../nbs/codecs/13_nano_train.ipynb #e32f748c
 def read_config(
     source,  # a name of PROFILES, or a .toml or .json file: `profile`, then any field of TrainConfig, and a table
     # `sizes`
@@ -182,6 +188,7 @@ def read_config(
         raise ParameterError(f"unknown profile {name!r}", path, f"Choose one of {', '.join(PROFILES)}")
     return _with(PROFILES[name], given, path)
 
+# %% ../../nbs/codecs/13_nano_train.ipynb #afc25a66
 def _with(config, given, path=None):
     "A dataclass with some fields replaced, each of the type of its default."
     known, new = {f.name: getattr(config, f.name) for f in fields(config)}, {}
@@ -195,6 +202,7 @@ def _with(config, given, path=None):
 # %% ../../nbs/codecs/13_nano_train.ipynb #ae7ddbb4
 STRETCH = 15 * RATE   # samples
 
+# %% ../../nbs/codecs/13_nano_train.ipynb #c56ca8d6
 class Speech:
     "Speaker streams in memory, and versions of them."
     def __init__(self,
@@ -237,6 +245,7 @@ class Speech:
                     )
         return found
 
+# %% ../../nbs/codecs/13_nano_train.ipynb #fa985e34
 class Pool:
     "The versions of the corpus that are in memory at a step; batch i depends on the seed and i only."
     def __init__(self, speech: Speech, config: TrainConfig):
@@ -279,6 +288,7 @@ class Pool:
             weight / weight.sum(),
         )
 
+# %% ../../nbs/codecs/13_nano_train.ipynb #5a091fcf
 def roughen(
     x,     # [S]
     rng,   # numpy generator
@@ -298,6 +308,7 @@ def roughen(
         a, b = np.sort(rng.integers(n, size=2)); x[a:b] = 0
     return (x / max(1, np.abs(x).max())).astype(np.float32)
 
+# %% ../../nbs/codecs/13_nano_train.ipynb #d2b0a1a2
 def load_speech(
     parts: list,     # (Corpus, ids of utterances)
     most=math.inf,   # seconds a speaker
@@ -335,6 +346,7 @@ def envelope_loss(
     keep = ((energy > 1e-4 * team.largest(energy.amax())) & (energy > 1e-3)).float()[..., None].expand_as(r)
     return ((1 - r) * keep).sum() / team.mean(keep.sum()).clamp(min=1 / team.size)
 
+# %% ../../nbs/codecs/13_nano_train.ipynb #3d5ab722
 def prediction_loss(
     z: Tensor,       # [B,T,D]
     order: int = 4,  # frames looked back
@@ -347,6 +359,7 @@ def prediction_loss(
     gram = x.mT @ x + .1 * len(x) * torch.eye(x.shape[1], device=z.device)
     return (y - x @ torch.linalg.solve(gram, x.mT @ y)).square().mean() / y.square().mean().clamp(min=1e-6)
 
+# %% ../../nbs/codecs/13_nano_train.ipynb #983fdee2
 class Losses(nn.Module):
     "All terms of the objective for a batch of pictures, or for a team's share of it."
     def __init__(self, config, team=Team()):
@@ -414,6 +427,7 @@ def orthogonal(
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if wide else x
 
+# %% ../../nbs/codecs/13_nano_train.ipynb #eda7b74a
 class Muon:
     "Momentum with orthogonal updates, scaled to the size of Adam's (Liu et al. 2025)."
     def __init__(self, parameters, decay, momentum=.95):
@@ -432,6 +446,7 @@ class Muon:
 def tell(line): print(line, flush=True)
 def silent(line): "What processes say that are not the first."
 
+# %% ../../nbs/codecs/13_nano_train.ipynb #62959dd1
 def begin(
     config: TrainConfig,
     train: Speech,  # fits the linear part where no weights are given
@@ -465,6 +480,7 @@ def begin(
         if k in about
     } | {"seconds": (json.loads(about.get("curve", "[]")) or [{}])[-1].get("seconds", 0.0)}
 
+# %% ../../nbs/codecs/13_nano_train.ipynb #4434ddd9
 class Trainer:
     "Network, average, optimiser and curve of one run."
     def __init__(self,
@@ -694,6 +710,7 @@ def train_nano_on(
         )
         return trainer.run(minutes, say)
 
+# %% ../../nbs/codecs/13_nano_train.ipynb #478e6132
 def _provenance(corpora, splits) -> dict:
     "What the weights come from."
     return {

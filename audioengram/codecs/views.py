@@ -221,6 +221,7 @@ class ViewCodec(LatentCodec):
         for view, part in zip(self._views, parts, strict=True): view.load_state(part)
         return self
 
+# %% ../../nbs/codecs/25_views.ipynb #54132c08
 def _through(views, latents):
     "Latents as the next view sees them, one utterance at a time."
     for z in latents:

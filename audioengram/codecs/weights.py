@@ -42,6 +42,7 @@ def read_tensors(
     except (SafetensorError, OSError) as e:
         raise CodecError(f"weights cannot be read ({e})", path, "Fetch the file again") from None
 
+# %% ../../nbs/codecs/12_weights.ipynb #a9e1f0dc
 def load_weights(
     model,          # a torch module
     tensors: dict,  # name -> tensor
@@ -86,6 +87,7 @@ def hub_file(
             raise CodecError(f"{filename} could not be downloaded ({str(e).splitlines()[0]})", remedy=remedy) from None
     return Path(path)
 
+# %% ../../nbs/codecs/12_weights.ipynb #1765bb8c
 def _hub_closed() -> str:
     "Why the hub cannot be used; an empty string if it can."
     import requests

@@ -44,6 +44,7 @@ def runs(
     c = np.ascontiguousarray(np.asarray(grid, np.int16)[..., 0])
     return [c[i:i + n].tobytes() for i in range(len(c) - n + 1) if (c[i:i + n] != c[i]).any()]
 
+# %% ../../nbs/codes/45_copying.ipynb #baf9129c
 def run_overlap(
     grids,         # pieces to judge, codes [T,F,Q]
     train,         # codes [T,F,Q] of the training files

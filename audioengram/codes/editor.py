@@ -40,6 +40,7 @@ _CSS = """
 .ae-status { display: block; min-height: 1.4em; color: #8a3000; }
 """
 
+# %% ../../nbs/codes/50_editor.ipynb #15a7f408
 def name_bands(
     config,     # ModelConfig
 ) -> list:      # of each row of the grid: "0–471 Hz"; a stereo model's rows say mid or side
@@ -48,6 +49,7 @@ def name_bands(
     hertz = [f"{a:.0f}–{b:.0f} Hz" for a, b in zip(edges, [*edges[1 : config.bands], config.rate / 2], strict=False)]
     return hertz if config.channels == 1 else [f"{part} {h}" for part in ("mid", "side") for h in hertz]
 
+# %% ../../nbs/codes/50_editor.ipynb #d8154226
 class CodeGridEditor(anywidget.AnyWidget):
     "Edit a code grid with mouse and keys."
     _esm, _css = files("audioengram").joinpath("assets/code_grid_editor.js").read_text(encoding="utf-8"), _CSS

@@ -62,6 +62,7 @@ class EngramConfig:
     dim: int = 64          # of what all tables of a key give together
     kernel: int = 4        # of the causal convolution, tokens
 
+# %% ../../nbs/codes/30_engram.ipynb #21e17b0b
 class Engram(nn.Module):
     "Hashed n-gram memory with a context gate."
     def __init__(self,

@@ -39,6 +39,7 @@ def picture_distance(
     sounds = (a > floor).any(0) | (b > floor).any(0)
     return float(np.abs(a - b)[:, sounds].mean()) if sounds.any() else 0.
 
+# %% ../../nbs/codes/12_fidelity.ipynb #e5652c6c
 def sound_distance(mel: Mel, true, made) -> float:   # dB, between two sounds [S]
     "The distance of two sounds."
     return picture_distance(picture_db(mel, true), picture_db(mel, made))

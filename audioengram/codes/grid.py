@@ -40,6 +40,7 @@ class Region:
 # %% ../../nbs/codes/40_grid.ipynb #99456856
 GRID_FORMAT, GRID_VERSION = "audioengram-grid", 1
 
+# %% ../../nbs/codes/40_grid.ipynb #1ced81ab
 class CodeGrid:
     "Codes of one recording, how they were edited, and the model that gives them a sound."
     def __init__(self,

@@ -83,6 +83,7 @@ def verdict(
     about = about or {}
     return next(filter(None, (run_verdict(about), *(rule(table) for rule in RULES), _healthy(table, about))))
 
+# %% ../../nbs/codes/15_health.ipynb #0129f568
 def run_verdict(
     about: dict,   # of a model
 ):                 # (a sentence, what to do), or None if nothing speaks against it

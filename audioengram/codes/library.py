@@ -29,6 +29,7 @@ def list_models(
     if not folder.is_dir(): raise ParameterError(f"{folder} is not a folder", remedy="Name one with .distill files")
     return pd.DataFrame([_row(p, folder) for p in sorted(folder.rglob("*.distill"))])
 
+# %% ../../nbs/codes/55_library.ipynb #cb59644b
 def _row(path: Path, folder: Path) -> dict:
     "What one file says of itself."
     name = str(path.relative_to(folder))

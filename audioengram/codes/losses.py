@@ -96,6 +96,7 @@ def blanked(
 # %% ../../nbs/codes/17_losses.ipynb #072cb46b
 SIZES = (2048, 512, 128)   # FFT sizes of the spectral loss, samples
 
+# %% ../../nbs/codes/17_losses.ipynb #45e88cba
 def step_loss(
     model: CodeModel,
     wav: Tensor,       # crops [B,S]

@@ -197,6 +197,7 @@ def load_model(
     if "prior.json" in data: model.prior = _load_prior(data, model, path)
     return model.to(device).eval()
 
+# %% ../../nbs/codes/25_modelfile.ipynb #2f3b8b86
 def _bound(shapes, path):
     "Refuse a configuration whose weights could not be in a model file."
     if 4 * sum(math.prod(s) for s in shapes.values()) > LIMIT:

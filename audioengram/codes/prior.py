@@ -83,6 +83,7 @@ def to_stream(
     codes = torch.as_tensor(np.asarray(codes)).long()
     return torch.where(codes >= 0, codes + size * torch.arange(codes.shape[-1]), size * codes.shape[-1]).flatten()
 
+# %% ../../nbs/codes/35_prior.ipynb #8c2bc3a2
 def from_stream(
     tokens,                # [N], N a multiple of F·Q
     config: PriorConfig,

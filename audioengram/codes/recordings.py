@@ -23,6 +23,7 @@ from ..data.corpora import Corpus, get_corpus
 # %% ../../nbs/codes/16_recordings.ipynb #b1686ee3
 SHORTEST, SHORT = .02, .2   # s: what is used at all; what is flagged
 
+# %% ../../nbs/codes/16_recordings.ipynb #cdd01e2d
 @dataclass(frozen=True, eq=False)
 class Recordings:
     "Sounds in memory at one rate, and which of them are held out."
@@ -87,6 +88,7 @@ def read_sound(
     wav, own = read_audio(path)
     return resample(wav[:, [0, min(1, wav.shape[1] - 1)]], own, rate)
 
+# %% ../../nbs/codes/16_recordings.ipynb #108ee488
 def memory_seconds(
     files: int, rate: int, channels: int,
     samples: float = 6e7,    # of all files together: 240 MB

@@ -48,6 +48,7 @@ class Watch:
         model.train()
         self.last = time.monotonic()
 
+# %% ../../nbs/codes/18_watch.ipynb #3116191c
 def in_jupyter() -> bool:
     "Whether a notebook's kernel with a person at it runs this."
     person = any(os.environ.get(k) for k in ("JPY_SESSION_NAME", "VSCODE_PID"))

@@ -27,6 +27,8 @@ LOUDEST = 100.   # full scale is 1; beyond 40 dB over it, somebody stored intege
 AUDIO_SUFFIXES = frozenset(
     ".wav .flac .ogg .oga .opus .mp3 .m4a .mp4 .aac .webm .mka .wma .g722 .aif .aiff .au .caf .w64 "
     ".wv .mov .mkv .m4b .m4v .3gp .amr .aifc .snd .rf64 .bwf .ape .tta .mp2 .ac3 .avi .ogv .spx".split())
+
+# %% ../../nbs/data/05_audio.ipynb #73d9afda
 UNREAD_SUFFIXES = {  # recordings, by their names, that are not read -> why
     **dict.fromkeys((".raw", ".pcm", ".sln", ".sw"), "samples without a header, so nobody knows their rate"),
     **dict.fromkeys((".aax", ".aa", ".m4p"), "encrypted"),
@@ -73,6 +75,7 @@ def audio_info(
     n = sum(map(len, s.blocks())) if s.frames is None else s.frames
     return AudioInfo(n / s.rate, s.rate, s.channels, n, s.note)
 
+# %% ../../nbs/data/05_audio.ipynb #ff15d99d
 def audio_tags(
     path,      # a recording
 ) -> dict:     # "artist", "title", "date", …; {} if there are none or libsndfile does not know the format
@@ -105,6 +108,7 @@ def audio_blocks(
             "Remove it from the corpus",
         )
 
+# %% ../../nbs/data/05_audio.ipynb #8366ea9b
 def blame(
     path,          # a recording
     e,             # whatever reading it raised
@@ -126,6 +130,7 @@ def read_audio(
     sound = open_sound(path)
     return np.concatenate([*audio_blocks(sound)]), sound.rate
 
+# %% ../../nbs/data/05_audio.ipynb #1830dbb2
 def stream_audio(
     path,                        # a recording, or what `open_sound` made of it
     rate: int | None = None,     # sample rate wanted, Hz; None keeps the file's own
@@ -187,6 +192,7 @@ def check_written(
         raise AudioError(f"cannot write the suffix {path.suffix!r}", path, f"Use one of {', '.join(_SUBTYPES)}")
     return path
 
+# %% ../../nbs/data/05_audio.ipynb #cfb10664
 def save_audio(
     path,              # where to write; .wav, .flac, .ogg, .opus or .mp3 decides the format
     wav,               # samples [S] or [S,C]; values beyond ±1 are clipped
@@ -208,6 +214,7 @@ def save_audio(
         raise AudioError(f"cannot be written ({e})", path,
                          "Check the free space, the folder's permissions and the sample rate") from e
 
+# %% ../../nbs/data/05_audio.ipynb #9b181769
 def _write(path, wav, rate, container, subtype):
     "Write with libsndfile; long recordings in blocks, because libvorbis puts all that it gets at once on the stack."
     if len(wav) <= BLOCK: return sf.write(path, wav, rate, format=container, subtype=subtype)

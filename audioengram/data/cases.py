@@ -112,6 +112,7 @@ def split_windows(
     names = dict(train=split.train_utterances, valid=split.valid_utterances, test=split.eval_utterances)
     return {part: store.windows(ids, length=length, lag=lag) for part, ids in names.items()}
 
+# %% ../../nbs/data/20_cases.ipynb #bdf0c812
 class SomeWindows:
     "Some windows of a set, with its methods."
     def __init__(self,

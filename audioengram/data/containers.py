@@ -28,6 +28,7 @@ class Family:
     outer: str = ""     # struct of the size of the whole, which stands behind `magic`; "" if there is none
     around: int = 8     # bytes of the file that the size of the whole leaves out
 
+# %% ../../nbs/data/03_containers.ipynb #67480517
 _GUID = bytes.fromhex("f3acd3118cd100c04f8edb8a")   # how the names of W64 end
 FAMILIES = (
     Family(b"RIFF", b"WAVE", 8, 12, "<4sI", 2, b"data", outer="<I"),
@@ -74,6 +75,7 @@ class Extent:
             return f"its header announces {self.announced - self.present} bytes more than there are"
         return ""
 
+# %% ../../nbs/data/03_containers.ipynb #e0137331
 def _is_placeholder(n, width) -> bool:
     """Whether a size is one that recorders write when they do not know it: all that a field can hold, half or a
     quarter of it, less some header."""
@@ -91,6 +93,7 @@ def find_samples(
         family = next((t for t in FAMILIES if head.startswith(t.magic) and head[t.kind_at:].startswith(t.kind)), None)
         return family and _chunk_extent(f, family, head, size)
 
+# %% ../../nbs/data/03_containers.ipynb #ec0555c9
 _AU = Family(b".snd", b"", 0, 24, ">4sI", 1, b"")
 
 def _au_extent(f, head, size) -> Extent:
@@ -102,6 +105,7 @@ def _au_extent(f, head, size) -> Extent:
     wrong = end > start and (not n or state == "short")
     return Extent(start, n, max(0, end - start), state, ((8, struct.pack(">I", end - start)),) if wrong else ())
 
+# %% ../../nbs/data/03_containers.ipynb #3205088f
 def _chunk_extent(f, family, head, size):
     "The extent in a file of chunks; None if it has no samples."
     outer, long = None, None
@@ -147,6 +151,7 @@ def _is_followed(f, family, end, size) -> bool:
     rest = _chunks(f, replace(family, first=end + -end % family.align), size)
     return any(name in (family.name, family.magic) and n > 0 for name, _, n, _ in rest)
 
+# %% ../../nbs/data/03_containers.ipynb #6ea284d0
 def _goes_on(f, family, at, size) -> bool:
     "Whether samples go on here, behind their announced end: neither chunks nor tags nor zeros."
     if size - at <= _STRAY or any(_is_chunk(f, family, place, size) for place in (at, at + -at % family.align)):
@@ -189,6 +194,7 @@ def _vint(data) -> tuple:
     length = 9 - data[0].bit_length()
     return int.from_bytes(data[:length], "big"), length
 
+# %% ../../nbs/data/03_containers.ipynb #346452b2
 def matroska_is_cut(
     path,        # a file
 ) -> bool:       # False for what is neither Matroska nor WebM, and from where bytes are no elements
@@ -243,6 +249,7 @@ class FilePart(io.RawIOBase):
 # %% ../../nbs/data/03_containers.ipynb #717a0473
 _PAGE = 27 + 255 + 255 * 255   # bytes of the longest page
 
+# %% ../../nbs/data/03_containers.ipynb #a5368056
 def ogg_links(
     path,            # an Ogg file
 ) -> tuple:          # [(start, stop)] of the streams that follow one another; whether the last page is whole;
@@ -269,6 +276,7 @@ def ogg_links(
             was_first, at, whole = first, at + length, len(head) >= 27 + n and at + length <= size
     return list(zip(starts, [*starts[1:], size], strict=True)), whole, ended and not going
 
+# %% ../../nbs/data/03_containers.ipynb #b742e65e
 def _next_page(f, at, size):
     "Where the next page begins behind something that is none; None if nowhere."
     while at < size:

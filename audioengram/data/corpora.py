@@ -37,6 +37,7 @@ from .fetch import checksum, progress_bar
 # %% ../../nbs/data/10_corpora.ipynb #e184c7a1
 LISTEN_SECONDS = 300   # s listened to at a time; the mean that is taken off is that of so much
 
+# %% ../../nbs/data/10_corpora.ipynb #ad625f89
 class Ear:
     "Hears a recording block by block, however long it is."
     def __init__(self,
@@ -91,6 +92,7 @@ class Ear:
             "content": content.hexdigest()[:32],
         }
 
+# %% ../../nbs/data/10_corpora.ipynb #5f62e997
 def listen(
     wav,         # mono samples [S]
     rate: int,   # Hz
@@ -114,6 +116,7 @@ def _measure(path, ears) -> dict:
         e = blame(path, e)
         return {"error": f"{e.what}. {e.remedy or ''}".strip()}
 
+# %% ../../nbs/data/10_corpora.ipynb #3ac43319
 def _heard(path) -> dict:
     "A recording heard from beginning to end, a megabyte at a time."
     sound = open_sound(path)
@@ -135,6 +138,7 @@ def _heard(path) -> dict:
         **ear.verdict(),
     }
 
+# %% ../../nbs/data/10_corpora.ipynb #2bec6f5d
 def _stat(path):
     "(size, mtime_ns), or (-1, -1) if the file is gone or out of reach: it will then fail with its own reason."
     try: st = os.stat(path); return st.st_size, st.st_mtime_ns
@@ -155,6 +159,7 @@ def _keep(known, cache):
         raise CorpusError(f"cannot be written ({e.strerror or e})", cache,
                           "Free some space, or set AUDIOENGRAM_CACHE to another folder") from e
 
+# %% ../../nbs/data/10_corpora.ipynb #6622aee0
 def scan(
     items: DataFrame,       # utterance_id, path and whatever else the corpus knows
     key: str,               # names the cache of this scan
@@ -206,6 +211,7 @@ RULES = {  # name -> (which rows, reason)
     "copy": (lambda t, _: t.duplicated("content"), "is a copy of another recording"),
 }
 
+# %% ../../nbs/data/10_corpora.ipynb #675b35a9
 def exclude(
     table,           # what `scan` returned with ears, sorted by utterance_id
     rules,           # names from RULES
@@ -264,6 +270,7 @@ class CorpusSource:
         "Last words on the table before anything is excluded."
         return table
 
+# %% ../../nbs/data/10_corpora.ipynb #821a45bb
 def _registry() -> dict:
     "All sources by name; their page is imported when the first of them is asked for."
     from audioengram.data import sources  # noqa: F401
@@ -339,6 +346,7 @@ def get_corpus(
         listing(zip(odd.path, odd.note, strict=True)),
     )
 
+# %% ../../nbs/data/10_corpora.ipynb #9281a541
 def _spell(path) -> str:
     "A path that can be printed and stored: bytes that are no UTF-8 are spelt out."
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -379,6 +387,7 @@ def list_corpora(
         )
     return DataFrame(rows)
 
+# %% ../../nbs/data/10_corpora.ipynb #5f5f2e1c
 def fetch_corpus(
     name: str,           # "debian-speech", "librispeech"
     root=None,           # where to; None is the cache

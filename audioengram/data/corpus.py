@@ -33,6 +33,7 @@ COLUMNS = (
     "language",
 )
 
+# %% ../../nbs/data/08_corpus.ipynb #bb1207c1
 @dataclass(frozen=True, eq=False, repr=False)
 class Corpus:
     "A table of utterances, and what was left out of it and why."
@@ -135,6 +136,7 @@ class Corpus:
         "A small corpus that still has several speakers from several folds."
         return make_subset(self, n_utterances, max_seconds, seed, n_speakers)
 
+# %% ../../nbs/data/08_corpus.ipynb #f6582ad9
 def listing(rows=()) -> DataFrame:
     "A table of paths and reasons."
     return DataFrame(list(rows), columns=["path", "reason"], dtype="object")
@@ -182,6 +184,7 @@ def _draw(id_, seed, *what) -> int:
     "A number in [0, 2^64) from an id and a seed: the same whatever else the table holds."
     return int.from_bytes(hashlib.sha256("\t".join(map(str, (seed, *what, id_))).encode()).digest()[:8], "big")
 
+# %% ../../nbs/data/08_corpus.ipynb #ab695884
 def make_split(
     corpus,                        # a Corpus
     eval_fraction: float = 0.2,    # share of speakers and of seconds
@@ -213,6 +216,7 @@ def make_split(
         corpus.fingerprint,
     )
 
+# %% ../../nbs/data/08_corpus.ipynb #b919b8c1
 def _nearest(
     share,          # table: fold -> share of seconds, share of speakers
     wanted,         # share that evaluation should have
@@ -251,6 +255,7 @@ def make_subset(
         notes=listing(),
     )
 
+# %% ../../nbs/data/08_corpus.ipynb #c7bbecc2
 def _turns(u, seed, n_speakers, limit) -> list:
     """Row numbers in the order in which a subset takes them; what would fill over half of it comes last, so that two
     folds always find room."""

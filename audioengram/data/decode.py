@@ -41,6 +41,7 @@ def explain(
     return AudioError("is not audio, or is damaged", path,
                       "Play it in another program; replace it, or remove it from the corpus")
 
+# %% ../../nbs/data/04_decode.ipynb #d0d720fe
 def cut_short(path, have, want) -> AudioError:
     """The error for a file that ends early: seconds that are there, seconds that were announced (inf if the end is
     missing, but no count says so)."""
@@ -51,6 +52,7 @@ def cut_short(path, have, want) -> AudioError:
     )
     return AudioError(f"is truncated: {promise} {have:.2f} s", path, "Copy or download it again")
 
+# %% ../../nbs/data/04_decode.ipynb #cc9fb121
 @dataclass(frozen=True)
 class Sound:
     "A recording that can be decoded, from the start and as often as wanted."
@@ -83,6 +85,7 @@ def _opened(path, parts, patch):
         else:
             with FilePart(path, start, stop, patch) as file, _Steady(file) as f: yield f
 
+# %% ../../nbs/data/04_decode.ipynb #d5a62bd5
 @dataclass(frozen=True)
 class _Plan:
     "How libsndfile should read a file."
@@ -124,6 +127,7 @@ class _Plan:
 _EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")   # subtypes whose samples can be counted in bytes
 _COUNTED = frozenset("WAV WAVEX RF64 W64 AIFF AU CAF SVX FLAC OGG MP3 NIST".split())   # formats that tell a cut file
 
+# %% ../../nbs/data/04_decode.ipynb #f25624b4
 def _plan_sndfile(path, extent):
     "A _Plan for a file; None if libsndfile does not know it, or would not read it to its end."
     patch = extent.patch if extent else ()
@@ -155,6 +159,7 @@ def _plan_sndfile(path, extent):
     if plan.frames: return replace(plan, promised=extent.announced // round(extent.present / plan.frames))
     return replace(plan, share=extent.present / extent.announced, whole=extent.present > 0)
 
+# %% ../../nbs/data/04_decode.ipynb #a4e76441
 def _nist_count(path):
     "Samples that the header of a NIST file (TIMIT's .wav) announces; None if it does not."
     with open(path, "rb") as f: found = re.search(rb"sample_count -i (\d+)", f.read(1024))
@@ -170,6 +175,7 @@ def _plan_mpeg(path, plan):
     if plan.frames is None or samples > plan.frames or longest > _LONGEST: return None
     return replace(plan, frames=None, expected=samples)
 
+# %% ../../nbs/data/04_decode.ipynb #db57cba5
 def _plan_ogg(path, plan) -> _Plan:
     """The links of a chain, which must be of one kind; those of another kind that hold not a sound are what an
     editor left behind."""
@@ -193,6 +199,7 @@ def _plan_ogg(path, plan) -> _Plan:
     if len(kept) > 1: sure.setdefault("note", f"{len(kept)} streams that follow one another, read as one")
     return replace(plan, rate=rate, channels=channels, parts=parts, **promise(frames), **sure)
 
+# %% ../../nbs/data/04_decode.ipynb #dc625f7f
 def _changes(path):
     return AudioError("changes its sample rate or its channels midway", path, "Convert it to WAV or FLAC first")
 
@@ -218,6 +225,7 @@ def _track(container, path):
         raise AudioError("is encoded in a way that no decoder here knows", path, "Convert it to WAV or FLAC first")
     return stream
 
+# %% ../../nbs/data/04_decode.ipynb #640abeba
 def _packets(path) -> tuple:
     """Packets of a file's sound track, samples in them and bytes of the longest, without decoding; zeros if FFmpeg
     does not know it."""
@@ -245,6 +253,7 @@ _STREAMS = {"mp3", "aac", "ac3", "eac3", "amr", "dts", "loas", "mpegts", "mpeg"}
 _SLACK = 0.1          # s; a duration may count a packet's padding, or round
 _PADDING = 3 * 2048   # samples that an encoder may add at the end
 
+# %% ../../nbs/data/04_decode.ipynb #8b8b1176
 class _Clock:
     "What a container announces, and what came of it."
     def __init__(self, container, stream):
@@ -310,6 +319,7 @@ def _demuxed(container, clock):
         if packet is None: break
         yield packet
 
+# %% ../../nbs/data/04_decode.ipynb #8faaf38a
 def _by_ffmpeg(path):
     "Decode the first sound track to its end, and judge then: yields blocks and their rate."
     kind = None
@@ -333,6 +343,7 @@ def _by_ffmpeg(path):
     except av.FFmpegError as e: raise explain(path, e) from None
     if error is not None: raise error
 
+# %% ../../nbs/data/04_decode.ipynb #fbc0e959
 def _in_blocks(pieces, limit=None):
     "Pieces of any length joined to blocks; what is over `limit` samples is left out if it is no more than padding."
     held, total = [], 0
@@ -374,6 +385,7 @@ def open_sound(
         return Sound(path, plan.rate, plan.channels, plan.frames, lambda: plan.blocks(path), note=plan.note)
     return _sound_of_ffmpeg(path, extent)
 
+# %% ../../nbs/data/04_decode.ipynb #1c5f784d
 def _sound_of_ffmpeg(path, extent) -> Sound:
     "A Sound that FFmpeg decodes; its kind is that of the first block, since headers do not always tell it."
     try:

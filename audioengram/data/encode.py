@@ -49,6 +49,7 @@ def _put(
     with _writing(path), atomic_path(path) as tmp: tmp.write_bytes(data)
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
+# %% ../../nbs/data/14_encode.ipynb #d48b3f65
 def _get(
     path,         # file written by `_put`
     seal: dict,   # what `_put` returned
@@ -111,6 +112,7 @@ def plan_shards(
     edges = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(seconds)]
     return [list(ab) for ab in zip(edges[:-1], edges[1:], strict=True)]
 
+# %% ../../nbs/data/14_encode.ipynb #fa0ad110
 def plan_batches(
     seconds,                      # length of each utterance, s, [n]
     rows,                         # rows to group
@@ -147,6 +149,7 @@ def _alone(wav, codec):
     z = _encode_batch([wav], codec)[0]
     return z if len(z) else _too_short(codec)
 
+# %% ../../nbs/data/14_encode.ipynb #a2a54f51
 def _too_short(codec):
     return CodecError(f"the recording is shorter than one frame of {codec.name}", remedy="Leave out or pad it")
 
@@ -161,6 +164,7 @@ def _load(path, rate):
     try: return load_audio(path, rate)[0]
     except Exception as e: raise blame(path, e) from None
 
+# %% ../../nbs/data/14_encode.ipynb #8f479451
 def _encode_rows(
     table,   # the corpus' utterances
     codec,   # a codec without views
@@ -189,6 +193,7 @@ LONG_SECONDS = 1200.                      # a longer recording is encoded in pie
 # of so much, with so much more sound on either side: further than any codec looks
 PIECE_SECONDS, MARGIN_SECONDS = 600., 30.
 
+# %% ../../nbs/data/14_encode.ipynb #654ddb30
 def _encode_long(
     path,                            # a recording
     codec,                           # a codec without views
@@ -214,6 +219,7 @@ def _encode_long(
     if codec.frames(total) > done: encode(codec.frames(total) - done)
     return np.concatenate(z), np.concatenate(energy)
 
+# %% ../../nbs/data/14_encode.ipynb #58d2c2fa
 def _blocks(path, rate):
     "What `_load` loads, in blocks of a minute."
     held = []
@@ -312,6 +318,7 @@ class _Place:
         _sync(self.path.parent)
         _wipe(self.work)
 
+# %% ../../nbs/data/14_encode.ipynb #b385f178
 def _wipe(work, but=None):
     "Remove a work folder; the mark that it is spent goes last, so that a kill leaves nothing that looks unfinished."
     last = [work / "spent", work / "lock"]
@@ -340,6 +347,7 @@ class _Bar(tqdm):
         mean = (d["n"] - d["initial"]) / d["elapsed"] if d["elapsed"] else 0
         return d | {"speed": f"{d['rate'] or mean:.0f}x real time"}
 
+# %% ../../nbs/data/14_encode.ipynb #ca218103
 @contextlib.contextmanager
 def _one_thread():
     "One thread a library call."
@@ -352,6 +360,7 @@ def _cores() -> int:
     "Cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
+# %% ../../nbs/data/14_encode.ipynb #595b2e38
 class _Shards:
     "The shards of one store, and which of them are done."
     def __init__(self,

@@ -67,6 +67,7 @@ def read_latents(
 
 def _read_npy(path): return np.load(path, allow_pickle=False), {}
 
+# %% ../../nbs/data/17_exchange.ipynb #a6c3db61
 def _read_safetensors(path) -> tuple:
     "The tensor z, or the only one there is."
     with safe_open(path, "pt") as f:
@@ -98,6 +99,7 @@ def read_folder(
     if (path / "about.json").is_file(): about = json.loads((path / "about.json").read_text("utf-8"))
     return names, speakers, arrays, about
 
+# %% ../../nbs/data/17_exchange.ipynb #84f2619a
 def _index(folder: Path) -> dict:
     "file -> speaker, from index.csv if there is one."
     if not (folder / "index.csv").is_file(): return {}
@@ -129,6 +131,7 @@ def export_latents(
     write_json(folder / "about.json", about)
     return folder
 
+# %% ../../nbs/data/17_exchange.ipynb #072005b3
 def _file_of(utterance: str) -> str:
     "A relative path of safe names: letters, digits, - _ . and no way out of the folder."
     safe = lambda part: "".join(c if c.isalnum() or c in "-_." else f"%{ord(c):02X}" for c in part)

@@ -55,6 +55,7 @@ def alone(
     try: yield
     finally: lock.release()
 
+# %% ../../nbs/data/07_fetch.ipynb #6fc9181b
 def download(
     url: str,               # http(s) address
     path,                   # where the file goes
@@ -68,6 +69,7 @@ def download(
     path = expand(path)
     with alone(path), writing(path): return _download(url, path, kind, digest, attempts, patience, show)
 
+# %% ../../nbs/data/07_fetch.ipynb #a0bab6bf
 def _download(url, path, kind, digest, attempts, patience, show) -> Path:
     "What `download` does when nobody else is at it."
     part, path_is_good = (
@@ -87,6 +89,7 @@ def _download(url, path, kind, digest, attempts, patience, show) -> Path:
     os.replace(part, path)
     return path
 
+# %% ../../nbs/data/07_fetch.ipynb #980ce509
 def _transfer(url, part, attempts, patience, show):
     "Fill `part` until the server says that is all."
     for attempt in range(attempts):
@@ -110,6 +113,7 @@ def _reason(e) -> str:
         or type(e).__name__
     )
 
+# %% ../../nbs/data/07_fetch.ipynb #98d3181f
 def _stream(url, part, show):
     "One connection: append from where `part` ends, or start over if the server cannot."
     have = part.stat().st_size if part.exists() else 0
@@ -144,6 +148,7 @@ def _extract(tar, folder):
         m.mode = 0o755 if m.isdir() else 0o644
     tar.extractall(folder)
 
+# %% ../../nbs/data/07_fetch.ipynb #7674df30
 def unpack(
     archive,       # .tar, .tar.gz, .tar.xz …
     folder,        # where its members go; existing files are replaced
@@ -174,6 +179,7 @@ def _run(*command, cwd=None) -> subprocess.CompletedProcess:
         env={**os.environ, "LC_ALL": "C.UTF-8"},
     )
 
+# %% ../../nbs/data/07_fetch.ipynb #d0638161
 def _own_index(folder) -> list:
     "Options that make apt keep its package index inside a folder, which is filled if it is not a day old."
     base = Path(folder).absolute()
@@ -191,6 +197,7 @@ def _own_index(folder) -> list:
     with alone(base): _update_index(base, stamp, options)
     return options
 
+# %% ../../nbs/data/07_fetch.ipynb #7fa2b113
 def _update_index(base, stamp, options):
     "Fetch the index if it is older than a day."
     if not stamp.exists() or time.time() - stamp.stat().st_mtime > 86_400:
@@ -231,6 +238,7 @@ def fetch_package(
     folder = expand(folder)
     with alone(folder / package), writing(folder / package): return _fetch_package(package, folder, show)
 
+# %% ../../nbs/data/07_fetch.ipynb #f6f14eb6
 def _fetch_package(package, folder, show) -> dict:
     "What `fetch_package` does when nobody else is at it."
     record = folder / f"{package}.json"
@@ -255,6 +263,7 @@ def _fetch_package(package, folder, show) -> dict:
     write_json(record, kept); deb.unlink()
     return kept
 
+# %% ../../nbs/data/07_fetch.ipynb #c76d85cb
 def _apt_download(package, plan, deb, show):
     "Let apt fetch the .deb while a bar watches the file grow; then check it once more ourselves."
     if deb.exists() and checksum(deb, plan["kind"].lower()) == plan["digest"]: return

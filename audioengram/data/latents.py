@@ -55,6 +55,7 @@ from audioengram.data.encode import (  # noqa: F401
 from .windows import SLICES, Windows
 from ..stages import measures
 
+# %% ../../nbs/data/15_latents.ipynb #8a49ed87
 _FORMAT = "audioengram latents 1"
 LEFT_OUT = "left out of the corpus"   # the error of a failure that no codec ever saw
 _AGAIN = "Encode it again: encode_corpus(..., overwrite=True)"
@@ -62,6 +63,7 @@ _AGAIN = "Encode it again: encode_corpus(..., overwrite=True)"
 # %% ../../nbs/data/15_latents.ipynb #2ee7008b
 _CHUNK_BYTES = 2**22
 
+# %% ../../nbs/data/15_latents.ipynb #c406773b
 class _Appender:
     "Writes blocks of any length into a new zarr array, each chunk once."
     def __init__(self, group, name, shape):
@@ -90,6 +92,7 @@ class _Appender:
         self.array[self.at:self.at + len(chunk)] = chunk
         self.at += len(chunk)
 
+# %% ../../nbs/data/15_latents.ipynb #bc6d0855
 def _write_arrays(out, shards, table, attributes) -> pd.DataFrame:
     "Shards to zarr; the index of what was written."
     group, rows, frames = zarr.create_group(out, attributes=attributes), [], []
@@ -113,6 +116,7 @@ def _failure_table(table, failed, before=None) -> pd.DataFrame:
     )
     return pd.concat([new.iloc[:0] if before is None else before, new], ignore_index=True)
 
+# %% ../../nbs/data/15_latents.ipynb #b32b39ac
 def _parquet(table) -> bytes:
     "A table as parquet; paths become text."
     out = io.BytesIO()
@@ -134,6 +138,7 @@ def _write_manifest(out, meta, index, failed):
          "frames": int(index["frames"].sum()), "seconds": float(index["seconds"].sum()), "files": seals}
     write_json(out / "manifest.json", m | {"checksum": fingerprint(m)})
 
+# %% ../../nbs/data/15_latents.ipynb #23e20bb1
 def _publish(place, shards, table, meta, state=None, before=None):
     """Make a store of shards and put it in its place; `state` is what views have learned, `before` failures of the
     store it comes from."""
@@ -170,6 +175,7 @@ def _read_manifest(path) -> dict:
     if m.pop("checksum", None) != fingerprint(m): raise StoreError("is damaged", file, _AGAIN)
     return m
 
+# %% ../../nbs/data/15_latents.ipynb #e20b41ed
 class _Array:
     "One zarr array of a store, each chunk verified when it is read."
     def __init__(self, path, name, seals):
@@ -198,6 +204,7 @@ class _Array:
                 for _, values in self.chunks(): f.write(values.tobytes())
         return np.load(file, mmap_mode="c")
 
+# %% ../../nbs/data/15_latents.ipynb #01f1d4ae
 def _megabytes(manifest) -> float: return sum(seal["bytes"] for seal in manifest["files"].values()) / 1e6
 
 class _Latents:
@@ -461,6 +468,7 @@ def _request(corpus, codec, split) -> dict:
         "fitted_on": fingerprint(sorted(split.train_utterances)) if split else None,
     }
 
+# %% ../../nbs/data/15_latents.ipynb #45a0ec5d
 def _standing(path, request, corpus, codec, overwrite):
     """The store that stands at `path` if it is what was asked for; None if there is none; StoreError if it is
     something else."""
@@ -480,6 +488,7 @@ def _standing(path, request, corpus, codec, overwrite):
                          "Choose another path, or overwrite=True")
     return store
 
+# %% ../../nbs/data/15_latents.ipynb #f32db31a
 def _about(corpus, codec, split) -> dict:
     "What the manifest says of corpus and codec."
     c = {k: getattr(codec, k) for k in ("name", "fingerprint", "sample_rate", "frame_rate", "dim", "options")}
@@ -503,6 +512,7 @@ def _with_left_out(store, corpus) -> LatentStore:
     store.failures = pd.concat([_left_out(corpus), store.failures[store.failures.error != LEFT_OUT]], ignore_index=True)
     return store
 
+# %% ../../nbs/data/15_latents.ipynb #64f838da
 def _reported(store) -> LatentStore:
     "Say at the end what failed."
     if n := len(store.failures):

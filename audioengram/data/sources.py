@@ -43,6 +43,7 @@ def _score(rng, seconds, hop):
         add(rng.uniform(90, 240), rng.uniform(0.5, 1), 0.03, f, c)
     return [np.concatenate(x) for x in (voice, hiss, formants, centre)]
 
+# %% ../../nbs/data/11_sources.ipynb #5b9c6f44
 def synthesise(
     seconds: float,       # length, s
     seed: int,            # what is said
@@ -90,6 +91,7 @@ def _with_pauses(wav, i: int):
     if i % 3 == 1: wav[at:at + 8000] *= .001
     return wav
 
+# %% ../../nbs/data/11_sources.ipynb #c0e7d175
 class Synthetic(CorpusSource):
     name, licence, source = "synthetic", "CC0-1.0", "audioengram.data.sources.synthesise"
     fetched, speakers, folds = (
@@ -175,6 +177,7 @@ def fetch_librispeech(
     home = root if root.name == "LibriSpeech" else root / "LibriSpeech"
     with alone(home / subset), writing(home): return _fetch_subset(subset, home, show, site)
 
+# %% ../../nbs/data/11_sources.ipynb #544a56e7
 def _fetch_subset(subset, home, show, site) -> Path:
     "What `fetch_librispeech` does when nobody else is at it."
     if (home / subset).is_dir(): return home
@@ -264,6 +267,7 @@ class LibriSpeech(CorpusSource):
                         )
         return rows, passed, []
 
+# %% ../../nbs/data/11_sources.ipynb #88d2b364
 def _transcripts(folder, files, passed) -> dict:
     "utterance id -> words, from the *.trans.txt of one chapter; a damaged one is listed and costs no recording."
     texts = {}
@@ -369,6 +373,7 @@ def _nfc(text) -> str:
     "One spelling for letters that can be written in two ways (é, or e and an accent); macOS and Linux differ in it."
     return unicodedata.normalize("NFC", text)
 
+# %% ../../nbs/data/11_sources.ipynb #59dc037b
 _PART = re.compile(
     r"(train|training|dev|test|valid|validation|val|eval)([-_. ].*)?"
     r"|audio|clips|data|flac|mp3|recordings|sound|sounds|wav|wavs",
@@ -497,6 +502,7 @@ class DebianSpeech(CorpusSource):
         name = name.where((name != "") | (share < 0.9), usual)
         return table.assign(speaker_id=table.speaker_id.where(name == "", place + name))
 
+# %% ../../nbs/data/11_sources.ipynb #ef8a29d7
 def _debian_row(rel, program):
     "What the path below a package says of a recording; None if it is none."
     m = next(filter(None, (p.search(rel) for p in _PLACES)), None)
@@ -539,6 +545,7 @@ SUPERSONIC = ("https://registry.npmjs.org/supersonic-scsynth-samples/-/supersoni
               "5d6ab5154dfe2d059f9ca81ff5718eed9dd207d4371fd6855ba4e14e3583d18b"
               "1384aac90a3c8c20ef6b31baf25e511ef7e531caf076d522a62490579526630b")
 
+# %% ../../nbs/data/11_sources.ipynb #4d4e8e2c
 class SonicPi(CorpusSource):
     name, licence, source, package = "sonic-pi", "CC0-1.0", "Debian package sonic-pi-samples", "sonic-pi-samples"
     fetched, speakers, folds = (
@@ -580,6 +587,7 @@ class SonicPi(CorpusSource):
         family = path.stem.split("_")[0]
         return dict(utterance_id=f"{self.name}:{path.stem}", speaker_id=family, fold=family, licence=self.licence)
 
+# %% ../../nbs/data/11_sources.ipynb #14a7daa4
 class Supersonic(SonicPi):
     name, source, package = "supersonic", "npm package supersonic-scsynth-samples", "supersonic-scsynth-samples"
     fetched = "on first use from registry.npmjs.org (34 MB, SHA-512 checked)"

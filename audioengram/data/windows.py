@@ -29,6 +29,7 @@ def _in_slice(slice, frame, frames, energy, threshold):
     if slice == "medial": return (frame >= .17 * (frames - 1)) & (frame <= .83 * (frames - 1))
     return energy() > threshold if slice == "high_energy" else np.ones(len(frame), bool)
 
+# %% ../../nbs/data/13_windows.ipynb #ce01b582
 class Windows:
     "Context windows of a store; indices in, tensors out."
     def __init__(self,

@@ -64,6 +64,7 @@ def recipe(
         small=p.name == "smoke",
     )
 
+# %% ../../nbs/discussions/d00_structure.ipynb #ebca4fc3
 @measures("structure", 1)
 def measure_store(
     store,           # LatentStore
@@ -122,6 +123,7 @@ def ratio_table(
         )
     return pd.DataFrame(table)
 
+# %% ../../nbs/discussions/d00_structure.ipynb #e103e437
 READERS = ("differencing", "diagonal", "last", "pooled", "flattened")
 
 def reader_table(
@@ -218,6 +220,7 @@ def _usable(df):
     "Rows of keys that keep at least half of the held-out frames."
     return df[df.key.isin(df.key[df.excluded_held < .5])]
 
+# %% ../../nbs/discussions/d00_structure.ipynb #f6db2d64
 def _recolour(ax, keys):
     "A key keeps its colour and marker where other keys are left out."
     styles = {str(k): v for k, v in look(keys).items()}
@@ -228,6 +231,7 @@ def _recolour(ax, keys):
         for part in (*bar.lines[1], *bar.lines[2]): part.set_color(style["color"])
         for cap in bar.lines[1]: cap.set_markeredgecolor(style["color"])
 
+# %% ../../nbs/discussions/d00_structure.ipynb #f5043584
 def draw_ratio(
     cases: list,   # (title, ratio_table) of each case
 ):                 # figure
@@ -255,6 +259,7 @@ def draw_ratio(
         whole.set(ylim=(RATIO_BOUND - .06, 1.12), title=title); close.set_title("close up")
     return fig
 
+# %% ../../nbs/discussions/d00_structure.ipynb #b1e49584
 def draw_slices(
     cases: list,   # (title, ratio_table) of each case
 ):                 # figure
@@ -304,6 +309,7 @@ def draw_sizes(
         _below(ax, columns=1)
     return fig
 
+# %% ../../nbs/discussions/d00_structure.ipynb #f5a13eb0
 def draw_spread(
     cases: list,   # (title, cells) of each case
 ):                 # figure
@@ -322,6 +328,7 @@ def draw_spread(
         _below(ax, markerscale=1.6)
     return fig
 
+# %% ../../nbs/discussions/d00_structure.ipynb #7edb50d4
 def draw_means(
     cases: list,   # (title, cells) of each case
 ):                 # figure
@@ -352,6 +359,7 @@ def confidence_table(
         table.append(dict(key=key, decile=int(b) + 1, ratio=e.value, lo=e.lo, hi=e.hi))
     return pd.DataFrame(table)
 
+# %% ../../nbs/discussions/d00_structure.ipynb #1d95a5f0
 def draw_confidence(
     cases: list,   # (title, confidence_table, ratio_table) of each case
 ):                 # figure
@@ -369,6 +377,7 @@ def draw_confidence(
         _below(ax)
     return fig
 
+# %% ../../nbs/discussions/d00_structure.ipynb #291438c1
 def draw_readers(
     cases: list,   # (title, reader_table, ratio_table) of each case
 ):                 # figure
@@ -399,6 +408,7 @@ def draw_readers(
         _below(ax, columns=3)
     return fig
 
+# %% ../../nbs/discussions/d00_structure.ipynb #83a9392f
 def draw_speakers(
     cases: list,   # (title, rows) of each case
 ):                 # figure
@@ -442,6 +452,7 @@ def cell_clip(
     )
     return np.concatenate([x for one in wav for x in (one * fade * fade[::-1], gap)])
 
+# %% ../../nbs/discussions/d00_structure.ipynb #70cd6270
 def telling_cells(
     store, windows,      # latents and held-out windows
     key,                 # fitted Key
@@ -455,6 +466,7 @@ def telling_cells(
     ].sort_values("shift")
     return {} if loud.empty else dict(largest_step=int(loud.cell.iloc[-1]), typical=int(loud.cell.iloc[len(loud) // 2]))
 
+# %% ../../nbs/discussions/d00_structure.ipynb #ce2cd613
 def listen(
     run,             # open Run
     case: Case,      # corpus and codec
@@ -574,6 +586,7 @@ def run(
     given = dict(lags=how["lags"], length=length, eval_fraction=eval_fraction, seed=seed)
     return publish_cases(STUDY, profile, asked, how, given, corpus_root, folder)
 
+# %% ../../nbs/discussions/d00_structure.ipynb #63d765fc
 def decision_tables(
     result,   # RunResult
 ) -> str:     # Markdown
@@ -593,6 +606,7 @@ def decision_tables(
         )
     return "\n\n".join(parts)
 
+# %% ../../nbs/discussions/d00_structure.ipynb #c2fbd4cc
 def case_table(
     result,   # RunResult
 ) -> str:     # Markdown

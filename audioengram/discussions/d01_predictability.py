@@ -73,6 +73,7 @@ CODE = functools.partial(
     code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
 )
 
+# %% ../../nbs/discussions/d01_predictability.ipynb #1ca518b8
 def recipe(
     profile,                     # run profile
     lags=(1, 2, 4, 8, 16),       # frames from the end of the context to the target
@@ -137,6 +138,7 @@ def fit(
         model, sets, [store.fingerprint, CODE()], start, batch_size=size, lr=2e-3, seed=how["seed"], **options
     )
 
+# %% ../../nbs/discussions/d01_predictability.ipynb #f48b4ed4
 def score(
     forecast, windows,
     how: dict,
@@ -155,6 +157,7 @@ def score(
     rest = speaker_sums(drawn, **sums).drop(columns=["frames", "nll", "above", "nll_above", "nll_median"])
     return every.merge(rest, on="speaker", how="left").fillna({c: 0 for c in rest.columns if c != "speaker"}), drawn
 
+# %% ../../nbs/discussions/d01_predictability.ipynb #79d2ac41
 @measures("ladder", 1)
 def measure_store(
     store,           # LatentStore
@@ -227,6 +230,7 @@ def measure_store(
         sizes=sizes,
     )
 
+# %% ../../nbs/discussions/d01_predictability.ipynb #699978eb
 def points(scores: pd.DataFrame) -> pd.DataFrame:
     "Sums by speaker of a forecast that has no density."
     s = pd.DataFrame(
@@ -268,6 +272,7 @@ def describe_components(store, model, windows, how) -> tuple:   # one row a comp
     some = [g.iloc[rng.permutation(len(g))].drop_duplicates("utterance").head(8) for _, g in facts.groupby("component")]
     return table, pd.concat(some)[["component", "utterance", "frame"]].reset_index(drop=True)
 
+# %% ../../nbs/discussions/d01_predictability.ipynb #8c21539a
 def acoustics(store, facts, how) -> pd.DataFrame:      # row, centroid (Hz), crossings (per second), flux
     "Acoustics of decoded frames, utterances taken in a seeded order until there is enough speech."
     import librosa
@@ -328,6 +333,7 @@ def gain_table(
         )
     return pd.DataFrame(out)
 
+# %% ../../nbs/discussions/d01_predictability.ipynb #308b5e39
 def ladder_table(tables: dict, n: int = 2000, seed: int = 0) -> pd.DataFrame:
     "The ladder on windows that the fast and the slow model share; the marginal's shape against the stronger null."
     s = tables["common"]
@@ -345,6 +351,7 @@ def slow_context(slow) -> str:
     if (slow.lo or 0) > 0: return f"{told} nats are slow context, and the rest is short-horizon dynamics"
     return f"the part of slow context is not known: our model of the old context gains {told}, no more than its null"
 
+# %% ../../nbs/discussions/d01_predictability.ipynb #09094d45
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     seed, rate, first, last = how["seed"], about["frame_rate"], how["lags"][0], how["lags"][-1]
@@ -423,6 +430,7 @@ def draw_ladder(cases: list):      # (title, ladder_table)
     reference(ax, 0); legend_below(ax)
     return fig
 
+# %% ../../nbs/discussions/d01_predictability.ipynb #3ca363c7
 def draw_lags(cases: list):        # (title, gain_table)
     "Gain over the marginal, and direction cosine beside its null, by lag."
     fig, axes = panels(
@@ -457,6 +465,7 @@ def draw_lags(cases: list):        # (title, gain_table)
     for ax in axes: doublings(ax, df.lag); legend_below(ax, ncol=1)
     return fig
 
+# %% ../../nbs/discussions/d01_predictability.ipynb #506cb3f5
 def draw_heads(cases: list, heads: list):   # (title, gain_table)
     "What each head gains over the marginal at the first lag."
     df = pd.concat([t[(t.lag == t.lag.min()) & t.model.isin(heads)].assign(case=title) for title, t in cases])
@@ -477,6 +486,7 @@ def draw_heads(cases: list, heads: list):   # (title, gain_table)
     reference(ax, 0, "the semi-tied marginal"); legend_below(ax)
     return fig
 
+# %% ../../nbs/discussions/d01_predictability.ipynb #999cf03b
 def draw_calibration(cases: list, heads: list):   # (title, table pit)
     "PIT histograms: flat is calibrated."
     fig, axes = panels(
@@ -501,6 +511,7 @@ def draw_calibration(cases: list, heads: list):   # (title, table pit)
     legend_below(axes[-1], ncol=3, bbox_to_anchor=(-.1, -.25))
     return fig
 
+# %% ../../nbs/discussions/d01_predictability.ipynb #bdb5d1bf
 def draw_components(cases: list):   # (title, table components)
     "What the components claim: level against step length, area by share."
     fig, axes = panels(len(cases), columns=2, width=4.4, height=3.3, titles=[t for t, _ in cases])
@@ -541,6 +552,7 @@ def listen(run, case, how, tables, opened, first):
         )
     write_row(run, clips, notes, suffix=".ogg")
 
+# %% ../../nbs/discussions/d01_predictability.ipynb #e7078af7
 def excerpt(corpus, utterance, frame: int, frame_rate: float, rate: int, around: int = 4) -> np.ndarray:
     "Sound from `around` frames before a frame to as many after it, faded."
     wav, _ = corpus.load(utterance, rate)
@@ -585,6 +597,7 @@ def tell(
         "Mixture components by level, step length and share",
     )
 
+# %% ../../nbs/discussions/d01_predictability.ipynb #9395d3eb
 STUDY = Study(
     NAME,
     measure_store,
@@ -594,6 +607,7 @@ STUDY = Study(
     tell,
 )
 
+# %% ../../nbs/discussions/d01_predictability.ipynb #20259047
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -612,6 +626,7 @@ def run(
     given = dict(lags=how["lags"], length=length, components=components, eval_fraction=eval_fraction, seed=seed)
     return publish_cases(STUDY, profile, asked, how, given, corpus_root, folder)
 
+# %% ../../nbs/discussions/d01_predictability.ipynb #c1f37c27
 def phase1_table(result) -> str:
     "The Phase 1 table of every case: each number beside its null."
     parts = []
@@ -641,6 +656,7 @@ def phase1_table(result) -> str:
         )
     return "\n\n".join(parts)
 
+# %% ../../nbs/discussions/d01_predictability.ipynb #ef35f17a
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
     return claims_table(

@@ -76,6 +76,7 @@ def imitators(codec) -> dict:   # name -> function of Prompts
 
 def test_plan(how: dict) -> TwoSample: return TwoSample(how["folds"], how["networks"], how["epochs"])
 
+# %% ../../nbs/discussions/d02_measures.ipynb #fbac0762
 @measures("imitations", 1)
 def measure_store(store, split, how: dict) -> dict:   # table name -> DataFrame
     "Marks of every clip, and the two-sample test by second."
@@ -189,6 +190,7 @@ def tell(
     )
     run.figure("counts", draw_counts(of), "How many imitations each measure tells from real speech")
 
+# %% ../../nbs/discussions/d02_measures.ipynb #ee52f907
 STUDY = Study(NAME, measure_store, ("marks", "seconds"), listen, claims_of, tell)
 
 def run(

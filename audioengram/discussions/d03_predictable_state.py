@@ -74,6 +74,7 @@ CODE = functools.partial(
     code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
 )
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #03bf0b97
 def recipe(
     profile,                     # run profile
     dims=(16, 32, 64),           # dimensions of a state; the last that the profile takes is the one that is heard
@@ -129,6 +130,7 @@ def make_factorizer(dim: int, how: dict, d: int) -> Factorizer:
         seed=spawn(how["seed"], "factorizer"),
     )
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #fac97afd
 def _training(sets, how):
     return dict(
         epochs=how["epochs"],
@@ -148,6 +150,7 @@ def linear_states(windows, d: int, seed: int) -> dict:   # name -> (mean [D], we
     turn = torch.linalg.qr(torch.randn(now.shape[1], d, generator=generator(spawn(seed, "random"))))[0]
     return dict(slow=(mean, slow), pca=(mean, axes), random=(mean, turn / now.std(0)[:, None]))
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #3d713a29
 def states_of(
     store, sets: dict, how: dict, d: int
 ) -> tuple:  # name -> map of latents [N,D] to states [N,d]; the factorizer
@@ -178,6 +181,7 @@ def fit_pair(frames, sets: dict, how: dict, start=None) -> tuple:   # null, pred
     )
     return null, fitted(model, sets, key, start[1] if start else null, **options)
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #5b8be3eb
 def score_state(forecast, windows, lengths, floor: float, how: dict, draws=True) -> pd.DataFrame:   # sums by speaker
     "Log score on all windows, the direction cosine on a sample; `lengths` are the latents' steps."
     judged = lambda **kw: speaker_sums(
@@ -192,6 +196,7 @@ def score_state(forecast, windows, lengths, floor: float, how: dict, draws=True)
     rest = judged(samples=how["samples"], idx=some)[["speaker", "cosine", "moved"]]
     return every.merge(rest, on="speaker", how="left").fillna(dict(cosine=0, moved=0))
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #9d771a72
 def state_rows(store, sets: dict, how: dict, states: dict, d: int) -> tuple:   # scores, ladder rows, spectrum
     """Every state of d dimensions against its own null; at the main dimension also where its nats come from, and how
     they spread over dimensions."""
@@ -223,6 +228,7 @@ def state_rows(store, sets: dict, how: dict, states: dict, d: int) -> tuple:   #
         ]
     return scores, rungs, spread
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #d9399ce2
 @torch.no_grad()
 def spectrum_rows(model, sets: dict, how: dict) -> pd.DataFrame:   # one row a dimension: dimension, r2, lo, hi
     """R² of the state's own directions, most predictable first: directions from training frames, R² from held-out
@@ -270,6 +276,7 @@ def decoder_of(f, sets: dict, how: dict):   # map of latents [N,D] to latents [N
     net.load_state_dict(kept); net.eval()
     return lambda z: net((f(z) - at) / scale) * size + centre
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #5df04f48
 @torch.no_grad()
 def reconstruction_rows(back: dict, windows) -> pd.DataFrame:   # one row a way and speaker: error, power
     "Squared errors of latents rebuilt in several ways, by speaker."
@@ -288,6 +295,7 @@ def reconstruction_rows(back: dict, windows) -> pd.DataFrame:   # one row a way 
     ]
     return pd.concat(rows).groupby(["way", "speaker"], sort=False).sum().reset_index()
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #31240e55
 def heard_utterances(store, split, how: dict) -> list:
     "An utterance of each of some held-out speakers, as near to the wanted length as there is."
     u = store.index[store.index.utterance_id.isin(split.eval_utterances)]
@@ -300,6 +308,7 @@ def heard_utterances(store, split, how: dict) -> list:
     )
     return list(u.iloc[np.sort(np.random.default_rng(spawn(how["seed"], "heard")).permutation(len(u))[:how["heard"]])])
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #10f995d0
 @torch.no_grad()
 def speech_rows(
     store, split, how: dict, back: dict
@@ -322,6 +331,7 @@ def ways_back(states: dict, model, sets: dict, how: dict) -> dict:   # way -> ma
     }
     return rebuilt | {name: decoder_of(f, sets, how) for name, f in states.items()}
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #5fe97174
 @measures("state", 1)
 def measure_store(
     store,           # LatentStore
@@ -378,6 +388,7 @@ def r2_of(rebuilt: pd.DataFrame, way: str, d: int, **kw):
         t[["error", "power"]].to_numpy(float), t.speaker.to_numpy(), lambda s: 1 - s[..., 0] / s[..., 1], **kw
     )
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #e40013a3
 def state_table(tables: dict, n: int = 2000, seed: int = 0) -> pd.DataFrame:
     """One row a state and dimension: gain, gain a dimension, cosine beside its null's, ΔNLL as earlier work took it,
     R² of the rebuilt latent."""
@@ -396,6 +407,7 @@ def state_table(tables: dict, n: int = 2000, seed: int = 0) -> pd.DataFrame:
         rows.append(row | dict(each=row["gain"] / d, each_lo=row["gain_lo"] / d, each_hi=row["gain_hi"] / d))
     return pd.DataFrame(rows)
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #a7c5d05c
 def sound_table(tables: dict, n: int = 2000, seed: int = 0) -> pd.DataFrame:
     "STOI and mel distance of each way back, with intervals over speakers."
     rows = []
@@ -419,6 +431,7 @@ def ladder_of(tables: dict, state: str, **kw) -> pd.DataFrame:
         **kw,
     )
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #1f42f9a6
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, s, d, rate = dict(n=n, seed=how["seed"]), tables["scores"], how["main"], about["frame_rate"]
@@ -483,6 +496,7 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
         r2_first=float(half.iloc[0]), r2_middle=float(half.iloc[len(half) // 2]), r2_last=float(half.iloc[-1])
     )
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #2c538c55
 def draw_gains(cases: list):      # (title, state_table)
     "Gain of each state by dimension, in all and a dimension."
     fig, axes = panels(
@@ -514,6 +528,7 @@ def draw_gains(cases: list):      # (title, state_table)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=3, fontsize=8)
     return fig
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #1412712c
 def _no_legend(ax):
     "Take the legend away, and the room that was made for it; draw the zero."
     if ax.get_legend(): ax.get_legend().remove()
@@ -531,6 +546,7 @@ def draw_spectrum(cases: list):   # (title, table spectrum)
         ax.legend(ncol=1, loc="upper right", fontsize=8)
     return fig
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #71cb92ac
 def draw_ladder(cases: list):     # (title, state, ladder)
     "Where the nats of a forecast of the step come from."
     df = pd.concat([t.assign(case=f"{title}, {LABELS[state]}") for title, state, t in cases])
@@ -550,6 +566,7 @@ def draw_ladder(cases: list):     # (title, state, ladder)
     legend_below(ax); reference(ax, 0)
     return fig
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #7fcbc24e
 def draw_loss(cases: list):       # (title, sound_table, state_table)
     "What is heard of a state kept alone."
     fig, axes = panels(2, columns=2, width=4.3, height=3.6, titles=["STOI", "mel distance, dB"])
@@ -608,6 +625,7 @@ def listen(run, case, how, tables, opened, first):
     for name, x in made.items(): clips[f"{case.file}_{name}"] = (x[:min(map(len, made.values()))], rate)
     write_row(run, clips, {f"{case.file}_{k}": v for k, v in notes.items()}, suffix=".ogg")
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #145f10f7
 def tell(
     run,          # open Run
     found: list,  # (tables, provenance) of each case
@@ -639,6 +657,7 @@ def tell(
         "STOI and mel distance of speech rebuilt from a state, with intervals over speakers",
     )
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #61d1500c
 STUDY = Study(
     NAME,
     measure_store,
@@ -648,6 +667,7 @@ STUDY = Study(
     tell,
 )
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #06dcd429
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -666,6 +686,7 @@ def run(
     given = dict(dims=how["dims"], components=components, share=share, eval_fraction=eval_fraction, seed=seed)
     return publish_cases(STUDY, profile, asked, how, given, corpus_root, folder)
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #996b6ee5
 def states_table(result) -> str:
     "Every state of every case, each number beside its null."
     parts = []
@@ -696,6 +717,7 @@ def states_table(result) -> str:
         )
     return "\n\n".join(parts)
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #fb9c8c0b
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
     return claims_table(

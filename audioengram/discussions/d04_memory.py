@@ -70,6 +70,8 @@ ROLLED = ("param", "hybrid", "residual, added")      # trained on their own mean
 CODE = functools.partial(
     code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
 )
+
+# %% ../../nbs/discussions/d04_memory.ipynb #9161a337
 MEMORY_CODE = functools.partial(
     code_fingerprint,
     "audioengram.dynamics.memory:fit_forms",
@@ -77,6 +79,7 @@ MEMORY_CODE = functools.partial(
     "audioengram.dynamics.rollout:train_rollout",
 )
 
+# %% ../../nbs/discussions/d04_memory.ipynb #3f190820
 def recipe(
     profile,                     # run profile
     clusters: int = 2048,        # keys of a memory
@@ -170,6 +173,7 @@ def fit(store, split, how: dict, controls=True) -> dict:
     direct = direct_models(store, split, how, CODE(), [1])
     return out | {MIXTURE: direct[1], MARGINAL: direct[0]}
 
+# %% ../../nbs/discussions/d04_memory.ipynb #f4d72c75
 def fit_rolled(models: dict, store, split, how: dict) -> dict:
     """The reference's rollout training of some of them: mean rollouts of K steps, state loss, likelihood under the
     own context, truth put in less and less."""
@@ -206,6 +210,7 @@ def fit_rolled(models: dict, store, split, how: dict) -> dict:
         out[f"{name}, rolled"] = model
     return out
 
+# %% ../../nbs/discussions/d04_memory.ipynb #20fdee2d
 @measures("memory", 1)
 def measure_store(
     store,           # LatentStore
@@ -249,6 +254,7 @@ def measure_store(
     )
     return dict(scores=scores, rolled=rolled, sizes=sizes)
 
+# %% ../../nbs/discussions/d04_memory.ipynb #554b377a
 @torch.no_grad()
 def gate(model, windows, n=4096) -> float:
     "Mean gate of a model that has one: the memory's share."
@@ -256,6 +262,7 @@ def gate(model, windows, n=4096) -> float:
     c = windows.contexts(torch.arange(min(n, len(windows)))).to(model.in_mean.device)
     return torch.sigmoid(model.head.gate(model.encoder((c - model.in_mean) / model.in_scale))).mean().item()
 
+# %% ../../nbs/discussions/d04_memory.ipynb #f3e6db91
 def roll(
     model, store, split, how, base, floor
 ) -> pd.DataFrame:  # sums: speaker, step, mode, segments, gain, state_error, own_step, true_step
@@ -297,6 +304,7 @@ def rolled_gain(tables, model, step, mode="sample", over=None, **kw):
         )
     return ratio_of_sums(mine, "gain", "segments", **kw)
 
+# %% ../../nbs/discussions/d04_memory.ipynb #60541308
 def model_table(tables: dict, last: int, n=2000, seed=0) -> pd.DataFrame:
     "One row a model: gains over the baseline and over the network alone, teacher-forced and rolled out, and its costs."
     kw, rows = dict(n=n, seed=seed), []
@@ -331,11 +339,13 @@ def model_table(tables: dict, last: int, n=2000, seed=0) -> pd.DataFrame:
         rows.append(row)
     return pd.DataFrame(rows)
 
+# %% ../../nbs/discussions/d04_memory.ipynb #2c594aa3
 def verdict(over) -> str:
     "As far as these models can tell: the network with a memory trains a second schedule, and its rival does not."
     sign = "ahead of" if (over.lo or 0) > 0 else "behind" if (over.hi or 0) < 0 else "level with"
     return f"not known: with a memory a network is {sign} one of equal computation, but it also trained twice as long"
 
+# %% ../../nbs/discussions/d04_memory.ipynb #065d2655
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, last = dict(n=n, seed=how["seed"]), how["steps"]
@@ -394,6 +404,7 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
         mixture_sample=rolled_gain(tables, MIXTURE, last, **kw),
     )
 
+# %% ../../nbs/discussions/d04_memory.ipynb #c0815cf1
 def draw_forced(cases: list):     # (title, model_table)
     "Teacher forcing: what each model earns over the network alone."
     df = pd.concat([t.assign(case=title) for title, t in cases])
@@ -421,6 +432,7 @@ def draw_forced(cases: list):     # (title, model_table)
     legend_below(ax, -0.36)
     return fig
 
+# %% ../../nbs/discussions/d04_memory.ipynb #b8744ad0
 def draw_all(cases: list):        # (title, model_table)
     "Teacher forcing: every model over the baseline, the marginal null as a line."
     fig, axes = panels(
@@ -442,6 +454,7 @@ def draw_all(cases: list):        # (title, model_table)
         ax.legend(fontsize=8)
     return fig
 
+# %% ../../nbs/discussions/d04_memory.ipynb #29e21790
 def draw_rolled(cases: list, n=2000, seed=0):      # (title, tables)
     "Gain and step norm by step, before and after rollout training."
     names, tables = (
@@ -518,6 +531,7 @@ def listen(run, case, how, tables, opened, first):
         )
     write_decoded(run, case, store, say)
 
+# %% ../../nbs/discussions/d04_memory.ipynb #f09afa0e
 def tell(
     run,          # open Run
     found: list,  # (tables, provenance) of each case
@@ -539,6 +553,7 @@ def tell(
         "training",
     )
 
+# %% ../../nbs/discussions/d04_memory.ipynb #87968385
 STUDY = Study(
     NAME,
     measure_store,
@@ -548,6 +563,7 @@ STUDY = Study(
     tell,
 )
 
+# %% ../../nbs/discussions/d04_memory.ipynb #49ed98e3
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -574,6 +590,7 @@ def run(
     )
     return publish_cases(STUDY, profile, asked, how, given, corpus_root, folder)
 
+# %% ../../nbs/discussions/d04_memory.ipynb #680c4d4e
 def models_table(result) -> str:
     "Every model of every case."
     parts = []
@@ -609,6 +626,7 @@ def models_table(result) -> str:
         )
     return "\n\n".join(parts)
 
+# %% ../../nbs/discussions/d04_memory.ipynb #ab083bd3
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
     return claims_table(

@@ -67,6 +67,7 @@ CODE = functools.partial(
     code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
 )
 
+# %% ../../nbs/discussions/d05_gap.ipynb #2d9e451d
 def recipe(
     profile,                          # run profile
     lags=(1, 2, 4, 8, 16),            # steps that are scored
@@ -120,6 +121,7 @@ def fit(store, split, how: dict):
     }
     return base["step-diagonal"], floor_of(sets["train"]), direct, models | {LINEAR: base["ridge-1"]}
 
+# %% ../../nbs/discussions/d05_gap.ipynb #ab837287
 @measures("decomposition", 2)   # 2: the marginal is part of the ceiling, and particles are counted for it too
 def measure_store(
     store,           # LatentStore
@@ -163,6 +165,7 @@ def measure_store(
         sizes=sizes,
     )
 
+# %% ../../nbs/discussions/d05_gap.ipynb #5815b44c
 def injection(model, store, split, how, base) -> tuple:   # curves by step; resets; horizons
     "Modes A to D of one model, with the rollouts of what knows nothing."
     stretches, idx = sample_stretches(store, split.eval_utterances, how, how["injected"])
@@ -202,6 +205,7 @@ def injection(model, store, split, how, base) -> tuple:   # curves by step; rese
         ),
     )
 
+# %% ../../nbs/discussions/d05_gap.ipynb #05cec6ab
 def splices(models, store, split, how) -> pd.DataFrame:   # method, steps, distance (dB): one row an utterance
     "Mel distance of rolled-out segments, decoded in true surroundings, from the decoded truth."
     codec, rows = store.codec(), []
@@ -236,6 +240,7 @@ def splices(models, store, split, how) -> pd.DataFrame:   # method, steps, dista
                 )
     return pd.DataFrame(rows)
 
+# %% ../../nbs/discussions/d05_gap.ipynb #8c353630
 def utterances(store, split, how) -> list:   # (id, latents [T,D], speaker)
     "Held-out utterances that hold a context and the longest segment, in turn from every speaker."
     ids = store.index.set_index("utterance_id").speaker_id.reindex(split.eval_utterances).dropna()
@@ -266,6 +271,7 @@ def compounding_by_count(counts: pd.DataFrame, n=2000, seed=0) -> pd.DataFrame:
             rows.append(dict(step=step, particles=particles, value=e.value, lo=e.lo, hi=e.hi, n=e.n))
     return pd.DataFrame(rows)
 
+# %% ../../nbs/discussions/d05_gap.ipynb #33d6d372
 def verdict(compounding, ceiling, step: int) -> str:
     "The rule, written before measuring: what the ceiling knows must exceed zero, and so must the loss in the limit."
     if not (ceiling.lo or 0) > 0: return f"not known: {step} frames ahead the past is not shown to tell anything"
@@ -274,6 +280,7 @@ def verdict(compounding, ceiling, step: int) -> str:
     most = f"{max(compounding.hi, 0):.1f} of {ceiling.value:.1f} nats"
     return f"no loss is shown: {step} frames ahead it is at most {most}, once particles are many"
 
+# %% ../../nbs/discussions/d05_gap.ipynb #d61109ba
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, last = dict(n=n, seed=how["seed"]), how["steps"]
@@ -306,6 +313,7 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
         | heard_claims(tables["splices"], last, kw)
     )
 
+# %% ../../nbs/discussions/d05_gap.ipynb #3cad15d6
 def gap_claims(tables: dict, step: int, last: int, kw: dict) -> dict:
     "The decomposition over the marginal."
     table = quantities(tables, **kw)
@@ -330,6 +338,7 @@ def gap_claims(tables: dict, step: int, last: int, kw: dict) -> dict:
         compounding_last=at("compounding", last),
     )
 
+# %% ../../nbs/discussions/d05_gap.ipynb #6dc57700
 def count_claims(counts: pd.DataFrame, step: int, kw: dict) -> dict:
     "What is lost with few, many and infinitely many particles."
     table, most = compounding_by_count(counts, **kw), int(counts.particles.max())
@@ -346,6 +355,7 @@ def count_claims(counts: pd.DataFrame, step: int, kw: dict) -> dict:
         least=int(counts.particles.min()),
     )
 
+# %% ../../nbs/discussions/d05_gap.ipynb #39ecdc85
 def step_claims(tables: dict, step: int, last: int, kw: dict) -> dict:
     "Lengths of steps, spread and state error of what is rolled out."
     sums = lambda step: pick(tables["gap"], method=MAIN, step=step)
@@ -368,6 +378,7 @@ def step_claims(tables: dict, step: int, last: int, kw: dict) -> dict:
     for r in tables["horizon"].itertuples(): say[f"horizon_{r.rollout}"] = estimate_of(pd.Series(r._asdict()))
     return say
 
+# %% ../../nbs/discussions/d05_gap.ipynb #9883da39
 def free_claims(tables: dict) -> dict:
     "Free runs beside real speech; stability."
     of = lambda measure, name=MAIN: pick(tables["free"], name=name, measure=measure).iloc[0]
@@ -389,6 +400,7 @@ def free_claims(tables: dict) -> dict:
         stable="all stayed finite" if stable.finite.all() else "not all stayed finite",
     )
 
+# %% ../../nbs/discussions/d05_gap.ipynb #07a9cc06
 def heard_claims(splices: pd.DataFrame, last: int, kw: dict) -> dict:
     "Mel distance inside rolled-out segments."
     distance = lambda steps: bootstrap_by(
@@ -398,6 +410,7 @@ def heard_claims(splices: pd.DataFrame, last: int, kw: dict) -> dict:
     )
     return dict(heard_one=distance(1), heard_last=distance(last))
 
+# %% ../../nbs/discussions/d05_gap.ipynb #17e1715f
 LINES = {"A": "teacher forcing A", "C": "ceiling C", "R": "particles R", "R_mean": "mean rollout"}
 def draw_gap(cases: list):      # (title, quantities)
     "The four curves of the main model, a panel a case."
@@ -420,6 +433,7 @@ def draw_gap(cases: list):      # (title, quantities)
         doublings(ax, df.step); reference(ax, 0); legend_below(ax)
     return fig
 
+# %% ../../nbs/discussions/d05_gap.ipynb #c1e59ac0
 def draw_lost(cases: list):     # (title, quantities)
     "Compounding error by training method."
     fig, axes = panels(
@@ -439,6 +453,7 @@ def draw_lost(cases: list):     # (title, quantities)
         reference(ax, 0); legend_below(ax)
     return fig
 
+# %% ../../nbs/discussions/d05_gap.ipynb #3ac9baf6
 def draw_injection(cases: list):   # (title, table curves)
     "State error, step norm and cosine by step, in every mode."
     what = {
@@ -456,6 +471,7 @@ def draw_injection(cases: list):   # (title, table curves)
     legend_below(axes[1], ncol=4)
     return fig
 
+# %% ../../nbs/discussions/d05_gap.ipynb #45be0c98
 def draw_particles(cases: list):   # (title, table of `compounding_by_count`)
     "What rolling out loses by number of particles; the last point of each line is the limit."
     fig, axes = panels(
@@ -485,6 +501,7 @@ def draw_particles(cases: list):   # (title, table of `compounding_by_count`)
         reference(ax, 0); legend_below(ax)
     return fig
 
+# %% ../../nbs/discussions/d05_gap.ipynb #48b07606
 def draw_spread(cases: list):      # (title, sums, n, seed)
     "Spread of the particles over their error, by step and method."
     fig, axes = panels(
@@ -516,6 +533,7 @@ def draw_spread(cases: list):      # (title, sums, n, seed)
         legend_below(ax)
     return fig
 
+# %% ../../nbs/discussions/d05_gap.ipynb #558fcd7f
 def draw_splices(cases: list):     # (title, table splices, n, seed)
     "Mel distance inside rolled-out segments by their length."
     fig, axes = panels(
@@ -571,6 +589,7 @@ def listen(run, case, how, tables, opened, first):
     say["free_mean"] = free(main, "mean"), "free run of the mean: it stops"
     write_decoded(run, case, store, say)
 
+# %% ../../nbs/discussions/d05_gap.ipynb #4145a271
 def tell(
     run,          # open Run
     found: list,  # (tables, provenance) of each case
@@ -605,6 +624,7 @@ def tell(
         "Mel distance inside rolled-out segments by their length",
     )
 
+# %% ../../nbs/discussions/d05_gap.ipynb #4aebbd1b
 STUDY = Study(
     NAME,
     measure_store,
@@ -614,6 +634,7 @@ STUDY = Study(
     tell,
 )
 
+# %% ../../nbs/discussions/d05_gap.ipynb #4c04876e
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -640,6 +661,7 @@ def run(
     )
     return publish_cases(STUDY, profile, asked, how, given, corpus_root, folder)
 
+# %% ../../nbs/discussions/d05_gap.ipynb #38184487
 def gap_tables(result) -> str:
     "The decomposition by method and step, a table a case."
     parts = []
@@ -672,6 +694,7 @@ def gap_tables(result) -> str:
         )
     return "\n\n".join(parts)
 
+# %% ../../nbs/discussions/d05_gap.ipynb #6130358c
 def free_table(result) -> str:
     "Free runs beside real speech, a table a case."
     parts = []
@@ -714,6 +737,7 @@ def free_table(result) -> str:
         )
     return "\n\n".join(parts)
 
+# %% ../../nbs/discussions/d05_gap.ipynb #7a8743b5
 VERDICT = dict(
     A8="teacher forcing A, eight steps ahead, over the marginal",
     C8="ceiling C",
@@ -738,7 +762,7 @@ VERDICT = dict(
     linear_behind="linear model behind by",
 )
 
+# %% ../../nbs/discussions/d05_gap.ipynb #5978a2ce
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
     return claims_table(result, VERDICT)
-

@@ -73,6 +73,7 @@ CODE = functools.partial(
 )
 ROLL_CODE = functools.partial(code_fingerprint, "audioengram.dynamics.rollout:train_rollout")
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #678591fe
 def plans(K: int = 8, most: int = 32, M: int = 4) -> dict:   # name -> Unroll
     "Every way of training; K is the usual length of a rollout, `most` the longest."
     sampled = functools.partial(Unroll, mode="sample", particles=M, teacher=1.)
@@ -90,6 +91,7 @@ def plans(K: int = 8, most: int = 32, M: int = 4) -> dict:   # name -> Unroll
     out |= {f"particles, λ = {weight:g}": sampled(steps=K, particle=weight) for weight in (.1, 10.)}
     return out | {"energy": sampled(steps=K, energy=1.), "energy alone": sampled(steps=K, energy=1., teacher=0.)}
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #a40c71b1
 def recipe(
     profile,                          # run profile
     lags=(1, 2, 4, 8, 16),            # steps that are scored
@@ -165,6 +167,7 @@ def fit(store, split, how: dict):   # baseline, floor, direct models, name -> mo
         models[name] = model
     return fit_baselines(sets["train"], seed=how["seed"])["step-diagonal"], floor_of(sets["train"]), direct, models
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #f16bf8d2
 @measures("rollout training", 1)
 def measure_store(
     store,           # LatentStore
@@ -185,6 +188,7 @@ def measure_store(
         explosion=explosion(store, split, how, floor),
     )
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #3d0a6c1a
 def explosion(store, split, how, floor) -> pd.DataFrame:   # sums: speaker, step, model, mode, segments, log_ratio, lost
     """Heads rolled out by mean, median and sample: log ratio of own to true step lengths (silence left out), and how
     many trajectories left the data for good."""
@@ -212,6 +216,7 @@ def explosion(store, split, how, floor) -> pd.DataFrame:   # sums: speaker, step
             parts.append(gap_sums(df).assign(model=name, mode=mode))
     return pd.concat(parts, ignore_index=True)
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #94739197
 def roll_out_of_sight(model, context, how, mode, far=1e6) -> tuple:   # step lengths, and who is lost, [B,S]
     """A rollout whose trajectories are stopped, at the length of their last step, once they are `far` times farther
     out than the contexts."""
@@ -237,6 +242,7 @@ def lost_share(sums: pd.DataFrame, step: int, mode: str) -> float:
     s = pick(sums, model=POLAR, mode=mode, step=step)
     return float(s.lost.sum() / s.segments.sum())
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #f51d758a
 def typical_ratio(sums: pd.DataFrame, **kw):
     "Geometric mean of own to true step lengths: an Estimate."
     return speaker_means(sums.log_ratio, sums.segments, sums.speaker.to_numpy(), lambda m: np.exp(m[..., 0]), **kw)
@@ -246,6 +252,7 @@ def change(gap: pd.DataFrame, method: str, step: int, column: str, first=START, 
     "Nats a frame by which a method is ahead of the start, or of another: an Estimate."
     return ahead_of(*(pick(gap, method=m, step=step) for m in (first, method)), column, **kw)
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #d46d272b
 def method_table(tables: dict, step: int, n=2000, seed=0) -> pd.DataFrame:
     "One row a method: changes of teacher forcing and rollouts, what is lost, step norms, spread, free runs."
     gap, rows, kw = tables["gap"], [], dict(n=n, seed=seed)
@@ -276,6 +283,7 @@ def method_table(tables: dict, step: int, n=2000, seed=0) -> pd.DataFrame:
         )
     return pd.DataFrame(rows)
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #69ec7bba
 def verdict(one, beyond) -> str:
     "The rule: a method is compared with a control that was trained as long, or the answer is not known."
     if one.value == one.lo == one.hi == 0:
@@ -284,6 +292,7 @@ def verdict(one, beyond) -> str:
     if (beyond.hi or 0) < 0: return "no: a proper score of sampled rollouts is worse than as much one-step training"
     return "not known: the difference from as much one-step training has an interval that holds zero"
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #c6eb4d6b
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, step, gap = dict(n=n, seed=how["seed"]), 8 if 8 in how["lags"] else how["steps"], tables["gap"]
@@ -350,6 +359,7 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
         gauss_step_sample=far("Gaussian of the step", "sample"),
     )
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #45f7921e
 def draw_methods(cases: list, step: int):     # (title, method_table)
     "Change of teacher forcing and of particles by method."
     df = pd.concat([t.assign(case=title) for title, t in cases])
@@ -376,6 +386,7 @@ def draw_methods(cases: list, step: int):     # (title, method_table)
         legend_below(ax, -0.5, ncol=1)
     return fig
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #b552adc6
 def draw_pareto(cases: list):      # (title, method_table)
     "What rollouts gain against what teacher forcing pays."
     fig, axes = panels(len(cases), columns=2, width=4.8, height=3.6, titles=[t for t, _ in cases])
@@ -408,6 +419,7 @@ def draw_pareto(cases: list):      # (title, method_table)
         ax.set(xlabel="teacher forcing, change in nats a frame", ylabel="particles, change in nats a frame")
     return fig
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #5191b434
 def draw_norms(cases: list, n=2000, seed=0):   # (title, tables)
     "Step norm of the mean rollout and of samples, and the spread, by step."
     tables = cases[0][1]
@@ -438,6 +450,7 @@ def draw_norms(cases: list, n=2000, seed=0):   # (title, tables)
     legend_below(axes[1], ncol=3)
     return fig
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #f7c65973
 def draw_explosion(cases: list, n=2000, seed=0):   # (title, table explosion)
     "Step norm by step for heads and modes."
     df = cases[0][1]
@@ -496,6 +509,7 @@ def listen(run, case, how, tables, opened, first):
             )
     write_decoded(run, case, store, say)
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #7b7e6350
 def tell(
     run,          # open Run
     found: list,  # (tables, provenance) of each case
@@ -532,6 +546,7 @@ def tell(
         "Step norm by step when mean, median or samples of three heads are rolled out",
     )
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #99185ec2
 STUDY = Study(
     NAME,
     measure_store,
@@ -541,6 +556,7 @@ STUDY = Study(
     tell,
 )
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #a6e99693
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -567,6 +583,7 @@ def run(
     )
     return publish_cases(STUDY, profile, asked, how, given, corpus_root, folder)
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #151041ab
 def methods_table(result) -> str:
     "Every method of every case."
     parts = []
@@ -603,6 +620,7 @@ def methods_table(result) -> str:
         )
     return "\n\n".join(parts)
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #9ba7b436
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
     return claims_table(

@@ -72,6 +72,7 @@ CODE = functools.partial(
     code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
 )
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #0aa845e0
 def recipe(
     profile,                     # run profile
     length: int = 8,             # context frames W
@@ -123,6 +124,7 @@ def _count(make, hidden: int) -> int:
     "Parameters of a model, without filling them."
     with torch.device("meta"): return make(hidden).n_parameters
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #b43dc61b
 def fit(store, sets: dict, how: dict, model: Predictor, noise=.1, **more) -> Predictor:
     "Train one model, or read it back."
     size = min(512, max(32, len(sets["train"]) // 8))
@@ -139,6 +141,7 @@ def fit(store, sets: dict, how: dict, model: Predictor, noise=.1, **more) -> Pre
         **more,
     )
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #e7b5789c
 class Independent:
     "Windows whose targets are other frames of the same set, drawn at random: the differencing null, in data."
     def __init__(self, windows, seed: int):
@@ -192,6 +195,7 @@ def measure_store(
         clamps=clamps(sets, how),
     )
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #554d5534
 def judge(model, windows, how, sums) -> tuple:
     "Sums by speaker: the likelihood on all windows, the rest on a sample; and that sample."
     some = (
@@ -253,6 +257,7 @@ def factors(store, sets, how, single, floor) -> pd.DataFrame:   # one row a data
             rows.append(_factors(model, here["test"], floor).assign(data=data, model=name))
     return pd.concat(rows, ignore_index=True)
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #ed5f5ce3
 @torch.no_grad()
 def _factors(model, windows, floor):
     parts, near = [], batches_on(windows, device_of(model))
@@ -269,6 +274,7 @@ def _factors(model, windows, floor):
     rows = pd.concat(parts)
     return rows.assign(sst=(rows.log_m - rows.log_m.mean())**2).groupby("speaker", sort=False).sum().reset_index()
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #80947d48
 def _moved(dist: Polar, keep) -> Polar:
     "Some entries of a batch of one-component polar densities."
     d, m = dist.direction, dist.magnitude
@@ -350,6 +356,7 @@ class Readout(nn.Module):
             LogNormal(mean, bound(log_sigma, -4.0, 2.0)),
         )
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #f79baa4f
 def clamps(sets, how) -> pd.DataFrame:
     "Loss, κ, σ and the size of their gradients while both readouts train."
     rows, w = [], sets["train"]
@@ -402,6 +409,7 @@ def factor_excess(parts: pd.DataFrame, what: str, **kw):
     real, free = ((a[what] - b[what])[both] / b.frames[both] for a, b in ((r0, r1), (i0, i1)))
     return speaker_means(real - free, np.ones(len(both)), both.to_numpy(), **kw)
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #f967ffd1
 def length_r2(parts: pd.DataFrame, data: str, **kw):
     "R² of the log length under the single head: an Estimate."
     seen = pick(parts, data=data, model="context")
@@ -423,6 +431,7 @@ def head_table(tables: dict, n=2000, seed=0) -> pd.DataFrame:
         rows.append(row)
     return pd.DataFrame(rows).merge(tables["sizes"], on="model")
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #2df0483b
 def story_table(tables: dict, n=2000, seed=0) -> pd.DataFrame:
     "One row a story: gain over A, R² of log length, coverage."
     s, rows = tables["stories"], []
@@ -446,6 +455,7 @@ def part_gain(split: pd.DataFrame, part: str, **kw):
     "Nats a frame that the context adds to a part of the step: an Estimate."
     return speaker_means(split[part], split.frames, split.speaker.to_numpy(), **kw)
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #47607e70
 def part_share(split: pd.DataFrame, part: str, **kw):
     "A part's share of the whole gain: an Estimate."
     share = lambda m: m[..., 0] / m[..., 1]
@@ -461,6 +471,7 @@ def verdict(parted: dict) -> str:
     one = "direction" if found["direction"] else "length"
     return f"the {one} is predictable beyond differencing, the other not clearly"
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #cfd7985d
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     kw, s, parts, clamp = dict(n=n, seed=how["seed"]), tables["scores"], tables["parts"], tables["clamps"]
@@ -519,6 +530,7 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
         )
     return say
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #ecda441f
 def _late_r2(clamp, bound) -> float:
     "R² of the log length over the last quarter of the steps."
     return float(clamp[(clamp.bound == bound) & (clamp.step >= .75 * clamp.step.max())].r2.mean())
@@ -532,6 +544,7 @@ def _constant_gain(D: int, kappa: float, cosine: float) -> float:
         @ torch.tensor([1.0, -1.0], dtype=torch.float64)
     )
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #55c95dc6
 def draw_heads(cases: list):      # (title, head_table)
     "Each head's gain over the first."
     df = pd.concat([t.assign(case=title) for title, t in cases])
@@ -555,6 +568,7 @@ def draw_heads(cases: list):      # (title, head_table)
 
 PARTS = dict(whole="the whole step", direction="its direction", length="its length")
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #4549f2b6
 def draw_split(cases: list, n=2000, seed=0):   # (title, table split)
     "What the context adds to direction and length over the marginal."
     rows = [
@@ -580,6 +594,7 @@ def draw_split(cases: list, n=2000, seed=0):   # (title, table split)
     legend_below(ax)
     return fig
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #0289c16e
 def draw_factors(cases: list, n=2000, seed=0):   # (title, table parts)
     "What the context earns for each factor, on real and on independent frames."
     rows = [
@@ -605,6 +620,7 @@ def draw_factors(cases: list, n=2000, seed=0):   # (title, table parts)
     reference(ax, 0); legend_below(ax)
     return fig
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #8f1c05c4
 def draw_stories(cases: list):    # (title, story_table)
     "Gain of each story over one law for all lengths."
     df = pd.concat([t.assign(case=title) for title, t in cases])
@@ -628,6 +644,7 @@ def draw_stories(cases: list):    # (title, story_table)
         legend_below(ax, -0.36, ncol=1)
     return fig
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #716b906e
 def draw_curves(cases: list):     # (title, table curves)
     "Likelihood, cosine and distance through training."
     fig, axes = panels(
@@ -648,6 +665,7 @@ def draw_curves(cases: list):     # (title, table curves)
             ax.set_yscale("log" if what == "distance" else "linear")
     return fig
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #73f4fe39
 def draw_clamps(cases: list):     # (title, table clamps)
     "The hard clamp against the smooth bound."
     fig, axes = panels(
@@ -664,6 +682,7 @@ def draw_clamps(cases: list):     # (title, table clamps)
         ax.set(xlabel="step", yscale=dict(loss="linear", kappa="log").get(what, "symlog")); ax.legend(fontsize=8)
     return fig
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #75ede771
 def draw_calibration(cases: list):   # (title, table pit)
     "PIT histograms of the length for each head."
     fig, axes = panels(len(cases), columns=2, width=4.6, height=3.2, titles=[t for t, _ in cases])
@@ -680,6 +699,7 @@ def draw_calibration(cases: list):   # (title, table pit)
 # %% ../../nbs/discussions/d07_factorization.ipynb #41515550
 def listen(run, case, how, tables, opened, first): round_trip(run, case, opened)
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #ef6ad389
 def tell(
     run,          # open Run
     found: list,  # (tables, provenance) of each case
@@ -721,6 +741,7 @@ def tell(
         "Loss, concentration and gradient under a hard clamp and a smooth bound",
     )
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #f3072fb8
 STUDY = Study(
     NAME,
     measure_store,
@@ -730,6 +751,7 @@ STUDY = Study(
     tell,
 )
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #5c1b2b14
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -747,6 +769,7 @@ def run(
     given = dict(length=length, components=components, eval_fraction=eval_fraction, seed=seed)
     return publish_cases(STUDY, profile, asked, how, given, corpus_root, folder)
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #f24df142
 def heads_table(result) -> str:
     "Every head of every case."
     parts = []
@@ -777,6 +800,7 @@ def heads_table(result) -> str:
         )
     return "\n\n".join(parts)
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #870fb31e
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
     return claims_table(

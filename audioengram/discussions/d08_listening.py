@@ -48,6 +48,7 @@ LOWER = {c for m in MEASURES.values() for c, better in m.columns.items() if bett
 # DNSMOS takes three seconds a clip
 QUICK = ("mel", "si_sdr", "stoi", "pesq", "speaker", "f0")
 
+# %% ../../nbs/discussions/d08_listening.ipynb #3a0bc160
 def recipe(
     profile,                     # run profile
     eval_fraction: float = .2,   # share of speakers held out
@@ -82,6 +83,7 @@ def altered(
     walk = np.cumsum(d / np.linalg.norm(d, axis=1, keepdims=True).clip(1e-12) * length, 0)
     return (z[start] + walk - walk[start]).astype(np.float32)
 
+# %% ../../nbs/discussions/d08_listening.ipynb #4593e05a
 def another(rng, length) -> np.ndarray:
     "For each step the number of another that moves, drawn alike."
     moves = np.flatnonzero(length > 0)
@@ -105,6 +107,7 @@ def chosen_utterances(store, split, how) -> list:
     )
     return df.sort_values(["off", "utterance_id"]).head(how["utterances"]).utterance_id.tolist()
 
+# %% ../../nbs/discussions/d08_listening.ipynb #9be1507a
 def versions(store, uid, how) -> dict:
     """Sounds of an utterance: (mode, reach) -> wav [S] at the codec's rate; the recording under None, GT under a
     reach of 0."""
@@ -118,6 +121,7 @@ def versions(store, uid, how) -> dict:
         (m, r): sound(altered(z, m, r, spawn(how["seed"], uid))) for m in MODES if m != "GT" for r in how["reaches"]
     }
 
+# %% ../../nbs/discussions/d08_listening.ipynb #863409f7
 @measures("listening", 1)
 def measure_store(
     store,           # LatentStore
@@ -159,6 +163,7 @@ def cost(table, mode, reach, column="mel_db", against=("GT", 0), **kw):
         sign * a[column][both].to_numpy(), sign * b[column][both].to_numpy(), a.speaker[both].to_numpy(), **kw
     )
 
+# %% ../../nbs/discussions/d08_listening.ipynb #4c5124d5
 def agreements(table, n=2000, seed=0) -> pd.DataFrame:   # measure, other, value, lo, hi, n
     "Rank correlation of each pair of measures over modes and reaches, with intervals over speakers."
     names, cells = measures_of(table), list(table.groupby(["mode", "reach"]).groups)
@@ -188,6 +193,7 @@ def agreements(table, n=2000, seed=0) -> pd.DataFrame:   # measure, other, value
         ]
     )
 
+# %% ../../nbs/discussions/d08_listening.ipynb #5defc36c
 def betters(table, **kw) -> list:
     """Measures that like an altered sound more than the round trip, with the whole interval: at their best, they do
     not hear it."""
@@ -200,6 +206,7 @@ def betters(table, **kw) -> list:
         )
     ]
 
+# %% ../../nbs/discussions/d08_listening.ipynb #8f350b67
 def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:
     "What the page may quote."
     t, kw, far = tables["scores"], dict(n=n, seed=how["seed"]), max(how["reaches"])
@@ -237,6 +244,7 @@ def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:
         deaf=" and ".join(FIRST[c] for c in deaf) if deaf else "none",
     )
 
+# %% ../../nbs/discussions/d08_listening.ipynb #237f558d
 def draw_costs(cases: list, n=2000, seed=0):   # (title, scores)
     "What each mode costs in mel distance, by reach."
     fig, axes = panels(len(cases), columns=2, width=4.6, height=3.2, titles=[t.replace(" (", "\n(") for t, _ in cases])
@@ -262,6 +270,7 @@ def draw_costs(cases: list, n=2000, seed=0):   # (title, scores)
         legend_below(ax, -0.12, 3)
     return fig
 
+# %% ../../nbs/discussions/d08_listening.ipynb #fb11e186
 def draw_measures(cases: list):   # (title, scores)
     "Every measure over every mode, each from its worst to its best."
     fig, axes = panels(len(cases), columns=2, width=4.6, height=3.2, titles=[t.replace(" (", "\n(") for t, _ in cases])
@@ -291,6 +300,7 @@ def draw_measures(cases: list):   # (title, scores)
         ax.tick_params(axis="x", rotation=60)
     return fig
 
+# %% ../../nbs/discussions/d08_listening.ipynb #8cd1b5cd
 def draw_agreement(cases: list, n=2000, seed=0):   # (title, scores)
     "Rank correlation of each pair of measures."
     fig, axes = panels(len(cases), columns=2, width=4.6, height=3.4, titles=[t.replace(" (", "\n(") for t, _ in cases])
@@ -324,6 +334,7 @@ def listen(run, case, how, tables, opened, first):
         suffix=".ogg",
     )
 
+# %% ../../nbs/discussions/d08_listening.ipynb #aefa18b3
 def tell(
     run,          # open Run
     found: list,  # (tables, provenance) of each case
@@ -345,6 +356,7 @@ def tell(
         "Rank correlation of each pair of measures over modes and reaches",
     )
 
+# %% ../../nbs/discussions/d08_listening.ipynb #13ba1e5d
 STUDY = Study(
     NAME,
     measure_store,
@@ -369,6 +381,7 @@ def run(
     given = dict(eval_fraction=eval_fraction, seed=seed)
     return publish_cases(STUDY, profile, asked, how, given, corpus_root, folder)
 
+# %% ../../nbs/discussions/d08_listening.ipynb #0e95189c
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
     return claims_table(
@@ -394,6 +407,7 @@ def verdict_table(result) -> str:
         ),
     )
 
+# %% ../../nbs/discussions/d08_listening.ipynb #4af664b4
 def score_tables(result) -> str:
     "Mean scores of every mode at a reach of 1 and the longest, a table a case."
     parts = []
@@ -411,6 +425,7 @@ def score_tables(result) -> str:
         parts.append(f"**{about['title']}**: means of {t.utterance.nunique()} utterances\n\n" + as_markdown(wide, 2))
     return "\n\n".join(parts)
 
+# %% ../../nbs/discussions/d08_listening.ipynb #abe73649
 PAIRS = (("GT", "B75"), ("GT", "B50"), ("GT", "Creal"), ("A", "Creal"), ("A", "B25"), ("C", "Creal"))
 
 def blind_test(

@@ -62,6 +62,8 @@ WEIGHTS = (
     "mimi-vae",
     "encodec",
 )
+
+# %% ../../nbs/discussions/d09_representations.ipynb #698db858
 CASES = "; ".join(
     [
         *(f"debian-speech:{c}" for c in ("nano", "nano-linear", "mel+stack8+pca64")),
@@ -123,6 +125,7 @@ class GatedRidge:
             parts.append(-.5 * u.square().sum(0) - L.diagonal().log().sum() - len(L) / 2 * np.log(2 * np.pi))
         return torch.logsumexp(torch.stack(parts, 1) + gates, 1).numpy()
 
+# %% ../../nbs/discussions/d09_representations.ipynb #cbc3b572
 def fit_mixture(
     train,            # frames [N,D]
     valid,            # frames that choose, [M,D]
@@ -145,6 +148,7 @@ def fit_mixture(
     ]
     return max(fits, key=lambda m: m.score(valid))
 
+# %% ../../nbs/discussions/d09_representations.ipynb #1273abfd
 def mixing_weight(
     a, b,              # log densities of two forecasts on the same frames, [N]
     steps: int = 50,
@@ -182,6 +186,7 @@ def recipe(
         measures=p.pick(["stoi", "mel"], list(MEASURES), list(MEASURES)),
     )
 
+# %% ../../nbs/discussions/d09_representations.ipynb #b8427b52
 def window_length(
     frame_rate: float, dim: int,  # of the representation
     context_ms: float,
@@ -189,6 +194,7 @@ def window_length(
     "Frames of context: equal time for all, as long as a linear reader of it stays under 2048 regressors."
     return max(1, min(round(context_ms * frame_rate / 1000), 2048 // dim))
 
+# %% ../../nbs/discussions/d09_representations.ipynb #8c56763a
 def gain_rows(
     store, split,     # latents, speakers
     how: dict,        # from `recipe`
@@ -280,6 +286,7 @@ def geometry_rows(
     axes = pd.DataFrame(dict(axis=np.arange(1, len(raw) + 1), variance=raw, unit=spectrum((fit - mean) / scale)))
     return dict(memory=memory, points=points, axes=axes)
 
+# %% ../../nbs/discussions/d09_representations.ipynb #b5971f6b
 def phase0_rows(store, split, how) -> pd.DataFrame:
     "Phase 0's first key at lag 1: sums by held-out speaker."
     spec = (
@@ -314,6 +321,7 @@ def chosen_utterances(
     ids = ids[[u.set_index("utterance_id").seconds[i] >= 1. for i in ids]].sort_index()
     return list(ids.iloc[np.sort(np.random.default_rng(spawn(seed, "scored")).permutation(len(ids))[:most])])
 
+# %% ../../nbs/discussions/d09_representations.ipynb #7feee8f1
 def there_and_back(
     store, codec,    # latents, and the codec that decodes them
     uid,             # utterance id
@@ -333,6 +341,7 @@ def _opinion(path, n):
     wav = load_audio(path, 16_000)[0][:n]
     return MEASURES["dnsmos"].run(wav, wav)["dnsmos"]
 
+# %% ../../nbs/discussions/d09_representations.ipynb #a225b2e3
 def speech_rows(store, split, how) -> pd.DataFrame:
     "Scores of reconstructions, one row an utterance; `original_dnsmos` is the original's own."
     codec, index = store.codec(), store.index.set_index("utterance_id")
@@ -356,6 +365,7 @@ def sound_rows(store, split, how) -> pd.DataFrame:
         ids,
     )
 
+# %% ../../nbs/discussions/d09_representations.ipynb #e35e23b1
 @measures("representations", 1)
 def measure_store(
     store,           # LatentStore
@@ -390,6 +400,7 @@ def gain_of(
     unit = bits_per_second(1., per_second) if per_second else 1.
     return speaker_means(at[null] - at[model], at.frames, at.speaker.to_numpy(), lambda m: unit * m[..., 0], **kw)
 
+# %% ../../nbs/discussions/d09_representations.ipynb #62f950c8
 def claims_of(
     tables: dict, about: dict,   # of one case
     n: int = 2000, seed: int = 0,  # bootstrap
@@ -435,6 +446,7 @@ def claims_of(
     if len(tables["sound"]): say["sound"] = "sound" if is_sound(tables["sound"]) else "not sound"
     return say
 
+# %% ../../nbs/discussions/d09_representations.ipynb #cfa11ce5
 def intrinsic_dimension_of(points, kind, k, **kw):
     "Intrinsic dimension from sums by speaker."
     at = points[(points.kind == kind) & (points.k == k)]
@@ -541,6 +553,7 @@ def family(codec: str) -> str:
 
 def short(codec: str) -> str: return codec.replace("+", "\n", 1).replace("+", " ")
 
+# %% ../../nbs/discussions/d09_representations.ipynb #91e35365
 def label_points(
     ax,
     points: list,   # (x, y, text)
@@ -559,6 +572,7 @@ def label_points(
             text, (x, y), xytext=(5, 5 + up), textcoords="offset points", fontsize=size, color="#333333", arrowprops=tie
         )
 
+# %% ../../nbs/discussions/d09_representations.ipynb #591344e8
 def draw_tradeoff(
     points: list,   # (codec, claims) of each case of a corpus
     title="",
@@ -612,6 +626,7 @@ def draw_tradeoff(
     axes[0].legend(loc="upper center", bbox_to_anchor=(.5, -.2), ncol=len(styles), fontsize=8)
     return fig
 
+# %% ../../nbs/discussions/d09_representations.ipynb #a131799f
 def draw_gains(
     points: list,   # (codec, provenance, tables) of each case of a corpus
     n: int, seed=0,
@@ -646,6 +661,7 @@ def draw_gains(
     axes[0].set_ylabel("gain, bits a second")
     return fig
 
+# %% ../../nbs/discussions/d09_representations.ipynb #69ac5d87
 def draw_geometry(
     points: list,   # (codec, claims) of each case of a corpus
 ):                  # figure
@@ -711,6 +727,7 @@ def listen(
 # %% ../../nbs/discussions/d09_representations.ipynb #be99042b
 TABLES = ("gains", "memory", "points", "axes", "phase0", "speech", "sound")
 
+# %% ../../nbs/discussions/d09_representations.ipynb #52fdaacd
 def run(
     profile="quick",            # "smoke", "quick" or "full"
     cases="auto",               # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -740,6 +757,7 @@ def run(
         publish(out, study, found, p.bootstrap, seed)
     return read_run(out.final)
 
+# %% ../../nbs/discussions/d09_representations.ipynb #c49a803b
 def signed(e: Estimate) -> str:
     "A difference in prose."
     return f"{e.value:+.2g}" + ("" if e.lo is None else f" [{e.lo:+.2g}, {e.hi:+.2g}]")
@@ -755,6 +773,7 @@ CHANGES = {
     "small-pred": "`L_pred`",
 }
 
+# %% ../../nbs/discussions/d09_representations.ipynb #d887fade
 def publish(
     run,          # open Run
     study: Study,
@@ -856,6 +875,7 @@ def small_table(
         else "None of the small codecs was measured here: they are, where LibriSpeech is."
     )
 
+# %% ../../nbs/discussions/d09_representations.ipynb #ec538160
 def comparison(
     result,        # RunResult
     lines: dict,   # claim id -> heading

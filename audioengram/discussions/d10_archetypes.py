@@ -91,6 +91,7 @@ CODE = functools.partial(
 )
 BAR, BASIS, HARD, DIRECTIONS, STATES = RIVALS(1)
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #f1644b44
 def recipe(
     profile,                     # run profile
     archetypes: int = 64,        # K of transfer, membership and meaning
@@ -176,6 +177,7 @@ def measure_store(
         **memories(store, split, how, least),
     )
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #0f1856bd
 def shadows(train, held, least, axes, seed) -> dict:
     "Real frames and steps, and those of every null: source -> ((frames, steps) of training, of held-out speakers)."
     fit, pairs = fit_nulls(train, least, axes), [(f, steps_of(f, least, axes)) for f in (train, held)]
@@ -201,6 +203,7 @@ def _frames(kind, f, fit, i, seed):
 
 def _named(tables): return pd.concat([t.assign(source=name) for name, t in tables.items()], ignore_index=True)
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #6544043c
 def codes(train, held, how) -> pd.DataFrame:
     "Cosine that bits buy, in one book, in products and in residuals."
     bits = 4 if how["hidden"] < 64 else 6
@@ -238,6 +241,7 @@ def sound_of(
         mel=mel,
     )
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #8be714d1
 def step_sounds(store, frames, steps) -> dict:
     "Descriptors of each step."
     out = {name: np.full(len(steps), np.nan) for name in DESCRIPTORS}
@@ -260,6 +264,7 @@ def step_sounds(store, frames, steps) -> dict:
             out[name][mine] = v
     return out
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #ee69ea8c
 def meanings(store, split, train, held, steps, centres, how) -> pd.DataFrame:
     "Share of each descriptor's variance that archetypes explain on held-out speakers."
     said, rows = [step_sounds(store, f, s) for f, s in zip((train, held), steps, strict=True)], []
@@ -275,6 +280,7 @@ def head_sets(store, split, how, lag=1) -> dict:
     "Windows whose step leads from the last frame of the context to the frame `lag` on."
     return {part: FromLast(w) for part, w in split_windows(store, split, how["length"], lag).items()}
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #a31f8bf8
 def fit_heads(store, sets, how, equal="parameters", number=0) -> dict:   # name -> fitted Predictor
     "Train every head at equal cost, or read them back; `number` is that of the seed."
     out, seed = {}, spawn(how["seed"], "heads", number)
@@ -297,6 +303,7 @@ def fit_heads(store, sets, how, equal="parameters", number=0) -> dict:   # name 
         )
     return out
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #7c01194e
 def memories(store, split, how, least) -> dict:   # tables heads, horizon, free, stability, splices
     "All that is asked of heads with a memory."
     sets, parts, known, models = head_sets(store, split, how), [], {}, {}
@@ -323,6 +330,7 @@ def memories(store, split, how, least) -> dict:   # tables heads, horizon, free,
         splices=splices(models, store, split, how),
     )
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #4499cac1
 def head_rows(
     model, test, how, least
 ) -> pd.DataFrame:  # one row a held-out speaker: log_prob and cosine, summed over steps
@@ -344,6 +352,7 @@ def head_rows(
         pd.DataFrame(dict(speaker=speaker, log_prob=score, cosine=cos, steps=1)).groupby("speaker").sum().reset_index()
     )
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #858fe6f3
 def free_runs(
     models, store, split, how
 ) -> (
@@ -367,6 +376,7 @@ def free_value(free, name, measure, column="ratio") -> float:
     found = pick(free, name=name, measure=measure)[column]
     return float(found.iloc[0]) if len(found) else float("nan")
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #cb358a27
 def horizon(
     models, store, split, sets, how, least
 ) -> pd.DataFrame:  # sums over segments: head, speaker, step, segments, and NLLs A, C, R, R_mean, base
@@ -400,6 +410,7 @@ def horizon(
         )
     return pd.concat(parts, ignore_index=True)
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #47ed3ed4
 def some_utterances(store, split, how) -> list:   # (id, latents [T,D], speaker)
     "One held-out utterance of each of some speakers, long enough for a context and 40 frames where there is one."
     df = store.index[store.index.utterance_id.isin(split.eval_utterances)]
@@ -418,6 +429,7 @@ def some_utterances(store, split, how) -> list:   # (id, latents [T,D], speaker)
         for r in df.itertuples()
     ]
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #45543515
 def splices(models, store, split, how) -> pd.DataFrame:   # head, steps, speaker, utterance, distance (dB)
     "Mel distance of rolled-out segments in true surroundings from the decoded truth."
     codec, rows = store.codec(), []
@@ -464,6 +476,7 @@ def head_gain(table, name, first=BAR, equal="parameters", number=None, **kw):
 
 IDS = {BASIS: "basis", HARD: "basis_hard", DIRECTIONS: "codebook", STATES: "states"}
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #44c6b2e3
 def memory_claims(tables: dict, how: dict, **kw) -> dict:
     "What the page may say of heads."
     h, far, heard, last = tables["heads"], tables["horizon"], tables["splices"], how["steps"]
@@ -508,6 +521,7 @@ def memory_claims(tables: dict, how: dict, **kw) -> dict:
         else "a memory of directions does not help",
     )
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #f28c7b79
 def claims_of(
     tables: dict,
     about: dict,
@@ -587,6 +601,7 @@ _LINES = {
     "shuffled assignment": (NULL, ":"),
 }
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #ba356386
 def draw_tightness(cases: list, n=2000, seed=0):
     "Held-out tightness of the real directions and of every null."
     fig, axes = panels(len(cases), columns=2, width=4.6, height=4., titles=[t for t, _ in cases])
@@ -621,6 +636,7 @@ def draw_tightness(cases: list, n=2000, seed=0):
     fig.legend(*handles, loc="outside lower center", ncol=4)
     return fig
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #5be8974a
 def draw_excess(cases: list, n=2000, seed=0):
     "What is left over the strongest null, and of innovations over an ellipse."
     rows = []
@@ -639,6 +655,7 @@ def draw_excess(cases: list, n=2000, seed=0):
         legend_below(ax, -.2, 1)
     return fig
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #1fd74266
 def draw_transfer(cases: list, n=2000, seed=0):
     "Agreement between two groups of speakers, and what the context says of the archetype to come."
     rows = []
@@ -676,10 +693,12 @@ def draw_transfer(cases: list, n=2000, seed=0):
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
     return fig
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #63c407dc
 def plt_align(ax):
     "Slanted labels end under their tick."
     for label in ax.get_xticklabels(): label.set_ha("right")
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #61c2c1b6
 def draw_meaning(cases: list):
     "Variance of descriptors that archetypes explain, beside random cells and shifted labels."
     fig, axes = panels(len(cases), columns=2, width=4.6, height=3.2, titles=[t for t, _ in cases], sharey=True)
@@ -711,6 +730,7 @@ def draw_meaning(cases: list):
 # %% ../../nbs/discussions/d10_archetypes.ipynb #ffff69ac
 _SHORT = {BAR: "plain", BASIS: "basis", HARD: "hard", DIRECTIONS: "directions", STATES: "states"}
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #61ea637a
 def draw_heads(cases: list, n=2000, seed=0):   # (title, tables)
     "Each head over the plain one, at equal cost, with every seed as a small mark."
     fig, axes = panels(len(cases), columns=2, width=4.6, height=3.4, titles=[t for t, _ in cases])
@@ -745,6 +765,7 @@ def draw_heads(cases: list, n=2000, seed=0):   # (title, tables)
         reference(ax, 0); legend_below(ax, -.12)
     return fig
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #032885e6
 def draw_horizon(cases: list, n=2000, seed=0):   # (title, tables)
     "Every head several frames ahead: its own direct density, particles of its rollout, and the mean rollout."
     words = {"A": "teacher forcing", "C": "direct density", "R": "particles", "R_mean": "mean rollout"}
@@ -818,6 +839,7 @@ def listen(run, case, how, tables, opened, first):
     if first: round_trip(run, case, opened)
     listen_heads(run, case, how, store, split)
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #4b35dea9
 def listen_heads(run, case, how, store, split):
     "One held-out utterance: rolled-out segments and a free run of every head."
     codec, W, clips = store.codec(), how["length"], {}
@@ -836,6 +858,7 @@ def listen_heads(run, case, how, store, split):
         )
     write_row(run, {k: c for k, (c, _) in clips.items()}, {k: w for k, (_, w) in clips.items()}, suffix=".ogg")
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #d47c4675
 def transitions(store, frames, steps, which, around=.16, gap=.08):
     "Cut-outs of the recordings about some steps, joined with silence."
     parts, rate = [], 16_000
@@ -848,6 +871,7 @@ def transitions(store, frames, steps, which, around=.16, gap=.08):
         parts += [cut * fade, np.zeros(int(gap * rate), np.float32)]
     return np.concatenate(parts)
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #d79d3bed
 def tell(
     run,          # open Run
     found: list,  # (tables, provenance) of each case
@@ -890,6 +914,7 @@ def tell(
         "Teacher forcing, direct density and particles of every head several frames ahead",
     )
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #b0dea093
 TABLES = (
     "tightness",
     "near",
@@ -915,6 +940,7 @@ STUDY = Study(
     tell,
 )
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #b252889c
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -931,6 +957,7 @@ def run(
     given = dict(archetypes=archetypes, eval_fraction=eval_fraction, seed=seed)
     return publish_cases(STUDY, profile, asked, how, given, corpus_root, folder)
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #4bd8e7a3
 def verdict_table(result) -> str:
     "What the verdict rests on, a column a case."
     return claims_table(
@@ -969,6 +996,7 @@ def verdict_table(result) -> str:
         ),
     )
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #b89a2bb5
 def head_tables(result) -> str:
     "Every head: size, density, rollouts, free runs and sound, a table a case."
     parts = []
@@ -1006,6 +1034,7 @@ def head_tables(result) -> str:
         parts.append(f"**{about['title']}**\n\n" + as_markdown(pd.DataFrame(rows), 2))
     return "\n\n".join(parts)
 
+# %% ../../nbs/discussions/d10_archetypes.ipynb #d89eee2f
 def tables_of(result) -> str:
     "Codes and order of each case."
     parts = []

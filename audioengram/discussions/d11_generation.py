@@ -117,6 +117,7 @@ def nats_rows(store, split, how: dict) -> pd.DataFrame:   # speaker, sequence, o
     kept = rows[(rows.frame > 0) & (rows.step > floor)]
     return kept.groupby("speaker")[["sequence", "one", "marginal"]].mean().reset_index()
 
+# %% ../../nbs/discussions/d11_generation.ipynb #c81f4944
 @measures("generation", 1)
 def drawn_scores(p: Prompts, systems: dict) -> pd.DataFrame:   # system, clip, speaker, brier1 …, energy, nearest
     "Proper scores of two draws of every system, and the nearest training run of the first."
@@ -148,6 +149,7 @@ def long_runs(store, p: Prompts, how: dict) -> pd.DataFrame:   # a row a run: ki
         rows.append(dict(kind="real", speaker=name, loop=loop_of(x), furthest=furthest(x)))
     return pd.DataFrame(rows)
 
+# %% ../../nbs/discussions/d11_generation.ipynb #f0b1dd6b
 @measures("generation", 1)
 def measure_store(store, split, how: dict) -> dict:   # table name -> DataFrame
     "Everything that the page rests on."
@@ -164,6 +166,7 @@ def _area_less(seconds, a: str, b: str, n, seed) -> Estimate:
     parts = [seconds[(seconds.system == s) & (seconds.real == real)] for s in (a, b) for real in (True, False)]
     return area_difference(*(late_score(x) for x in parts), parts[0].speaker, parts[1].speaker, n, seed)
 
+# %% ../../nbs/discussions/d11_generation.ipynb #2187b865
 @measures("generation", 1)
 def hypotheses(tables: dict, n: int = 2000, seed: int = 0) -> pd.DataFrame:   # id, words, value, lo, hi, n, p, holds
     "Every hypothesis of the page, with Holm's correction over all of them."
@@ -319,6 +322,7 @@ def tell(
         "Area under the ROC of the two-sample test by second after the prompt, with intervals over speakers",
     )
 
+# %% ../../nbs/discussions/d11_generation.ipynb #eaec8cdb
 STUDY = Study(NAME, measure_store, TABLES, None, claims_of, tell)
 
 def run(
@@ -365,6 +369,7 @@ def _interval(r, value="value", lo="lo", hi="hi", digits=3) -> str:
     value, lo, hi = (getattr(r, k) for k in (value, lo, hi))
     return f"{value:.{digits}f}" + ("" if pd.isna(lo) else f" [{lo:.{digits}f}, {hi:.{digits}f}]")
 
+# %% ../../nbs/discussions/d11_generation.ipynb #d3112c03
 def hypothesis_table(result) -> str:
     "Every hypothesis with its estimate, corrected p and verdict."
     show = lambda rows, about: as_markdown(pd.DataFrame([
@@ -406,6 +411,7 @@ def mark_tables(result) -> str:
         return as_markdown(pd.DataFrame(out))
     return _by_case(result, "results", show)
 
+# %% ../../nbs/discussions/d11_generation.ipynb #19e02af9
 def long_run_table(result) -> str:
     "Long runs beside real stretches."
     def show(rows, about):

@@ -44,6 +44,7 @@ TOLD = {"voice not told": "untold", "noise fed back": "noisy"}
 SYSTEMS = (DRAWN, *LENGTHS, *TOLD)
 HEARD = (DRAWN, "length held", "direction redrawn")
 
+# %% ../../nbs/discussions/d12_drift.ipynb #40c1f4d1
 def recipe(
     profile, eval_fraction=.2, seed=0,   # run profile; share of speakers held out; of everything
 ) -> dict:                               # all that decides the rows of a case, beside its data and the code
@@ -106,6 +107,7 @@ def block_rows(codec, model, p: Prompts, how: dict) -> pd.DataFrame:   # system,
                      for k, (a, v) in enumerate(zip(edges, voice, strict=True))]
     return pd.DataFrame(rows)
 
+# %% ../../nbs/discussions/d12_drift.ipynb #d4f0c3e6
 @measures("drift", 1)
 def measure_store(store, split, how: dict) -> dict:   # table name -> DataFrame
     "Blocks of longer runs, and the two-sample test by second of ten seconds."
@@ -170,6 +172,7 @@ def draw_blocks(cases: list, block: float, n=2000):   # (title, blocks)
         legend_below(ax, ncol=2)
     return fig
 
+# %% ../../nbs/discussions/d12_drift.ipynb #b13b237d
 def listen(run, case, how, tables, opened, first):
     "One prompt under three interventions."
     store, codec = opened[2], opened[2].codec()
@@ -195,6 +198,7 @@ def tell(
         "Length of latents, level and voice over blocks of free runs, with and without interventions",
     )
 
+# %% ../../nbs/discussions/d12_drift.ipynb #708bf482
 STUDY = Study(NAME, measure_store, ("blocks", "seconds"), listen, claims_of, tell)
 
 def run(

@@ -841,6 +841,7 @@ def listen(
         suffix=".ogg",
     )
 
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #42b5f4ca
 @published(NAME)
 def run(
     profile="quick",   # "smoke", "quick" or "full"
@@ -902,6 +903,7 @@ def run(
         listen(out, kept, prior, pairs, parrot, how)
     return read_run(out.final)
 
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #7be2769d
 def table(
     result,    # RunResult
 ) -> str:      # Markdown

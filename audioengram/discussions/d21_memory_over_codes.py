@@ -39,6 +39,7 @@ from ..stages import measures
 NAME = "d21_memory_over_codes"
 VARIANTS = ("plain", "suffix memory", "column memory", "equal parameters", "equal operations")
 
+# %% ../../nbs/discussions/d21_memory_over_codes.ipynb #df8219cf
 def recipe(
     profile,   # run profile
     seed=0,
@@ -89,6 +90,7 @@ def match(
     "The plain prior nearest to a target, by its width."
     return min((replace(config, hidden=h) for h in range(8, 2049, 8)), key=lambda c: abs(measure(c) - target))
 
+# %% ../../nbs/discussions/d21_memory_over_codes.ipynb #ea9a532f
 def variants(
     plain: PriorConfig,
     rows: int,   # smallest table
@@ -156,6 +158,7 @@ def codes_of(
         for side, ids in (("train", [i for i in rest if i not in valid]), ("valid", sorted(valid)), ("test", test))
     }, model
 
+# %% ../../nbs/discussions/d21_memory_over_codes.ipynb #c02afb5e
 @torch.inference_mode()
 def token_bits(
     prior: Prior,
@@ -165,6 +168,7 @@ def token_bits(
     s = to_stream(grid, prior.config.size)[None].to(device_of(prior))
     return (F.cross_entropy(prior(s)[0], s[0] % prior.config.size, reduction="none") / math.log(2)).cpu().numpy()
 
+# %% ../../nbs/discussions/d21_memory_over_codes.ipynb #0c4a2a21
 def known_keys(
     train,  # codes of training files
     offsets,
@@ -263,6 +267,7 @@ def verdict(same, parameters) -> str:
     width = {1: "beats", -1: "loses to", 0: "cannot be told from"}[sign(parameters)]
     return f"{trunk} on the same trunk and {width} a wider prior of as many parameters"
 
+# %% ../../nbs/discussions/d21_memory_over_codes.ipynb #176c4871
 def claims_of(
     rows, tables,     # rows of one corpus; unigram and bigram rows
     n: int = 2000,
@@ -321,7 +326,6 @@ def claims_of(
     )
     return say
 
-
 # %% ../../nbs/discussions/d21_memory_over_codes.ipynb #e6d9a7d9
 def draw_bits(
     rows, n: int = 2000,
@@ -352,6 +356,7 @@ def draw_bits(
         ax.tick_params(axis="x", rotation=30)
     return fig
 
+# %% ../../nbs/discussions/d21_memory_over_codes.ipynb #619dd968
 def draw_gains(
     rows, n: int = 2000,
 ):
@@ -382,6 +387,7 @@ def draw_gains(
     ax.tick_params(axis="x", rotation=25)
     return fig
 
+# %% ../../nbs/discussions/d21_memory_over_codes.ipynb #afd03e9d
 def measure(
     run,         # open Run
     how: dict,   # from `recipe`
@@ -415,6 +421,7 @@ def measure(
         run.input(codes=dict(name=case, fingerprint=key), model=dict(name=case, fingerprint=model.fingerprint))
     write_row(run, clips, {k: "a held-out file as its codes sound" for k in clips}, suffix=".ogg")
 
+# %% ../../nbs/discussions/d21_memory_over_codes.ipynb #046cfd43
 def counted(
     name: str,     # corpus
     sides: dict,   # "train" and "test" -> file -> codes
@@ -430,6 +437,7 @@ def counted(
         ]
     )
 
+# %% ../../nbs/discussions/d21_memory_over_codes.ipynb #d67b4d1a
 def tell(
     run,                    # open Run
     rows, tables,           # of `measure`
@@ -448,6 +456,7 @@ def tell(
         "gains", draw_gains(rows, n), "Bits per code that each memory saves on each plain prior, paired by file"
     )
 
+# %% ../../nbs/discussions/d21_memory_over_codes.ipynb #afd8554c
 def run(
     profile="quick",   # "smoke", "quick" or "full"
     cases=None,        # "corpus:300; corpus:150" instead of the profile's own
@@ -463,6 +472,7 @@ def run(
         tell(out, out.table(), out.table("tables"), p.bootstrap)
     return read_run(out.final)
 
+# %% ../../nbs/discussions/d21_memory_over_codes.ipynb #69cc86f7
 def table(
     result,   # RunResult
 ) -> str:     # Markdown

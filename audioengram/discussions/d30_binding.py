@@ -52,6 +52,7 @@ ABLATIONS = ("phase", "shuffle", "spectrum", "rate", "permuted")
 CONDITIONS = ("words", "L-mini", "log-mel", "untrained", *ABLATIONS)
 LEAST, ALPHA = .05, .01   # declared: accuracy gained over words, and level of the test
 
+# %% ../../nbs/discussions/d30_binding.ipynb #8a356081
 def recipe(
     profile, corpus=None, tasks=None, seed=0,   # run profile; name of a corpus; "micro, order"; seed of everything
 ) -> dict:                                      # all that decides the rows
@@ -87,6 +88,7 @@ def stimuli(
     "All pairs of all tasks, kept in the cache; those whose descriptions differ are marked."
     return _stimuli(how["corpus"], tuple(how["tasks"]), how["pairs"], how["seed"])
 
+# %% ../../nbs/discussions/d30_binding.ipynb #f1bc995c
 @functools.lru_cache(1)
 def _stimuli(corpus, tasks, pairs, seed):
     source = get_corpus(
@@ -109,6 +111,7 @@ def _stimuli(corpus, tasks, pairs, seed):
         )
     return clips, table.assign(kept=table.groupby(["task", "pair"]).words.transform("nunique") == 1), source
 
+# %% ../../nbs/discussions/d30_binding.ipynb #461e70ff
 def _task_pairs(source, task, pairs, seed) -> tuple:
     "Matched pairs of a task, and a few that are not: whatever came first."
     said = {}
@@ -123,6 +126,7 @@ def _task_pairs(source, task, pairs, seed) -> tuple:
         **pd.DataFrame([attributes(w) for w in wavs]).add_prefix("a_"),
     )
 
+# %% ../../nbs/discussions/d30_binding.ipynb #7f483879
 @measures("binding", 1)
 def known_by_words(
     table, how,   # from `stimuli`
@@ -356,6 +360,7 @@ def power(differences) -> float:   # difference of means
         else float("inf")
     )
 
+# %% ../../nbs/discussions/d30_binding.ipynb #25845cca
 def claims_of(
     t: dict, n: int = 2000,   # table name -> rows
 ) -> dict:                    # id -> Estimate, number or word
@@ -477,6 +482,7 @@ def draw_conditions(rows, n=2000):
             ax.plot(np.full(len(s), i + .2), s.right / s.asked, ".", color="#4D4D4D", ms=3)
     return fig
 
+# %% ../../nbs/discussions/d30_binding.ipynb #d5182d87
 def draw_known(known, n=2000):
     "What words and attributes tell, before and after matching."
     table = []
@@ -500,6 +506,7 @@ def draw_known(known, n=2000):
     )
     return fig
 
+# %% ../../nbs/discussions/d30_binding.ipynb #768295a8
 def draw_embedding(t):
     "Effective rank through training; probes; similarity."
     fig, axes = panels(3, 3, 3.3, 3., titles=("Effective rank", "Linear probes", "Likeness to modulation"))
@@ -532,6 +539,7 @@ def draw_embedding(t):
     axes[2].tick_params(axis="x", rotation=30)
     return fig
 
+# %% ../../nbs/discussions/d30_binding.ipynb #3dcf040c
 def draw_sensing(t):
     "Accuracy against what was spent, and what startle does to spending."
     fig, axes = panels(2, 2, 4.6, 3.2, titles=("Asking for more", "Startle"))
@@ -633,6 +641,7 @@ def run(
         write_row(out, heard, {k: f"{k[:-2]}, class {k[-1]}: same words" for k in heard})
     return read_run(out.final)
 
+# %% ../../nbs/discussions/d30_binding.ipynb #e013ea57
 def conditions_table(result) -> str:   # Markdown
     "Every condition on every task."
     rows = result.table()
@@ -647,6 +656,7 @@ def conditions_table(result) -> str:   # Markdown
         )
     return "\n".join(lines)
 
+# %% ../../nbs/discussions/d30_binding.ipynb #46065503
 def sizes_table() -> str:   # Markdown
     "What `--profile full` would take."
     return "\n".join(

@@ -34,6 +34,7 @@ from ..stages import measures
 NAME = "d31_recursion"
 MODELS = ("recursive", "single pass", "equal operations")
 
+# %% ../../nbs/discussions/d31_recursion.ipynb #2fa8f87b
 def recipe(
     profile, corpus=None, seed=0,   # run profile; name of a corpus; seed of everything
 ) -> dict:                          # all that decides the rows
@@ -174,6 +175,7 @@ def mean_of(series, task, n=2000) -> Estimate:
     "Macro mean with its interval."
     return bootstrap_by(series.to_numpy(), series.index.to_numpy(), n=n, unit="seed" if task == "parity" else "speaker")
 
+# %% ../../nbs/discussions/d31_recursion.ipynb #016e80e3
 def claims_of(
     rows, n: int = 2000,
 ) -> dict:   # id -> Estimate, number or word
@@ -225,6 +227,7 @@ def claims_of(
 # %% ../../nbs/discussions/d31_recursion.ipynb #d3a26204
 def _to_one(ax): ax.set_yticks([t for t in ax.get_yticks() if ax.get_ylim()[0] <= t <= 1 + 1e-9])
 
+# %% ../../nbs/discussions/d31_recursion.ipynb #e4d3c2c2
 def draw_steps(rows, n=2000):
     "Accuracy of the core after each step, by place."
     fig, axes = panels(2, 2, 4.4, 3.2, titles=("Prefix sums", "Order of two sounds"))
@@ -274,6 +277,7 @@ def draw_steps(rows, n=2000):
     axes[1].set_xticks(range(1, trained_steps(rows) + 1))
     return fig
 
+# %% ../../nbs/discussions/d31_recursion.ipynb #bb23b74c
 def draw_models(rows, n=2000):
     "The three networks on either task; for prefix sums, by place."
     fig, axes = panels(2, 2, 4.4, 3.2, titles=("Prefix sums", "Order of two sounds"))
@@ -318,6 +322,7 @@ def draw_models(rows, n=2000):
     )
     return fig
 
+# %% ../../nbs/discussions/d31_recursion.ipynb #81f27ab2
 def draw_halting(rows):
     "Accuracy against steps taken, as the threshold rises, beside a fixed number of steps."
     fig, (ax,) = panels(1, 1, 5.2, 3.2)
@@ -352,6 +357,7 @@ def measure(
         dict(low_first="the low event comes first", high_first="the same events, the high one first"),
     )
 
+# %% ../../nbs/discussions/d31_recursion.ipynb #a2f302dd
 def tell(
     run,      # open Run
     rows,     # of `measure`
@@ -373,6 +379,7 @@ def tell(
         "halting", draw_halting(rows), "Accuracy against steps taken when the core stops itself and for fixed steps"
     )
 
+# %% ../../nbs/discussions/d31_recursion.ipynb #8375c703
 def run(
     profile="quick",   # "smoke", "quick" or "full"
     corpus=None,       # speech from which the two sounds are cut
@@ -387,6 +394,7 @@ def run(
         tell(out, out.table(), p.bootstrap)
     return read_run(out.final)
 
+# %% ../../nbs/discussions/d31_recursion.ipynb #acab3216
 def table(
     result,   # RunResult
 ) -> str:     # Markdown

@@ -52,6 +52,7 @@ LEVELS = (.1, .3)    # latent noise, share of each dimension's spread
 PLAIN = ("stoi", "pesq", "mel")
 FULL = (*PLAIN, "dnsmos", "speaker", "f0")
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #8bdb7856
 def recipe(
     profile,       # run profile
     seed: int = 0,
@@ -82,6 +83,7 @@ def read_wavs(corpus, chosen, how) -> list:  # [S] at 16 kHz
     "The recordings, cut."
     return [corpus.load(u, 16_000)[0][:int(how["seconds"] * 16_000)] for u in chosen.utterance_id]
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #104df4e7
 def with_noise(
     codec,           # LatentCodec
     wavs: list,      # [S]
@@ -102,6 +104,7 @@ class Sharpened(LinearNano):
     def _decode(self, z, lengths):
         return self.other.sound(self.loudness(z, lengths), [n * self.other.stride for n in lengths])
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #71157303
 def true_spectra(
     wav,       # [S]
     n: int,    # frames
@@ -124,6 +127,7 @@ def true_spectrum(
         )
     return out
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #f8376ffb
 def told_phase(
     codec: LearnedNano,
     wavs: list,   # [S]
@@ -141,6 +145,7 @@ def told_phase(
         )
     return out
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #3755b5d9
 BASS = 20   # bands of the mel filter bank below 750 Hz
 
 def true_bands(
@@ -158,6 +163,7 @@ def true_bands(
         out.append(codec.sound(mel, [n * codec.stride]).clamp(-1, 1)[0, :len(w)].numpy())
     return out
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #9f9172c0
 def fitted_lyra(corpus, seconds=900) -> object:  # LatentCodec
     "Lyra with its projection fitted on training speakers."
     codec, have, zs = get_codec(LYRA), 0., []
@@ -167,6 +173,7 @@ def fitted_lyra(corpus, seconds=900) -> object:  # LatentCodec
         if have > seconds: break
     return codec.fit_views(zs)
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #7c049001
 @measures("codec card", 1)
 def measure_corpus(
     corpus,       # Corpus
@@ -212,6 +219,7 @@ def measure_corpus(
     ]
     return pd.concat(rows, ignore_index=True).assign(corpus=corpus.name)
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #c651d365
 @measures("codec card", 1)
 def measure_latents(
     corpus,         # Corpus
@@ -261,6 +269,7 @@ def odd_sounds(
     }
     return {k: np.clip(np.asarray(x), -1, 1).astype(np.float32) for k, x in sounds.items()}
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #ee0c0613
 @measures("codec card", 1)
 def measure_odd(
     speech,        # [S]
@@ -291,12 +300,14 @@ def measure_odd(
         backs[name] = (wav, back[:len(wav)])
     return pd.DataFrame(rows), backs
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #2ec9f18c
 def _fastest(f, x, repeats):
     "Seconds of the fastest call."
     took = []
     for _ in range(repeats): began = time.perf_counter(); f(x); took.append(time.perf_counter() - began)
     return min(took)
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #d3b234f9
 @measures("codec card", 1)
 def measure_speed(
     speech,           # [S]
@@ -324,6 +335,7 @@ def measure_speed(
 # %% ../../nbs/discussions/d90_codec_card.ipynb #c1a31fa2
 MEASURING = ("measure_corpus", "measure_latents", "true_bands", "true_spectrum", "told_phase", "fitted_lyra")
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #cf2faa7b
 def gather(
     run,            # open Run
     names: tuple,   # corpora; the first must be here
@@ -366,6 +378,7 @@ def gather(
     write_json(run.path("recipe.json"), dict(key, made_by=seen.stages))
     return pd.concat(scores, ignore_index=True), pd.concat(dims, ignore_index=True), opened, kept
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #266d0e15
 def _lyra(corpus):
     "Lyra, or why there is none."
     try: return fitted_lyra(corpus), ""
@@ -413,6 +426,7 @@ def score_table(
             )
     return pd.DataFrame(rows)
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #e8706936
 def gain(
     scores: pd.DataFrame,   # of one corpus
     measure: str,           # column
@@ -424,6 +438,7 @@ def gain(
     at = scores[scores.noise == noise].pivot_table(index="speaker", columns="system", values=measure)[[a, b]].dropna()
     return paired_by(at[a], at[b], at.index, n=n, seed=seed)
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #f445cd2f
 def claims_of(
     scores: pd.DataFrame,   # of one corpus
     dims: pd.DataFrame,     # of one corpus
@@ -501,6 +516,7 @@ def claims_of(
     )
     return say
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #483ef71e
 def verdicts(
     say: dict,             # of claims_of
     speed: pd.DataFrame,   # of measure_speed
@@ -522,6 +538,7 @@ def verdicts(
     ]
     return pd.DataFrame(rows).assign(met=lambda d: d.measured >= d.bar)
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #01a734b9
 def draw_scores(table: pd.DataFrame):
     "Every system, a panel a corpus and measure."
     df = table[(table.noise == 0) & ~table.system.isin((BLURRED, SHARPENED, RANDOM, TOLD, *OTHERS))]
@@ -546,6 +563,7 @@ def draw_scores(table: pd.DataFrame):
         if m == "pesq_wb": reference(ax, BARS["pesq"])
     return fig
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #0259b421
 def draw_noise(table: pd.DataFrame):
     "STOI and PESQ against latent noise."
     df = table[table.system.isin([LEARNED, LINEAR])].assign(who=lambda d: d.system + ", " + d.corpus)
@@ -571,6 +589,7 @@ def draw_latents(dims: pd.DataFrame):
     band_plot(dims, "dimension", "spread", hue="corpus", ax=axes[1], ylabel="standard deviation", xlabel="dimension")
     return fig
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #0c756f6c
 def draw_curve(curve: pd.DataFrame):
     "Error on speakers not trained on, by step."
     fig, axes = panels(3, columns=3, width=2.9, height=2.5)
@@ -679,6 +698,7 @@ def run(
         listen(out, first, how, backs)
     return read_run(out.final)
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #36aca831
 def _training() -> dict:
     "What the weights say about how they were made."
     codec = LearnedNano()
@@ -708,6 +728,7 @@ def _training() -> dict:
         hours=round(seconds / 3600, 2),
     )
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #15172798
 def listen(run, corpus, how, backs):
     "A held-out speaker through everything, and the odd sounds that can be heard."
     df = pick_utterances(corpus, how, LearnedNano().heard)

@@ -50,6 +50,7 @@ class Frames:
     def inside(self) -> np.ndarray:   # frames t whose next frame is of the same utterance
         return np.flatnonzero(self.utterance[1:] == self.utterance[:-1])
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #0892dabe
 def frames_of(
     store,            # LatentStore
     utterances,       # ids
@@ -68,6 +69,7 @@ def frames_of(
         np.asarray(store.z)[at], owner, store.index["speaker_id"].to_numpy()[owner], np.asarray(store.energy)[at]
     )
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #8fbe1805
 @dataclass(frozen=True)
 class Steps:
     "Directions of steps that move, and where they start."
@@ -86,6 +88,7 @@ def threshold_of(
     "Length below which a step counts as standing still."
     return share * float(np.median(np.linalg.norm(frames.z[frames.inside + 1] - frames.z[frames.inside], axis=1)))
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #6caee502
 def axes_of(
     frames: Frames,      # of training speakers
     threshold: float,    # see `threshold_of`
@@ -97,6 +100,7 @@ def axes_of(
     values, vectors = np.linalg.eigh(d.T @ d / len(d))
     return np.ascontiguousarray(vectors[:, ::-1][:, :max(2, axes_for(values[::-1].clip(0), share))].astype(np.float32))
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #6a7f9637
 def steps_of(
     frames: Frames,
     threshold: float,   # least length
@@ -118,6 +122,7 @@ def steps_of(
         frames.speaker[t[ok]],
     )
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #f29d32f8
 def near_zero(
     frames: Frames,
     threshold: float,  # see `threshold_of`
@@ -184,6 +189,7 @@ def spherical_kmeans(
     run.train(d)
     return np.ascontiguousarray(_unit(run.centroids, d, seed))
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #7923f36f
 def _unit(c, d, seed):
     "Centres of length one; one that has no direction becomes a random point of the data."
     size = np.linalg.norm(c, axis=1, keepdims=True)
@@ -207,6 +213,7 @@ def tightness(d, centres) -> float:
     "Mean cosine with the nearest centre."
     return float(assign(d, centres)[0].mean())
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #6638373f
 def utilisation(
     label,            # clusters, [N]
     clusters: int,    # K
@@ -242,6 +249,7 @@ def elliptic_log_prob(
     q = np.einsum("np,np->n", d, np.linalg.solve(scatter, d.T).T)
     return -log_sphere_area(P) - np.linalg.slogdet(scatter)[1] / 2 - P / 2 * np.log(q)
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #51b84a26
 @dataclass(frozen=True)
 class LinearProcess:
     "z' = b + A z + a residual."
@@ -262,6 +270,7 @@ class LinearProcess:
     def expected_step(self, frames):
         return (frames.z[frames.inside] @ (self.A.T - np.eye(len(self.b))) + self.b).astype(np.float32)
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #06311fce
 def fit_linear(
     frames: Frames,            # of training speakers
     strength: float = 1e-4,    # ridge penalty, in units of the mean variance
@@ -278,6 +287,7 @@ def fit_linear(
         )
     return LinearProcess(B.T, b, y - x @ B - b)
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #5fe2e486
 def simulate(
     process: LinearProcess,
     frames: Frames,          # whose utterances are imitated; each starts at its own first frame
@@ -295,6 +305,7 @@ def simulate(
         z[here] = z[here - 1] @ process.A.T + process.b + r @ process.root
     return replace(frames, z=z)
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #7bd54fbb
 def imitate(
     kind: str,            # one of NULLS
     frames: Frames,       # training speakers or held-out ones
@@ -317,6 +328,7 @@ def imitate(
 
 def _normal(x): return np.ascontiguousarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #64d61656
 def fit_nulls(frames: Frames, threshold: float, axes) -> dict:
     "All that nulls learn from training speakers."
     return dict(
@@ -365,6 +377,7 @@ def tightness_table(
         if name == "real": rows.append(_by_speaker("mirrored", K, replace(a, d=-a.d), replace(b, d=-b.d), centres))
     return pd.concat(rows, ignore_index=True)
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #d9e9d7d8
 def _by_speaker(name, K, a, b, centres):
     "Rows of one source at one K."
     cos, label = assign(b.d, centres)
@@ -381,6 +394,7 @@ def _by_speaker(name, K, a, b, centres):
         )
     )
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #bc7c5ed9
 def _innovations(train, held, fitted, seed):
     "Directions of what the linear process does not expect, and an ellipse of the same scatter."
     left = tuple(
@@ -404,6 +418,7 @@ def random_groups(
     label = np.random.default_rng(seed).permutation(len(d)) % clusters
     return _normal(fit_table(np.asarray(d), label, clusters).mean)
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #a6a17e8c
 def excess(
     table: pd.DataFrame,    # of tightness_table
     K: int,
@@ -422,6 +437,7 @@ def excess(
         **options,
     )
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #4eafdd00
 def of_source(table: pd.DataFrame, K: int, source="real", **options):
     "Held-out tightness of one source: an Estimate over speakers."
     t = table[(table.source == source) & (table.K == K)]
@@ -436,6 +452,7 @@ def of_source(table: pd.DataFrame, K: int, source="real", **options):
 # changes
 MARGIN = .05
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #4f974b50
 def closest_null(
     table: pd.DataFrame,  # of tightness_table
     nulls=NULLS,
@@ -493,6 +510,7 @@ def mixture_table(
         )
     return pd.concat(rows, ignore_index=True)
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #deb335b4
 def pick_size(
     table: pd.DataFrame,   # of mixture_table
     by="held",             # "held": likelihood of held-out speakers; "bic"
@@ -532,6 +550,7 @@ def state_effect(
     speakers, sums, n = group_sums(angle(overall) - angle(mean[where(y)]), b.speaker)
     return pd.DataFrame(dict(speaker=speakers, degrees=sums[:, 0], steps=n))
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #b2d32065
 def conditioned_centres(
     frames: Frames, steps: Steps,   # of training speakers
     cells: int = 8,                 # clusters of the state
@@ -557,6 +576,7 @@ def conditioned_cosine(
     for c in np.unique(cell): out[cell == c] = assign(steps.d[cell == c], centres[c])[0]
     return out
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #6c050449
 def assign_euclid(x, centres) -> np.ndarray:
     "Nearest centre by distance."
     return (
@@ -565,6 +585,7 @@ def assign_euclid(x, centres) -> np.ndarray:
         .numpy()
     )
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #59b431bc
 def bigram_information(
     label,  # archetype of each step, [N]
     steps: Steps,  # theirs
@@ -594,6 +615,7 @@ def bigram_information(
         p=float((1 + (null >= seen).sum()) / (1 + shuffles)),
     )
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #7a28e809
 def direction_code(
     d, held,          # unit directions, [N,P], [M,P]
     kind="residual",  # "product" or "residual"
@@ -638,6 +660,7 @@ def transfer_table(
         )
     return pd.DataFrame(rows)
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #64b81e91
 def membership_table(
     train: tuple,  # (Frames, Steps) of training speakers
     held: tuple,  # of held-out ones
@@ -697,6 +720,7 @@ def explained(
     t = replace(t, mean=np.where(t.count[:, None] > 0, t.mean, t.all_mean))
     return np.stack(frame_errors(t, np.asarray(held_value, np.float64)[:, None], held_label), 1)
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #15e7b0a7
 def meaning(
     train: Steps,
     held: Steps,

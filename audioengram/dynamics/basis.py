@@ -116,6 +116,7 @@ class _StepHead(nn.Module):
         self.still_weight.copy_(torch.logit((~moves).double().mean().clamp(1e-4, .99)))
         return self
 
+# %% ../../nbs/dynamics/35_basis.ipynb #3277ed12
 class PlainHead(_StepHead):
     "One vMF whose direction the features say, times a length: the bar."
     def __init__(self,
@@ -133,6 +134,7 @@ class PlainHead(_StepHead):
             h, F.normalize(self.values[0] + self.turn(h), dim=-1)[:, None]
         )  # h [B,F] -> batch shape [B], event shape [D]
 
+# %% ../../nbs/dynamics/35_basis.ipynb #3322e7c9
 class BasisHead(_StepHead):
     "Memory as a basis: one vMF whose direction is composed of stored ones, times a length."
     def __init__(self,
@@ -158,6 +160,7 @@ class BasisHead(_StepHead):
 
     def forward(self, h: Tensor) -> Polar: return self._polar(h, self.compose(h)[0][:, None])
 
+# %% ../../nbs/dynamics/35_basis.ipynb #32604a73
 class CodebookHead(_StepHead):
     "A categorical choice among learned directions: a mixture of vMF whose means no context can move."
     def __init__(self,
@@ -173,6 +176,7 @@ class CodebookHead(_StepHead):
     def forward(self, h: Tensor) -> Polar:
         return self._polar(h, F.normalize(self.values, dim=-1).expand(len(h), -1, -1), self.choose(h))
 
+# %% ../../nbs/dynamics/35_basis.ipynb #a1ef19d1
 class StateBookHead(CodebookHead):
     "A categorical choice among learned states: a mixture of vMF whose means point from the last frame to each of them."
     def __init__(
@@ -199,6 +203,7 @@ class StateBookHead(CodebookHead):
     def forward(self, h: Tensor) -> Polar:
         return self._polar(h, F.normalize(self.values - self.ratio * h[:, None, -self.dim :], dim=-1), self.choose(h))
 
+# %% ../../nbs/dynamics/35_basis.ipynb #ce085363
 def prepared(
     model: Predictor,        # with normalise="global" and target="step"
     windows,                 # training windows
@@ -217,6 +222,7 @@ def prepared(
     )
     return model
 
+# %% ../../nbs/dynamics/35_basis.ipynb #ffd4c4dd
 def RIVALS(
     slots: int,  # stored directions, or states
 ) -> (
@@ -240,6 +246,7 @@ def multiply_adds(
     # a book's comparisons are a matrix product and counted there
     return model.flops + (0 if isinstance(model.head, CodebookHead) else model.dim)
 
+# %% ../../nbs/dynamics/35_basis.ipynb #5059a54a
 COSTS = {"parameters": lambda m: m.n_parameters, "multiply-adds": multiply_adds}
 
 def rival_models(
@@ -259,6 +266,7 @@ def rival_models(
         for i, name in enumerate(RIVALS(slots))
     }
 
+# %% ../../nbs/dynamics/35_basis.ipynb #7942a18e
 def _rival(name, width, seed, dim, slots, window, options) -> Predictor:
     head, own = RIVALS(slots)[name]
     return Predictor(

@@ -79,6 +79,7 @@ def test_rows(
             curve.append(dict(system=name, second=k + 1, value=e.value, lo=e.lo, hi=e.hi, n=e.n))
     return pd.DataFrame(late), pd.DataFrame(curve)
 
+# %% ../../nbs/dynamics/52_contest.ipynb #104c7073
 def late_score(rows: pd.DataFrame) -> np.ndarray:   # of `second_rows` -> one logit a clip
     "Logit of the last seconds."
     return rows[_seconds(rows)[-LATE:]].mean(axis=1).to_numpy()

@@ -80,6 +80,7 @@ class Both(nn.Module):
         if hidden: nn.init.zeros_(self.net[-1].weight); nn.init.zeros_(self.net[-1].bias)
     def forward(self, x): return self.linear(x) if self.net is None else self.linear(x) + self.net(x)
 
+# %% ../../nbs/dynamics/20_factorizer.ipynb #e69f2fc9
 class Whiten(nn.Module):
     """Mean zero and identity covariance: of each batch in training, of the frames it was settled on otherwise.
     Gradients pass through the statistics."""
@@ -389,6 +390,7 @@ class Factorizer(nn.Module):
             ) from None
         return model.to(device).eval()
 
+# %% ../../nbs/dynamics/20_factorizer.ipynb #e13976ef
 class _Objective:
     "What `train` takes for a density of the next frame."
     def __init__(self, model, context): self.model, self.context = model, context
@@ -422,6 +424,7 @@ def _unfinished(folder, model) -> bool:
         saved["config"] == model.config and not saved["notes"].get("finished") and "diverged_at" not in saved["notes"]
     )
 
+# %% ../../nbs/dynamics/20_factorizer.ipynb #8e89fd8e
 @torch.no_grad()
 def judge(
     model: Factorizer,
@@ -599,6 +602,7 @@ class Zdyn(View):
         self.model, self.is_fitted = model.to(self.model.in_mean.device).eval().requires_grad_(False), True
         return self
 
+# %% ../../nbs/dynamics/20_factorizer.ipynb #9c984381
 def with_state(
     codec,              # a LatentCodec, views and all
     view: Zdyn,         # on its latents
@@ -606,6 +610,7 @@ def with_state(
     "A codec with the state on top."
     return ViewCodec(codec.base, [*codec.views, view])
 
+# %% ../../nbs/dynamics/20_factorizer.ipynb #8d77db81
 def state_codec(
     store,       # LatentStore of z_dyn, from encode_corpus(corpus, with_state(...))
     **options,   # for the base codec: weights, weights_dir, device

@@ -55,6 +55,7 @@ def one_step(
         )
     return fitted(model, sets, [store.fingerprint, key], start, batch_size=size, lr=2e-3, seed=how["seed"], **more)
 
+# %% ../../nbs/dynamics/17_gap.ipynb #e931d108
 LEANING = dict(head="mixture", covariance="semi-tied")
 
 def direct_models(
@@ -115,6 +116,7 @@ def sample_stretches(
 
 SCORES = ("A", "C", "R", "R_mean", "base", "direct", "R_step", "weight")
 
+# %% ../../nbs/dynamics/17_gap.ipynb #96341c9e
 @measures("gap", 1)
 def measure_gap(
     model,  # rolled out
@@ -148,6 +150,7 @@ def measure_gap(
     everywhere = {f"{c}_all": rows[c] for c in scores if c not in ("R_step", "weight")} | dict(frames=1)
     return gap_sums(rows.assign(**everywhere, **{c: rows[c] * rows.segments for c in scores}))
 
+# %% ../../nbs/dynamics/17_gap.ipynb #07151bfc
 @torch.no_grad()
 def _null_scores(null, stretches, rows: pd.DataFrame) -> np.ndarray:
     "NLL of the frames of `gap_rows` under a density that knows no context."
@@ -187,6 +190,7 @@ def measure_limit(
 
 _PARTS = ["direct", "again", "null"]   # of the ceiling; `again` is a second, independent set of particles
 
+# %% ../../nbs/dynamics/17_gap.ipynb #255d70a0
 @torch.no_grad()
 def _scores_by_count(model, direct, store, ids, how, floor, counts, n, name) -> pd.DataFrame:
     "NLLs of moving frames at every lag that has a direct model, for each number of particles."
@@ -212,7 +216,6 @@ def _scores_by_count(model, direct, store, ids, how, floor, counts, n, name) -> 
     rows = pd.concat(parts, ignore_index=True)
     return rows[rows.moved].drop(columns="moved").reset_index(drop=True)
 
-
 # %% ../../nbs/dynamics/17_gap.ipynb #d84a9458
 def real_clips(
     store, ids,                      # held-out utterances
@@ -235,6 +238,7 @@ def real_clips(
         remedy="Use longer utterances",
     )
 
+# %% ../../nbs/dynamics/17_gap.ipynb #6df060e1
 @measures("gap", 1)
 def measure_stability(
     models: dict,        # name -> model
@@ -253,6 +257,7 @@ def measure_stability(
     ]
     return pd.DataFrame(hold).drop(columns="seconds").astype(dict(broke=float, cut=float))
 
+# %% ../../nbs/dynamics/17_gap.ipynb #92a68fd1
 @measures("gap", 1)
 def measure_free(
     models: dict,        # name -> (model, options of `rollout`)
@@ -305,6 +310,7 @@ def ahead(
     "Nats a frame by which score b is ahead of score a."
     return ratio_of_sums(sums.assign(d=sums[a] - sums[b]), "d", "segments", **kw)
 
+# %% ../../nbs/dynamics/17_gap.ipynb #e79318d8
 def ahead_of(
     first: pd.DataFrame, second: pd.DataFrame,   # sums of two models at the same step
     column: str,                                 # a score
@@ -327,4 +333,3 @@ def ratio_of_sums(
     count = sums[below] if below in ("segments", "frames") else sums["frames" if "frames" in sums else "segments"]
     form = lambda m: (m[..., 0] / m[..., 1]) ** power
     return speaker_means(sums[[top, below]].to_numpy(float), count, sums.speaker.to_numpy(), form, **kw)
-

@@ -116,6 +116,7 @@ def reset_after_injection(
         out.append(dict(step=s, value=e.value, lo=e.lo, hi=e.hi, n=e.n))
     return pd.DataFrame(out)
 
+# %% ../../nbs/dynamics/15_injection.ipynb #3a5b8b1a
 def divergence_horizon(
     rows: pd.DataFrame,  # one rollout: speaker, segment, step, state_error (of `injection_rows` mode D, or of
     # `rollout_rows`)
@@ -237,6 +238,7 @@ def gap_rows(
         parts.append(frame[frame.C.notna()])
     return pd.concat(parts, ignore_index=True)
 
+# %% ../../nbs/dynamics/15_injection.ipynb #df91d09c
 def scored(model, context, truth):
     "Log density of a model in evaluation mode."
     was = getattr(model, "training", False)

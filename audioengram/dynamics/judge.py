@@ -168,6 +168,7 @@ def folder_clips(
     joined = lambda rest: [np.concatenate([a[-before:], b[:after]]) for a, b in zip(start, rest, strict=True)]
     return tuple(_heard(codec, np.stack(joined(rest)), before, speaker) for rest in (truth, theirs))
 
+# %% ../../nbs/dynamics/54_judge.ipynb #0eaccd6f
 def _heard(codec, wav, before: int, speaker) -> Clips:
     "Sounds as clips: a codec hears them."
     given = wav if codec.sample_rate == RATE else np.stack([resample(x, RATE, codec.sample_rate) for x in wav])

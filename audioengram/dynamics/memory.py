@@ -24,6 +24,7 @@ from ..measure.lookup import cluster_moments
 # %% ../../nbs/dynamics/25_memory.ipynb #c784dcc0
 KINDS = ("auto", "exact", "faiss", "ivf")
 
+# %% ../../nbs/dynamics/25_memory.ipynb #315b00c5
 class Neighbours:
     "The nearest keys of a query."
     def __init__(self,
@@ -87,6 +88,7 @@ def cluster_statistics(
     shrunk[empty], var[empty] = centre, spread
     return shrunk.to(values), var.clamp(min=1e-6 * spread.mean()).to(values), count.to(values), float(shrink)
 
+# %% ../../nbs/dynamics/25_memory.ipynb #c369014f
 def _pseudo_count(n, mean, centre, within_sum) -> float:
     "n_0 = variance within / variance between true means, both pooled over dimensions (one-way random effects)."
     N, used = n.sum(), (n > 0).sum()
@@ -218,6 +220,7 @@ class MemoryHead(nn.Module):
             if mean is not None: loc = (1 - g) * loc + g * mean if self.form == "hybrid" else loc + g * mean
         return Mixture(loc.new_zeros(len(loc), 1), loc[:, None], log_scale[:, None])
 
+# %% ../../nbs/dynamics/25_memory.ipynb #eefc8613
 class MemoryPredictor(Predictor):
     "A predictor of the step with a memory keyed by the last frame, in the model's own units."
     def __init__(self,
@@ -327,6 +330,7 @@ def fit_forms(
         out[name] = fit(fill(make(form).start_from(out["param"]), source=remember or windows), out["param"])
     return out
 
+# %% ../../nbs/dynamics/25_memory.ipynb #df6b6e7c
 def matched(
     make,            # width -> model
     goal: float,     # what its cost should be

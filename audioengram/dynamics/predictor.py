@@ -60,6 +60,7 @@ class Residual(nn.Module):
         )
     def forward(self, h): return h + self.body(h)
 
+# %% ../../nbs/dynamics/05_predictor.ipynb #96e85fae
 class MLPContext(nn.Module):
     "Last `frames` frames flattened through residual blocks, with the last frame passed on unchanged (a linear path)."
     def __init__(self, dim, window, hidden=512, layers=2, dropout=.1, frames=None, **_):
@@ -76,6 +77,7 @@ class StateContext(MLPContext):
     "The last frame only: how much of the window is state?"
     def __init__(self, dim, window, **kw): super().__init__(dim, window, **{**kw, "frames": 1})
 
+# %% ../../nbs/dynamics/05_predictor.ipynb #450a2349
 class ConvContext(nn.Module):
     "Causal convolutions along the window, read at its last frame."
     def __init__(self, dim, window, hidden=512, layers=2, dropout=.1, kernel=3, **_):
@@ -92,6 +94,7 @@ class ConvContext(nn.Module):
             h = mix(h + conv(nn.functional.pad(h.mT, (self.kernel - 1, 0))).mT)
         return torch.cat([self.norm(h[:, -1]), c[:, -1]], 1)
 
+# %% ../../nbs/dynamics/05_predictor.ipynb #07beb64d
 class TransformerContext(nn.Module):
     "A small transformer over the window, read at its last frame."
     def __init__(self, dim, window, hidden=512, layers=2, dropout=.1, heads=8, **_):
@@ -340,6 +343,7 @@ class WithSide:
         rows = end[:, None] - torch.arange(w.length - 1, -1, -1, device=end.device)
         return torch.cat([w.contexts(idx), self.values[rows]], -1)
 
+# %% ../../nbs/dynamics/05_predictor.ipynb #7b211e5c
 def step_signals(
     store,        # LatentStore
 ) -> Tensor:      # [N,2]
@@ -358,6 +362,7 @@ def step_signals(
 # %% ../../nbs/dynamics/05_predictor.ipynb #2a5f619d
 LOOK = 50   # steps between looks at the loss: each one makes the CPU wait for the device
 
+# %% ../../nbs/dynamics/05_predictor.ipynb #c11b49c4
 class _Losses:
     "Losses and gradient norms of an epoch, on their device until somebody looks."
     def __init__(self,
@@ -489,6 +494,7 @@ def train(
     if folder: model.save(folder, history=_plain_rows(rows), finished=True)
     return pd.DataFrame(rows)
 
+# %% ../../nbs/dynamics/05_predictor.ipynb #9976710a
 def fitted(
     model: Predictor,
     sets: dict,       # train and valid: windows
@@ -514,6 +520,7 @@ def fitted(
         train(model, sets["train"], sets["valid"], folder=folder, units=start is None, **options)
     return model
 
+# %% ../../nbs/dynamics/05_predictor.ipynb #e997f958
 def _finished(folder, model):
     """History of a finished run of the same configuration in `folder`, its weights put into the model; None if there
     is none."""

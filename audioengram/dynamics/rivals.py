@@ -101,6 +101,7 @@ def phases_redrawn(p: Prompts) -> Tensor:
     if p.truth.shape[1] % 2 == 0: phase[:, -1] = 0                        # the highest frequency is real
     return torch.fft.irfft(f * torch.polar(torch.ones_like(phase), phase)[..., None], p.truth.shape[1], dim=1) + mean
 
+# %% ../../nbs/dynamics/50_rivals.ipynb #87a2e1dc
 def other_speaker(p: Prompts) -> Tensor:
     "The true continuation of a prompt of another speaker."
     order = np.argsort(p.speaker, kind="stable")

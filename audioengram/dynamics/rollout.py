@@ -107,6 +107,7 @@ def proposal(
             remedy="Use temperature=1 or another head",
         ) from None
 
+# %% ../../nbs/dynamics/10_rollout.ipynb #af9acfb7
 @dataclass(frozen=True)
 class Stabiliser:
     "What is done to a proposed step before it is taken; nothing by default."
@@ -131,6 +132,7 @@ class Rollout:
 
 ROWS = {"cpu": 2048, "cuda": 65_536, "mps": 16_384}   # rows a block
 
+# %% ../../nbs/dynamics/10_rollout.ipynb #b2a063cd
 @measures("rollout", 1)
 @torch.inference_mode()
 def rollout(
@@ -184,6 +186,7 @@ def rollout(
     if was: model.train()
     return Rollout(frames.to(home), None if logp is None else logp.to(home), int(cut))
 
+# %% ../../nbs/dynamics/10_rollout.ipynb #73dc9cc4
 def _roll(context, truth, frames, logp, model, mode, temperature, stabiliser, inject, whole, score, seed):
     "All steps of one block; writes into frames and logp, returns how many steps were cut."
     torch.manual_seed(seed)
@@ -281,6 +284,7 @@ def _draw_mixture(dist):
     loc, log_scale = dist.of_component(k)
     return dist._colour(loc + log_scale.exp() * dist.standard_draw(k.shape, k), k)
 
+# %% ../../nbs/dynamics/10_rollout.ipynb #18aa597d
 def _log_weights(dist):
     "Log weights of the components, normalised, with one for standing still where a head has it."
     if isinstance(dist, MixtureSameFamily): return dist.mixture_distribution.logits
@@ -382,6 +386,7 @@ def _terms(plan, s, logp, x, truth, model):
         by_place = by_place + plan.energy / plan.steps / math.sqrt(D) * _energy_credit(y.detach(), z)
     return loss, by_density, by_place
 
+# %% ../../nbs/dynamics/10_rollout.ipynb #434b9067
 def _less_others(v):
     "Each particle's value less the mean of the others, [B,M]; of the other stretches where there is one particle."
     axis, n = (1, v.shape[1]) if v.shape[1] > 1 else (0, v.shape[0])
@@ -402,6 +407,7 @@ def _energy_credit(x, y):
     others = (mine.sum(-1, keepdim=True) - 2 * mine) / max((M - 1) * (M - 2), 1)     # mean distance among the others
     return (near / M - mine / (M * (M - 1))) - ((near.sum(-1, keepdim=True) - near) / (M - 1) / M - others / M)
 
+# %% ../../nbs/dynamics/10_rollout.ipynb #d356e402
 def _score_terms(plan, scores, credits):
     "Zero in value; its gradient is that of the mixture weights through the draws, [B]."
     out, later = 0., 0.
@@ -419,6 +425,7 @@ class _Future:
     def __init__(self, loss, context): self.loss, self.context = loss, context
     def log_prob(self, truth): return -self.loss(self.context, truth)
 
+# %% ../../nbs/dynamics/10_rollout.ipynb #5fef29cc
 class _Objective(nn.Module):
     "A predictor dressed for `train`: its forward gives a `_Future`."
     def __init__(self, model, plan, seed, calls):
@@ -454,6 +461,7 @@ class _Objective(nn.Module):
         self.train(was)
         return torch.cat(out)
 
+# %% ../../nbs/dynamics/10_rollout.ipynb #44a77e68
 @measures("rollout", 1)
 def train_rollout(
     model: Predictor,  # untrained with units=True, or trained one step ahead
@@ -499,6 +507,7 @@ def train_rollout(
         )
     return history
 
+# %% ../../nbs/dynamics/10_rollout.ipynb #ef0bed38
 def _weights_of(model) -> str:
     "Fingerprint of the weights that training starts from."
     return fingerprint({k: v for k, v in model.state_dict().items()})

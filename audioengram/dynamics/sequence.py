@@ -272,6 +272,7 @@ class Run:
     conditions: dict     # name -> [B,size], or None
     seen: int = 0        # positions so far
 
+# %% ../../nbs/dynamics/40_sequence.ipynb #23e50fb4
 class SequenceStepper(SequenceReader):
     "One position after another."
     def begin(self, conditions=None) -> Run:   # name -> [B,size]

@@ -85,6 +85,7 @@ class Copies:
     level: float = 6.     # dB by which it is louder or softer, at most
     seed: int = 0
 
+# %% ../../nbs/dynamics/42_sequence_data.ipynb #a58151b7
 def changed_copies(
     corpus,           # Corpus
     codec,            # LatentCodec

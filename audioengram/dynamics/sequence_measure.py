@@ -38,6 +38,7 @@ def fitted_marginal(
           device="cpu", progress=False)
     return model
 
+# %% ../../nbs/dynamics/46_sequence_measure.ipynb #ce6e25cd
 def gain_over(
     scores: pd.DataFrame,   # of `frame_scores`
     marginal: Predictor,

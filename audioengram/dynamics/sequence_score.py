@@ -69,6 +69,7 @@ def _score_padded(model, data, some, draws, white, told, g):
         out["energy"] = energy_score(x @ white.mT.to(x), truth @ white.mT.to(x)).cpu().numpy()
     return pd.DataFrame(out)
 
+# %% ../../nbs/dynamics/44_sequence_score.ipynb #bc733237
 def _longest_other(model, data, some):
     "Conditions of utterances that are scored: their own, but the voice of another."
     out = {}

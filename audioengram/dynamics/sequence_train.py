@@ -100,6 +100,7 @@ def read_recipe(
         raise ParameterError(f"unknown recipe {name!r}", path, f"Choose one of {', '.join(RECIPES)}")
     return _changed(RECIPES[name], given, path)
 
+# %% ../../nbs/dynamics/45_sequence_train.ipynb #50f08a44
 def _changed(config, given, path):
     "A dataclass with some fields replaced, each of the type of its default."
     known, new = {f.name: getattr(config, f.name) for f in fields(config)}, {}
@@ -127,6 +128,7 @@ def batch_conditions(model: SequenceModel, data: Sequences, batch: Batch) -> dic
     shown = lambda x: x.masked_fill(~batch.told[..., None], torch.nan).to(model.in_mean)
     return {name: shown(value(name)) for name in model.config.sizes}
 
+# %% ../../nbs/dynamics/45_sequence_train.ipynb #b45c2b70
 def batch_loss(
     model: SequenceModel,
     data: Sequences,

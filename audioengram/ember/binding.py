@@ -47,6 +47,7 @@ def log_mel(
         ((m - m.max((1, 2), keepdims=True)) / 8).clip(-1)[..., : wavs.shape[1] // hop].astype(np.float32)
     )
 
+# %% ../../nbs/ember/25_binding.ipynb #2c168988
 def towers(
     channels: int, dim: int, layers: int, filters: int,   # of the L-module
 ) -> dict:                                                # name -> function that makes a Tower; 20 ms a token in both
@@ -152,6 +153,7 @@ def _warm(optimiser, lr, i, updates):
     "Ten steps up, then linearly down."
     for group in optimiser.param_groups: group["lr"] = lr * min((i + 1) / 10, 1 - i / updates + .02)
 
+# %% ../../nbs/ember/25_binding.ipynb #58081e8b
 def _update(model, optimiser, loss, i):
     "One gradient step, or the reason why there is none."
     if not torch.isfinite(loss):
@@ -179,6 +181,7 @@ def fit_curious(
         _update(model, optimiser, miss.mean() + F.smooth_l1_loss(F.softplus(out["glance"][1]), miss.detach()), i)
     return model.eval()
 
+# %% ../../nbs/ember/25_binding.ipynb #d9baec31
 @torch.no_grad()
 def act(
     model: HMini, words: Tensor, looks: dict, price: float,   # as `fit_curious`; of a unit of looking, nats
@@ -200,6 +203,7 @@ SIZES = dict(
     full=dict(channels=64, dim=512, layers=6, filters=128, h=(768, 13), core=(512, 2)),
 )
 
+# %% ../../nbs/ember/25_binding.ipynb #6279b10d
 def dry_run(
     size: str = "full",    # a key of SIZES
     batch: int = 32,       # clips in a training step

@@ -66,6 +66,7 @@ def decay_matrix(
     powers, lag = a[..., None]**k, k[:n, None] - k[:n]
     return powers, torch.where(lag >= 0, powers[..., lag.clamp_min(0)], 0.)
 
+# %% ../../nbs/ember/05_cochlea.ipynb #9895da48
 def leaky_scan(
     x: Tensor,        # [...,S], or [...,C,S] where decays are given by channel
     decay,            # a in [0,1): a number or [C]
@@ -87,6 +88,7 @@ def leaky_scan(
 # %% ../../nbs/ember/05_cochlea.ipynb #4095c4f3
 QUIET = 1e-4   # amplitudes below it are compressed no further: 80 dB under full scale, where rounding and codecs hiss
 
+# %% ../../nbs/ember/05_cochlea.ipynb #616b9f3f
 class Cochlea(nn.Module):
     "Wave -> what hair cells pass on, at the rate of the wave."
     def __init__(self,

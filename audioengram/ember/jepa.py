@@ -34,6 +34,7 @@ def bin_spikes(
         )
     return spikes[..., :spikes.shape[-1] // samples * samples].unflatten(-1, (-1, samples)).sum(-1)
 
+# %% ../../nbs/ember/15_jepa.ipynb #1da66bfe
 class Tower(nn.Module):
     "Binned input [B,C,G] -> one embedding a patch [B,T,D]."
     def __init__(self,
@@ -144,6 +145,7 @@ class Jepa(nn.Module):
         "What the slow copy says of everything, in pieces that fit into memory."
         return torch.cat([self.teacher(g.to(device_of(self))).cpu() for g in grid.split(batch)])
 
+# %% ../../nbs/ember/15_jepa.ipynb #e9eba36d
 def vicreg(
     z: Tensor,   # embeddings, [N,D]
 ) -> tuple:      # variance term, covariance term
@@ -164,6 +166,7 @@ def health(
     rank = effective_rank(spectrum(z.numpy())) if float(sd.max()) > 1e-6 else 1.
     return dict(rank=rank, share=rank / z.shape[1], least=float(sd.min()), mean=float(sd.mean()))
 
+# %% ../../nbs/ember/15_jepa.ipynb #5d9069b7
 def fit_jepa(
     model: Jepa,
     grids: Tensor,        # [N,C,G]

@@ -35,6 +35,7 @@ class Layer(nn.Module):
         h = h + self.out(F.scaled_dot_product_attention(q, k, v, allowed).transpose(1, 2).flatten(2))
         return h + self.mlp(self.norm2(h))
 
+# %% ../../nbs/ember/12_layers.ipynb #95f08e16
 class Stack(nn.Module):
     "Layers one after another, with a norm at the end."
     def __init__(self, dim: int, layers: int, heads: int = 4):

@@ -113,6 +113,7 @@ def operations(
     times = (core.latent_steps + 1) * core.rounds * steps if model is core else 1
     return n * core.embed.in_features * D + times * once + (places if core.each else 1) * D * core.answer.out_features
 
+# %% ../../nbs/ember/20_recursion.ipynb #6ad13080
 def rivals(
     features: int, classes: int, dim: int,      # F, K, D
     latent_steps: int, rounds: int, steps: int,   # of the core
@@ -135,6 +136,7 @@ def graded(
     p = logits.detach().softmax(-1).gather(-1, labels.clamp_min(0)[..., None])[..., 0]
     return p if p.ndim == 1 else (p * (labels >= 0)).sum(1) / (labels >= 0).sum(1).clamp_min(1)
 
+# %% ../../nbs/ember/20_recursion.ipynb #dcf14990
 def fit_core(
     model,  # RecursiveCore or Plain
     draw,  # generator -> (x [B,N,F], mask [B,N] or None, labels [B], or [B,N] for answers at each place)

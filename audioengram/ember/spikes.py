@@ -97,6 +97,7 @@ class _Fire(torch.autograd.Function):
         to_decay = (to_x * before).sum(-1).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
         return to_x, to_decay, None, decay * to_x[..., 0], None, None
 
+# %% ../../nbs/ember/10_spikes.ipynb #0952ead1
 def lif(
     x: Tensor,           # currents, [...,C,S]
     decay: Tensor,       # a of each channel, in [0,1), [C]
@@ -141,6 +142,7 @@ def sparsity_loss(
     "Squared relative distance of each neuron's firing rate from a target."
     return (spikes.mean((0, 2)) * rate / target - 1).square().mean()
 
+# %% ../../nbs/ember/10_spikes.ipynb #add1ee63
 class SpikingEncoder(nn.Module):
     "What hair cells pass on [B,C,S] -> spikes [B,C,S]."
     def __init__(self,

@@ -31,6 +31,7 @@ def level(
     scaled = wav * rms / max(np.sqrt(np.mean(wav**2)), 1e-9)
     return (scaled / max(1., np.abs(scaled).max() / .99)).astype(np.float32)
 
+# %% ../../nbs/ember/22_tasks.ipynb #b58049bd
 def excerpt(
     wav,                  # mono samples at 16 kHz [S]
     seconds: float = .5,
@@ -58,6 +59,7 @@ def smooth(
     w = np.hanning(frames + 2)[1:-1]
     return convolve1d(np.asarray(x, np.float64), w / w.sum(), axis=0, mode="reflect")
 
+# %% ../../nbs/ember/22_tasks.ipynb #13f16897
 def micro_pair(
     wav,                   # an excerpt at 16 kHz [S]
     window: float = .04,   # s, over which irregularities are smoothed
@@ -103,6 +105,7 @@ def burst(n: int, at: int, length: int) -> np.ndarray:
     w[at:at + length] = scipy.signal.windows.tukey(length, min(.5, .01 * RATE / length))
     return w
 
+# %% ../../nbs/ember/22_tasks.ipynb #0f34d9b3
 def order_pair(wav, rng, gap=None) -> tuple:
     "Low before high, high before low; `gap` is from onset to onset, s."
     n, length = len(wav), round(.02 * RATE)
@@ -123,6 +126,7 @@ def gap_pair(wav, rng, gap=None) -> tuple:
     split = burst(n, at, middle) + burst(n, at + middle + hole, length - middle - hole)
     return tuple(level(x * w + _floor(n, rng), .03) for w in (split, burst(n, at, length - hole)))
 
+# %% ../../nbs/ember/22_tasks.ipynb #c5360755
 def phase_pair(wav, rng, hz=None) -> tuple:
     "The higher band leads, the higher band lags, by a quarter of a cycle."
     t, hz, start = np.arange(len(wav)) / RATE, rng.uniform(8, 24) if hz is None else hz, rng.uniform(0, 2 * np.pi)
@@ -186,6 +190,7 @@ def ablate(
     else: raise ParameterError(f"unknown ablation {kind!r}", remedy='Choose "phase", "shuffle" or "spectrum"')
     return level(np.pad(y, (0, len(x) - len(y))), np.sqrt(np.mean(x**2)))
 
+# %% ../../nbs/ember/22_tasks.ipynb #49afa939
 def scatter_spikes(
     grid: Tensor,      # counts [B,C,G]
     bins: int = 40,    # bins inside which spikes are redrawn
@@ -203,6 +208,7 @@ def scatter_spikes(
 RAVDESS_EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 MSP_CONDITIONS = dict(P="natural", R="read", S="improvised", T="target improvised")
 
+# %% ../../nbs/ember/22_tasks.ipynb #7e1dd0fb
 def read_ravdess(
     root,  # folder that holds Actor_01 ... Actor_24
 ) -> (
@@ -237,6 +243,7 @@ def read_ravdess(
         )
     return pd.DataFrame(rows)
 
+# %% ../../nbs/ember/22_tasks.ipynb #f3ec8359
 def read_msp_improv(
     root,  # folder of the corpus: wav files in session1 … session6
 ) -> (

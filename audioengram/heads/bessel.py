@@ -47,6 +47,7 @@ class _Plan(NamedTuple):
     Q: tuple        # N q = p^2/(1+p) + Q
     dQ: tuple       # derivative of Q
 
+# %% ../../nbs/heads/03_bessel.ipynb #709e974b
 @functools.cache
 def _plan(
     dim: int,  # D >= 2
@@ -81,6 +82,7 @@ def _horner(c, p):
     for a in c[-2::-1]: out = out * p + a
     return out
 
+# %% ../../nbs/heads/03_bessel.ipynb #1eaecc76
 def _debye(kappa, plan):
     "L, M, g, q, ψ and φ at the order where the recurrence starts."
     N = plan.order
@@ -95,6 +97,7 @@ def _debye(kappa, plan):
     psi = p**3 * (p * (2 + p) / (1 + p) ** 2 + _horner(plan.dQ, p)) / N**3
     return L, M, g, q, psi
 
+# %% ../../nbs/heads/03_bessel.ipynb #f2b3bb18
 def raw_cumulants(kappa, dim):
     "Cumulants without derivatives, by Debye's expansion and the downward recurrence."
     plan, u = _plan(dim), kappa * kappa
@@ -128,6 +131,7 @@ def wide(x):
     "float64, or float32 on a device that has none (MPS)."
     return x.to(torch.float32 if x.device.type == "mps" else torch.float64)
 
+# %% ../../nbs/heads/03_bessel.ipynb #ea650bc0
 def cumulants(
     kappa: Tensor,  # concentrations >= 0, any shape; computed in float64 whatever it is
     dim: int,       # D >= 2
@@ -151,6 +155,7 @@ def log_sphere_area(
     "Surface of the unit sphere, $2\\pi^{D/2}/\\Gamma(D/2)$."
     return math.log(2) + dim / 2 * math.log(math.pi) - math.lgamma(dim / 2)
 
+# %% ../../nbs/heads/03_bessel.ipynb #17b9180c
 def log_normaliser(
     kappa: Tensor,  # concentrations >= 0, any shape
     dim: int,       # D >= 2

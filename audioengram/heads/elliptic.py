@@ -69,6 +69,7 @@ class EllipticMixture(Mixture):
     def expand(self, batch_shape, _instance=None):
         raise NotImplementedError("an EllipticMixture has the batch shape it was made with")
 
+# %% ../../nbs/heads/20_elliptic.ipynb #2fa10e61
 def _log_area(D: int) -> float:
     "Log of the area of the unit sphere in R^D."
     return math.log(2) + D / 2 * math.log(math.pi) - math.lgamma(D / 2)

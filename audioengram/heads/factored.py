@@ -37,6 +37,7 @@ class Magnitude(Distribution):
     @property
     def median(self): return bisect_quantile(self.cdf_of_log, self.mean.log()).exp()
 
+# %% ../../nbs/heads/10_factored.ipynb #1ce454bb
 def bisect_quantile(
     cdf,             # increasing function of log m
     start: Tensor,   # log m to begin from, any shape
@@ -53,6 +54,7 @@ def bisect_quantile(
             lo, hi = torch.where(below, mid, lo), torch.where(below, hi, mid)
         return (lo + hi) / 2
 
+# %% ../../nbs/heads/10_factored.ipynb #04f687a7
 class LogNormal(Magnitude):
     "log m is Gaussian."
     def __init__(self,
@@ -73,6 +75,7 @@ class LogNormal(Magnitude):
     @property
     def mode(self): return (self.loc - (2 * self.log_scale).exp()).exp()
 
+# %% ../../nbs/heads/10_factored.ipynb #1f3b67ec
 class LogNormalMixture(Magnitude):
     "log m is a mixture of J Gaussians: heavy tails, two populations."
     has_rsample = False
@@ -96,6 +99,7 @@ class LogNormalMixture(Magnitude):
         m = self.parts.mode
         return take_component(m, (self.logits + self.parts.log_prob(m)).argmax(-1))
 
+# %% ../../nbs/heads/10_factored.ipynb #dbac7d99
 class Gamma(Magnitude):
     "m^power is Gamma: power 1 is the Gamma law, power 2 with shape D/2 the length of a Gaussian vector."
     def __init__(self,
@@ -121,6 +125,7 @@ class Gamma(Magnitude):
     @property
     def mode(self): return (((self.shape - 1 / self.power).clamp(min=0)).log() - self.log_rate).div(self.power).exp()
 
+# %% ../../nbs/heads/10_factored.ipynb #93311092
 def _categorical(logits, shape, generator):
     "Draw indices from log weights [..., K] into the shape given (Gumbel maximum)."
     e = torch.empty((*shape, logits.shape[-1]), dtype=logits.dtype, device=logits.device).exponential_(
@@ -341,6 +346,7 @@ STORIES = {
 }
 FAMILIES = {"lognormal": 2, "gamma": 2, "mixture": 3}  # numbers that each part of a law of lengths takes
 
+# %% ../../nbs/heads/10_factored.ipynb #29b45072
 class DirectionMagnitude(nn.Module):
     "Head for direction times length: `head(features, side, history)` is a `Polar` over R^D."
     def __init__(
@@ -517,6 +523,7 @@ class DirectionMagnitude(nn.Module):
         law[..., 1].copy_(soft_unbound(std.log()[:, None].expand(-1, self.law[1]), *self.bounds["log_spread"]))
         return self
 
+# %% ../../nbs/heads/10_factored.ipynb #e18954a8
 def _zero(layer):
     "A layer whose output starts at zero."
     nn.init.zeros_(layer.weight); nn.init.zeros_(layer.bias)

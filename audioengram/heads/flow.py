@@ -48,6 +48,7 @@ class FlowHead(SamplerHead):
         t = draw_times((self.draws, len(x)), x)
         return (self.velocity(noise + t[..., None] * (u - noise), h, t) - (u - noise)).square().mean((0, -1))
 
+# %% ../../nbs/heads/30_flow.ipynb #bd363f7d
 def draw_times(shape, like: Tensor) -> Tensor:
     "Times in (0, 1) from the logit-normal law of location .4 and scale 1."
     return torch.sigmoid(.4 + torch.randn(shape, device=like.device, dtype=like.dtype))

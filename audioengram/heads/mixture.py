@@ -261,6 +261,7 @@ class GaussianMixture(nn.Module):
             self.log_diagonal.copy_(soft_unbound(U.diagonal(dim1=-2, dim2=-1).log(), -12, 12))
         return self
 
+# %% ../../nbs/heads/15_mixture.ipynb #13a91f2e
 class Gaussian(GaussianMixture):
     "A single Gaussian: diagonal, or with a full covariance whose factor does not depend on the features (semi-tied)."
     def __init__(self, dim: int, features: int, covariance="diagonal", **kw):
@@ -305,6 +306,7 @@ class LowRankMixture(nn.Module):
     init_from = GaussianMixture.init_from
     covariance = "diagonal"
 
+# %% ../../nbs/heads/15_mixture.ipynb #07d2f0f8
 class MixtureOf(torch.distributions.MixtureSameFamily):
     "torch's mixture with the one method our heads add, and densities of no points at all, which torch divides by."
     def log_prob(self, x):

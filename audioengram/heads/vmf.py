@@ -75,6 +75,7 @@ def _tails(e, kappa, dim, drop=38.):
         mass, moment = mass + rho, moment + rho * (gap - 2 * ((theta + d) / 2).sin() ** 2)
     return mass * reach, moment * reach, right
 
+# %% ../../nbs/heads/05_vmf.ipynb #78925e61
 class _ImplicitGap(torch.autograd.Function):
     "A drawn gap 1 - w whose derivative in κ follows its quantile."
     @staticmethod
@@ -165,6 +166,7 @@ def _reflect(loc, w, h, v):
     c = ((first + sign) * w + scale * (rest * v).sum(-1, keepdim=True)) / (1 + sign * first)
     return torch.cat([c * (sign * first + 1) - sign * w, sign * (c * rest - scale * v)], -1)
 
+# %% ../../nbs/heads/05_vmf.ipynb #6bee6e8d
 class VonMisesFisher(Distribution):
     "von Mises–Fisher distribution on the unit sphere $S^{D-1}$, D ≥ 2; batch_shape of μ and κ, event_shape [D]."
     arg_constraints = {"loc": unit_sphere, "concentration": finite_nonnegative}
@@ -322,6 +324,7 @@ class VonMisesFisher(Distribution):
             r = ((n * r.square() - 1) / (n - 1)).clamp(min=0).sqrt()
         return cls(loc.to(value.dtype), inverse_bessel_ratio(r, x.shape[-1], largest=largest).to(value.dtype))
 
+# %% ../../nbs/heads/05_vmf.ipynb #197a2936
 def check_directions(value, weight):
     "Refuse what is no set of directions."
     if value.ndim < 2 or value.shape[-1] < 2 or not value.shape[-2]:
@@ -354,6 +357,7 @@ def _kl_vmf_uniform(p, q):
     out = torch.where(k < 1, k * c.mean - c.L, c.M - k * c.gap)  # equal; each accurate on its side
     return out.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape)).to(p.concentration.dtype)
 
+# %% ../../nbs/heads/05_vmf.ipynb #ae1c8cd7
 @register_kl(HypersphericalUniform, VonMisesFisher)
 def _kl_uniform_vmf(p, q):
     if p.event_shape != q.event_shape:

@@ -29,6 +29,7 @@ def take_component(
     index = k.reshape(*k.shape, 1, *[1] * rest).expand(*k.shape, 1, *t.shape[t.ndim - rest:])
     return t.gather(k.ndim, index).squeeze(k.ndim)
 
+# %% ../../nbs/heads/07_vmf_mixture.ipynb #136e2fcf
 class MixtureVonMisesFisher(Distribution):
     "Mixture of K vMF distributions; batch_shape of the parameters, event_shape [D]."
     arg_constraints = {

@@ -58,6 +58,7 @@ def is_done(
         return fs.exists(at)
     return bool(task.outputs) and all(map(there, task.outputs))
 
+# %% ../../nbs/lab/30_batch.ipynb #29b3f575
 def check_task(
     task: Task,
     elsewhere: bool = False,   # whether it will run on another machine
@@ -83,6 +84,7 @@ def check_task(
         ) from None
     return task
 
+# %% ../../nbs/lab/30_batch.ipynb #f6da8152
 def _resolve(target: str):
     "Import a function by name."
     module, _, name = target.partition(":")
@@ -127,6 +129,7 @@ def _put(local, url: str):
     fs.put_file(str(local), tmp)
     os.replace(tmp, at)
 
+# %% ../../nbs/lab/30_batch.ipynb #fce97af6
 def put_folder(
     folder,       # local folder
     url: str,     # fsspec path that it becomes
@@ -160,6 +163,7 @@ def run_here(
             process.join(10)
             process.kill(); pipe.close()
 
+# %% ../../nbs/lab/30_batch.ipynb #2eb96874
 def _ready(waiting: list, flying) -> Task | None:
     "The next task that waits for nobody; where all wait in a circle and nothing runs, the first."
     at_work = {t.label for t in waiting} | {t.label for _, t in flying}
@@ -184,6 +188,7 @@ def _child(parent: int, pipe, threads: int, *work):
     try: pipe.send(_run_task(*work))
     except KeyboardInterrupt: sys.exit(130)
 
+# %% ../../nbs/lab/30_batch.ipynb #9ee4b621
 def _end(pipe, process, task: Task) -> tuple:   # task, seconds, error
     "What a process had to say; one that died says nothing."
     try: result = pipe.recv()
@@ -221,6 +226,7 @@ def _ray(
                 except ray.exceptions.RayError as e: yield task, 0.0, f"{type(e).__name__}: {e}"
     finally: ray.shutdown()
 
+# %% ../../nbs/lab/30_batch.ipynb #13dc7f90
 def launch(
     tasks,                # list of Task
     cluster=None,         # Ray address, "auto" or "local"; local processes if None
@@ -255,6 +261,7 @@ def rerun(
         page = run_notebook(name, parameters, profile, figures=d, progress=False)
         put_folder(page.parent, out, last="page.ipynb")
 
+# %% ../../nbs/lab/30_batch.ipynb #81ab6368
 def rerun_tasks(
     names,             # discussions
     out: str,          # fsspec path of a folder: "reruns", "s3://bucket/reruns"
@@ -280,6 +287,7 @@ def rerun_tasks(
         )
     return tasks
 
+# %% ../../nbs/lab/30_batch.ipynb #3179a315
 def collect(
     out: str,          # as given to rerun_tasks
 ) -> pd.DataFrame:     # one row a claim of a rerun: run, profile, the parameters, claim, value, lo, hi, n, unit

@@ -59,6 +59,7 @@ def make_claim(
                   tolerance=tolerance)
     return {k: v for k, v in fields.items() if k == "value" or not (v is None or v is False or v == "")}
 
+# %% ../../nbs/lab/03_claims.ipynb #d86d7ccf
 def claim_digits(claim: dict) -> int:  # decimals to print, >= 0
     """Decimals that the interval supports: two significant digits of its half-width; without one, three significant
     digits."""
@@ -68,6 +69,7 @@ def claim_digits(claim: dict) -> int:  # decimals to print, >= 0
     scale, keep = (half, 1) if half > 0 else (abs(claim["value"]), 2)
     return int(max(keep - np.floor(np.log10(scale)), 0)) if scale > 0 else 0
 
+# %% ../../nbs/lab/03_claims.ipynb #eb98cfe6
 def format_claim(
     claim: dict,  # one entry of claims.json
     spec: str = "",  # "", a number format (".3f", ".1%"), a field ("value", "lo", "hi", "n", "interval", "full"), or
@@ -98,12 +100,13 @@ def format_claim(
         else ""
     )
     return f"{value} {interval}{suffix}{units}"
+
+# %% ../../nbs/lab/03_claims.ipynb #5d5a8825
 def _signed(claim: dict, more: str, less: str) -> tuple:
     "A claim turned positive, and the word for its sign."
     if claim["value"] >= 0: return claim, more
     ends = dict(lo=-claim["hi"], hi=-claim["lo"]) if {"lo", "hi"} <= claim.keys() else {}
     return claim | dict(value=-claim["value"]) | ends, less
-
 
 # %% ../../nbs/lab/03_claims.ipynb #95a09f91
 SLACK = .05   # share of its value by which a number without an interval may differ on another machine
@@ -126,6 +129,7 @@ def _within(claim: dict, x: float) -> bool:
     least = 1 if isinstance(value, int) else 0
     return abs(x - value) <= claim.get("tolerance", max(least, SLACK * abs(value)))
 
+# %% ../../nbs/lab/03_claims.ipynb #29a4174b
 def moved_claims(
     old: dict,   # id -> claim before
     new: dict,   # id -> claim after
@@ -155,6 +159,7 @@ def format_claims(
             return m[0]
     return _CLAIM.sub(fill, text)
 
+# %% ../../nbs/lab/03_claims.ipynb #c405eb47
 def find_claim(
     id: str,       # "ratio", or "d00_structure/ratio"
     claims=None,   # id -> claim of the page's own run

@@ -104,6 +104,7 @@ def kept_by(
         if len(x): rows.append(dict(measure=column, value=float(x.mean()), **worst, better=better))
     return rows
 
+# %% ../../nbs/lab/40_codec_compare.ipynb #76445bc7
 def size_and_speed(
     codec,
     sounds: dict,     # of `read_sounds`

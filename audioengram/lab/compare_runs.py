@@ -30,6 +30,7 @@ def list_runs(
                          seconds=m.get("seconds"), page=str(run.page or "")))
     return pd.DataFrame(rows, columns=["name", "profile", "inputs", "claims", "seconds", "page"])
 
+# %% ../../nbs/lab/42_compare_runs.ipynb #fb88c7fd
 def find_run(
     name,              # a folder, or a name in runs/ or figures/; d00 is d00_structure
 ) -> RunResult:        # raises RunError

@@ -40,6 +40,7 @@ def extra_status() -> list:
         )
     return rows
 
+# %% ../../nbs/lab/35_doctor.ipynb #a5a8ca3f
 def machine_status() -> pd.DataFrame:  # what, found, remedy
     "Python, torch, device, memory, disk, cache folder, extras and programs."
     device, cache = pick_device(), cache_dir()

@@ -39,6 +39,7 @@ class _Bare(ast.NodeTransformer):
         return node
     visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = visit_Module = _drop
 
+# %% ../../nbs/lab/02_drafts.ipynb #aca12b59
 @functools.lru_cache(maxsize=256)
 def _outline(
     module: str,  # dotted name
@@ -65,6 +66,7 @@ def _outline(
             for a in node.names: imports.setdefault(a.asname or a.name, set()).add((source, a.name))
     return defs, imports, loose
 
+# %% ../../nbs/lab/02_drafts.ipynb #e19ec37d
 @functools.lru_cache(maxsize=10_000)
 def _source(node) -> str:
     "A definition as text, without comments and layout."
@@ -109,6 +111,7 @@ def code_fingerprint(
         if name is not None and not nodes: todo += [t for t in imports.get(name, ()) if t[1]]  # re-exported
     return fingerprint(sorted(texts))
 
+# %% ../../nbs/lab/02_drafts.ipynb #0f16841d
 def _function_text(f, package: str) -> tuple:  # (what it is, [(module, name) of the package that it refers to])
     """A function of the package is followed in its source; one from elsewhere (a notebook, a lambda) by its compiled
     code."""
@@ -142,6 +145,7 @@ def _function_text(f, package: str) -> tuple:  # (what it is, [(module, name) of
                     text.append(f"{n}={plain(x)!r}")
     return "".join(text), refs
 
+# %% ../../nbs/lab/02_drafts.ipynb #08eb0c4b
 def _codes(code):
     "A code object and those nested in it."
     yield code
@@ -151,6 +155,7 @@ def _codes(code):
 # %% ../../nbs/lab/02_drafts.ipynb #99aa5d03
 _FORMAT = 2   # 2: the stages that made the rows stand beside them
 
+# %% ../../nbs/lab/02_drafts.ipynb #a1fdf1f5
 def cached(
     parts,  # whatever decides the answer: fingerprints, parameters, names; JSON-like values and arrays
     fn,  # function of no arguments -> DataFrame or list of dicts (kind "rows"), or a JSON value (kind "json")
@@ -182,6 +187,7 @@ def cached(
     write_json(about, dict(stages=seen.stages, seconds=took))
     return read(path)
 
+# %% ../../nbs/lab/02_drafts.ipynb #a19336c5
 def _read_rows(path): return pd.read_parquet(path)
 
 def _captured(fn) -> dict:
@@ -203,6 +209,7 @@ def _decides(x) -> bool:
         or isinstance(getattr(x, "fingerprint", None), str)
     )
 
+# %% ../../nbs/lab/02_drafts.ipynb #6e055aa4
 def as_frame(
     rows,             # DataFrame, dict or dicts
 ) -> pd.DataFrame:

@@ -59,6 +59,7 @@ def plain_words(
     page = change_text(page, change)
     return re.sub(r'(?<= )((?:alt|title|aria-label|data-utterance)=")([^"]*)', lambda m: m[1] + with_names(m[2]), page)
 
+# %% ../../nbs/lab/24_dress.ipynb #2eb7b827
 def link_discussions(
     page: str,     # HTML
     pages: dict,   # name of a discussion -> its address from this page
@@ -103,6 +104,7 @@ def figure_size(
     least = LEAST_LETTER * wide / min(letters) if letters else 0
     return round(wide * unit), round(high * unit), math.ceil(least)
 
+# %% ../../nbs/lab/24_dress.ipynb #c4d9834a
 def fit_figures(
     page: str,     # HTML
     folder,        # where the page lies in the built site

@@ -24,6 +24,8 @@ _all_ = ["save_svg"]  # discussions find everything that draws in one place
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4D4D4D")
 MARKERS = "osD^vPX"
 NULL = "#6E6E6E"   # what a null is drawn in: 4.5 to 1 and more on white
+
+# %% ../../nbs/lab/10_figures.ipynb #7a3eadd5
 _STYLE = {
     "axes.prop_cycle": mpl.cycler(color=PALETTE),
     "axes.spines.top": False,
@@ -63,6 +65,7 @@ _STYLE = {
     "axes.unicode_minus": True,
 }
 
+# %% ../../nbs/lab/10_figures.ipynb #19963e3a
 def use_style():
     "Draw everything from here on in the project's style; notebooks show SVG."
     mpl.rcParams.update(_STYLE)
@@ -99,6 +102,7 @@ def panels(
     for ax, title in zip(axes.flat, titles, strict=False): ax.set_title(title)
     return fig, list(axes.flat[:n])
 
+# %% ../../nbs/lab/10_figures.ipynb #b5cabb57
 def reference(
     ax,            # axes
     value,         # where
@@ -143,6 +147,7 @@ def _legend(ax):
     ax.set_ylim(low, high + (high - low) * share / (1 - share))
     ax.legend(loc="upper left", borderaxespad=.1)
 
+# %% ../../nbs/lab/10_figures.ipynb #76b4eba2
 def legend_below(
     ax,        # axes that have labelled data
     at: float = -.2,       # its upper edge, in heights of the axes
@@ -166,10 +171,12 @@ def doublings(
     values = sorted(set(values))
     ax.set_xscale("log", base=2); ax.set_xticks(values, [str(v) for v in values]); ax.minorticks_off()
 
+# %% ../../nbs/lab/10_figures.ipynb #9617852a
 def _labels(ax, x, y, title):
     "Axis labels and title, as far as they are given."
     ax.set(**{k: v for k, v in dict(xlabel=x, ylabel=y, title=title).items() if v is not None})
 
+# %% ../../nbs/lab/10_figures.ipynb #5f505d26
 def interval_plot(
     df: pd.DataFrame,     # one row a point
     x: str,               # column of positions: categories, or numbers
@@ -267,6 +274,7 @@ def heat_map(
     _labels(ax, xlabel, ylabel, title)
     return ax
 
+# %% ../../nbs/lab/10_figures.ipynb #7187ffa5
 def _numbers(ax, image, values, spec):
     "Write each cell's value in black or white, whichever can be read on its colour."
     for (r, c), v in np.ndenumerate(values):
@@ -274,6 +282,7 @@ def _numbers(ax, image, values, spec):
         dark = np.dot(image.cmap(image.norm(v))[:3], [.299, .587, .114]) < .5
         ax.text(c, r, format(v, spec), ha="center", va="center", fontsize=8.5, color="#fefefe" if dark else "#111111")
 
+# %% ../../nbs/lab/10_figures.ipynb #ede4d0c2
 def cloud(
     points,           # [N,2] array
     color=None,       # [N] numbers drawn as colours, or a colour
@@ -295,6 +304,7 @@ def cloud(
     _labels(ax, xlabel, ylabel, title)
     return ax
 
+# %% ../../nbs/lab/10_figures.ipynb #8623f6b6
 def distribution(
     df: pd.DataFrame,  # one row a speaker, cluster, utterance, ...
     value: str,        # column

@@ -23,6 +23,7 @@ class Term:
     @property
     def anchor(self) -> str: return "term-" + re.sub(r"\W+", "-", self.name.lower()).strip("-")
 
+# %% ../../nbs/lab/13_glossary.ipynb #a14f7d36
 TERMS = (
     Term("latent", "The short vector that a codec makes of a stretch of sound, a point of the space in which all "
          "models here live. A codec turns a sequence of them back into sound.", page="nbs/codecs/00_codecs.ipynb"),

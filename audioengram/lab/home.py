@@ -46,6 +46,7 @@ _TITLES = dict(data="Data", codecs="Codecs", heads="Heads", measure="Measures", 
                ember="Ember", lab="Lab")
 GLOSSARY = Path("nbs/lab/13_glossary.ipynb")
 
+# %% ../../nbs/lab/23_home.ipynb #f49f30f5
 def sidebar(
     root,   # the project
 ) -> str:   # YAML
@@ -156,6 +157,7 @@ CARDS = {   # page -> its figure for a card, the claim that is its number, and w
     "d90": ("scores", "main.stoi", "STOI of held-out speech after the embedded codec"),
 }
 
+# %% ../../nbs/lab/23_home.ipynb #fbc5e181
 def card(
     page,   # Page of a result
     root,   # the project
@@ -231,6 +233,7 @@ def first_listen(
     ]
     return Row(found).html()
 
+# %% ../../nbs/lab/23_home.ipynb #c846301f
 def report(
     text: str,   # Markdown; {claim:d00_structure/ID} is filled
 ):               # shown as Markdown
@@ -267,6 +270,7 @@ def fresh_report(
             ]
     return nb
 
+# %% ../../nbs/lab/23_home.ipynb #708067a1
 def _evaluate(source: str, scope: dict):
     "Run a cell and give the value of its last line."
     *body, last = ast.parse(source).body or [None]

@@ -30,6 +30,7 @@ class Trial:
     a: str        # system heard as A
     b: str        # system heard as B
 
+# %% ../../nbs/lab/16_listening.ipynb #eb8a8228
 def plan_trials(
     clips: dict,        # item -> {system: (wav [S], rate)}
     pairs,              # (system, system) to compare
@@ -51,6 +52,7 @@ def plan_trials(
         )
     return [trials[i] for i in rng.permutation(len(trials))]
 
+# %% ../../nbs/lab/16_listening.ipynb #f0ec663a
 CHOICES = ("A", "B", "same")
 
 def record_choice(
@@ -68,6 +70,7 @@ def record_choice(
         f.write(json.dumps(dict(asdict(trial), choice=choice, listener=listener, **notes)) + "\n")
         f.flush(); os.fsync(f.fileno())
 
+# %% ../../nbs/lab/16_listening.ipynb #8c5fa355
 def read_choices(
     *files,    # as `record_choice` writes them, one a listener or one for all
 ) -> pd.DataFrame:   # item, a, b, choice, listener, …; raises ParameterError for a line that cannot be read
@@ -84,6 +87,7 @@ def read_choices(
                 ) from None
     return pd.DataFrame(rows, columns=None if rows else ["item", "a", "b", "choice", "listener"])
 
+# %% ../../nbs/lab/16_listening.ipynb #01c9e98c
 def preference(
     choices: pd.DataFrame,  # of read_choices
     level: float = 0.95,

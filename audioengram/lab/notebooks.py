@@ -60,6 +60,7 @@ def clean_page(
             cell.outputs = [_clean_output(o, name) for o in cell.outputs if not _noise(o)]
     return nb
 
+# %% ../../nbs/lab/20_notebooks.ipynb #5a2e3c35
 def _noise(out) -> bool:
     "Progress bars, warnings and widget states are for those who watch, not for those who read."
     silent = out.output_type == "stream" and (out.name == "stderr" or not _settled(out.text).strip())
@@ -107,6 +108,7 @@ def notebook_path(
     raise ParameterError(f"no discussion {str(name)!r}{did_you_mean(name, found)}",
                          remedy=f"There are {', '.join(found) or 'none'}")
 
+# %% ../../nbs/lab/20_notebooks.ipynb #d41ee9fb
 class _Node(dict):
     "A dict whose entries are attributes, as nbformat's are; nbformat takes a second and a half to import."
     def __getattr__(self, name):

@@ -65,6 +65,7 @@ class Page:
         "The room it belongs to."
         return self.module.split(".")[0] if self.module else self.path.parts[1] if len(self.path.parts) > 2 else ""
 
+# %% ../../nbs/lab/21_pages.ipynb #d0e67837
 def read_page(
     path,        # a notebook
     root,        # the project
@@ -160,6 +161,7 @@ class _Tables(HTMLParser):
         if self.cell is not None: self.cell += data
         elif not self.style: self.outside += data
 
+# %% ../../nbs/lab/21_pages.ipynb #9d589086
 def markdown_table(
     text: str,   # HTML of a DataFrame
 ) -> str:        # a pipe table, numbers to the right; "" if this is not one table

@@ -70,6 +70,7 @@ def read_parameters(
             ) from None
     return out
 
+# %% ../../nbs/lab/18_parameters.ipynb #2317173f
 def _like(value, default):
     "A value in the type of a default; raises ValueError, TypeError or SyntaxError."
     if isinstance(default, str): return str(value) if type(value) in (int, float) else _only(value, str)
@@ -94,6 +95,7 @@ def _items(value, default) -> list:
     kinds = {type(x) for x in default}
     return [_like(x, default[0]) if len(kinds) == 1 else _scalar(x) if isinstance(x, str) else x for x in items]
 
+# %% ../../nbs/lab/18_parameters.ipynb #436fb5a3
 def _only(value, kind):
     "A value of a kind."
     if not isinstance(value, kind): raise TypeError
@@ -123,6 +125,7 @@ def whole_paths(
         if not os.path.isdir(path): raise ParameterError(f"{key} is not a folder", path, "Check the path")
     return given | whole
 
+# %% ../../nbs/lab/18_parameters.ipynb #e0c78bfd
 def check_inputs(
     asked: dict,   # all parameters of a page, with whole paths
 ):

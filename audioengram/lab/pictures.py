@@ -59,6 +59,7 @@ def save_svg(
     with atomic_path(path) as tmp: tmp.write_text(text, encoding="utf-8")
     return Path(path)
 
+# %% ../../nbs/lab/04_pictures.ipynb #8ababdb0
 def _escape(text: str) -> str:
     "Text for XML."
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")

@@ -81,6 +81,7 @@ _MIME = {
     ".m4a": "audio/mp4",
 }
 
+# %% ../../nbs/lab/15_players.ipynb #6ca23541
 class Row:
     "Clips side by side; displays itself."
     def __init__(self,
@@ -107,6 +108,7 @@ class Row:
 # %% ../../nbs/lab/15_players.ipynb #878b933f
 SHOWN, COLUMNS = 8, 4    # clips of a page that are seen at once; systems beside each other
 
+# %% ../../nbs/lab/15_players.ipynb #2010ca78
 class AudioTable(Row):
     "Clips by utterance and system; displays itself."
     def blocks(self) -> list:
@@ -201,6 +203,7 @@ def _draw(place: Path, wav, rate):
     "Write the picture of a sound."
     with atomic_path(place) as tmp: tmp.write_bytes(picture(wav, rate))
 
+# %% ../../nbs/lab/15_players.ipynb #eb46b084
 def read_row(
     where,             # a folder of results, or a lab.runs.RunResult
     names=None,        # clips wanted, in order; all if None
@@ -219,6 +222,7 @@ def read_row(
     found = [_clip(folder, c["file"], c["caption"], c["seconds"], known) for c in (clips[n] for n in (names or clips))]
     return AudioTable(found if names else sorted(found, key=lambda c: order.get(c.utterance, -1)))
 
+# %% ../../nbs/lab/15_players.ipynb #feb5aab6
 def _utterances(folder: Path, clips) -> dict:
     "Beginnings of clip names -> utterance: cases, or corpora where a clip is a whole case."
     about = read_json(folder / "cases.json") if (folder / "cases.json").is_file() else []
@@ -260,6 +264,7 @@ def frame_energy(
     power = np.array([np.mean(np.square(wav[a:max(b, a + 1)])) for a, b in zip(edges, edges[1:], strict=False)])
     return 10 * np.log10(np.maximum(power, 1e-8))
 
+# %% ../../nbs/lab/15_players.ipynb #79a1d3f1
 def latent_picture(
     z,                # latents of an utterance, [T,D]
     frame_rate,       # latent frames a second
@@ -306,6 +311,7 @@ def latent_picture(
     Image.open(out).convert("RGB").quantize(96).save(small := io.BytesIO(), "PNG", optimize=True)
     return small.getvalue()
 
+# %% ../../nbs/lab/15_players.ipynb #6076a1e0
 def _colour(ids) -> np.ndarray:
     "Colour 0..19 of a cluster id: neighbours in number are no neighbours in colour."
     return (np.asarray(ids, np.int64) * 7919 % 101) % 20
@@ -366,6 +372,7 @@ class Explorer:
         from IPython.display import display
         display(self.widget() if is_live() else Shown(self.view(next(iter(self.speakers.values()))[0])[0]))
 
+# %% ../../nbs/lab/15_players.ipynb #103dce34
 def _wav_bytes(wav, rate: int) -> bytes:
     "16-bit WAV in memory."
     import soundfile as sf

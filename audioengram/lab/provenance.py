@@ -48,6 +48,7 @@ def runs_dir() -> Path:
     "The folder of drafts: `AUDIOENGRAM_RUNS`, else `runs/` of the enclosing project, else `./runs`."
     return _place("AUDIOENGRAM_RUNS", "runs")
 
+# %% ../../nbs/lab/01_provenance.ipynb #81ffb15c
 def pages_dir() -> Path | None:
     "Where an installed package keeps the discussions and the claims that they quote of one another; None in a clone."
     folder = Path(__file__).parents[1] / "pages" if "__file__" in globals() else None
@@ -112,6 +113,7 @@ def commit_of(
     changed = git("status", "--porcelain", "--", ".", *(f":(exclude){place}" for place in GENERATED))
     return dict(commit=commit, dirty=bool(changed.strip()))
 
+# %% ../../nbs/lab/01_provenance.ipynb #5d40015c
 KEY_PACKAGES = ("audioengram", "torch", "numpy", "scipy", "pandas", "scikit-learn", "faiss-cpu", "librosa", "zarr",
                 "matplotlib")
 

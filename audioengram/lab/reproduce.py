@@ -55,6 +55,7 @@ def stale_reasons(
     defaults = {k: v for k, v in known.items() if k != "profile"}
     return why_stale(path.stem, defaults, profile, folder=(place or figures_dir()) / path.stem, here=here)
 
+# %% ../../nbs/lab/32_reproduce.ipynb #57acfcd9
 def redraw_reasons(
     path,         # notebook of a discussion
     place=None,   # folder of results; figures/ if None
@@ -78,6 +79,7 @@ def list_discussions() -> pd.DataFrame:   # name, asks, verdict (of its page), p
             redraw="; ".join(redraw_reasons(path))))
     return pd.DataFrame(rows, columns=["name", "asks", "verdict", "parameters", "stale", "redraw"])
 
+# %% ../../nbs/lab/32_reproduce.ipynb #55e974b8
 def _title(nb) -> tuple:   # title, verdict
     "Heading and quoted line of the first cell."
     lines = nb.cells[0].source.splitlines() if nb.cells else []
@@ -110,6 +112,7 @@ def compare(
     return Comparison(name, len(words), sum(agrees(old[k], new[k]) for k in words), len(measured) - len(words),
                       tuple((k, old[k], new[k]) for k in moved), len(kept))
 
+# %% ../../nbs/lab/32_reproduce.ipynb #249b2d8a
 def kept_prefixes(
     folder: Path,   # of a run
 ) -> tuple:         # prefixes of the claims that it carried over
@@ -165,6 +168,7 @@ class Plan:
                 spent += m["seconds"] if m["profile"] == profile else 0.
         return spent / 60
 
+# %% ../../nbs/lab/32_reproduce.ipynb #e843c0d6
 def plan_for(
     paths: list,          # notebooks
     profile: str,
@@ -185,6 +189,7 @@ def plan_for(
         else: fresh.append(name)
     return Plan(place, reasons, runs, redraws, tuple(fresh), unreadable)
 
+# %% ../../nbs/lab/32_reproduce.ipynb #0949c541
 def show_plan(
     plan: Plan,
     profile: str,
@@ -220,6 +225,7 @@ def draw_again(
     "Draw one page again; a task."
     redraw_page(path, place)
 
+# %% ../../nbs/lab/32_reproduce.ipynb #c810eb43
 def tasks_of(
     plan: Plan,
     paths: dict,       # name -> notebook
@@ -246,6 +252,7 @@ def tasks_of(
         )
     return tasks
 
+# %% ../../nbs/lab/32_reproduce.ipynb #21bebdee
 def _quoted(path) -> set:
     "Discussions whose claims a page quotes."
     cells = [c for c in read_notebook(path).cells if c.cell_type == "markdown"]
@@ -291,6 +298,7 @@ def reproduce(
         if plan.runs or plan.redraws: console.print(f"{time.perf_counter() - start:.0f} s in all")
     return failed
 
+# %% ../../nbs/lab/32_reproduce.ipynb #efc382b0
 def _claims(folder: Path) -> dict:
     "Claims of a run, none if there is none."
     try: return read_run(folder).claims

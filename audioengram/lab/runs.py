@@ -41,6 +41,7 @@ from ..stages import moved_stages, recording
 # %% ../../nbs/lab/05_runs.ipynb #f6488f02
 CLIP_SECONDS = 15  # a clip is a few seconds
 
+# %% ../../nbs/lab/05_runs.ipynb #43aa9079
 class Run:
     "Collects what one measurement publishes, and publishes it whole: a context manager."
     def __init__(self,
@@ -242,6 +243,7 @@ def read_rows(
     if labels: rows[labels] = pd.read_csv(path, usecols=labels, dtype=str, keep_default_na=False)[labels]
     return rows
 
+# %% ../../nbs/lab/05_runs.ipynb #b18dece9
 def swap_in(
     new: Path,     # a whole folder, on the same file system
     final: Path,   # the place it takes; what is there goes
@@ -365,6 +367,7 @@ def same_sound(
     if rate != other or x.shape != y.shape: return False
     return float(np.square(x - y).mean()) <= 10 ** (SAME_DB / 10) * float(np.square(x).mean())
 
+# %% ../../nbs/lab/05_runs.ipynb #e4af32ec
 def keep_same_clips(
     new: Path,   # folder of a run that has just been written
     old: Path,   # folder that it will take the place of
@@ -408,6 +411,7 @@ def why_stale(
     if here and not made_here(result.folder): reasons.append("not yet reproduced on this machine")
     return reasons
 
+# %% ../../nbs/lab/05_runs.ipynb #28737547
 def is_stale(
     name: str,     # name of a run
     **now,         # as why_stale
@@ -432,6 +436,7 @@ def _other_claim(id: str):
     try: return find_claim(id)
     except (ParameterError, RunError): return None
 
+# %% ../../nbs/lab/05_runs.ipynb #b8b128a2
 def published(
     name: str,   # of the run that the function publishes
 ):               # a decorator

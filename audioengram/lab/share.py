@@ -32,6 +32,7 @@ class Result:
     @property
     def folder(self) -> str: return self.page.path.parent.as_posix()
 
+# %% ../../nbs/lab/26_share.ipynb #cdf90f8d
 def read_results(
     root,   # the project
 ) -> list:  # of Result, in the order of the pages
@@ -64,6 +65,7 @@ def results_log(
     asked = lambda r: f"{r.measured:%Y-%m-%d} · [{r.page.title}]({link(r.page.path)})"
     return "\n".join(f"- {asked(r)} **{first_sentence(r.page.lead)}**" for r in newest)
 
+# %% ../../nbs/lab/26_share.ipynb #9694ad68
 def feed(
     results: list,   # of Result
     site: str,       # address of the site, with a slash at its end
@@ -102,6 +104,7 @@ def read_project(
     site = (s.get("doc_host", "") + s.get("doc_baseurl", "/")).rstrip("/") + "/"
     return Project(s.get("git_url", ""), site, s.get("author", ""), s.get("branch", "main"))
 
+# %% ../../nbs/lab/26_share.ipynb #dfe675ee
 def bibtex(
     result: Result,
     project: Project,

@@ -39,6 +39,7 @@ def _render_quarto(root: Path, out: Path, quarto: str):
             "quarto render failed", root / "_quarto.yml", "\n".join((r.stdout + r.stderr).strip().splitlines()[-12:])
         )
 
+# %% ../../nbs/lab/25_site.ipynb #12d177ff
 def _render_smalldocs(root: Path, out: Path):
     "Let smalldocs render the project, then take the network out of its pages."
     need("smalldocs", "dev")
@@ -96,6 +97,7 @@ if (location.protocol === "file:") {
   });
 }"""
 
+# %% ../../nbs/lab/25_site.ipynb #9a262e4b
 def write_search(
     root,   # the project
     out,    # the built site, with search.json
@@ -132,6 +134,7 @@ def math_ml(
         for name, text in pages.items()
     }
 
+# %% ../../nbs/lab/25_site.ipynb #2968e27e
 def _pandoc_math(formulas) -> list:
     "MathML of (inline|display, TeX) pairs."
     pandoc = need("pypandoc", "dev").get_pandoc_path()
@@ -191,6 +194,7 @@ class _Refs(HTMLParser):
         if "http-equiv" in a and "url=" in a.get("content", ""): self.links.append(a["content"].split("url=")[1])
         self.loads += re.findall(r"url\(['\"]?([^'\")]+)", a.get("style", ""))
 
+# %% ../../nbs/lab/25_site.ipynb #6aa9916d
 def check_site(
     out,    # folder of a built site
 ) -> list:  # "page: what is wrong", empty for a site that is whole and needs no network
@@ -310,6 +314,7 @@ def prepare_site(
     _write(root / "README.md", readme(root))
     return root
 
+# %% ../../nbs/lab/25_site.ipynb #b1ae805c
 def render_site(
     root,          # the project, prepared
     out,           # folder to write
@@ -335,6 +340,7 @@ def _stamp(root: Path, quarto) -> str:
         str(quarto), [(p.relative_to(root).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest()) for p in files]
     )
 
+# %% ../../nbs/lab/25_site.ipynb #b1746382
 _MARKS = ("site_libs", ".built")
 
 def _check_place(out: Path, root: Path):
@@ -346,6 +352,7 @@ def _check_place(out: Path, root: Path):
     else: return
     raise SiteError(f"{what}, and would be replaced", out, "Choose another folder, or empty it yourself")
 
+# %% ../../nbs/lab/25_site.ipynb #22ef9025
 def build_site(
     out="_site",      # folder to write, relative to the project; it is replaced when the new one is whole
     quarto="auto",    # "auto" uses the quarto on PATH if there is one; "never" does not; or the path of one
@@ -372,4 +379,3 @@ def build_site(
         (work / ".built").write_text(stamp)
         swap_in(work, out)
     return out
-

@@ -34,6 +34,7 @@ def mel_image(
     image = Image.fromarray(np.uint8(255 * np.clip(1 + db[::-1] / RANGE_DB, 0, 1)))
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
+# %% ../../nbs/lab/12_spectrograms.ipynb #0347fe63
 def wave_image(
     wav,             # mono samples [S]
     width=PICTURE["width"], height=PICTURE["wave"],  # pixels
@@ -47,6 +48,7 @@ def wave_image(
     rows = np.arange(height)[:, None]
     return (rows >= np.floor(y[0])) & (rows <= np.ceil(y[1]))
 
+# %% ../../nbs/lab/12_spectrograms.ipynb #8d732b69
 def picture(
     wav,          # mono samples [S]
     rate: int,    # Hz

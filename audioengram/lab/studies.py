@@ -45,6 +45,7 @@ class Study:
     def code(self) -> tuple: return (f"audioengram.discussions.{self.name}:{self.measure.__name__}", *self.modules)
     def file(self, table): return "results" if table == self.tables[0] else table
 
+# %% ../../nbs/lab/17_studies.ipynb #bc074c53
 def measure_case(
     study: Study,
     case: Case,
@@ -94,6 +95,7 @@ def published_case(
 
 def _of_case(df, slug): return df[df.case == slug].drop(columns="case").reset_index(drop=True)
 
+# %% ../../nbs/lab/17_studies.ipynb #53d65d77
 def keep_clips(
     run,           # open Run
     about: dict,   # of a case that is kept
@@ -105,6 +107,7 @@ def keep_clips(
         shutil.copyfile(folder / known[name]["file"], run.path(known[name]["file"]))
         run.clips[name] = known[name]
 
+# %% ../../nbs/lab/17_studies.ipynb #8e4aa4e5
 def gather(
     run,          # open Run
     study: Study,
@@ -136,6 +139,7 @@ def gather(
     run.input(case=_question(case, about))
     return tables, about
 
+# %% ../../nbs/lab/17_studies.ipynb #2dab57d2
 def _standing(result, study: Study, case: str):
     "Tables and provenance of a case as they were published, None where nothing was."
     about = next((c for c in read_json(result.folder / "cases.json") if c["case"] == case), None)
@@ -167,6 +171,7 @@ def run_cases(
     write_json(run.path("cases.json"), [about for _, about in found])
     return found
 
+# %% ../../nbs/lab/17_studies.ipynb #17b99c33
 def publish_cases(
     study: Study,
     profile,       # run profile
@@ -184,6 +189,7 @@ def publish_cases(
         if study.tell: study.tell(run, found, how, run.profile.bootstrap)
     return read_run(run.final)
 
+# %% ../../nbs/lab/17_studies.ipynb #8bb9fd81
 def asked_cases(
     profile,                   # run profile
     cases: str,                # "corpus:codec; corpus:codec", or "auto": the page's own
@@ -201,6 +207,7 @@ def by_title(
     "What figures draw, a case each."
     return [(case_title(about), make(tables)) for tables, about in found]
 
+# %% ../../nbs/lab/17_studies.ipynb #f55c3f69
 def add_rows(
     run: Run,        # open
     found: list,     # (tables, provenance) of each case
@@ -219,6 +226,7 @@ def _state_by_case(run: Run, abouts: list):
     told = "; ".join(f"on {' and '.join(titles)}: {verdict}" for verdict, titles in verdicts.items())
     if told: run.claim("main.by_case", told[0].upper() + told[1:], exact="word")
 
+# %% ../../nbs/lab/17_studies.ipynb #ce7020eb
 def write_tables(
     run: Run,        # open
     study: Study,
@@ -234,6 +242,7 @@ def write_tables(
         else: rows = tables[table].assign(case=about["case"])
         run.rows(rows, file)
 
+# %% ../../nbs/lab/17_studies.ipynb #99b3d035
 def state_case(
     run: Run,      # open
     study: Study,
@@ -255,6 +264,7 @@ def carry_claims(
     for id, claim in read_run(folder).claims.items():
         if id.startswith(f"{case}."): run.claims[f"{prefix or case}.{id.removeprefix(f'{case}.')}"] = claim
 
+# %% ../../nbs/lab/17_studies.ipynb #f90b8cf1
 def widest(
     found: list,     # (tables, provenance) of each case
 ) -> int:
@@ -302,6 +312,7 @@ def write_decoded(
     }
     write_row(run, sounds, {f"{case.file}_{k}": caption for k, (_, caption) in say.items()}, suffix=".ogg")
 
+# %% ../../nbs/lab/17_studies.ipynb #8f3eb0a5
 def round_trip(
     run,            # open Run
     case: Case,
@@ -342,6 +353,7 @@ def as_markdown(
     ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
+# %% ../../nbs/lab/17_studies.ipynb #6f465d76
 def claims_table(
     result,        # RunResult with cases.json
     lines: dict,   # claim id -> what to call it

@@ -38,6 +38,7 @@ def admission_rows(
             out.append(dict(measure=measure, rival=rival, area=e.value, lo=e.lo, hi=e.hi, n=e.n, tells=tells(e)))
     return pd.DataFrame(out)
 
+# %% ../../nbs/measure/34_admission.ipynb #7aaf5151
 def admitted(
     table: pd.DataFrame,   # of `admission_rows`
     against=1,             # least number of rivals that a measure must tell

@@ -40,6 +40,7 @@ class Clips:
     @property
     def hop(self) -> int: return round(RATE / self.frame_rate)                 # samples a frame
 
+# %% ../../nbs/measure/31_continuation.ipynb #271e5b36
 def sounded(
     codec,            # LatentCodec at 16 kHz
     prompt: Tensor,   # [B,P,D]
@@ -113,6 +114,7 @@ def rhythm_of(
     return dict(modulation=float((share * np.log2(f[keep])).sum()), modulation_depth=float(depth),
                 attack=float(skew(np.diff(env.mean(1)[::2]))))
 
+# %% ../../nbs/measure/31_continuation.ipynb #0dc902d0
 def rhythm_marks(clips: Clips, i: int) -> dict: return rhythm_of(envelopes(clips.wav[i, clips.cut:]))
 
 # %% ../../nbs/measure/31_continuation.ipynb #aa446720
@@ -205,6 +207,7 @@ class Mark:
     columns: dict        # column -> what it is, in words
     modules: tuple = ()  # packages it needs, importable names
 
+# %% ../../nbs/measure/31_continuation.ipynb #a064e796
 MARKS = {
     "level": Mark(level_marks, dict(level_change="level, end less start (dB)", level_spread="spread of level (dB)",
                                     silent="share of silence", longest="longest silence (s)")),

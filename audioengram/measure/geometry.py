@@ -43,6 +43,7 @@ def autocorrelation_rows(
         ]
     return pd.DataFrame(rows, columns=["speaker", "lag", "inner", "power", "pairs"])
 
+# %% ../../nbs/measure/12_geometry.ipynb #3dec9166
 def autocorrelation(
     rows: pd.DataFrame,  # of `autocorrelation_rows`
     lag: int = 1,
@@ -75,6 +76,7 @@ def effective_rank(
     p = p[p > 0] / p.sum()
     return float(np.exp(-(p * np.log(p)).sum()) if kind == "entropy" else 1 / (p**2).sum())
 
+# %% ../../nbs/measure/12_geometry.ipynb #f6beff31
 def axes_for(
     eigenvalues,      # largest first, [D]
     share: float = .9,  # of the variance
@@ -114,6 +116,7 @@ def neighbour_ratios(
     ratios = (r[:, -1:] / r[:, :-1]).log().sum(1) / (k - 1)
     return torch.where(r[:, 0] > 1e-9 * x.norm(dim=1).mean(), ratios, torch.nan).numpy()
 
+# %% ../../nbs/measure/12_geometry.ipynb #5aaf3916
 def intrinsic_dimension(
     ratios,      # of `neighbour_ratios`
     speakers,    # of each point

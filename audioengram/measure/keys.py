@@ -33,6 +33,7 @@ class ArrayWindows:
     def steps(self, idx): return self.delta[idx]
     def current(self, idx): return self.now[idx]
 
+# %% ../../nbs/measure/07_keys.ipynb #92308108
 def windows_from(
     utterances,      # latents of each utterance, list of [T,D]
     speaker,         # speaker of each utterance, integers
@@ -65,6 +66,7 @@ class KeySpec:
     clusters: int | None     # k-means cells; None: quartile bins of each dimension
     decides: bool = True     # False: shown for reference only
 
+# %% ../../nbs/measure/07_keys.ipynb #186bcaed
 KEYS = (
     KeySpec("pool + k-means 64", "pool", None, 64),
     KeySpec("PCA 8 + k-means 256", "flat", 8, 256),
@@ -83,6 +85,7 @@ def context_feature(
     if feature == "last": return np.ascontiguousarray(c[:, -1])
     raise ParameterError(f"unknown context feature {feature!r}", remedy="Choose pool, flat or last")
 
+# %% ../../nbs/measure/07_keys.ipynb #fe0b9f5f
 @dataclass(frozen=True)
 class Key:
     "A fitted key: contexts in, cells and confidence out."
@@ -104,6 +107,7 @@ def _nearest(f, centres):
     d = np.sqrt(np.maximum(squared, 0))
     return nearest[:, 0].astype(np.int64), 1 - d[:, 0] / np.maximum(d[:, -1], 1e-12)
 
+# %% ../../nbs/measure/07_keys.ipynb #6e6aa83b
 def _bin(f, edges):
     """Quartile bins read as a base-4 number; confidence: distance to the nearest edge in interquartile ranges, least
     over dimensions."""
@@ -141,6 +145,7 @@ def fit_key(
     kmeans.train(f)
     return Key(spec, pca, kmeans.centroids.copy(), None)
 
+# %% ../../nbs/measure/07_keys.ipynb #0706df87
 def fit_keys(
     windows,                 # training windows
     specs=KEYS,              # which keys

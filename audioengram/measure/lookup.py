@@ -33,6 +33,7 @@ def cluster_moments(
     safe = np.maximum(n, 1)[:, None]
     return n, S / safe + shift, np.maximum(Q / safe - (S / safe)**2, 0)
 
+# %% ../../nbs/measure/08_lookup.ipynb #209d7f79
 @dataclass(frozen=True)
 class Table:
     "A lookup table: what is usual in each cell, and overall."
@@ -82,6 +83,7 @@ def frame_errors(
         total *= (len(x) / (len(x) - 1))**2
     return within, total
 
+# %% ../../nbs/measure/08_lookup.ipynb #c1a5d388
 def variance_ratio(
     x,            # steps to explain, [N,D]
     labels,       # cell of each step, [N]
@@ -101,6 +103,7 @@ def entropy_reduction(
     relative = np.maximum(table.var / np.maximum(table.all_var, 1e-12), floor)
     return float(-.5 * (table.count / table.count.sum()) @ np.log(relative).sum(1))
 
+# %% ../../nbs/measure/08_lookup.ipynb #81c88af9
 def likelihood_gain(
     table: Table,         # filled on training speakers
     x,                    # steps of other speakers, [N,D]

@@ -43,6 +43,7 @@ class GaussianForecast:
         if self.tril is None: return Independent(Normal(mean, self.covariance.sqrt(), validate_args=False), 1)
         return MultivariateNormal(mean, scale_tril=self.tril, validate_args=False)
 
+# %% ../../nbs/measure/15_prediction.ipynb #ea351642
 def fit_baselines(
     windows,                   # training windows: contexts(idx), targets(idx), current(idx)
     ridge: float = 1e-3,       # penalty, relative to the mean variance of a regressor
@@ -71,6 +72,7 @@ def fit_baselines(
         out[f"ridge-{frames}"] = make(frames, weight, bias, y - x @ weight - bias, True)
     return out
 
+# %% ../../nbs/measure/15_prediction.ipynb #15be8fce
 def _full(error: Tensor) -> Tensor:
     "Covariance with a jitter of 1e-6 of the mean variance, so that its factor exists."
     cov = error.T.cov().reshape(error.shape[1], -1)
@@ -99,6 +101,7 @@ def score_windows(
     df.insert(0, "speaker", np.asarray(windows.speakers)[np.asarray(windows.speaker)[idx.numpy()]])
     return df
 
+# %% ../../nbs/measure/15_prediction.ipynb #b8156102
 def _score_batch(forecast, windows, i, samples, seed) -> dict:
     "The columns of `score_windows` for one batch."
     dist, target, now = forecast(windows.contexts(i)), windows.targets(i), windows.current(i)
@@ -129,6 +132,7 @@ def _score_batch(forecast, windows, i, samples, seed) -> dict:
     )
     return out
 
+# %% ../../nbs/measure/15_prediction.ipynb #de3302dd
 def _pit(draws, value):
     "Rank of a value among its draws, mid-rank, in (0,1)."
     return ((draws < value).float().sum(0) + .5 * (draws == value).float().sum(0) + .5) / (len(draws) + 1)
@@ -145,6 +149,7 @@ class CopyLast:
         if c.shape[1] < 2: raise ParameterError("copy-last needs a context of at least 2 frames")
         return c[:, -1] - c[:, -2]
 
+# %% ../../nbs/measure/15_prediction.ipynb #694ff067
 @torch.no_grad()
 def score_points(
     model,      # with point(windows, idx) -> steps [B,D]
@@ -185,6 +190,7 @@ def coverage(
     pit = np.asarray(pit)
     return np.abs(pit - .5) <= level / 2
 
+# %% ../../nbs/measure/15_prediction.ipynb #5ca87b18
 def rank_bins(
     draws: int,      # M
     most: int = 20,  # bins at most
@@ -199,6 +205,7 @@ def nominal_coverage(
     "Coverage that a calibrated forecast shows when the truth is ranked among M draws."
     return float(coverage((np.arange(draws + 1) + .5) / (draws + 1), level).mean())
 
+# %% ../../nbs/measure/15_prediction.ipynb #dc5152b0
 def pit_histogram(
     scores: pd.DataFrame,
     column="pit_magnitude",   # or "pit_cosine"
@@ -212,6 +219,7 @@ def pit_histogram(
         [dict(bin=(b + 0.5) / bins, density=e.value, lo=e.lo, hi=e.hi, n=e.n) for b, e in enumerate(rows)]
     )
 
+# %% ../../nbs/measure/15_prediction.ipynb #8c3ea68e
 def gain(
     null: pd.DataFrame,     # scores of the null: one row a window, or sums by speaker (`speaker_sums`)
     model: pd.DataFrame,    # scores of the model on the same windows
@@ -232,6 +240,7 @@ def gain(
         )
     return speaker_means(null[nll].to_numpy() - model[nll].to_numpy(), frames[0], model.speaker.to_numpy(), **kw)
 
+# %% ../../nbs/measure/15_prediction.ipynb #e7014853
 def bits_per_second(
     nats: float,         # per frame
     frame_rate: float,   # frames a second
@@ -248,6 +257,7 @@ SUMS = dict(
     length_ratio=("length", "true_length"),
 )
 
+# %% ../../nbs/measure/15_prediction.ipynb #f55a62ac
 def speaker_sums(
     scores: pd.DataFrame,  # of `score_windows`, one row a window
     centre: float = 0.0,  # mean log length of the training steps, for the R² of log lengths
@@ -288,6 +298,7 @@ def speaker_sums(
         .reset_index()
     )
 
+# %% ../../nbs/measure/15_prediction.ipynb #39ce0590
 def of_sums(
     sums: pd.DataFrame,   # of `speaker_sums`
     what: str,            # "nll", a name of SUMS, or "r2" of log lengths
@@ -298,7 +309,6 @@ def of_sums(
     form = (lambda m: 1 - m[..., 0] / m[..., 1]) if what == "r2" else (lambda m: m[..., 0] / m[..., 1])
     count = sums["moved" if what == "r2" or what == "length_ratio" else below]
     return speaker_means(sums[[top, below]].to_numpy(float), count, sums.speaker.to_numpy(), form, **kw)
-
 
 # %% ../../nbs/measure/15_prediction.ipynb #e007ed2a
 LADDER = ("differencing", "marginal shape", "slow context", "short-horizon dynamics")

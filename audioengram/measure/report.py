@@ -35,6 +35,7 @@ class LatentSet:
         "All of them, [N,D], float64."
         return np.concatenate(self.arrays).astype(np.float64)
 
+# %% ../../nbs/measure/36_report.ipynb #639ab3b0
 def latent_set(
     arrays,          # latents of each recording, [T,D]
     speakers=None,   # of each; None or all equal: not known
@@ -232,6 +233,7 @@ class _Windows(ArrayWindows):
     "Windows over tensors, with their targets."
     def targets(self, idx): return self.now[idx] + self.delta[idx]
 
+# %% ../../nbs/measure/36_report.ipynb #45b3ba57
 def _tensor_windows(arrays, who) -> _Windows:
     "Windows over arrays, all of which were found long enough."
     w = windows_from(arrays, who, CONTEXT)

@@ -54,6 +54,7 @@ class LinearSums:
         mx, my = self.x / self.n, self.y / self.n
         return self.xx / self.n - np.outer(mx, mx), self.xy / self.n - np.outer(mx, my), self.yy / self.n - my**2
 
+# %% ../../nbs/measure/09_ridge.ipynb #45cbef24
 def ridge_path(
     sums: LinearSums,    # of the training rows
     strengths,           # penalties, in units of the features' mean variance
@@ -76,6 +77,7 @@ def ridge(
     "Ridge regression from sums."
     return next(ridge_path(sums, [strength], basis))
 
+# %% ../../nbs/measure/09_ridge.ipynb #13a90d39
 def mean_square(
     sums: LinearSums,  # of the rows in question
     b, intercept,      # a linear reader, [P,D] and [D]
@@ -105,6 +107,7 @@ def _bases(W, D):
     eye = np.eye(D)
     return dict(last=np.vstack([np.zeros(((W - 1) * D, D)), eye]), pooled=np.vstack([eye / W] * W), flattened=None)
 
+# %% ../../nbs/measure/09_ridge.ipynb #2bc106ee
 def fit_readers(
     windows,             # training windows
     mean, scale,         # normalisation of the steps, [D] each
@@ -126,6 +129,7 @@ def fit_readers(
         readers[name] = ridge(fit + tune, STRENGTHS[int(np.argmin(errors))], basis)
     return dict(readers, diagonal=_diagonal(fit + tune, c.shape[2]))
 
+# %% ../../nbs/measure/09_ridge.ipynb #1eb64d12
 def _diagonal(sums, D):
     "One coefficient a dimension, from the same dimension of the last frame."
     cxx, cxy, _ = sums.centred()

@@ -38,6 +38,7 @@ class Undefined(AudioengramError):
         super().__init__(what, file, remedy)
         self.kept = kept or {}   # columns that do have a value
 
+# %% ../../nbs/measure/25_speech.ipynb #3dc0113c
 def check_pair(
     reference,   # the original, float samples [S]
     degraded,    # what came back, float samples [S]
@@ -109,6 +110,7 @@ def mel_distance(
         return 20 * np.log10(np.maximum(_mel_bands(rate) @ magnitude, 1e-4))
     return float(np.abs(level(reference) - level(degraded)).mean())
 
+# %% ../../nbs/measure/25_speech.ipynb #2acff6cb
 @functools.lru_cache(maxsize=8)
 def _mel_bands(rate): return need("librosa", "lab").filters.mel(sr=rate, n_fft=1024, n_mels=80)
 
@@ -136,6 +138,7 @@ def pesq_wb(reference, degraded) -> dict:
             f"PESQ finds no utterance ({e.args[0].decode() if e.args and isinstance(e.args[0], bytes) else e})"
         ) from None
 
+# %% ../../nbs/measure/25_speech.ipynb #e1be9047
 def visqol(reference, degraded) -> dict:
     "ViSQOL 3.3, speech mode."
     try:
@@ -157,6 +160,7 @@ def dnsmos(reference, degraded) -> dict:
         "dnsmos_p808": float(found["p808_mos"]),
     }
 
+# %% ../../nbs/measure/25_speech.ipynb #df661b3b
 def speaker(reference, degraded) -> dict:
     """Cosine of two GE2E embeddings, both at the level the encoder expects. Pauses stay in, so that both are cut at
     the same places."""
@@ -197,6 +201,7 @@ def _visqol():
     with _quiet(): api.create(mode="speech", use_lattice_model=True)
     return api
 
+# %% ../../nbs/measure/25_speech.ipynb #7ed46140
 @contextlib.contextmanager
 def _quiet():
     "Without what compiled libraries write to the error stream by themselves; errors are raised as ever."
@@ -218,6 +223,7 @@ def _dnsmos():
         def __init__(self): self.onnx_sess, self.p808_onnx_sess = open_("sig_bak_ovr.onnx"), open_("model_v8.onnx")
     return OneThread()
 
+# %% ../../nbs/measure/25_speech.ipynb #38abe547
 @functools.cache
 def _voices():
     with warnings.catch_warnings():
@@ -241,6 +247,7 @@ class Measure:
         "Packages that it needs and that are not here; they are not imported to find out."
         return tuple(m for m in self.modules if importlib.util.find_spec(m) is None)
 
+# %% ../../nbs/measure/25_speech.ipynb #e6f14e51
 _MOS = ("dnsmos", "dnsmos_sig", "dnsmos_bak", "dnsmos_p808")
 MEASURES = {
     "stoi": Measure(stoi, dict(stoi="higher", estoi="higher"), ("pystoi",), "STOI"),
@@ -257,6 +264,7 @@ MEASURES = {
     "si_sdr": Measure(lambda a, b: {"si_sdr": float(si_sdr(a, b))}, dict(si_sdr="higher"), (), "SI-SDR, dB"),
 }
 
+# %% ../../nbs/measure/25_speech.ipynb #12fbffe8
 def measure_table() -> pd.DataFrame:  # one row a measure: columns, better, packages, missing
     "What can be measured, and what is missing here for it."
     rows = [
@@ -271,6 +279,7 @@ def measure_table() -> pd.DataFrame:  # one row a measure: columns, better, pack
     ]
     return pd.DataFrame(rows)
 
+# %% ../../nbs/measure/25_speech.ipynb #92c83ab2
 def pick_measures(
     measures=None,  # names; None: all that are installed
 ) -> tuple:  # names in the order of MEASURES, and {name: missing packages} of those left out; raises ParameterError,
@@ -331,6 +340,7 @@ def speech_scores(
     df.attrs["unavailable"] = {name: list(missing) for name, missing in lost.items()}
     return df
 
+# %% ../../nbs/measure/25_speech.ipynb #1e011e20
 @measures("speech scores", 1)
 def score_pair(
     reference, degraded,  # [S] each
@@ -379,6 +389,7 @@ def round_trip_check(
             )
     return pd.DataFrame(rows)
 
+# %% ../../nbs/measure/25_speech.ipynb #da8050b0
 def is_sound(
     rows: pd.DataFrame,   # of `round_trip_check`
     slack: float = .05,   # how much worse than the best quantised way it may be

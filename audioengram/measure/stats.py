@@ -37,6 +37,7 @@ class Estimate:
         "Plain values, as a results table keeps them."
         return asdict(self)
 
+# %% ../../nbs/measure/05_stats.ipynb #7ee351ec
 def estimate_of(
     row,            # with value, lo, hi and n; an absent bound is None or NaN
     unit="speaker",
@@ -147,6 +148,7 @@ def bootstrap_by(
         return bootstrap_sums(sums[:, 0] / counts, labels, lambda s: s[..., 0] / s[..., -1], **keep)
     return _bootstrap_rows(values, groups, statistic, **keep)
 
+# %% ../../nbs/measure/05_stats.ipynb #f5c128c6
 @measures("intervals", 1)
 def _bootstrap_rows(values, groups, statistic, n, level, seed, unit, method) -> Estimate:
     "The general form: gathers the rows of each resample."
@@ -178,6 +180,7 @@ def paired_by(
         )
     return bootstrap_by(a - b, groups, statistic, **options)
 
+# %% ../../nbs/measure/05_stats.ipynb #646e3343
 @measures("intervals", 1)
 def sign_flip_p(
     differences,         # one difference a speaker, [G]
@@ -205,6 +208,7 @@ def shuffle_index(
     index[rows] = np.lexsort((key, np.unique(np.asarray(groups), return_inverse=True)[1]))
     return index
 
+# %% ../../nbs/measure/05_stats.ipynb #5ae944ea
 def circular_index(
     utterances,      # utterance of each row, [N]; rows of one utterance stand in time order
     seed: int = 0,   # seed of the shifts
@@ -219,6 +223,7 @@ def circular_index(
     index[rows] = rows[start + (np.arange(len(rows)) - start + np.repeat(shift, lengths)) % length]
     return index
 
+# %% ../../nbs/measure/05_stats.ipynb #2b1dcd94
 def block_index(
     utterances,      # utterance of each row, [N]; rows of one utterance stand in time order
     block: int,      # rows a block

@@ -36,6 +36,7 @@ class Side:
             self, **{f: getattr(self, f)[mask] for f in ("x", "speaker", "utterance", "cell", "confidence")}, **changes
         )
 
+# %% ../../nbs/measure/10_structure.ipynb #2515c1b8
 def drop_small_cells(
     train: Side, held: Side,  # both sides of the split
     min_count: int = 100,     # training frames a cell must have
@@ -99,6 +100,7 @@ def measure_cells(
     )
     return rows, summary, (mine, kept, table, cells)
 
+# %% ../../nbs/measure/10_structure.ipynb #51dcbe1d
 def _pair(suffix, errors):
     "Name the two columns of `frame_errors`."
     return {f"within{suffix}": errors[0], f"total{suffix}": errors[1]}
@@ -138,6 +140,7 @@ def confidence_rows(
         parts.append(_by_speaker(_pair("", [e[here] for e in errors]), held.speaker[here], "held").assign(bin=b))
     return pd.concat(parts, ignore_index=True)
 
+# %% ../../nbs/measure/10_structure.ipynb #575fc546
 def cell_rows(
     train: Side, held: Side,  # the sides after small cells were left out
     table: Table,             # filled on the training side
@@ -181,6 +184,7 @@ class Phase0:
     cells: pd.DataFrame       # one row a key and cell; slice "all"
     keys: dict = field(default_factory=dict)  # name -> fitted Key
 
+# %% ../../nbs/measure/10_structure.ipynb #60c80d94
 def step_scale(
     windows,   # training windows
 ):             # mean and standard deviation of the steps [D], mean of z_t [D]; a constant dimension gets scale 1
@@ -198,6 +202,7 @@ def step_scale(
     sd = np.where(sd > 1e-8 * max(sd.max(), 1e-30), sd, 1)
     return (s / n).astype(np.float32), sd.astype(np.float32), (now_sum / n).astype(np.float32)
 
+# %% ../../nbs/measure/10_structure.ipynb #3143d106
 def side_of(
     windows,      # windows of one side and slice
     keys: dict,   # name -> Key
@@ -237,6 +242,7 @@ def phase0(
         **{t: pd.concat(dfs, ignore_index=True) if dfs else pd.DataFrame() for t, dfs in found.items()}, keys=fitted
     )
 
+# %% ../../nbs/measure/10_structure.ipynb #253fd0b1
 def _measure_slice(train, held, keys, scale, min_count, repeats, bins, seed, details):
     "All tables of one slice; `details`: with the confidence curve and the cells."
     mean, sd, now_mean = scale
@@ -262,6 +268,7 @@ def _with_names(df, names):
         speaker=[name(c) if s == "held" else "(training speakers)" for s, c in zip(df.split, df.speaker, strict=True)]
     )
 
+# %% ../../nbs/measure/10_structure.ipynb #625ba07e
 def reader_rows(
     train, held,     # windows of both sides
     mean, scale,     # normalisation of the steps, [D] each
@@ -287,6 +294,7 @@ def ratio_of(
     r = rows[rows.split == split]
     return bootstrap_sums(r[[within, total]].to_numpy(), r.speaker, lambda s: s[..., 0] / s[..., 1], **options)
 
+# %% ../../nbs/measure/10_structure.ipynb #f2da3f64
 def decide(
     rows: pd.DataFrame,     # `Phase0.rows`, with a column lag
     keys=KEYS,              # only keys that decide take part
@@ -322,6 +330,7 @@ def decide(
         )
     return pd.DataFrame(table)
 
+# %% ../../nbs/measure/10_structure.ipynb #df6ea75f
 def _point(rows, a, b, split="held") -> float:
     "Ratio of two sums; NaN where there is nothing."
     r = rows[rows.split == split]
@@ -339,6 +348,7 @@ def beyond_differencing(
     gap = lambda s: (s[..., 1] - s[..., 0]) / s[..., 2]
     return bootstrap_sums(readers[[reader, null, "total"]].to_numpy(), readers.speaker, gap, **options)
 
+# %% ../../nbs/measure/10_structure.ipynb #b043a37f
 VERDICTS = dict(key="structure in the key", linear="linear structure beyond differencing, but not in these keys",
                 differencing="nothing beyond differencing", none="no linear structure")
 

@@ -66,6 +66,7 @@ def rms_step(
     "Root of the mean squared step: the unit of state errors."
     return frames.diff(dim=-2).square().sum(-1).mean().sqrt().item()
 
+# %% ../../nbs/measure/20_trajectories.ipynb #699ad5f8
 @torch.no_grad()
 def rollout_rows(
     frames: Tensor,      # rolled-out frames, [B,M,S,D]
@@ -113,6 +114,7 @@ def rollout_rows(
 # numerator, denominator, power
 RATIOS = {"step_ratio": ("own_step", "true_step", 1.), "state_ratio": ("own_state", "true_state", .5)}
 
+# %% ../../nbs/measure/20_trajectories.ipynb #20b6fd84
 def step_curves(
     rows: pd.DataFrame,     # of `rollout_rows`, with any columns in `by` added
     by=("step",),           # one curve point for each combination
@@ -142,6 +144,7 @@ def step_curves(
             )
     return pd.DataFrame(out)
 
+# %% ../../nbs/measure/20_trajectories.ipynb #a75943ff
 def _row(e): return dict(value=e.value, lo=e.lo, hi=e.hi, n=e.n)
 
 # %% ../../nbs/measure/20_trajectories.ipynb #1e0dc671
@@ -180,6 +183,7 @@ def gap_sums(
         .reset_index()
     )
 
+# %% ../../nbs/measure/20_trajectories.ipynb #719a1775
 def gap_table(
     rows: pd.DataFrame,  # one row a segment and step: speaker, step, and NLLs in nats: A, C, R, R_mean, base; or their
     # sums over `segments` (see `gap_sums`)
@@ -230,6 +234,7 @@ def log_step_distance(x, y) -> float:
     logs = [np.log(np.linalg.norm(np.diff(a, axis=1), axis=-1).ravel() + 1e-30) for a in (x, y)]
     return float(wasserstein_distance(*logs))
 
+# %% ../../nbs/measure/20_trajectories.ipynb #470b539c
 def spectrum(
     clips,              # [B,S,D]
     frame_rate=1.,      # frames a second
@@ -266,6 +271,7 @@ class Occupancy:
         entropy = lambda v: -(v[v > 0] * np.log(v[v > 0])).sum()
         return float(entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2)
 
+# %% ../../nbs/measure/20_trajectories.ipynb #ede16bcd
 def perplexity(share) -> float:
     "Effective number of regions in use, 1 to K."
     share = np.asarray(share)[np.asarray(share) > 0]
@@ -279,6 +285,7 @@ DISTANCES = {
     "spectrum": spectral_distance,
 }
 
+# %% ../../nbs/measure/20_trajectories.ipynb #c7fbb139
 def against_floor(
     runs,              # free runs of a model, [B,S,D]
     real,              # real clips, [B',S,D]
@@ -302,6 +309,7 @@ def against_floor(
         ]
     return pd.DataFrame(rows)
 
+# %% ../../nbs/measure/20_trajectories.ipynb #810165ce
 def floor_ratios(
     rows: pd.DataFrame,  # of `against_floor`
 ) -> pd.DataFrame:  # one row a distance: floor and model (means over splits), ratio, lo and hi (central 95 % of the
@@ -337,6 +345,7 @@ def autocovariance(
     f = np.abs(np.fft.rfft(x, 2 * S, axis=1))**2
     return np.fft.irfft(f.sum(-1), 2 * S, axis=1)[:, :max_lag + 1] / (S - np.arange(max_lag + 1))
 
+# %% ../../nbs/measure/20_trajectories.ipynb #f5979242
 def autocorrelation_band(
     runs,               # free runs, [B,S,D]
     real,               # real clips, [B',S,D]
@@ -368,6 +377,7 @@ def nearest_distance(
     index = torch.cat([(far.square().sum(1) - 2 * part.to(far) @ far.T).argmin(1).cpu() for part in x.split(chunk)])
     return (x - r[index]).norm(dim=1).numpy()
 
+# %% ../../nbs/measure/20_trajectories.ipynb #dcc04728
 def novelty(
     runs,  # free runs, [B,S,D]
     real,  # held-out real clips, [B',S,D]

@@ -39,6 +39,7 @@ def area(
     "The area under the ROC of each resample."
     return np.einsum("ns,...st,nt->...n", counts, table, counts, optimize=True) / counts.sum(1)**2
 
+# %% ../../nbs/measure/32_twosample.ipynb #4ca363a6
 @measures("areas", 1)
 def area_by(
     real, fake, of_real, of_fake,   # as `wins`
@@ -126,6 +127,7 @@ def _windows(x: Tensor, start: Tensor) -> Tensor:
     index = index[:, :, None].expand(-1, -1, x.shape[1], -1)
     return torch.gather(x[:, None].expand(-1, K, -1, -1), 3, index).flatten(0, 1)
 
+# %% ../../nbs/measure/32_twosample.ipynb #add0847f
 def _fit(x: Tensor, y: Tensor, plan: TwoSample, seed: int) -> Judge:
     "Train one network on clips [B,mels,T] and their labels [B]."
     K, spare, g = x.shape[2] // 100, x.shape[2] % 100, generator(seed)
