@@ -223,7 +223,7 @@ def _state_by_case(run: Run, abouts: list):
     for about in abouts:
         claim = run.claims.get(f"{about['case']}.verdict_short")
         if claim: verdicts.setdefault(claim["value"].rstrip("."), []).append(about["title"])
-    told = "; ".join(f"on {' and '.join(titles)}: {verdict[0].lower() + verdict[1:]}" for verdict, titles in verdicts.items())
+    told = "; ".join(f"on {' and '.join(titles)}: {v[0].lower()}{v[1:]}" for v, titles in verdicts.items())
     if told: run.claim("main.by_case", told[0].upper() + told[1:], exact="word")
 
 # %% ../../nbs/lab/17_studies.ipynb #ce7020eb
