@@ -35,7 +35,7 @@ MAY_IMPORT = dict(
     ember=(*BASE, "data", "measure"), lab=(*BASE, "data"), discussions=EVERYTHING,
     **{c: tuple(r for r in ALL if r != c) for c in COMMANDS})
 ALSO = {f"data.{m}": ("codecs",) for m in ("latents", "cases", "small_codecs")}   # the store builds the codec that decodes it; a case is a corpus under a codec; a small codec is trained on a corpus
-ALSO |= {"lab.parameters": ("codecs",), "lab.codec_compare": ("codecs", "measure"), "lab.voices": ("measure",)}   # names are checked before a run; codecs and voices are compared by ear and by score
+ALSO |= {"lab.parameters": ("codecs",), "lab.codec_compare": ("codecs", "measure"), "lab.voices": ("measure",), "lab.study": ("codecs", "measure")}   # a study goes from the download to the report; names are checked before a run; codecs and voices are compared by ear and by score
 
 
 def ids(paths): return [str(p.relative_to(ROOT)) for p in paths]
@@ -143,7 +143,9 @@ def test_page_is_fit_to_publish(path):
 
 
 def test_figures_are_light():
-    files = [p for p in (ROOT / "figures").rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(ROOT).parts)]
+    hidden = lambda p: any(part.startswith(".") for part in p.relative_to(ROOT).parts)
+    # pictures of clips are drawn where they are shown, and are not kept
+    files = [p for p in (ROOT / "figures").rglob("*") if p.is_file() and not hidden(p) and p.suffix != ".png"]
     assert sum(p.stat().st_size for p in files) < 20e6
     heavy = [f"{p.relative_to(ROOT)} {p.stat().st_size / 1e3:.0f} kB" for p in files if p.suffix in (".png", ".svg", ".flac", ".mp3", ".ogg") and p.stat().st_size > 500e3]
     assert not heavy
