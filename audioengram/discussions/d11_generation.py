@@ -259,6 +259,7 @@ def draw_seconds(cases: list, n=2000, seed=0):   # (title, seconds)
         curve = curve.assign(order=curve.system.map(SHOWN.index)).sort_values(["order", "second"])
         band_plot(curve, "second", "value", "lo", "hi", hue="system", ax=ax, null=.5, null_label="speech",
                   xlabel="second after the prompt", ylabel="area under the ROC")
+        ax.set_ylim(.3, 1.05)
         legend_below(ax, ncol=2)
     return fig
 

@@ -210,28 +210,25 @@ def log(
     return results_log(read_results(root or project_root()), _link) or NOTHING
 
 # %% ../../nbs/lab/23_home.ipynb #dd7b5a7b
-FIRST = ("d09_representations", {   # a sentence of a held-out English speaker, and what two codecs keep of it
-    "librispeech_original": "a recording",
-    "librispeech-nano": "through nano: 64 numbers, 12.5 times a second",
-    "librispeech-nano-linear-32": "through a linear codec: 32 numbers, 12.5 times a second"})
+FIRST = {   # "run/clip" -> title: a sentence of a held-out speaker, what nano keeps, what a model makes up
+    "d09_representations/librispeech_original": "a recording",
+    "d09_representations/librispeech-nano": "through nano: 64 numbers, 12.5 times a second",
+    "d11_generation/librispeech-nano_median_sequence_model": "three seconds of a recording, and what the model makes up"}
 
 def first_listen(
     root=None,   # the project; the one around the working directory if None
 ) -> str:        # Markdown
-    "Three players of one sentence, for the top of the front page; empty where the clips are not there."
-    name, wanted = FIRST
-    folder = Path(root or project_root()) / "figures" / name
-    clips = (
-        json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["clips"]
-        if (folder / "manifest.json").is_file()
-        else {}
-    )
-    if not wanted.keys() <= clips.keys(): return NOTHING
-    found = [
-        Clip(title, folder / clips[k]["file"], folder / f"{k}.png", "", clips[k]["seconds"])
-        for k, title in wanted.items()
-    ]
+    "Three players for the top of the front page; empty where the clips are not there."
+    figures, found = Path(root or project_root()) / "figures", []
+    for address, title in FIRST.items():
+        run, name = address.split("/")
+        manifest = figures / run / "manifest.json"
+        clips = json.loads(manifest.read_text(encoding="utf-8"))["clips"] if manifest.is_file() else {}
+        if name not in clips: return NOTHING
+        c = clips[name]
+        found.append(Clip(title, figures / run / c["file"], figures / run / f"{name}.png", "", c["seconds"]))
     return Row(found).html()
+
 
 # %% ../../nbs/lab/23_home.ipynb #c846301f
 def report(
