@@ -213,7 +213,8 @@ def log(
 FIRST = {   # "run/clip" -> title: a sentence of a held-out speaker, what nano keeps, what a model makes up
     "d09_representations/librispeech_original": "a recording",
     "d09_representations/librispeech-nano": "through nano: 64 numbers, 12.5 times a second",
-    "d11_generation/librispeech-nano_median_sequence_model": "three seconds of a recording, and what the model makes up"}
+    "d11_generation/librispeech-nano_median_sequence_model":
+        "three seconds of a recording, then what a model makes up"}
 
 def first_listen(
     root=None,   # the project; the one around the working directory if None
