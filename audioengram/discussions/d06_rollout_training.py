@@ -488,7 +488,7 @@ def listen(run, case, how, tables, opened, first):
     K, *_ = how["unrolled"]
     say = {"truth": (z, f"{uid}, held-out speaker, through {case.codec}")}
     for method in (
-        (START, f"mean, K = {2 * K}", f"particles, K = {K}", "energy") if first else (START, f"particles, K = {K}")
+        (START, f"mean, K = {2 * K}", f"particles, K = {K}") if first else (START, f"particles, K = {K}")
     ):
         m, slug = models[method], method.replace(", ", "_").replace(" = ", "").replace(" ", "_")
         say[f"{slug}_forced"] = (
