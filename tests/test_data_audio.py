@@ -12,7 +12,7 @@ import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audioengram.core import AudioError, ParameterError
+from audioengram.core import AudioError, DiskError, ParameterError
 from audioengram.data import audio
 from audioengram.data.audio import (
     audio_info,
@@ -294,5 +294,5 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         with open(file, "wb") as f: f.write(b"RIFF")
         raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(audio.sf, "write", full)
-    with pytest.raises(AudioError, match="No space left"): save_audio(tmp_path / "a.wav", -TONES, RATE)
+    with pytest.raises(DiskError, match="the disk is full"): save_audio(tmp_path / "a.wav", -TONES, RATE)
     assert (tmp_path / "a.wav").read_bytes() == before and len(list(tmp_path.iterdir())) == 1

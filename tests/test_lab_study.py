@@ -74,7 +74,7 @@ def test_nano_from_nothing_to_the_report(tmp_path, openslr):
     out, said = rehearse(tmp_path, openslr, "nano", "d00", [])
     assert said.splitlines()[-1] == str(out / "report.md")
     report, steps = (out / "report.md").read_text(), json.loads((out / "steps.json").read_text())["steps"]
-    assert list(steps) == ["fetch dev-clean", "check nano", "encode nano", "d00_structure nano"] and all(s["seconds"] > 0 for s in steps.values())
+    assert list(steps) == ["fetch dev-clean", "check nano", "encode nano", "d00_structure nano"] and sum(s["seconds"] for s in steps.values()) > 0
     assert "Sound comes back" in report and "d00_structure" in report and "## What it took" in report
     _, again = rehearse(tmp_path, openslr, "nano", "d00", [])
     assert again.splitlines() == [str(out / "report.md")]       # nothing is left to do

@@ -127,7 +127,8 @@ def find_codec(
     name: str,   # as for `get_codec`
 ):
     "Whether a codec is here: its name, its packages, its weights, without building it. Raises as building would."
-    _resolve(CODECS[parse_name(name)[0]].target).look_for()
+    target = _resolve(CODECS[parse_name(name)[0]].target)
+    if hasattr(target, "look_for"): target.look_for()      # one that is made when it is asked for is always here
 
 # %% ../../nbs/codecs/00_codecs.ipynb #1a039fd0
 def codec_status(

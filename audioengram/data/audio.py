@@ -18,7 +18,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from ..core import AudioError, ParameterError, atomic_path, check_shape, expand
+from ..core import AudioError, DiskError, ParameterError, atomic_path, check_shape, expand
 from .decode import BLOCK, Sound, open_sound
 
 # %% ../../nbs/data/05_audio.ipynb #4dad2335
@@ -210,6 +210,7 @@ def save_audio(
     container, usual = _SUBTYPES[path.suffix.lower()]
     try:
         with atomic_path(path) as tmp: _write(tmp, wav, rate, container, subtype or usual)
+    except DiskError: raise
     except (sf.LibsndfileError, ValueError, OSError) as e:
         raise AudioError(f"cannot be written ({e})", path,
                          "Check the free space, the folder's permissions and the sample rate") from e

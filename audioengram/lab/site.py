@@ -72,7 +72,7 @@ SEARCH = """window.Fuse = class {
     const score = (text, word) => {
       const at = text.indexOf(word);
       if (at < 0) return 0;
-      const whole = ` ${text} `.replace(/[^a-z0-9\\u00c0-\\uffff]+/g, " ").includes(` ${word} `);
+      const whole = ` ${text} `.replace(/[^a-z0-9_\\u00c0-\\uffff]+/g, " ").includes(` ${word} `);
       return whole ? 3 : 1;
     };
     const found = [];
