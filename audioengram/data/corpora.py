@@ -211,7 +211,6 @@ RULES = {  # name -> (which rows, reason)
     "copy": (lambda t, _: t.duplicated("content"), "is a copy of another recording"),
 }
 
-# %% ../../nbs/data/10_corpora.ipynb #675b35a9
 def exclude(
     table,           # what `scan` returned with ears, sorted by utterance_id
     rules,           # names from RULES
@@ -372,19 +371,8 @@ def list_corpora(
     rows = []
     for name, s in _registry().items():
         ready, usable, why = s.status(roots.get(name.replace("-", "_")))
-        rows.append(
-            {
-                "name": name,
-                "ready": ready,
-                "usable": usable,
-                "why": why,
-                "licence": s.licence,
-                "source": s.source,
-                "fetched": s.fetched,
-                "speakers": s.speakers,
-                "folds": s.folds,
-            }
-        )
+        about = {k: getattr(s, k) for k in ("licence", "source", "fetched", "speakers", "folds")}
+        rows.append(dict(name=name, ready=ready, usable=usable, why=why, **about))
     return DataFrame(rows)
 
 # %% ../../nbs/data/10_corpora.ipynb #5f5f2e1c

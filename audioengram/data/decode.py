@@ -41,15 +41,11 @@ def explain(
     return AudioError("is not audio, or is damaged", path,
                       "Play it in another program; replace it, or remove it from the corpus")
 
-# %% ../../nbs/data/04_decode.ipynb #d0d720fe
 def cut_short(path, have, want) -> AudioError:
     """The error for a file that ends early: seconds that are there, seconds that were announced (inf if the end is
     missing, but no count says so)."""
-    promise = (
-        f"its header announces {want:.2f} s, its bytes give"
-        if math.isfinite(want)
-        else "it stops in the middle of a packet, after"
-    )
+    promise = "it stops in the middle of a packet, after"
+    if math.isfinite(want): promise = f"its header announces {want:.2f} s, its bytes give"
     return AudioError(f"is truncated: {promise} {have:.2f} s", path, "Copy or download it again")
 
 # %% ../../nbs/data/04_decode.ipynb #cc9fb121
@@ -199,7 +195,6 @@ def _plan_ogg(path, plan) -> _Plan:
     if len(kept) > 1: sure.setdefault("note", f"{len(kept)} streams that follow one another, read as one")
     return replace(plan, rate=rate, channels=channels, parts=parts, **promise(frames), **sure)
 
-# %% ../../nbs/data/04_decode.ipynb #dc625f7f
 def _changes(path):
     return AudioError("changes its sample rate or its channels midway", path, "Convert it to WAV or FLAC first")
 

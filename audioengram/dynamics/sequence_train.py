@@ -83,7 +83,6 @@ RECIPES = {
     "one-frame": SequenceRecipe(_one, Copies(2), steps=1500, decay=.5, average=.998, validate_every=100),
     "large": SequenceRecipe(_large, Copies(8), steps=100_000, rows=64, rate=1e-3, warmup=1000, average=.9995)}
 
-# %% ../../nbs/dynamics/45_sequence_train.ipynb #276630b1
 def read_recipe(
     source,   # a name of RECIPES, or a .toml or .json file: `recipe`, fields of it, and tables `model` and `copies`
 ) -> SequenceRecipe:   # raises ParameterError
@@ -128,7 +127,6 @@ def batch_conditions(model: SequenceModel, data: Sequences, batch: Batch) -> dic
     shown = lambda x: x.masked_fill(~batch.told[..., None], torch.nan).to(model.in_mean)
     return {name: shown(value(name)) for name in model.config.sizes}
 
-# %% ../../nbs/dynamics/45_sequence_train.ipynb #b45c2b70
 def batch_loss(
     model: SequenceModel,
     data: Sequences,

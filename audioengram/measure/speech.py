@@ -110,7 +110,6 @@ def mel_distance(
         return 20 * np.log10(np.maximum(_mel_bands(rate) @ magnitude, 1e-4))
     return float(np.abs(level(reference) - level(degraded)).mean())
 
-# %% ../../nbs/measure/25_speech.ipynb #2acff6cb
 @functools.lru_cache(maxsize=8)
 def _mel_bands(rate): return need("librosa", "lab").filters.mel(sr=rate, n_fft=1024, n_mels=80)
 
@@ -223,7 +222,6 @@ def _dnsmos():
         def __init__(self): self.onnx_sess, self.p808_onnx_sess = open_("sig_bak_ovr.onnx"), open_("model_v8.onnx")
     return OneThread()
 
-# %% ../../nbs/measure/25_speech.ipynb #38abe547
 @functools.cache
 def _voices():
     with warnings.catch_warnings():
@@ -247,7 +245,6 @@ class Measure:
         "Packages that it needs and that are not here; they are not imported to find out."
         return tuple(m for m in self.modules if importlib.util.find_spec(m) is None)
 
-# %% ../../nbs/measure/25_speech.ipynb #e6f14e51
 _MOS = ("dnsmos", "dnsmos_sig", "dnsmos_bak", "dnsmos_p808")
 MEASURES = {
     "stoi": Measure(stoi, dict(stoi="higher", estoi="higher"), ("pystoi",), "STOI"),
@@ -279,7 +276,6 @@ def measure_table() -> pd.DataFrame:  # one row a measure: columns, better, pack
     ]
     return pd.DataFrame(rows)
 
-# %% ../../nbs/measure/25_speech.ipynb #92c83ab2
 def pick_measures(
     measures=None,  # names; None: all that are installed
 ) -> tuple:  # names in the order of MEASURES, and {name: missing packages} of those left out; raises ParameterError,
