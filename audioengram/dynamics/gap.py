@@ -294,13 +294,11 @@ def measure_free(
 # %% ../../nbs/dynamics/17_gap.ipynb #d25b66dd
 def recovered(
     sums: pd.DataFrame,   # of `measure_gap`, one model and step
-    of="",                # "_all" for scores over all frames
     **kw,                 # of the bootstrap
 ):                        # Estimate
     "Share of the distance from the mean rollout to teacher forcing that particles recover."
-    s, count = sums[[f"{c}{of}" for c in ("R_mean", "R", "A")]].to_numpy(float), sums["frames" if of else "segments"]
-    parts = np.stack([s[:, 0] - s[:, 1], s[:, 0] - s[:, 2]], 1)
-    return speaker_means(parts, count, sums.speaker.to_numpy(), lambda m: m[..., 0] / m[..., 1], **kw)
+    parts = np.stack([sums.R_mean - sums.R, sums.R_mean - sums.A], 1)
+    return speaker_means(parts, sums.segments, sums.speaker.to_numpy(), lambda m: m[..., 0] / m[..., 1], **kw)
 
 def ahead(
     sums: pd.DataFrame,   # of `measure_gap`, one model and step
