@@ -259,6 +259,8 @@ def dress_site(
 ):
     "Make every built page one that is read and shared, and write the feed."
     project, results = read_project(root), {r.name: r for r in read_results(root)}
+    for manifest in sorted(Path(root).glob("figures/*/manifest.json")):
+        draw_pictures(out / manifest.parent.relative_to(root), read_json(manifest).get("clips", {}))
     for svg in sorted(out.glob("figures/*/*.svg")):
         svg.write_text(dark_figure(svg.read_text(encoding="utf-8")), encoding="utf-8")
     for file in sorted(out.rglob("*.html")):
@@ -300,13 +302,11 @@ def _complete(text: str, page, project, results: dict) -> str:
 def prepare_site(
     root=None,   # the project; the one around the working directory if None
 ) -> Path:       # the project
-    "What a renderer needs, brought up to date: tidy pages, pictures of clips, sidebar, report, README."
+    "What a renderer needs, brought up to date: tidy pages, sidebar, report, README."
     root = Path(root or project_root() or ".").resolve()
     if not (root / "_quarto.yml").is_file():
         raise SiteError("there is no site to build here", root / "_quarto.yml", "Run it inside a clone of audioengram")
     tidy_pages(root)
-    for manifest in sorted(root.glob("figures/*/manifest.json")):
-        draw_pictures(manifest.parent, read_json(manifest).get("clips", {}))
     _write(root / "_sidebar.yml", sidebar(root))
     _write(root / "nbs/assets/way.svg", data_way())
     if (nb := fresh_report(root)) != raw_notebook(root / "nbs/index.ipynb"):
