@@ -25,7 +25,7 @@ class Result:
     page: Page
     measured: datetime
     commit: str
-    picture: str = ""   # PNG of its first clip, relative to the project
+    picture: str = ""   # PNG of its first clip, relative to the site, which draws it
 
     @property
     def name(self) -> str: return self.page.path.parent.name
@@ -42,8 +42,8 @@ def read_results(
         file = Path(root, page.path.parent, "manifest.json")
         m = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if "started" not in m: continue      # a page without a run behind it has no date
-        clips = (Path(page.path.parent, c["file"]).with_suffix(".png") for c in m.get("clips", {}).values())
-        picture = next((p.as_posix() for p in clips if Path(root, p).is_file()), "")
+        clips = (Path(page.path.parent, c["file"]) for c in m.get("clips", {}).values())
+        picture = next((c.with_suffix(".png").as_posix() for c in clips if Path(root, c).is_file()), "")
         commit = (m.get("git") or {}).get("commit", "")
         found.append(Result(page, datetime.fromisoformat(m["started"]), commit, picture))
     return found
