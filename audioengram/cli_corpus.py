@@ -53,8 +53,9 @@ def show_corpus(
     if json_: show(corpus.utterances, True); return
     show(facts(corpus.summary()), title=name)
     show(corpus.speakers.drop(columns=["sex", "language"]).head(utterances), title="Speakers (first rows)")
-    rows = corpus.utterances.head(utterances)
-    show(rows.drop(columns=["sha256", "path"], errors="ignore"), title="Manifest (first rows)")
+    rows = corpus.utterances.drop(columns=["sha256", "path"], errors="ignore")
+    telling = [c for c in rows if rows[c].nunique() > 1 or c in ("utterance_id", "speaker_id", "seconds")]
+    show(rows[telling].head(utterances), title="Manifest (first rows; columns that differ)")
     for title, table in (
         ("Read, with a note", corpus.notes),
         ("Could not be read", corpus.failures),

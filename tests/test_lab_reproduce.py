@@ -129,6 +129,18 @@ def test_ctrl_c_keeps_what_is_done(project):
     assert not list((project / "figures").glob(".stage-*"))
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at the process table of Linux")
+@pytest.mark.slow
+def test_two_at_once(project):
+    "Started together, both end well and what stands is whole; started while a page is published, likewise."
+    both = [start(project), start(project)]
+    said = [p.communicate(timeout=120)[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0], said
+    whole(project)
+    assert sorted(f.name for f in (project / "figures").iterdir()) == ["d90_a", "d91_b", "d92_c"]
+    assert not any("Traceback" in s for s in said)
+
+
 # ---- what a new measurement says of the old one
 
 def claims(**values): return {k.replace("__", "."): make_claim(v, exact="word" if isinstance(v, str) else "one number") for k, v in values.items()}

@@ -26,33 +26,18 @@ SHORTEST = 0.01  # s; less than one pitch period of a low voice is no recording
 LOUDEST = 100.   # full scale is 1; beyond 40 dB over it, somebody stored integers as floats
 AUDIO_SUFFIXES = frozenset(
     ".wav .flac .ogg .oga .opus .mp3 .m4a .mp4 .aac .webm .mka .wma .g722 .aif .aiff .au .caf .w64 "
-    ".wv .mov .mkv .m4b .m4v .3gp .amr .aifc .snd .rf64 .bwf .ape .tta .mp2 .ac3 .avi .ogv .spx".split())
+    ".wv .mov .mkv .m4b .m4v .3gp .amr .aifc .snd .rf64 .bwf .ape .tta .mp2 .ac3 .avi .ogv .spx "
+    ".weba .m4r .f4a .3g2 .qt .adts .mpga .mpa .awb .eac3 .ec3".split())
 
 # %% ../../nbs/data/05_audio.ipynb #73d9afda
 UNREAD_SUFFIXES = {  # recordings, by their names, that are not read -> why
-    **dict.fromkeys((".raw", ".pcm", ".sln", ".sw"), "samples without a header, so nobody knows their rate"),
-    **dict.fromkeys((".aax", ".aa", ".m4p"), "encrypted"),
-    **dict.fromkeys((".mid", ".midi", ".mod", ".xm"), "a score, not a recording"),
-    **dict.fromkeys((".dsf", ".dff"), "one-bit sound"),
+    **dict.fromkeys(".raw .pcm .sln .sw .l16 .ul .al".split(), "samples without a header, so nobody knows their rate"),
+    **dict.fromkeys(".aax .aa .m4p".split(), "encrypted"),
+    **dict.fromkeys(".mid .midi .mod .xm .s3m .it".split(), "a score, not a recording"),
+    **dict.fromkeys(".dsf .dff".split(), "one-bit sound"),
     **dict.fromkeys(
-        (
-            ".sd2",
-            ".ra",
-            ".rm",
-            ".shn",
-            ".mpc",
-            ".vox",
-            ".voc",
-            ".sph",
-            ".gsm",
-            ".dss",
-            ".ds2",
-            ".wmv",
-            ".flv",
-            ".ts",
-            ".dts",
-            ".aup3",
-        ),
+        ".sd2 .ra .rm .shn .mpc .vox .voc .sph .nist .gsm .dss .ds2 .wmv .flv .f4v .ts .mts .m2ts .vob .mpg .mpeg .mxf "
+        ".dv .dts .dtshd .thd .mlp .tak .ofr .at3 .oma .qcp .ircam .sf .paf .pvf .lc3 .qoa .cda .aup .aup3".split(),
         "a format that is not tested here",
     ),
 }
