@@ -97,8 +97,10 @@ def case(request): return request.param
 
 @pytest.fixture(scope="module")
 def codec(case) -> LatentCodec:
+    state = torch.random.get_rng_state()
     try: codec = get_codec(case.name, **case.options())
     except MissingDependency as e: pytest.skip(str(e))
+    assert torch.equal(torch.random.get_rng_state(), state), "making a codec must not draw from the global generator"
     if not codec.is_fitted:
         training = [codec.base.encode(speechlike(6, codec.sample_rate, seed)[None])[0].numpy() for seed in range(2, 8)]
         with pytest.raises(CodecError, match="has not been fitted"): codec.encode(torch.zeros(1, codec.sample_rate))

@@ -34,7 +34,7 @@ from audioengram.codecs.nano import (
     spread_bands,
     unlap,
 )
-from ..core import CodecError, ModelFileError, ParameterError, atomic_path, expand, generator
+from ..core import CodecError, ModelFileError, ParameterError, atomic_path, expand, generator, own_seed
 
 # %% ../../nbs/codecs/11_nano_learned.ipynb #b2ed0757
 class Block(nn.Module):
@@ -182,7 +182,7 @@ def load_learned(
     except (SafetensorError, OSError) as e: raise ModelFileError(f"is damaged ({e})", path, remedy) from None
     if about.get("format") != FORMAT: raise ModelFileError("does not hold a trained nano", path, remedy)
     try:
-        net = NanoNet(Sizes(**json.loads(about["sizes"])), {k: state[k] for k in EXACT})
+        with own_seed(0): net = NanoNet(Sizes(**json.loads(about["sizes"])), {k: state[k] for k in EXACT})
         net.load_state_dict({k: v.float() for k, v in state.items()})
     except (KeyError, TypeError, ValueError, RuntimeError, CodecError) as e:
         raise ModelFileError(f"does not fit its own sizes ({e})", path, remedy) from None

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..core import ParameterError, TrainingError, check_shape, fingerprint, generator, spawn
+from ..core import ParameterError, TrainingError, check_shape, fingerprint, generator, own_seed, spawn
 from .predictor import Scaled
 from ..heads.elliptic import FactoredMixture
 from ..heads.energy import EnergyHead
@@ -216,8 +216,7 @@ class SequenceParts(nn.Module):
     def __init__(self, config: SequenceConfig):
         super().__init__()
         self.config, self.dim, self.window, w = config, config.dim, config.context, config.width
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(spawn(config.seed, "sequence"))
+        with own_seed(spawn(config.seed, "sequence")):
             self.inp, self.start = nn.Linear(config.dim, w), nn.Parameter(torch.randn(w) * .02)
             self.tower, self.conditions = Tower(config, config.context, config.layers), Conditions(config)
             self.near_inp = nn.Linear(config.dim, w) if config.short else None

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import ParameterError, generator, need, spawn
+from ..core import ParameterError, generator, need, own_seed, spawn
 from .speech import RATE
 from .stats import Estimate, interval, resample_counts
 from ..stages import measures
@@ -131,8 +131,7 @@ def _windows(x: Tensor, start: Tensor) -> Tensor:
 def _fit(x: Tensor, y: Tensor, plan: TwoSample, seed: int) -> Judge:
     "Train one network on clips [B,mels,T] and their labels [B]."
     K, spare, g = x.shape[2] // 100, x.shape[2] % 100, generator(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with own_seed(seed):
         net = Judge(plan, x.mean((0, 2))[:, None], x.std((0, 2))[:, None].clamp_min(1e-3))
         optimiser = torch.optim.AdamW(net.parameters(), plan.rate, weight_decay=plan.decay)
         steps = plan.epochs * -(-len(x) * K // plan.batch)
