@@ -48,8 +48,7 @@ def show_corpus(
 ):
     "Summary, speakers and manifest of a corpus; what was left out and why; names that stand in several folders."
     from audioengram.data.corpora import get_corpus
-    options = given(subset=subset, speaker=speaker_from, licence=licence, language=language)
-    corpus = get_corpus(name, root, **options)
+    corpus = get_corpus(name, root, **given(subset=subset, speaker=speaker_from, licence=licence, language=language))
     if json_: show(corpus.utterances, True); return
     show(facts(corpus.summary()), title=name)
     show(corpus.speakers.drop(columns=["sex", "language"]).head(utterances), title="Speakers (first rows)")

@@ -171,3 +171,27 @@ def test_which_claims_were_kept(tmp_path):
     assert kept_prefixes(tmp_path) == ("far-nano", "main")
     (tmp_path / "claims.json").write_text("[]")
     with pytest.raises(RunError): kept_prefixes(tmp_path)
+
+
+# ---- a slice measured again
+
+def test_verify_measures_again(project, monkeypatch):
+    "A page without cases is measured whole: it holds where nothing moved, and says which number and which rows did."
+    from audioengram.core import ParameterError
+    from audioengram.lab.notebooks import run_notebook
+    from audioengram.lab.verify import verify
+    path = project / "nbs/discussions/d90_a.ipynb"
+    nb = nbformat.read(path, 4)
+    nb.cells[-1].source = ("import os\nfrom audioengram.lab.runs import Run\nx = float(os.environ['TOY'])\nassert ('AUDIOENGRAM_FRESH' in os.environ) == (x > 1)\n"
+                           "with Run('d90_a', {}, profile=profile) as run:\n    run.claim('answer', x, exact='count')\n    run.rows([dict(speaker='a', value=1.), dict(speaker='b', value=x)])")
+    nbformat.write(nb, path)
+    monkeypatch.chdir(project); monkeypatch.setenv("TOY", "1")
+    run_notebook(path, figures=project / "figures", progress=False)
+    published = (project / "figures/d90_a/claims.json").read_bytes()
+    monkeypatch.setenv("TOY", "1.0000001")
+    assert verify("d90", progress=False).holds
+    monkeypatch.setenv("TOY", "3")
+    found = verify("d90", progress=False)
+    assert not found.holds and [m[0] for m in found.claims.moved] == ["answer"] and list(found.rows.same) == [True] and found.rows.apart[0] > 1
+    assert (project / "figures/d90_a/claims.json").read_bytes() == published, "nothing is published"
+    with pytest.raises(ParameterError, match="has no cases"): verify("d90", "toy:nano", progress=False)

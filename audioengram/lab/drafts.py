@@ -9,6 +9,7 @@ __all__ = ['code_fingerprint', 'cached', 'as_frame']
 import ast
 import functools
 import inspect
+import os
 import sys
 import time
 import types
@@ -170,7 +171,7 @@ def cached(
     path = Path(folder or cache_dir("rows")) / f"{key}.{'parquet' if kind == 'rows' else 'json'}"
     read = _read_rows if kind == "rows" else read_json
     about = path.with_suffix(".made.json")
-    if path.exists() and about.exists():
+    if path.exists() and about.exists() and not os.environ.get("AUDIOENGRAM_FRESH"):
         try: value, made = read(path), read_json(about)
         except Exception as e:
             warnings.warn(f"{path.name} in the cache is damaged and is measured again ({e})", stacklevel=2)

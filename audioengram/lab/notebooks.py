@@ -188,6 +188,7 @@ def run_notebook(
     figures=None,            # folder of results; runs/ for a draft, figures/ when published, if None
     progress=True,           # a bar over the cells
     publish: bool = False,   # write into figures/, or raise RunError with the reasons why not
+    fresh: bool = False,     # measure everything, whatever rows are kept of drafts
 ) -> Path:                   # the page; raises ParameterError, RunError
     "Execute a discussion; its results and its page take their place together."
     path = notebook_path(name)
@@ -208,7 +209,8 @@ def run_notebook(
     place = Path(figures or (figures_dir() if publish else runs_dir())).resolve()
     with _staged(place) as stage:
         own = (known | given).get("corpus") == "folder"
-        with _kernel_environment(stage, **(dict(AUDIOENGRAM_OWN_RECORDINGS="1") if own else {})):
+        flags = dict(AUDIOENGRAM_OWN_RECORDINGS=own, AUDIOENGRAM_FRESH=fresh)
+        with _kernel_environment(stage, **{k: "1" for k, on in flags.items() if on}):
             done = _execute(inject(source, given, name) if given else source, stage / "page", name, progress)
             if not (stage / name / "manifest.json").is_file():
                 raise RunError(f"{name} published nothing", path, f'Its notebook must write a Run named "{name}"')
