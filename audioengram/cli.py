@@ -78,8 +78,15 @@ def parse_parameters(
 @app.command("list")
 def list_(json_: Json = False):
     "The discussions: what each asks, and whether its published result is stale."
+    from audioengram.lab.names import with_names
     from audioengram.lab.reproduce import list_discussions
-    show(list_discussions(), json_, title="Discussions")
+    from audioengram.lab.share import first_sentence
+    table = list_discussions()
+    if not json_:      # a terminal has room for the question and the answer; `--json` has all
+        answers = [with_names(first_sentence(v), sentence=True) for v in table.verdict]
+        table = table[["name", "asks", "stale"]].assign(answer=answers)
+        if not table.stale.any(): table = table.drop(columns="stale")
+    show(table, json_, title="Discussions")
 
 def _compute_on(device: str):
     "What kernels and workers of this command compute on; they inherit the environment. Raises ParameterError at once."

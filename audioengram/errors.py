@@ -21,7 +21,8 @@ class AudioengramError(Exception):
         remedy=None,  # what the reader can do about it, one sentence
     ):
         self.what, self.file, self.remedy = what, None if file is None else str(file), remedy
-        super().__init__(what + (f": {file}" if file is not None else "") + (f". {remedy}" if remedy else ""))
+        said = what + (f": {file}" if file is not None else "")
+        super().__init__(said + (" " if said.endswith("?") else ". ") + remedy if remedy else said)
 
     def __reduce__(self):
         "Errors cross process borders (encoding workers), so they must survive pickling."

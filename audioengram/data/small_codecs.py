@@ -6,18 +6,16 @@
 __all__ = ['small_nano']
 
 # %% ../../nbs/data/12_small_codecs.ipynb #8c7896be
-import functools
 from dataclasses import asdict
 
-from ..codecs import get_codec, register_codec
 from ..codecs.nano_learned import LearnedNano, load_learned
-from ..codecs.nano_train import PROFILES, SMALL, train_nano_on
+from ..codecs.nano_train import PROFILES, train_nano_on
 from ..core import cache_dir, fingerprint
 from .corpora import get_corpus
 
 # %% ../../nbs/data/12_small_codecs.ipynb #40aef8ef
 def small_nano(
-    profile: str,  # a name of PROFILES, best one of SMALL
+    profile: str,  # a name of PROFILES, best one of SMALL_CODECS
     device="cpu",
     corpus="debian-speech",   # trained on
 ) -> LearnedNano:  # raises what the corpus raises, and TrainingError
@@ -31,9 +29,3 @@ def small_nano(
     codec = LearnedNano(file, device=device)
     codec.name, codec.options = f"nano-{profile}", {}
     return codec
-
-register_codec("nano-linear-32", functools.partial(get_codec, "nano-linear", dim=32), "nano-linear in 32 dimensions")
-for profile in SMALL:
-    register_codec(
-        f"nano-{profile}", functools.partial(small_nano, profile), f"trained when it is asked for: profile {profile}"
-    )

@@ -20,10 +20,10 @@ import torch
 from scipy import stats as sps
 from sklearn.mixture import GaussianMixture
 
+from ..codecs.nano_train import SMALL
 from ..core import ParameterError, get_profile, read_json, spawn, write_json
 from ..data.audio import load_audio, resample
 from ..data.cases import Case, parse_cases
-from ..data.small_codecs import SMALL
 from ..lab.studies import Study, as_markdown, case_title, gather, state, state_case, write_tables
 from ..lab.figures import look, panels, reference, use_style
 from ..lab.players import read_row, write_row
