@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "audioengram"
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part.startswith(".") for part in p.parts))
 LIBRARY = [p for p in NOTEBOOKS if "discussions" not in p.parts and p.name != "index.ipynb"]
+APPS = sorted((ROOT / "nbs/apps").glob("*.ipynb"))      # opened and used; they export nothing
 DISCUSSIONS = sorted((ROOT / "nbs/discussions").glob("d*.ipynb"))
 PUBLISHED = [ROOT / p.path for p in result_pages(ROOT)]
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts and p.name != "_modidx.py")
@@ -95,7 +96,7 @@ def test_no_room_imports_in_circles():
 
 
 def test_one_notebook_one_module():
-    pages = [read_page(p, ROOT) for p in NOTEBOOKS if p.name != "index.ipynb"]
+    pages = [read_page(p, ROOT) for p in NOTEBOOKS if p.name != "index.ipynb" and p not in APPS]
     unnamed = [str(p.path) for p in pages if not p.module]
     assert not unnamed, f"no default_exp in {unnamed}"
     twice = [m for m, n in Counter(p.module for p in pages).items() if n > 1]
@@ -108,7 +109,7 @@ def test_one_notebook_one_module():
 
 
 def test_a_notebook_stands_where_its_module_does():
-    for page in (read_page(p, ROOT) for p in NOTEBOOKS if p.name != "index.ipynb"):
+    for page in (read_page(p, ROOT) for p in NOTEBOOKS if p.name != "index.ipynb" and p not in APPS):
         room, stem = (page.path.parts[1] if len(page.path.parts) > 2 else ""), page.path.stem
         name = stem if room == "discussions" else re.sub(r"^\d\d_", "", stem)
         want = {f"{room}.{name}".strip("."), *((f"{room}.__init__",) if name == room else ())}

@@ -43,7 +43,7 @@ def grouped(
 
 # %% ../../nbs/lab/23_home.ipynb #86acd0e8
 _TITLES = dict(data="Data", codecs="Codecs", heads="Heads", measure="Measures", dynamics="Dynamics", codes="Codes",
-               ember="Ember", lab="Lab")
+               ember="Ember", lab="Lab", apps="Try it")
 GLOSSARY = Path("nbs/lab/13_glossary.ipynb")
 
 # %% ../../nbs/lab/23_home.ipynb #f49f30f5
@@ -142,6 +142,7 @@ def notebook_map(
 CARDS = {   # page -> its figure for a card, the claim that is its number, and what the number is
     "d00": ("slices", "main.ratio_best|.2%", "of the step's variance is left by the best lookup"),
     "d01": ("ladder", "main.bits|.0f", "bits a second are dynamics"),
+    "d02": ("matrix", "main.strong", "of 22 measures tell at least 5 of 11 imitations from speech"),
     "d03": ("ladder", "main.gain_zdyn", "nats a frame are kept by a small learned state"),
     "d04": ("forced", "main.residual", "nats a frame from a memory of the model's own errors"),
     "d05": ("gap", "main.compounding", "nats are lost to compounding error, eight frames ahead"),
@@ -150,6 +151,8 @@ CARDS = {   # page -> its figure for a card, the claim that is its number, and w
     "d08": ("costs", "main.b75", "dB of mel distance for a step of three quarters its length"),
     "d09": ("tradeoff", "main.stoi_most", "STOI of the most faithful representation"),
     "d10": ("tightness", "main.tight", "mean cosine of a direction with its nearest archetype"),
+    "d11": ("seconds", "main.sequence|.2f", "area under the ROC of a network that tells it from speech; ½ is chance"),
+    "d12": ("blocks", "main.voice_slope", "of cosine a second: how fast the voice leaves the prompt's"),
     "d20": ("distances", "main.mel_many", "of log-mel distance to unheard files, after the most files"),
     "d21": ("gains", "main.gain_flops", "saved against a prior of equal cost"),
     "d30": ("conditions", "main.over_mel", "of accuracy: spikes against a log-mel embedding"),

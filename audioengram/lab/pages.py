@@ -22,7 +22,7 @@ class SiteError(AudioengramError): "The site cannot be built, or would be broken
 # in reading order
 ROOMS = (
     *("core", "errors", "stages", "devices", "processes"),
-    *("data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions"),
+    *("data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "apps"),
     *("cli_common", "cli", "cli_codes", "cli_generate", "cli_codec", "cli_latents", "cli_corpus", "cli_runs"),
     "cli_study",
 )

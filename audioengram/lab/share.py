@@ -121,6 +121,17 @@ def bibtex(
     body = ",\n".join(f"  {k} = {{{v}}}" for k, v in fields.items())
     return f"@misc{{audioengram_{result.name},\n{body}\n}}"
 
+# %% ../../nbs/lab/26_share.ipynb #3baa4046
+def _elsewhere(source: str, project: Project) -> list:
+    "Links that open a notebook where nothing is installed; Colab opens a discussion by the app that runs it."
+    owner = project.repo.removeprefix("https://github.com/")
+    if owner == project.repo or not source.startswith(("nbs/apps/", "nbs/discussions/")): return []
+    app = source if source.startswith("nbs/apps/") else "nbs/apps/50_run_page.ipynb"
+    return [
+        f'<a href="https://colab.research.google.com/github/{owner}/blob/{project.branch}/{app}">Run in Colab</a>',
+        f'<a href="https://mybinder.org/v2/gh/{owner}/{project.branch}?labpath={source}">Run in Binder</a>',
+    ]
+
 # %% ../../nbs/lab/26_share.ipynb #ca7caf39
 def foot(
     source: str,       # the notebook that is edited, relative to the project
@@ -134,6 +145,7 @@ def foot(
         f'<a href="{project.repo}/blob/{project.branch}/{source}">Source</a>',
         f'<a href="{project.repo}/edit/{project.branch}/{source}">Suggest a change</a>',
         f'<a href="{project.repo}">Repository</a>',
+        *_elsewhere(source, project),
     ]
     if result is None: return f'<div class="ae-foot"><p>{" · ".join(links)}</p></div>'
     made = (
