@@ -42,8 +42,9 @@ def grouped(
     return {group: ps for group, ps in found.items() if ps}
 
 # %% ../../nbs/lab/23_home.ipynb #86acd0e8
-_TITLES = dict(data="Data", codecs="Codecs", heads="Heads", measure="Measures", dynamics="Dynamics", codes="Codes",
-               ember="Ember", lab="Lab", apps="Try it")
+_TITLES = dict(core="Core", errors="Errors", stages="Stages", devices="Devices", processes="Processes", data="Data",
+               codecs="Codecs", heads="Heads", measure="Measures", dynamics="Dynamics", codes="Codes", ember="Ember",
+               lab="Lab", apps="Try it", cli="Command line")
 GLOSSARY = Path("nbs/lab/13_glossary.ipynb")
 
 # %% ../../nbs/lab/23_home.ipynb #f49f30f5
@@ -128,15 +129,19 @@ def _link(path: Path, page="nbs") -> str:
 
 def notebook_map(
     root=None,   # the project; the one around the working directory if None
-) -> str:        # Markdown table
-    "Every page of the library: where it is and what it is for."
+) -> str:        # Markdown
+    "Every page of the library: what it is for, folded by room."
     pages = library_pages(root or project_root())
-    rows = [
-        f"| {p.room if i == 0 or pages[i - 1].room != p.room else ''} | [{p.title}]({_link(p.path)}) | "
-        f"{p.lead.replace('|', chr(92) + '|')} |"
-        for i, p in enumerate(pages)
-    ]
-    return "\n".join(["| room | page | what it is for |", "|:--|:--|:------------|", *rows])
+    rooms = {}
+    for p in pages: rooms.setdefault(p.room.split("_")[0], []).append(p)
+    return "\n\n".join(_folded(room, pages) for room, pages in rooms.items())
+
+def _folded(room: str, pages: list) -> str:
+    "A room's pages as a table that opens."
+    rows = [f"| [{p.title}]({_link(p.path)}) | {p.lead.replace('|', chr(92) + '|')} |" for p in pages]
+    title = f"{_TITLES.get(room, room)}: {len(pages)} page{'s' * (len(pages) > 1)}"
+    table = "\n".join(["| page | what it is for |", "|:--|:------------|", *rows])
+    return f"<details>\n<summary>{title}</summary>\n\n{table}\n\n</details>"
 
 # %% ../../nbs/lab/23_home.ipynb #90a01f04
 CARDS = {   # page -> its figure for a card, the claim that is its number, and what the number is
