@@ -43,6 +43,7 @@ CASES = [
     Case("mimi", options=lambda: {"weights": "random"}, seconds=.33),
     Case("mimi-vae", options=lambda: {"weights": "random"}, seconds=.33),
     Case("encodec", options=lambda: {"weights": "random"}, seconds=.33),
+    Case("dac", options=lambda: {"weights": "random"}, seconds=.1),
     Case("lyra", options=lyra_options, bar=.95),
     Case("lyra+stack4+pca64", options=lyra_options, bar=.93),
 ]

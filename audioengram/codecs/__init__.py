@@ -51,6 +51,10 @@ CODECS = {
     "encodec": CodecEntry(
         "audioengram.codecs.encodec:Encodec", "Meta EnCodec before quantisation: 24 kHz, 75 Hz, 128-d", "mimi"
     ),
+    "dac": CodecEntry(
+        "audioengram.codecs.dac:Dac", "Descript's DAC before quantisation: 24 kHz, 75 Hz, 1,024-d", "mimi"
+    ),
+    "dac-44": CodecEntry("audioengram.codecs.dac:Dac44", "DAC at 44.1 kHz: 86 Hz, 1,024-d", "mimi"),
 }
 
 # %% ../../nbs/codecs/00_codecs.ipynb #1f457b60

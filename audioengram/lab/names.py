@@ -23,6 +23,8 @@ CODECS = {   # name for readers, frames a second
     "mimi-vae": ("Mimi's VAE", 12.5),
     "mimi": ("Mimi", 12.5),
     "encodec": ("EnCodec", 75.0),
+    "dac": ("DAC", 75.0),
+    "dac-44": ("DAC at 44.1 kHz", 86.1),
 }
 USUAL_RATE = 12.5                 # frames a second of most cases: said only for codecs that have another of their own
 USUAL = "lyra+stack4+pca128"      # the case of most studies: its dimensions go unsaid, those of its relatives do not
