@@ -36,8 +36,7 @@ CODECS = {
         "audioengram.codecs.nano:LinearNano", "a linear transform, fitted: 16 kHz, 12.5 Hz, 1 to 128-d; no download"
     ),
     "mel": CodecEntry(
-        "audioengram.codecs.mel:Mel",
-        "mel spectrum and Griffin-Lim: 16 kHz, 100 Hz, 80-d; the reference without learning",
+        "audioengram.codecs.mel:Mel", "mel spectrum and Griffin-Lim: 16 kHz, 100 Hz, 80-d; no learning"
     ),
     "mimi": CodecEntry(
         "audioengram.codecs.mimi:Mimi", "Kyutai Mimi before quantisation: 24 kHz, 12.5 Hz, 512-d", "mimi"
