@@ -105,7 +105,7 @@ def parse_name(
 ) -> tuple:     # ("lyra", (("stack", 4), ("pca", 128))); raises CodecError
     "Split a codec's name into the base and its views with their numbers."
     base, *views = name.split("+")
-    if base not in CODECS:
+    if base not in CODECS and not base.startswith("hub:"):
         raise CodecError(f"unknown codec {base!r}{did_you_mean(base, CODECS)}",
                          remedy=f"Choose one of {', '.join(k for k, e in CODECS.items() if not e.trained)}")
     return base, tuple(_parse_view(v) for v in views)
@@ -119,13 +119,18 @@ def _parse_view(text):
     return plain or kind, number and int(number)
 
 # %% ../../nbs/codecs/00_codecs.ipynb #90c5ab0c
+def _entry(base: str) -> CodecEntry:
+    "Where a base codec is defined."
+    if not base.startswith("hub:"): return CODECS[base]
+    return CodecEntry("audioengram.codecs.hub:hub_codec", "from the hub", given=(("repo", base[4:]),))
+
 def get_codec(
-    name: str,   # "nano", "mimi", "lyra+stack4+pca128", …
+    name: str,   # "nano", "mimi", "lyra+stack4+pca128", "hub:owner/name", …
     **options,   # passed to the base codec: dim, weights, device, …
 ):               # a LatentCodec; raises CodecError, ParameterError, MissingDependency
     "Build a codec, with its views, by name."
     base, views = parse_name(name)
-    entry = CODECS[base]
+    entry = _entry(base)
     make = functools.partial(_resolve(entry.target), **dict(entry.given))
     try: inspect.signature(make).bind(**options)
     except TypeError as e:
@@ -156,7 +161,7 @@ def find_codec(
     name: str,   # as for `get_codec`
 ):
     "Whether a codec is here: its name, its packages, its weights, without building it. Raises as building would."
-    target = _resolve(CODECS[parse_name(name)[0]].target)
+    target = _resolve(_entry(parse_name(name)[0]).target)
     if hasattr(target, "look_for"): target.look_for()      # one that is trained when it is asked for is always here
 
 # %% ../../nbs/codecs/00_codecs.ipynb #1a039fd0

@@ -28,7 +28,7 @@ class Case:
     codec: str    # "nano", "lyra+stack4+pca128"
 
     @property
-    def slug(self) -> str: return f"{self.corpus}-{self.codec}"   # in tables and claim ids
+    def slug(self) -> str: return re.sub(r"[:/@]", "-", f"{self.corpus}-{self.codec}")   # in tables and claim ids
     @property
     def title(self) -> str: return f"{self.corpus} × {self.codec}"
     @property
@@ -41,7 +41,7 @@ def parse_cases(
 ) -> list:           # of Case; raises ParameterError
     "Which cases are asked for."
     if corpus or codec: return [Case(corpus or "debian-speech", codec or "nano")]
-    found = [re.fullmatch(r"\s*([\w-]+):([\w+-]+)\s*", c) for c in cases.split(";") if c.strip()]
+    found = [re.fullmatch(r"\s*([\w-]+):((?:hub:)?[\w+/.@-]+)\s*", c) for c in cases.split(";") if c.strip()]
     if not found or None in found:
         raise ParameterError(f"cases={cases!r} cannot be read", remedy='Write "corpus:codec; corpus:codec"')
     return [Case(*m.groups()) for m in found]
