@@ -42,11 +42,11 @@ def test_published_gap_follows_from_its_rows():
 
 
 def test_every_model_is_scored_on_the_same_frames():
-    for name, key in ((d05.NAME, "method"), (d06.NAME, "method")):
+    for name, by, zero in ((d05.NAME, ["method"], "base"), (d06.NAME, ["seed", "method"], "null")):
         for _, _, t in cases(name):
-            count = t["results"].groupby([key, "step"]).segments.sum().unstack()
+            count = t["results"].groupby([*by, "step"]).segments.sum().unstack()
             assert (count.nunique() == 1).all()
-            base = t["results"].groupby([key, "step"]).base.sum().unstack()
+            base = t["results"].groupby([*by, "step"])[zero].sum().unstack()
             assert np.allclose(base, base.iloc[0], rtol=1e-3)
 
 
@@ -61,9 +61,29 @@ def test_memory_controls_cost_what_they_should():
 
 def test_plans_of_rollout_training():
     plans = d06.plans()
-    assert {p.steps for n, p in plans.items() if n.startswith("particles, K")} == {4, 8, 16, 32}
+    assert {p.steps for n, p in plans.items() if n.startswith("particles, K")} == {p.steps for n, p in plans.items() if n.startswith("mean, K")} == {4, 8, 16}
     assert all(p.mode == "mean" and p.particles == 1 and p.truth_rate > 0 for n, p in plans.items() if n.startswith("mean"))
-    assert plans["energy alone"].teacher == 0 and plans["particles, λ = 0.1"].particle == .1 and plans[d06.ONE].steps == 1
+    assert plans["particles, λ = 0.1"].particle == .1 and plans["mean, λ = 10"].rollout == 10 and plans[d06.ONE].steps == 1
+    assert set(d06.recipe("full")["lengths"]) > set(d06.recipe("quick")["lengths"])
+
+
+def test_the_control_of_rollout_training_trains_as_long():
+    "It takes every update that any method takes, in every seed, and the published answer follows from the rows."
+    for result, case, t in cases(d06.NAME):
+        trained = t["training"].pivot(index="seed", columns="method", values="updates")
+        assert (trained[d06.ONE] == trained.max(axis=1)).all() and trained[d06.ONE].min() >= 2000 and len(trained) == 3
+        claim = lambda id, result=result, case=case: result.claims[f"{case}.{id}"]["value"]
+        best, step = d06.particles_of(claim("K")), claim("step")
+        values = d06.differences(t["results"], best, step, "R", d06.ONE)
+        assert values.shape[0] == 3 and claim("beyond") == pytest.approx(values.mean(), abs=1e-3)
+        assert claim("verdict_short") == d06.verdict(values, d06.from_many(t["limit"], best))
+
+
+def test_the_rule_of_rollout_training():
+    "A clear gain is a yes, a loss a no; one speaker, one seed or the number of particles turns either into not known."
+    gain = 1 + .1 * np.arange(30.).reshape(3, 10)
+    assert d06.verdict(gain).startswith("yes") and d06.verdict(-gain).startswith("no:")
+    assert d06.verdict(gain, -gain[0]).startswith("not known") and d06.verdict(gain * [[1], [1], [-.01]]).startswith("not known")
 
 
 @pytest.fixture(scope="module")
