@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'START', 'ONE', 'POLAR', 'COUNTS', 'CODE', 'ROLL_CODE', 'SAID', 'STUDY', 'plans', 'particles_of',
-           'recipe', 'fit', 'train_by', 'measure_store', 'at_step', 'score', 'norms_of', 'limits', 'explosion',
-           'roll_out_of_sight', 'typical_ratio', 'differences', 'change', 'over_null', 'method_table', 'verdict',
-           'from_many', 'claims_of', 'draw_methods', 'draw_pareto', 'draw_norms', 'draw_explosion', 'listen', 'tell',
-           'run', 'methods_table', 'verdict_table']
+           'plans_of', 'recipe', 'fit', 'train_by', 'measure_store', 'at_step', 'score', 'norms_of', 'limits',
+           'explosion', 'roll_out_of_sight', 'typical_ratio', 'differences', 'change', 'over_null', 'method_table',
+           'verdict', 'from_many', 'claims_of', 'draw_methods', 'draw_pareto', 'draw_norms', 'draw_explosion', 'listen',
+           'tell', 'run', 'methods_table', 'verdict_table']
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #1f9ccf0a
 import copy
@@ -66,7 +66,7 @@ from ..stages import measures
 NAME = "d06_rollout_training"
 CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128"
 START, ONE, POLAR = "start", "one step", "vMF × log-normal of the step"
-COUNTS = (16, 64, 256)   # particles of the check that a gain is not the Monte-Carlo error of few of them
+COUNTS = (16, 64, 128)   # particles of the check that a gain is not the Monte-Carlo error of few of them
 # what trained models depend on
 CODE = functools.partial(
     code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
@@ -74,30 +74,39 @@ CODE = functools.partial(
 ROLL_CODE = functools.partial(code_fingerprint, "audioengram.dynamics.rollout:train_rollout")
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #678591fe
-def plans(lengths=(4, 8, 16), M: int = 4) -> dict:   # name -> Unroll
-    "Every way of training: both objectives by length K of the rollout, and by their weight λ at the shortest."
+def plans(
+    lengths=(4, 8, 16, 32),   # K; the first is the one that is asked about
+    M: int = 4,               # particles of a sampled rollout
+    weights=(.1, 10.),        # λ beside 1, at the first length
+    more=True,                # also scheduled sampling and the energy score
+) -> dict:                    # name -> Unroll
+    "Every way of training: both objectives by length K and by weight λ."
     mean = functools.partial(Unroll, mode="mean", particles=1, truth_rate=.5)
     sampled = functools.partial(Unroll, mode="sample", particles=M)
-    out = {ONE: sampled(steps=1, particles=1)}
-    out |= {f"mean, K = {k}": mean(steps=k, rollout=1., state=1.) for k in lengths}
-    out |= {particles_of(k): sampled(steps=k, particle=1., truncate=16 if k > 16 else None) for k in lengths}
-    for weight in (.1, 10.):
-        out[f"mean, λ = {weight:g}"] = mean(steps=lengths[0], rollout=weight, state=weight)
-        out[f"particles, λ = {weight:g}"] = sampled(steps=lengths[0], particle=weight)
-    return out | {
-        "scheduled sampling": sampled(steps=lengths[1], particles=1, rollout=1., truth_rate=1.),
-        "energy": sampled(steps=lengths[1], energy=1.),
-    }
+    K, out = lengths[0], {ONE: sampled(steps=1, particles=1)}
+    for k in lengths:
+        out[f"mean, K = {k}"] = mean(steps=k, rollout=1., state=1.)
+        out[particles_of(k)] = sampled(steps=k, particle=1., truncate=16 if k > 16 else None)
+    for weight in weights:
+        out[f"mean, λ = {weight:g}"] = mean(steps=K, rollout=weight, state=weight)
+        out[f"particles, λ = {weight:g}"] = sampled(steps=K, particle=weight)
+    if not more: return out
+    scheduled = sampled(steps=K, particles=1, rollout=1., truth_rate=1.)
+    return out | {"scheduled sampling": scheduled, "energy": sampled(steps=K, energy=1.)}
 
 def particles_of(K: int) -> str:
-    "Name of the particle score at a length; that of the second length is the one that is asked about."
+    "Name of the particle score at a length."
     return f"particles, K = {K}"
+
+def plans_of(how: dict) -> dict:
+    "The plans of a profile."
+    return plans(how["lengths"], how["together"], how["weights"], how["more"])
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #a40c71b1
 def recipe(
     profile,                          # run profile
-    lags=(1, 2, 4, 8, 16),            # steps that are scored
-    particles: int = 64,              # M of the evaluation
+    lags=(1, 2, 4, 8),                # steps that are scored
+    particles: int = 32,              # M of the evaluation
     length: int = 8,                  # context frames W
     components: int = 8,              # K of every mixture
     eval_fraction: float = .2,        # share of speakers held out
@@ -114,8 +123,11 @@ def recipe(
         components=p.pick(2, int(components), int(components)),
         seed=int(seed),
         seeds=[int(seed) + i for i in range(p.pick(2, 3, 3))],
-        lengths=p.pick([2, 4], [4, 8, 16], [4, 8, 16, 32]),
+        lengths=p.pick([2, 4], [4, 8], [4, 8, 16, 32]),
+        weights=p.pick([10.], [], [.1, 10.]),
+        more=p.pick(True, False, True),
         together=p.pick(2, 4, 16),
+        far=p.pick(4, 16, 16),
         eval_fraction=p.pick(0.25, eval_fraction, eval_fraction),
         max_seconds=p.pick(300.0, p.max_seconds, None),
         encoder="state",
@@ -125,10 +137,9 @@ def recipe(
         epochs=p.pick(2, 5, 40),
         epoch_frames=p.pick(None, 25_000, None),
         segments=p.pick(16, 256, 1024),
-        batch=p.pick(8, 16, 128),
+        batch=p.pick(8, 8, 128),
         rounds=p.pick(1, 10, 20),
         round_steps=p.pick(2, 200, 500),
-        patience=4,
         valid=p.pick(16, 128, 1024),
         limit=p.pick(8, 64, 256),
         clips=p.pick(8, 64, 400),
@@ -147,8 +158,8 @@ def fit(
     "The start and a copy of it trained by every plan, or, from a further seed, by the two that are compared."
     direct = direct_models(store, split, how | dict(seed=seed), CODE(), [1])
     models, rows = {START: direct[1]}, []
-    for name, plan in plans(how["lengths"], how["together"]).items():
-        if seed != how["seed"] and name not in (ONE, particles_of(how["lengths"][1])): continue
+    for name, plan in plans_of(how).items():
+        if seed != how["seed"] and name not in (ONE, particles_of(how["lengths"][0])): continue
         models[name], history = train_by(direct[1], name, plan, store, split, how, seed)
         best = history.loc[history.valid.idxmin()]
         said = dict(updates=int(history.epoch.max()) * how["round_steps"], kept=int(best.epoch) * how["round_steps"])
@@ -156,16 +167,15 @@ def fit(
     return models, direct[0], pd.DataFrame(rows)
 
 def train_by(start, name, plan, store, split, how, seed) -> tuple:   # model, its history
-    "One plan from the start. The control reads as many frames an update as a rollout scores, and is never stopped."
-    model, control = copy.deepcopy(start), plan.steps == 1
+    """One plan from the start, every update of it, whose best look at validation speakers is kept. The control reads as
+    many frames an update as a rollout scores."""
+    model, batch = copy.deepcopy(start), how["batch"] * (how["lengths"][0] if plan.steps == 1 else 1)
     train, valid = rollout_sets(store, split, how["length"], plan.steps, how["valid"], how["seed"])
-    batch = how["batch"] * (how["lengths"][1] if control else 1)
     data = [store.fingerprint, sorted(split.train_utterances)]
     said = [CODE(), ROLL_CODE(), model.fingerprint, how, name, seed]
-    options = dict(patience=how["rounds"] if control else how["patience"], batch_size=batch, seed=seed)
+    size = dict(epochs=how["rounds"], epoch_frames=batch * how["round_steps"], batch_size=batch)
     folder = cache_dir("models") / fingerprint(*data, *said, length=24)
-    size = dict(epochs=how["rounds"], epoch_frames=batch * how["round_steps"])
-    return model, train_rollout(model, train, valid, plan, folder=folder, **size, **options)
+    return model, train_rollout(model, train, valid, plan, patience=how["rounds"], folder=folder, seed=seed, **size)
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #f16bf8d2
 @measures("rollout training", 2)   # 2: equal schedules, three seeds, over the marginal null, per speaker
@@ -185,7 +195,7 @@ def measure_store(
     sums = pd.concat(parts, ignore_index=True)
     shown = sums.step.isin([1, at_step(how), how["steps"]])
     gap = sums.loc[shown, ["speaker", "step", "segments", "A", "R", "R_mean", "null", "method", "seed"]].round(2)
-    asked = {k: first[k] for k in (ONE, particles_of(how["lengths"][1]))}
+    asked = {k: first[k] for k in (ONE, particles_of(how["lengths"][0]))}
     return dict(
         gap=gap.reset_index(drop=True),
         norms=norms_of(sums[sums.seed == how["seed"]]),
@@ -197,8 +207,8 @@ def measure_store(
     )
 
 def at_step(how: dict) -> int:
-    "The step that is asked about."
-    return 8 if 8 in how["lags"] else how["steps"]
+    "The step that is asked about: the last that the shortest rollouts were trained on."
+    return how["lengths"][0]
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #51b616eb
 def score(model, null, store, split, how: dict, floor: float) -> pd.DataFrame:   # sums: speaker, step, …
@@ -222,13 +232,13 @@ def norms_of(sums: pd.DataFrame) -> pd.DataFrame:   # method, step, measure, val
     ]
     return pd.DataFrame(estimates)
 
-# %% ../../nbs/discussions/d06_rollout_training.ipynb #29d3e30f
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #6de48886
 def limits(models: dict, null, store, split, how: dict, floor: float) -> pd.DataFrame:
     "NLL of particles at the step asked about, by their number: more of them must not turn the comparison."
-    step, counts = at_step(how), [min(c, 4 * how["particles"]) for c in COUNTS]
+    step, counts = at_step(how), {min(c, 4 * how["particles"]) for c in COUNTS}
     lags, parts = {0: null, step: null}, []
     for name, m in models.items():
-        rows = measure_limit(m, lags, store, split, how, floor, sorted(set(counts)), how["limit"])
+        rows = measure_limit(m, lags, store, split, how, floor, sorted(counts), how["limit"])
         parts.append(rows[["speaker", "particles", "segments", "R"]].assign(method=name))
     return pd.concat(parts, ignore_index=True).round(2)
 
@@ -236,7 +246,7 @@ def limits(models: dict, null, store, split, how: dict, floor: float) -> pd.Data
 def explosion(store, split, how, floor) -> pd.DataFrame:   # model, mode, step, value, lo, hi, n, lost
     """Heads rolled out by mean, median and sample: own to true step lengths (silence left out) of the typical
     trajectory, and the share of trajectories that left the data for good."""
-    sets = split_windows(store, split, how["length"], 1)
+    sets, how = split_windows(store, split, how["length"], 1), how | dict(steps=how["far"])
     polar = dict(head="direction", target="step", normalise="global", still=1e-3, components=1, story="features")
     heads = {
         "Gaussian of the state": dict(head="mixture", components=1),
@@ -363,7 +373,7 @@ def from_many(limit: pd.DataFrame, method: str, first=ONE) -> np.ndarray:   # [s
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
     step, gap, K = at_step(how), tables["gap"], how["lengths"]
-    best, reference = particles_of(K[1]), f"mean, K = {K[-1]}"
+    best, reference = particles_of(K[0]), f"mean, K = {K[-1]}"
     values, many = differences(gap, best, step, "R", ONE), from_many(tables["limit"], best)
     trained = tables["training"].set_index(["method", "seed"])
     R = lambda method: change(gap, method, step, "R")
@@ -372,15 +382,13 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
         dict(
             case=about["title"],
             verdict_short=verdict(values, many),
-            K=K[1],
-            K_short=K[0],
+            K=K[0],
             K_long=K[-1],
             step=step,
             last=how["steps"],
             seeds=len(how["seeds"]),
             updates=how["rounds"] * how["round_steps"],
             one_kept=int(trained.kept[ONE].max()),
-            best_updates=int(trained.updates[best].min()),
             best_kept=int(trained.kept[best].max()),
             speakers_held=int(pick(gap, method=START, step=1).speaker.nunique()),
             beyond=crossed(values),
@@ -398,14 +406,12 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
             reference_A=A(reference),
             reference_beyond=change(gap, reference, step, "R", ONE),
             reference_mean=change(gap, reference, step, "R_mean"),
-            energy_R=R("energy"),
-            scheduled_R=R("scheduled sampling"),
+            best_R_last=change(gap, best, how["steps"], "R"),
+            beyond_last=change(gap, best, how["steps"], "R", ONE),
+            short_R=R(f"mean, K = {K[0]}"),
+            long_R=R(particles_of(K[-1])),
+            long_beyond=change(gap, particles_of(K[-1]), step, "R", ONE),
         )
-        | {
-            f"{kind}_{word}_R": R(f"{kind}, {value}")
-            for kind in ("mean", "particles")
-            for word, value in dict(light="λ = 0.1", heavy="λ = 10", short=f"K = {K[0]}", long=f"K = {K[-1]}").items()
-        }
         | _claims_of_runs(tables, how, best, reference)
     )
 
@@ -414,8 +420,9 @@ def _claims_of_runs(tables: dict, how: dict, best: str, reference: str) -> dict:
     norms, stable = tables["norms"].set_index(["method", "step", "measure"]), tables["stability"]
     norm = lambda method, measure, step=at_step(how): estimate_of(norms.loc[(method, step, measure)])
     free = lambda method: float(pick(tables["free"], name=method, measure="frechet").ratio.iloc[0])
-    far = lambda model, mode: estimate_of(pick(tables["explosion"], model=model, mode=mode, step=how["steps"]).iloc[0])
+    far = lambda model, mode: estimate_of(pick(tables["explosion"], model=model, mode=mode, step=how["far"]).iloc[0])
     return dict(
+        far=how["far"],
         start_step=norm(START, "mean"),
         reference_step=norm(reference, "mean"),
         start_sample=norm(START, "samples"),
@@ -536,7 +543,7 @@ def listen(run, case, how, tables, opened, first):
     K = how["lengths"]
     say = {"truth": (z, f"{uid}, held-out speaker, through {case.codec}")}
     for method in (
-        (START, f"mean, K = {K[-1]}", particles_of(K[1])) if first else (START, particles_of(K[1]))
+        (START, f"mean, K = {K[-1]}", particles_of(K[0])) if first else (START, particles_of(K[0]))
     ):
         m, slug = models[method], method.replace(", ", "_").replace(" = ", "").replace(" ", "_")
         say[f"{slug}_forced"] = (
@@ -570,14 +577,14 @@ def tell(
     add_rows(run, found, methods, "methods")
     table = by_title(found, methods)
     for mode in ("mean", "median", "sample"):
-        lost = lambda t, mode=mode: float(pick(t["explosion"], model=POLAR, mode=mode, step=how["steps"]).lost.iloc[0])
+        lost = lambda t, mode=mode: float(pick(t["explosion"], model=POLAR, mode=mode, step=how["far"]).lost.iloc[0])
         run.claim(f"main.gone_{mode}", "; ".join(f"{lost(t):.1%} on {case_title(a)}" for t, a in found), exact="word")
     alt = "Change of teacher forcing and of particles from the start by training method"
     run.figure("methods", draw_methods(table, step), alt)
     alt = "What particles gain against what teacher forcing pays, by training method"
     run.figure("pareto", draw_pareto(table), alt)
     K = how["lengths"]
-    names = [START, ONE, f"mean, K = {K[-1]}", particles_of(K[1]), "energy"]
+    names = [START, ONE, f"mean, K = {K[-1]}", particles_of(K[0]), particles_of(K[-1])]
     alt = "Step norms of mean and sampled rollouts and spread of the particles by step and training method"
     run.figure("norms", draw_norms(shown["norms"], names), alt)
     alt = "Step norm by step when mean, median or samples of three heads are rolled out"
@@ -599,8 +606,8 @@ def run(
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
     corpus=None, codec=None,      # one case instead
     corpus_root=None,             # where that corpus lies
-    lags=(1, 2, 4, 8, 16),        # steps that are scored
-    particles: int = 64,          # rollouts of each context in the evaluation
+    lags=(1, 2, 4, 8),            # steps that are scored
+    particles: int = 32,          # rollouts of each context in the evaluation
     length: int = 8,              # context frames
     components: int = 8,          # of every mixture
     eval_fraction: float = .2,    # share of speakers held out
@@ -671,7 +678,7 @@ def verdict_table(result) -> str:
             reference_mean="… mean rollout's score",
             start_step="step norm of the mean rollout, start",
             reference_step="… after training on mean rollouts",
-            energy_R="change by the energy score",
+            long_R="change by the particle score, longest rollouts",
             start_frechet="free runs, Fréchet over floor: start",
             one_frechet="… one-step control",
             best_frechet="… particle score",
