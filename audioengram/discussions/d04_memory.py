@@ -125,16 +125,17 @@ def recipe(
 # %% ../../nbs/discussions/d04_memory.ipynb #521fc1d6
 def fit(
     store, split, how: dict,
-    seed: int,             # of weights, batches and k-means
+    seed: int,             # of weights and batches, and of k-means where no keys are given
     only=("residual-add",),  # forms beside the memories and the network; all if None
     controls=True,         # also the wider networks
+    keys=None,             # of the memories, as another seed has them
 ) -> dict:                 # name -> model
     "Predictors of the step, all after two equal schedules: a residual memory's second is the one with its memory."
     sets, train = split_windows(store, split, how["length"], 1), trainer(store, split, how, seed)
     options = {k: how[k] for k in ("encoder", "hidden", "layers", "dropout")} | dict(seed=spawn(seed, "weights"))
     size = (store.dim, how["length"], how["clusters"], how["neighbours"])
     data = (sets["train"], sets["valid"])
-    forms = fit_forms(*data, *size, model=options, fit=train, only=only, seed=seed)
+    forms = fit_forms(*data, *size, model=options, fit=train, only=only, seed=seed, keys=keys)
     out = {FORMS[name]: m for name, m in forms.items()}
     out[FIRST] = out["param"]
     wide = lambda hidden: MemoryPredictor(*size[:2], "param", **options | dict(hidden=hidden))
@@ -198,7 +199,7 @@ def measure_store(
     judge = lambda m: _scores(m, sets["test"], floor, how["seed"])
     scores = [judge(m).assign(model=name, seed=how["seed"]) for name, m in models.items()]
     for seed in how["seeds"][1:]:
-        again = fit(store, split, how, seed)
+        again = fit(store, split, how, seed, keys=models["memory, hard"].memory.keys)
         scores += [judge(again[name]).assign(model=name, seed=seed) for name in COMPARED]
     alone = {name: m for name, m in models.items() if name not in (EVERY, EVERY_RESIDUAL, FIRST)}
     rolled = {name: roll(m, store, split, how, models[MARGINAL], floor) for name, m in alone.items()}

@@ -307,11 +307,13 @@ def fit_forms(
     # if None
     only=None,  # names of what is wanted beside the memories and "param"; all if None
     seed: int = 0,  # of k-means and of the frames that fill the memories
+    keys=None,  # of the memories, as an earlier fit has them; k-means if None
     **options,  # of `predictor.train`
 ) -> dict:  # name -> fitted model: memory-hard, memory-soft, param, hybrid, residual-add, residual-gated
     "Fit every form on the same windows, all memories with the same keys."
     def plain(model, start): train(model, windows, valid, units=start is None, **options); return model
-    fit, filled, wanted = fit or plain, {}, lambda name: only is None or name in only
+    fit, filled = fit or plain, {} if keys is None else dict(keys=keys)
+    wanted = lambda name: only is None or name in only
     def fill(m, held=valid, source=windows):
         if source is windows:
             m.remember(source, held, centres=filled.get("keys"), seed=seed)
