@@ -6,8 +6,8 @@
 __all__ = ['NAME', 'CASES', 'START', 'ONE', 'POLAR', 'COUNTS', 'CODE', 'ROLL_CODE', 'SAID', 'STUDY', 'plans', 'particles_of',
            'plans_of', 'recipe', 'fit', 'train_by', 'measure_store', 'at_step', 'score', 'norms_of', 'limits',
            'explosion', 'roll_out_of_sight', 'typical_ratio', 'differences', 'change', 'over_null', 'method_table',
-           'verdict', 'from_many', 'claims_of', 'draw_methods', 'draw_pareto', 'draw_norms', 'draw_explosion', 'listen',
-           'tell', 'run', 'methods_table', 'verdict_table']
+           'verdict', 'from_many', 'control_said', 'claims_of', 'draw_methods', 'draw_pareto', 'draw_norms',
+           'draw_explosion', 'listen', 'tell', 'run', 'methods_table', 'verdict_table']
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #1f9ccf0a
 import copy
@@ -369,6 +369,11 @@ def from_many(limit: pd.DataFrame, method: str, first=ONE) -> np.ndarray:   # [s
     nll = (rows.R / rows.segments).groupby([rows.method, rows.speaker]).sum().unstack()
     return (nll.loc[first] - nll.loc[method]).dropna().to_numpy()
 
+def control_said(kept) -> str:   # updates whose weights the control kept, one a seed
+    "What more one-step training found."
+    if not max(kept): return "in every seed those it started with, so one-step training had converged before"
+    return "those of " + ", ".join(f"{k:,}" for k in kept) + f" updates in its {len(kept)} seeds"
+
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #c6eb4d6b
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
@@ -388,7 +393,7 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
             last=how["steps"],
             seeds=len(how["seeds"]),
             updates=how["rounds"] * how["round_steps"],
-            one_kept=int(trained.kept[ONE].max()),
+            control_said=control_said(trained.kept[ONE]),
             best_kept=int(trained.kept[best].max()),
             speakers_held=int(pick(gap, method=START, step=1).speaker.nunique()),
             beyond=crossed(values),
