@@ -2,6 +2,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from audioengram.core import read_json
@@ -97,14 +98,18 @@ def test_the_control_of_rollout_training_trains_as_long():
         best, step = d06.particles_of(claim("K")), claim("step")
         values = d06.differences(t["results"], best, step, "R", d06.ONE)
         assert values.shape[0] == 3 and claim("beyond") == pytest.approx(values.mean(), abs=1e-3)
-        assert claim("verdict_short") == d06.verdict(values, d06.from_many(t["limit"], best))
+        counted = d06.by_count(t["limit"], best)
+        assert claim("verdict_short") == d06.verdict(values, counted.iloc[:, -1]) and claim("beyond_many") == pytest.approx(counted.iloc[:, -1].mean(), abs=1e-3)
 
 
 def test_the_rule_of_rollout_training():
     "A clear gain is a yes, a loss a no; one speaker, one seed or the number of particles turns either into not known."
     gain = 1 + .1 * np.arange(30.).reshape(3, 10)
     assert d06.verdict(gain).startswith("yes") and d06.verdict(-gain).startswith("no:")
-    assert d06.verdict(gain, -gain[0]).startswith("not known") and d06.verdict(gain * [[1], [1], [-.01]]).startswith("not known")
+    assert d06.verdict(gain, gain[0]).startswith("yes") and all(d06.verdict(gain, x) == d06.SAID["few"] for x in (-gain[0], gain[0] - gain[0].mean()))
+    ahead = pd.DataFrame({16: [1.5, 3.], 64: [.6, 1.2], 128: [.45, .9]}, index=["a", "b"])               # .3 + 19.2 / M, and twice that
+    assert d06.in_the_limit(ahead) == pytest.approx([.3, .6])
+    assert d06.verdict(gain * [[1], [1], [-.01]]).startswith("not known")
 
 
 @pytest.fixture(scope="module")

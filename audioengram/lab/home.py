@@ -145,7 +145,7 @@ CARDS = {   # page -> its figure for a card, the claim that is its number, and w
     "d03": ("ladder", "main.gain_zdyn", "nats a frame are kept by a small learned state"),
     "d04": ("forced", "main.over_flops", "nats a frame: a memory of its own errors over as much width"),
     "d05": ("gap", "main.compounding", "nats are lost to compounding error, eight frames ahead"),
-    "d06": ("methods", "main.beyond", "nats from training on rollouts over as much one-step training"),
+    "d06": ("methods", "main.beyond_many", "nats from training on rollouts over as much one-step training"),
     "d07": ("heads", "main.elliptic_ahead", "nats a frame ahead of a mixture network"),
     "d08": ("costs", "main.b75", "dB of mel distance for a step of three quarters its length"),
     "d09": ("tradeoff", "main.stoi_most", "STOI of the most faithful representation"),

@@ -31,7 +31,7 @@ class Rule:
     def id(self) -> str: return f"{self.page.split('_')[0]}.{self.claim}"
     def said(self, answer: str) -> str: return {YES: self.above, NO: self.below, UNKNOWN: UNKNOWN}[answer]
 
-# %% ../../nbs/lab/46_verdicts.ipynb #947f71ce
+# %% ../../nbs/lab/46_verdicts.ipynb #7db1c856
 _YES, _NO = "yes", "no"
 
 RULES = (
@@ -44,7 +44,7 @@ RULES = (
     Rule("d04_memory", "over_numbers", "Does it beat width of equal size?", _YES, _NO),
     Rule("d05_gap", "ceiling_many", "Is anything known eight frames ahead, over the marginal?", _YES, _NO),
     Rule("d05_gap", "lost_limit", "Do sampled rollouts lose any of it, in the limit of particles?", _YES, _NO),
-    Rule("d06_rollout_training", "beyond", "Does rollout training beat as much one-step training?", _YES, _NO),
+    Rule("d06_rollout_training", "beyond_many", "Does rollout training beat as much one-step training?", _YES, _NO),
     Rule("d07_factorization", "direction", "Does the past tell a step's direction, over the marginal?", _YES, _NO),
     Rule("d07_factorization", "length", "Does it tell its length?", _YES, _NO),
     Rule("d08_listening", "c_over_a", "Does a wrong direction cost more than no step?", _YES, _NO),
@@ -53,7 +53,7 @@ RULES = (
     Rule("d11_generation", "nats_over_one", "Does ten seconds of context beat one frame?", _YES, _NO),
     Rule("d11_generation", "sequence", "Can a network tell its speech from real speech?", _YES, _NO, .5),
     Rule("d12_drift", "norm_slope", "Do free runs drift in scale?", _YES, _NO),
-    Rule("d12_drift", "voice_slope", "Does the voice stay what it was?", _NO, _NO),
+    Rule("d12_drift", "voice_slope", "Does the voice drift away from its speaker?", _NO, _YES),
     Rule("d20_small_data_codes", "gain_reference_few", "Do few files beat the reference quantizer?", _YES, _NO),
     Rule("d20_small_data_codes", "gain_reference_many", "Do many?", _YES, _NO),
     Rule("d20_small_data_codes", "bits_saved", "Does a prior over codes beat a bigram?", _YES, _NO),
