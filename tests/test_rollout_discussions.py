@@ -2,6 +2,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from audioengram.core import read_json
@@ -42,11 +43,11 @@ def test_published_gap_follows_from_its_rows():
 
 
 def test_every_model_is_scored_on_the_same_frames():
-    for name, key in ((d05.NAME, "method"), (d06.NAME, "method")):
+    for name, by, zero in ((d05.NAME, ["method"], "base"), (d06.NAME, ["seed", "method"], "null")):
         for _, _, t in cases(name):
-            count = t["results"].groupby([key, "step"]).segments.sum().unstack()
+            count = t["results"].groupby([*by, "step"]).segments.sum().unstack()
             assert (count.nunique() == 1).all()
-            base = t["results"].groupby([key, "step"]).base.sum().unstack()
+            base = t["results"].groupby([*by, "step"])[zero].sum().unstack()
             assert np.allclose(base, base.iloc[0], rtol=1e-3)
 
 
@@ -59,11 +60,56 @@ def test_memory_controls_cost_what_they_should():
         assert set(t["rolled"]["mode"]) == {"sample", "mean"}
 
 
+def test_published_memory_follows_from_its_rows():
+    "Compared models come from three seeds and the same frames; the answer is the rule's."
+    for result, case, t in cases(d04.NAME):
+        rows = t["results"]
+        assert (rows[rows.model.isin(d04.COMPARED)].groupby("model").seed.nunique() == 3).all()
+        assert (rows.groupby(["model", "seed"]).above.sum().nunique()) == 1
+        claim = lambda id, result=result, case=case: result.claims[f"{case}.{id}"]["value"]
+        both = [d04.differences(rows, d04.RESIDUAL, c) for c in (d04.FLOPS, d04.NUMBERS)]
+        assert claim("over_flops") == pytest.approx(both[0].mean(), abs=1e-3) and claim("verdict_short") == d04.verdict(*both)
+        assert t["mixed"].weight.between(0, 1).all()
+
+
+def test_the_rule_of_memory():
+    "It must beat both controls, and one that beats it is enough for a no."
+    gain = 1 + .1 * np.arange(30.).reshape(3, 10)
+    none = np.tile([1., -1], (3, 5))
+    assert d04.verdict(gain, gain).startswith("yes") and d04.verdict(gain, -gain).startswith("no:")
+    assert d04.verdict(gain, none).startswith("not known") and d04.verdict(none, none).startswith("not known")
+
+
 def test_plans_of_rollout_training():
     plans = d06.plans()
-    assert {p.steps for n, p in plans.items() if n.startswith("particles, K")} == {4, 8, 16, 32}
+    steps = lambda kind: {p.steps for n, p in plans.items() if n.startswith(kind)}
+    assert steps("particles, K") == steps("mean, K") == {4, 8, 16, 32}
     assert all(p.mode == "mean" and p.particles == 1 and p.truth_rate > 0 for n, p in plans.items() if n.startswith("mean"))
-    assert plans["energy alone"].teacher == 0 and plans["particles, λ = 0.1"].particle == .1 and plans[d06.ONE].steps == 1
+    assert plans["particles, λ = 0.1"].particle == .1 and plans["mean, λ = 10"].rollout == 10 and plans[d06.ONE].steps == 1
+    assert set(d06.plans_of(d06.recipe("full"))) == set(plans) > set(d06.plans_of(d06.recipe("quick")))
+
+
+def test_the_control_of_rollout_training_trains_as_long():
+    "It takes every update that any method takes, in every seed, and the published answer follows from the rows."
+    for result, case, t in cases(d06.NAME):
+        trained = t["training"].pivot(index="seed", columns="method", values="updates")
+        assert trained.stack().nunique() == 1 and trained[d06.ONE].min() >= 2000 and len(trained) == 3
+        claim = lambda id, result=result, case=case: result.claims[f"{case}.{id}"]["value"]
+        best, step = d06.particles_of(claim("K")), claim("step")
+        values = d06.differences(t["results"], best, step, "R", d06.ONE)
+        assert values.shape[0] == 3 and claim("beyond") == pytest.approx(values.mean(), abs=1e-3)
+        counted = d06.by_count(t["limit"], best)
+        assert claim("verdict_short") == d06.verdict(values, counted.iloc[:, -1]) and claim("beyond_many") == pytest.approx(counted.iloc[:, -1].mean(), abs=1e-3)
+
+
+def test_the_rule_of_rollout_training():
+    "A clear gain is a yes, a loss a no; one speaker, one seed or the number of particles turns either into not known."
+    gain = 1 + .1 * np.arange(30.).reshape(3, 10)
+    assert d06.verdict(gain).startswith("yes") and d06.verdict(-gain).startswith("no:")
+    assert d06.verdict(gain, gain[0]).startswith("yes") and all(d06.verdict(gain, x) == d06.SAID["few"] for x in (-gain[0], gain[0] - gain[0].mean()))
+    ahead = pd.DataFrame({16: [1.5, 3.], 64: [.6, 1.2], 128: [.45, .9]}, index=["a", "b"])               # .3 + 19.2 / M, and twice that
+    assert d06.in_the_limit(ahead) == pytest.approx([.3, .6])
+    assert d06.verdict(gain * [[1], [1], [-.01]]).startswith("not known")
 
 
 @pytest.fixture(scope="module")

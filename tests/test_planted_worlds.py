@@ -1,0 +1,225 @@
+"""Worlds with a known answer, put to the very rules by which the pages answer.
+
+Each world is drawn from a seed and measured as a page measures: exact densities of known processes, models that are fitted, or rows with
+the spread of speakers and seeds that pages have. One draw of each runs always; as a slow test, nineteen of twenty draws must come out right.
+"""
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
+from audioengram.discussions import d04_memory as d04
+from audioengram.discussions import d05_gap as d05
+from audioengram.discussions import d06_rollout_training as d06
+from audioengram.discussions import d07_factorization as d07
+from audioengram.discussions import d10_archetypes as d10
+from audioengram.discussions import d21_memory_over_codes as d21
+from audioengram.dynamics.archetypes import (
+    Frames,
+    axes_of,
+    fit_nulls,
+    imitate,
+    steps_of,
+    tightness_table,
+    transfer_table,
+)
+from audioengram.dynamics.injection import Switching
+from audioengram.dynamics.memory import MemoryPredictor, fit_forms, matched
+from audioengram.dynamics.predictor import Scaled, train
+from audioengram.dynamics.rollout import rollout
+from audioengram.heads.mixture import Mixture
+from audioengram.heads.vmf import VonMisesFisher
+from audioengram.measure.stats import speaker_means
+from audioengram.measure.trajectories import particle_log_score
+
+SPEAKERS, D = 12, 4
+KW = dict(n=500, seed=0)
+
+
+# -- the gap (d05): an exact process, rolled out by itself or by a model that is wrong, beside the exact density at the step
+
+class Blind:
+    "The stationary density of a process of one dimension: a mixture around frames of it that lie far apart."
+    def __init__(self, process, seed):
+        self.at = process.paths(400, 1, 1, seed=seed)[:, 0]
+        self.width = .2 * self.at.std()
+    def __call__(self, context):
+        parts = Independent(Normal(self.at.expand(len(context), -1, -1), self.width), 1)
+        return MixtureSameFamily(Categorical(logits=torch.zeros(len(context), len(self.at))), parts)
+
+
+def gap_world(seed, process, model, null=None, known=None, step=4, counts=(16, 64, 256)):
+    "The answer of d05 where `process` is the truth and `model` is rolled out; one dimension, so that particles converge."
+    parts, null, known = [], null or Blind(process, seed + 5), known or process
+    direct = replace(known, lag=step)
+    for speaker in range(SPEAKERS):
+        z = process.paths(60, 1 + step, 1, seed=seed * 100 + speaker)
+        context, truth = z[:, :1], z[:, 1:]
+        logp = rollout(model, context, step, max(counts), truth=truth, seed=seed * 100 + speaker).logp[:, :, -1]
+        direct_nll, blind = (-m(context).log_prob(truth[:, -1]) for m in (direct, null))
+        for M in counts:
+            sums = {k: float(v.sum()) for k, v in dict(R=-particle_log_score(logp[:, :M]), C=direct_nll, null=blind).items()}
+            parts.append(dict(speaker=speaker, step=step, particles=M, segments=len(z), **sums))
+    return d05.count_claims(pd.DataFrame(parts), step, KW)["verdict_short"]
+
+
+TRUE = Switching(rho=(.95, .8), shift=(0., .4), sigma=.25)
+NOISE = Switching(rho=(0., 0.), shift=(0., 1.5), sigma=.25)
+BELIEVED = Switching(rho=(.6, .6), shift=(0., 1.5), sigma=.25)    # what a predictor that found a pattern in noise says
+
+
+# -- direction and length (d07): the exact split of one gain, from known Gaussians, and rows where only direction gains
+
+class Known:
+    "z' = rho z + a residual, as a model of the state: its density is a Gaussian."
+    def __init__(self, rho): self.rho = rho
+    def __call__(self, context):
+        loc, spread = self.rho * context[:, -1], .5 * np.log(1 - self.rho**2)
+        base = Mixture(loc.new_zeros(len(loc), 1), loc[:, None], torch.full_like(loc, spread)[:, None])
+        return Scaled(base, loc.new_zeros(loc.shape[1]), loc.new_ones(loc.shape[1]))
+
+
+def split_world(seed, rho, believed):
+    "The answer of d07 where the truth has a correlation of `rho` and the model believes in another."
+    g, parts = torch.Generator().manual_seed(seed), []
+    for speaker in range(SPEAKERS):
+        here = torch.randn(150, D, generator=g)
+        target = rho * here + (1 - rho**2) ** .5 * torch.randn(150, D, generator=g)
+        seen, blind = (d07._step_parts(m, here[:, None], here, target) for m in (Known(believed), Known(0.)))
+        parts.append(dict(speaker=speaker, frames=150, **{k: float((seen[k] - blind[k]).sum()) for k in seen}))
+    rows = pd.DataFrame(parts)
+    return d07.verdict({k: d07.part_gain(rows, k, **KW) for k in ("whole", "direction", "length")})
+
+
+def direction_world(seed):
+    "Rows in which the context tells the direction, by as much as speakers differ, and nothing of the length."
+    rng = np.random.default_rng(seed)
+    gain = {k: speaker_means(rng.normal(mean, spread, SPEAKERS), np.ones(SPEAKERS), np.arange(SPEAKERS), **KW)
+            for k, mean, spread in (("direction", 2., 1.), ("length", 0., .3))}
+    return d07.verdict(gain)
+
+
+# -- memory (d04): a field of cells that a network of equal cost cannot learn, and one that it can
+
+class Field:
+    "Windows of pairs (z, step): speakers in blocks of 100."
+    def __init__(self, n, seed, cells):
+        g = torch.Generator().manual_seed(seed)
+        self.z = torch.rand(n, 2, generator=g) * 4 - 2
+        turn = torch.randn(16, 16, 2, generator=torch.Generator().manual_seed(1))
+        at = ((self.z + 2) * 4).long().clamp(0, 15)
+        self.y = -.5 * self.z + cells * turn[at[:, 0], at[:, 1]] + .2 * torch.randn(n, 2, generator=g)
+        self.speaker, self.speakers = np.arange(n) // 100, np.arange(n // 100)
+    def __len__(self): return len(self.z)
+    def contexts(self, i=slice(None)): return self.z[i][:, None]
+    def steps(self, i=slice(None)): return self.y[i]
+    def current(self, i=slice(None)): return self.z[i]
+    def targets(self, i=slice(None)): return self.z[i] + self.y[i]
+    def batches(self, B, shuffle=True, generator=None, drop_last=False):
+        idx = torch.randperm(len(self), generator=generator).split(B)
+        yield from idx[:-1] if drop_last and len(idx[-1]) < B else idx
+
+
+def memory_world(seed, cells, seeds=2):
+    "The answer of d04 on a field: all models train two equal schedules."
+    sets, test, rows = (Field(3000, 3 * seed, cells), Field(1000, 3 * seed + 1, cells)), Field(2000, 3 * seed + 2, cells), []
+    for s in range(seeds):
+        schedule = dict(epochs=4, batch_size=128, lr=1e-2, progress=False, device="cpu", seed=s)
+        def fit(model, start, schedule=schedule):
+            if start is not None and start is not model: model.start_from(start)
+            train(model, *sets, units=start is None, **schedule)
+            return model
+        options = dict(hidden=8, layers=1, dropout=0., seed=s)
+        forms = fit_forms(*sets, 2, 1, 256, 4, model=options, fit=fit, only=("residual-add",), seed=s)
+        memory = forms["residual-add"]
+        models = {d04.RESIDUAL: memory}
+        wide = lambda hidden, options=options: MemoryPredictor(2, 1, "param", **options | dict(hidden=hidden))
+        for name, cost in ((d04.FLOPS, lambda m: m.flops), (d04.NUMBERS, lambda m: m.n_stored)):
+            first = fit(matched(wide, cost(memory), cost, 1), None)
+            models[name] = fit(first, first)
+        for name, m in models.items():
+            nll = -m.log_prob(test).numpy().reshape(-1, 100).sum(1)
+            rows.append(pd.DataFrame(dict(speaker=range(len(nll)), above=100, nll_above=nll, model=name, seed=s)))
+    scores = pd.concat(rows)
+    return d04.verdict(*(d04.differences(scores, d04.RESIDUAL, c) for c in (d04.FLOPS, d04.NUMBERS)))
+
+
+# -- archetypes (d10): a linear process whose shocks are six directions, or Gaussian
+
+def archetype_world(seed, planted, n=48, T=40, dim=12, K=6):
+    "The answer of d10 by tightness and transfer against every null."
+    rng, g = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    centres = torch.linalg.qr(torch.randn(dim, dim, generator=g))[0][:K]
+    z = np.zeros((n, T, dim))
+    for t in range(1, T):
+        shock = rng.standard_normal((n, dim)) / dim**.5
+        if planted:
+            unit = VonMisesFisher(centres[torch.randint(K, (n,), generator=g)], 80.).sample(generator=g).numpy()
+            shock = unit * rng.lognormal(0, .2, (n, 1))
+        z[:, t] = .9 * z[:, t - 1] + shock
+    speaker = np.repeat(np.arange(n) % 12, T)
+    part = lambda m: Frames(z.reshape(-1, dim)[m].astype(np.float32), np.repeat(np.arange(n), T)[m], speaker[m], np.zeros(m.sum()))
+    both = part(speaker < 8), part(speaker >= 8)
+    axes = axes_of(both[0], 0., 1.)
+    fitted, real = fit_nulls(both[0], 0., axes), [steps_of(f, 0., axes) for f in both]
+    sources = {"real": real} | {k: [imitate(k, f, s, fitted, seed + i) for i, (f, s) in enumerate(zip(both, real, strict=True))]
+                                for k in ("covariance", "linear", "switching")}
+    shared = [transfer_table(*pair, K, restarts=3).assign(source=k) for k, pair in sources.items()]
+    return d10.recurrence(tightness_table(*both, sizes=(K,), share=1., restarts=3, seed=seed), pd.concat(shared), **KW)[0]
+
+
+# -- rollout training (d06) and a memory over codes (d21): rows with the spread of speakers and seeds that the pages have
+
+def rows_world(seed, effect, by_seed=.15, by_speaker=.8, rest=.3):
+    "Differences of nats, [seeds, speakers]."
+    rng = np.random.default_rng(seed)
+    return effect + rng.normal(0, by_seed, (3, 1)) + rng.normal(0, by_speaker, (1, 54)) + rng.normal(0, rest, (3, 54))
+
+
+def codes_world(seed, trunk, width):
+    rng, each = np.random.default_rng(seed), lambda e, v: speaker_means(rng.normal(e, v, 40), np.ones(40), np.arange(40), **KW)
+    return d21.verdict(each(trunk, .05), each(width, .05))
+
+
+WORLDS = {   # name -> (world, how its answer begins)
+    "compounding": (lambda s: gap_world(s, TRUE, Switching((.9, .75), (.05, .45), sigma=.3)), "yes: it loses"),
+    "no compounding": (lambda s: gap_world(s, TRUE, TRUE), "no loss is shown"),
+    "no past": (lambda s: gap_world(s, NOISE, NOISE, NOISE, BELIEVED), "not known"),
+    "planted dynamics": (lambda s: split_world(s, .9, .9), "both are predictable"),
+    "direction-only dynamics": (direction_world, "the direction is predictable beyond differencing, the other not clearly"),
+    "no dynamics": (lambda s: split_world(s, 0., .3), "not known"),
+    "useful memory": (lambda s, **kw: memory_world(s, .8, **kw), "yes"),
+    "useless memory": (lambda s, **kw: memory_world(s, 0., **kw), "no"),
+    "real archetypes": (lambda s: archetype_world(s, True), "archetypes exist"),
+    "no archetypes": (lambda s: archetype_world(s, False), "directions recur no more"),
+    "rollouts that help": (lambda s: d06.verdict(rows_world(s, 1.)), "yes"),
+    "rollouts that harm": (lambda s: d06.verdict(rows_world(s, -1.)), "no:"),
+    "rollouts that do nothing": (lambda s: d06.verdict(rows_world(s, 0., by_seed=0.)), "not known"),
+    "a memory over codes": (lambda s: codes_world(s, .06, .04), "saves bits on the same trunk and beats"),
+    "width over codes": (lambda s: codes_world(s, .06, -.1), "saves bits on the same trunk and loses to"),
+}
+
+
+SMALL = {"useful memory": dict(seeds=1), "useless memory": dict(seeds=1)}     # models are fitted there
+
+
+def right(name, seed, **options):
+    world, said = WORLDS[name]
+    answer = world(seed, **options)
+    return answer.startswith(said), answer
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_planted_world_is_answered(name):
+    found, answer = right(name, 0, **SMALL.get(name, {}))
+    assert found, answer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WORLDS)
+def test_nineteen_of_twenty_planted_worlds_are_answered(name):
+    answers = [right(name, seed) for seed in range(20)]
+    assert sum(found for found, _ in answers) >= 19, [a for found, a in answers if not found]
