@@ -67,7 +67,7 @@ def continuer_widget(c: Continuer):   # an ipywidgets box
     temperature = w.FloatSlider(1., min=.3, max=1.3, step=.05, description="temperature")
     guidance = w.FloatSlider(1., min=0., max=3., step=.1, description="guidance")
     seed, go = w.IntText(0, description="seed"), w.Button(description="Go on", button_style="primary")
-    said, row = w.Label(), w.HBox(layout=w.Layout(flex_flow="row wrap"))
+    said, row = w.Label(), w.HBox([_shown(t) for t in c.takes], layout=w.Layout(flex_flow="row wrap"))
     def press(_):
         said.value = "drawing …"
         try: c.take(prompt.value, temperature.value, guidance.value, seed.value)

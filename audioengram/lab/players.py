@@ -248,12 +248,13 @@ def _mono(wav, name: str) -> np.ndarray:
     return wav
 
 # %% ../../nbs/lab/15_players.ipynb #5dd5f929
+# what a kernel with a person in front of it is told by its host: Jupyter, VS Code, Colab, Kaggle, Voilà
+_LIVE = ("JPY_SESSION_NAME", "VSCODE_PID", "VSCODE_IPC_HOOK_CLI", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE",
+         "SERVER_SOFTWARE")
+
 def is_live() -> bool:
-    "Whether a person's Jupyter or VS Code session runs this kernel, rather than papermill or a test."
-    return (
-        any(os.environ.get(k) for k in ("JPY_SESSION_NAME", "VSCODE_PID", "VSCODE_IPC_HOOK_CLI"))
-        and "PYTEST_CURRENT_TEST" not in os.environ
-    )
+    "Whether a person's session runs this kernel, rather than papermill or a test."
+    return any(os.environ.get(k) for k in _LIVE) and "PYTEST_CURRENT_TEST" not in os.environ
 
 def frame_energy(
     wav,           # samples [S] of an utterance
