@@ -16,9 +16,10 @@ from audioengram.core import DiskError, ParameterError
 from audioengram.lab import runs
 from audioengram.lab.claims import claim_digits, format_claim, format_claims, make_claim
 from audioengram.lab.drafts import cached, code_fingerprint
+from audioengram.lab.freshness import why_stale
 from audioengram.lab.pictures import save_svg
 from audioengram.lab.provenance import RunError, figures_dir, made_here, neutral
-from audioengram.lab.runs import Run, read_run, why_stale
+from audioengram.lab.runs import Run, read_run
 from audioengram.stages import measures, stage_versions
 
 

@@ -33,7 +33,8 @@ from audioengram.lab.notebooks import (
 )
 from .parameters import parameters_of
 from .provenance import RunError, figures_dir, runs_dir
-from .runs import read_run, why_redraw, why_stale
+from .freshness import why_redraw, why_stale
+from .runs import read_run
 
 # %% ../../nbs/lab/32_reproduce.ipynb #8b1e19f2
 EXTRA = ("d2", "d3")   # codes and ember: only under all=True

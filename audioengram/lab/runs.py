@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLIP_SECONDS', 'LABELS', 'SAME_DB', 'Run', 'as_text', 'read_rows', 'swap_in', 'recover', 'RunResult', 'read_run',
-           'same_sound', 'keep_same_clips', 'why_stale', 'is_stale', 'why_redraw', 'published']
+           'same_sound', 'keep_same_clips', 'published']
 
 # %% ../../nbs/lab/05_runs.ipynb #9372cacf
 import functools
@@ -23,7 +23,7 @@ import pandas as pd
 
 from ..core import ParameterError, get_profile, read_json, seed_everything, sha256_of, write_json, writing
 from ..devices import computing_on
-from .claims import as_far_as_measured, find_claim, format_claims, make_claim, own_recordings
+from .claims import as_far_as_measured, format_claims, make_claim, own_recordings
 from .drafts import as_frame
 from .pictures import Picture, save_svg
 from audioengram.lab.provenance import (
@@ -36,7 +36,7 @@ from audioengram.lab.provenance import (
     plain,
     run_dir,
 )
-from ..stages import moved_stages, recording
+from ..stages import recording
 
 # %% ../../nbs/lab/05_runs.ipynb #f6488f02
 CLIP_SECONDS = 15  # a clip is a few seconds
@@ -384,57 +384,6 @@ def keep_same_clips(
         files[file] = sha256_of(new / file)
     write_json(new / "manifest.json", dict(result.manifest, files=files))
     return same
-
-# %% ../../nbs/lab/05_runs.ipynb #114957f3
-def why_stale(
-    name: str,           # name of a run, "d00_structure"
-    parameters=None,     # parameters wanted now; those not given are not compared
-    profile=None,        # profile wanted now
-    inputs=None,         # kind -> object or fingerprint as it is now, as Run.input
-    folder=None,         # another place than figures/<name>
-    here: bool = False,  # also insist that this machine made them
-) -> list:               # reasons, in words; empty if fresh
-    "Why the results of a run no longer answer for what is asked."
-    try: result = read_run(Path(folder) if folder else run_dir(name))
-    except RunError as e: return [e.what]
-    m = result.manifest
-    old = (m.get("page") or {}).get("parameters", m["parameters"])
-    wanted = plain(parameters or {})
-    reasons = [f"parameter {k} was {old.get(k)!r}, is {v!r}" for k, v in wanted.items() if k not in old or old[k] != v]
-    if profile and get_profile(profile).name != m["profile"]:
-        reasons.append(f"profile was {m['profile']}, is {get_profile(profile).name}")
-    reasons += moved_stages(m["made_by"])
-    for kind, x in (inputs or {}).items():
-        if describe_input(x)["fingerprint"] not in [r["fingerprint"] for r in m["inputs"].get(kind, [])]:
-            reasons.append(f"{kind} changed")
-    if broken := result.check(): reasons.append(f"{', '.join(broken)} changed by hand")
-    if here and not made_here(result.folder): reasons.append("not yet reproduced on this machine")
-    return reasons
-
-# %% ../../nbs/lab/05_runs.ipynb #28737547
-def is_stale(
-    name: str,     # name of a run
-    **now,         # as why_stale
-) -> bool:
-    "Whether the results of a run must be made again."
-    return bool(why_stale(name, **now))
-
-def why_redraw(
-    name: str,       # name of a run
-    notebook: str,   # fingerprint of the page's source as it is now
-    folder=None,     # another place than figures/<name>
-) -> list:           # reasons, in words; empty if the page shows what it should
-    "Why a page must be drawn again although its numbers stand: that takes seconds and measures nothing."
-    try: page = read_run(Path(folder) if folder else run_dir(name)).manifest.get("page")
-    except RunError: return []                      # there is nothing to draw
-    if not page: return ["the page was not executed"]
-    reasons = ["the page's text changed"] if page["notebook"] != notebook else []
-    return reasons + [f"the quoted claim {id} changed" for id, c in page["quotes"].items() if _other_claim(id) != c]
-
-def _other_claim(id: str):
-    "Another run's claim as it is now, None if it is gone."
-    try: return find_claim(id)
-    except (ParameterError, RunError): return None
 
 # %% ../../nbs/lab/05_runs.ipynb #b8b128a2
 def published(
