@@ -185,7 +185,7 @@ def codes_world(seed, trunk, width):
 
 
 WORLDS = {   # name -> (world, how its answer begins)
-    "compounding": (lambda s: gap_world(s, TRUE, Switching((.9, .75), (.05, .45), sigma=.3)), "yes: it loses"),
+    "compounding": (lambda s: gap_world(s, TRUE, Switching((.85, .7), (.1, .5), sigma=.3)), "yes: it loses"),
     "no compounding": (lambda s: gap_world(s, TRUE, TRUE), "no loss is shown"),
     "no past": (lambda s: gap_world(s, NOISE, NOISE, NOISE, BELIEVED), "not known"),
     "planted dynamics": (lambda s: split_world(s, .9, .9), "both are predictable"),
@@ -218,8 +218,13 @@ def test_a_planted_world_is_answered(name):
     assert found, answer
 
 
+MANY = ("rollouts that help", "rollouts that harm", "rollouts that do nothing", "direction-only dynamics")     # rows: draws cost nothing
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORLDS)
 def test_nineteen_of_twenty_planted_worlds_are_answered(name):
-    answers = [right(name, seed) for seed in range(20)]
-    assert sum(found for found, _ in answers) >= 19, [a for found, a in answers if not found]
+    """Nineteen of twenty; where draws are cheap, 400 of them: a rule at 5 % is right in 95 %, less two standard errors of that share."""
+    draws, least = (400, .95 * 400 - 2 * (.95 * .05 * 400) ** .5) if name in MANY else (20, 19)
+    answers = [right(name, seed) for seed in range(draws)]
+    assert sum(found for found, _ in answers) >= least, [a for found, a in answers if not found]
