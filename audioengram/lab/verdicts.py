@@ -41,7 +41,6 @@ RULES = (
     Rule("d03_predictable_state", "over_slow", "Is a learned state better than linear slow features?", _YES, _NO),
     Rule("d03_predictable_state", "over_pca", "Is it better than as many principal components?", _YES, _NO),
     Rule("d04_memory", "over_flops", "Does a memory of errors beat width of equal computation?", _YES, _NO),
-    Rule("d04_memory", "over_numbers", "Does it beat width of equal size?", _YES, _NO),
     Rule("d05_gap", "ceiling_many", "Is anything known eight frames ahead, over the marginal?", _YES, _NO),
     Rule("d05_gap", "lost_limit", "Do sampled rollouts lose any of it, in the limit of particles?", _YES, _NO),
     Rule("d06_rollout_training", "beyond_many", "Does rollout training beat as much one-step training?", _YES, _NO),
