@@ -8,6 +8,7 @@ import pytest
 from audioengram.core import get_profile
 from audioengram.discussions import d10_archetypes as d10
 from audioengram.dynamics.archetypes import MARGIN, NULLS, closest_null
+from audioengram.measure.rules import crossed, decided
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +34,11 @@ def test_the_verdict_follows_the_rule(result):
     exists = result.claims["main.verdict_short"]["value"].startswith("archetypes exist")
     assert exists == bool(rows.exceeds.any() and result.claims["main.transfer_over"]["lo"] > 0)
     assert not exists or over > MARGIN
-    helps = result.claims["main.basis"]["lo"] > 0
-    assert result.claims["main.helps"]["value"].endswith("does not help") != helps
+    values = d10.head_values(result.table("heads"), d10.GATED)
+    gated = result.claims["main.gated"]
+    assert values.shape[0] == d10.recipe("smoke")["seeds"] and gated["value"] == pytest.approx(values.mean(), abs=1e-3)
+    answer = decided(crossed(values), values)
+    assert result.claims["main.helps"]["value"] == d10.HELPS[answer]
     assert result.claims["main.places"]["value"].startswith("nor") == (result.claims["main.states"]["lo"] <= 0)
 
 
@@ -48,7 +52,7 @@ def test_every_head_is_asked_everything(result):
     assert set(result.table("horizon").step) == {1, how["steps"]} and (result.table("horizon").segments <= result.table("horizon").frames).all()
     assert set(result.table("stability").method) == set(names) and set(result.table("splices")["head"]) == set(names)
     clips = {c.split("_heads_")[1] for c in result.manifest["clips"] if "_heads_" in c}
-    assert clips == {"truth", *(f"{s}_{kind}" for s in ("plain", "basis", "hard", "directions", "states") for kind in ("spliced", "free"))}
+    assert clips == {"truth", *(f"{s}_{kind}" for s in ("plain", "basis", "gated", "directions", "states") for kind in ("spliced", "free"))}
     assert all(name in d10.head_tables(result) for name in names)
 
 

@@ -104,7 +104,7 @@ def test_a_process_that_moves_along_few_directions_is_learned(planted):
 
 def test_a_process_that_goes_to_few_places_is_learned_by_places(planted):
     _, places = planted
-    assert all(places["codebook of states"][0] < places[n][0] - .5 for n in ("codebook of directions", "basis, hard lookup", "memory as a basis"))
+    assert all(places["codebook of states"][0] < places[n][0] - .5 for n in ("codebook of directions", "memory as a basis"))
 
 
 def test_heads_run_freely_for_2000_steps(planted):

@@ -14,11 +14,22 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from audioengram.discussions import d05_gap as d05
 from audioengram.discussions import d06_rollout_training as d06
 from audioengram.discussions import d07_factorization as d07
+from audioengram.discussions import d10_archetypes as d10
 from audioengram.discussions import d21_memory_over_codes as d21
+from audioengram.dynamics.archetypes import (
+    Frames,
+    axes_of,
+    fit_nulls,
+    imitate,
+    steps_of,
+    tightness_table,
+    transfer_table,
+)
 from audioengram.dynamics.injection import Switching
 from audioengram.dynamics.predictor import Scaled
 from audioengram.dynamics.rollout import rollout
 from audioengram.heads.mixture import Mixture
+from audioengram.heads.vmf import VonMisesFisher
 from audioengram.measure.stats import speaker_means
 from audioengram.measure.trajectories import particle_log_score
 
@@ -89,6 +100,30 @@ def direction_world(seed):
     return d07.verdict(gain)
 
 
+# -- archetypes (d10): a linear process whose shocks are six directions, or Gaussian
+
+def archetype_world(seed, planted, n=48, T=40, dim=12, K=6):
+    "The answer of d10 by tightness and transfer against every null."
+    rng, g = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    centres = torch.linalg.qr(torch.randn(dim, dim, generator=g))[0][:K]
+    z = np.zeros((n, T, dim))
+    for t in range(1, T):
+        shock = rng.standard_normal((n, dim)) / dim**.5
+        if planted:
+            unit = VonMisesFisher(centres[torch.randint(K, (n,), generator=g)], 80.).sample(generator=g).numpy()
+            shock = unit * rng.lognormal(0, .2, (n, 1))
+        z[:, t] = .9 * z[:, t - 1] + shock
+    speaker = np.repeat(np.arange(n) % 12, T)
+    part = lambda m: Frames(z.reshape(-1, dim)[m].astype(np.float32), np.repeat(np.arange(n), T)[m], speaker[m], np.zeros(m.sum()))
+    both = part(speaker < 8), part(speaker >= 8)
+    axes = axes_of(both[0], 0., 1.)
+    fitted, real = fit_nulls(both[0], 0., axes), [steps_of(f, 0., axes) for f in both]
+    sources = {"real": real} | {k: [imitate(k, f, s, fitted, seed + i) for i, (f, s) in enumerate(zip(both, real, strict=True))]
+                                for k in ("covariance", "linear", "switching")}
+    shared = [transfer_table(*pair, K, restarts=3).assign(source=k) for k, pair in sources.items()]
+    return d10.recurrence(tightness_table(*both, sizes=(K,), share=1., restarts=3, seed=seed), pd.concat(shared), **KW)[0]
+
+
 # -- rollout training (d06) and a memory over codes (d21): rows with the spread of speakers and seeds that the pages have
 
 def rows_world(seed, effect, by_seed=.15, by_speaker=.8, rest=.3):
@@ -109,6 +144,8 @@ WORLDS = {   # name -> (world, how its answer begins)
     "planted dynamics": (lambda s: split_world(s, .9, .9), "both are predictable"),
     "direction-only dynamics": (direction_world, "the direction is predictable beyond differencing, the other not clearly"),
     "no dynamics": (lambda s: split_world(s, 0., .3), "not known"),
+    "real archetypes": (lambda s: archetype_world(s, True), "archetypes exist"),
+    "no archetypes": (lambda s: archetype_world(s, False), "directions recur no more"),
     "rollouts that help": (lambda s: d06.verdict(rows_world(s, 1.)), "yes"),
     "rollouts that harm": (lambda s: d06.verdict(rows_world(s, -1.)), "no:"),
     "rollouts that do nothing": (lambda s: d06.verdict(rows_world(s, 0., by_seed=0.)), "not known"),

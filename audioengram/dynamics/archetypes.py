@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['NULLS', 'CONTROLS', 'MARGIN', 'Frames', 'frames_of', 'Steps', 'threshold_of', 'axes_of', 'steps_of', 'near_zero',
            'spherical_kmeans', 'assign', 'tightness', 'utilisation', 'scatter_of', 'elliptic_log_prob', 'LinearProcess',
-           'fit_linear', 'simulate', 'imitate', 'fit_nulls', 'tightness_table', 'random_groups', 'excess', 'of_source',
-           'closest_null', 'mixture_table', 'pick_size', 'over_ellipse', 'state_effect', 'conditioned_centres',
-           'conditioned_cosine', 'assign_euclid', 'bigram_information', 'direction_code', 'transfer_table',
-           'membership_table', 'explained', 'meaning']
+           'fit_linear', 'SwitchingProcess', 'fit_switching', 'simulate', 'imitate', 'fit_nulls', 'tightness_table',
+           'random_groups', 'excess', 'of_source', 'closest_null', 'mixture_table', 'pick_size', 'over_ellipse',
+           'state_effect', 'conditioned_centres', 'conditioned_cosine', 'assign_euclid', 'bigram_information',
+           'direction_code', 'transfer_table', 'membership_table', 'explained', 'meaning']
 
 # %% ../../nbs/dynamics/30_archetypes.ipynb #11e4ed55
 import functools
@@ -224,7 +224,9 @@ def utilisation(
     return dict(used=float((p > 0).mean()), entropy=entropy, perplexity=float(np.exp(entropy)))
 
 # %% ../../nbs/dynamics/30_archetypes.ipynb #44694401
-NULLS = ("isotropic", "covariance", "marginal", "linear", "linear, own lengths", "shuffled assignment")
+NULLS = (
+    "isotropic", "covariance", "marginal", "linear", "linear, own lengths", "switching", "shuffled assignment"
+)
 CONTROLS = ("mirrored",)
 
 def scatter_of(
@@ -267,6 +269,8 @@ class LinearProcess:
         return np.linalg.norm(
             np.linalg.solve(self.root.T, (self.residual - self.residual.mean(0)).T), axis=0
         )  # in units of the covariance, [N]
+    def after(self, z, r):   # frames and standard normal residuals, [N,D] each
+        return z @ self.A.T + self.b + r @ self.root
     def expected_step(self, frames):
         return (frames.z[frames.inside] @ (self.A.T - np.eye(len(self.b))) + self.b).astype(np.float32)
 
@@ -287,11 +291,50 @@ def fit_linear(
         )
     return LinearProcess(B.T, b, y - x @ B - b)
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #402f8eea
+@dataclass(frozen=True)
+class SwitchingProcess:
+    "A linear process in each region of latent space; which one moves a frame is decided by where it is."
+    centres: np.ndarray   # of the regions, [R,D]
+    parts: tuple          # of LinearProcess, one a region
+
+    def region(self, z) -> np.ndarray: return np.square(z[:, None] - self.centres).sum(-1).argmin(1)
+    def after(self, z, r):   # frames and standard normal residuals, [N,D] each
+        out, where = np.empty_like(z), self.region(z)
+        for k in np.unique(where): out[where == k] = self.parts[k].after(z[where == k], r[where == k])
+        return out
+
+def fit_switching(
+    frames: Frames,            # of training speakers
+    whole: LinearProcess,      # the process of all frames
+    regions: int = 4,          # R, at most; a region needs five frames a dimension
+    strength: float = 1e-2,    # ridge penalty, in units of the mean variance
+    seed: int = 0,
+) -> SwitchingProcess:
+    "A ridge autoregression in each k-means region of frames, drawn towards that of all until it does not grow."
+    t, D = frames.inside, frames.z.shape[1]
+    x, y = frames.z[t], frames.z[t + 1]
+    count = int(np.clip(len(t) // (5 * D), 1, regions))
+    means = MiniBatchKMeans(count, n_init=3, random_state=seed).fit(x)
+    parts = tuple(_region(x[means.labels_ == k], y[means.labels_ == k], whole, strength) for k in range(count))
+    return SwitchingProcess(means.cluster_centers_.astype(np.float32), parts)
+
+def _region(x, y, whole, strength) -> LinearProcess:
+    "The process of a region; that of all frames where it has too few, or where no mean of the two stays bounded."
+    if len(x) < 5 * x.shape[1]: return whole
+    own = ridge(LinearSums.empty(x.mean(0), y.mean(0)).add(x, y), strength)[0].T
+    for share in (1., .75, .5, .25):
+        A = share * own + (1 - share) * whole.A
+        if np.abs(np.linalg.eigvals(A)).max() < .99:
+            b = y.mean(0) - x.mean(0) @ A.T
+            return LinearProcess(A, b, y - x @ A.T - b)
+    return whole
+
 # %% ../../nbs/dynamics/30_archetypes.ipynb #5fe2e486
 def simulate(
-    process: LinearProcess,
+    process,                 # LinearProcess or SwitchingProcess
     frames: Frames,          # whose utterances are imitated; each starts at its own first frame
-    own=False,               # elliptic residuals with the lengths of training steps instead of Gaussian ones
+    own=False,               # (linear) elliptic residuals with the lengths of training steps instead of Gaussian ones
     seed: int = 0,
 ) -> Frames:                 # all utterances move together, so the loop is as long as the longest
     "Free-running imitation of the utterances by a linear process."
@@ -302,7 +345,7 @@ def simulate(
         here = first[count > t] + t
         r = rng.standard_normal((len(here), z.shape[1]))
         if own: r *= (rng.choice(process.lengths, len(here)) / np.linalg.norm(r, axis=1))[:, None]
-        z[here] = z[here - 1] @ process.A.T + process.b + r @ process.root
+        z[here] = process.after(z[here - 1], r)
     return replace(frames, z=z)
 
 # %% ../../nbs/dynamics/30_archetypes.ipynb #7bd54fbb
@@ -323,6 +366,7 @@ def imitate(
         return again(replace(frames, z=frames.z[shuffle_index(len(frames.z), frames.utterance, seed)]))
     if kind in ("linear", "linear, own lengths"):
         return again(simulate(fitted["process"], frames, kind != "linear", seed))
+    if kind == "switching": return again(simulate(fitted["switching"], frames, seed=seed))
     if kind == "shuffled assignment": return steps
     raise ParameterError(f"unknown null {kind!r}", remedy=f"Choose one of {', '.join(NULLS)}")
 
@@ -331,8 +375,10 @@ def _normal(x): return np.ascontiguousarray(x / np.linalg.norm(x, axis=1, keepdi
 # %% ../../nbs/dynamics/30_archetypes.ipynb #64d61656
 def fit_nulls(frames: Frames, threshold: float, axes) -> dict:
     "All that nulls learn from training speakers."
+    whole = fit_linear(frames)
     return dict(
-        process=fit_linear(frames),
+        process=whole,
+        switching=fit_switching(frames, whole),
         scatter=scatter_of(steps_of(frames, threshold, axes).d),
         threshold=threshold,
         axes=axes,

@@ -53,6 +53,7 @@ _OF_LATENTS = (
 RULES = _OF_LATENTS + (
     # what recurs, what is generated, what is sensed
     Rule("d10_archetypes", "over", "Do directions recur more than under the strongest null?"),
+    Rule("d10_archetypes", "gated", "Does a memory of directions help a head that may use it?"),
     Rule("d10_archetypes", "transfer_over", "Do speakers share them more than under it?"),
     Rule("d11_generation", "nats_over_one", "Does ten seconds of context beat one frame?"),
     Rule("d11_generation", "sequence", "Can a network tell its speech from real speech?", mark=.5),
