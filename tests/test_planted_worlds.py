@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from audioengram.discussions import d04_memory as d04
 from audioengram.discussions import d05_gap as d05
 from audioengram.discussions import d06_rollout_training as d06
 from audioengram.discussions import d07_factorization as d07
@@ -27,8 +26,7 @@ from audioengram.dynamics.archetypes import (
     transfer_table,
 )
 from audioengram.dynamics.injection import Switching
-from audioengram.dynamics.memory import MemoryPredictor, fit_forms, matched
-from audioengram.dynamics.predictor import Scaled, train
+from audioengram.dynamics.predictor import Scaled
 from audioengram.dynamics.rollout import rollout
 from audioengram.heads.mixture import Mixture
 from audioengram.heads.vmf import VonMisesFisher
@@ -102,51 +100,6 @@ def direction_world(seed):
     return d07.verdict(gain)
 
 
-# -- memory (d04): a field of cells that a network of equal cost cannot learn, and one that it can
-
-class Field:
-    "Windows of pairs (z, step): speakers in blocks of 100."
-    def __init__(self, n, seed, cells):
-        g = torch.Generator().manual_seed(seed)
-        self.z = torch.rand(n, 2, generator=g) * 4 - 2
-        turn = torch.randn(16, 16, 2, generator=torch.Generator().manual_seed(1))
-        at = ((self.z + 2) * 4).long().clamp(0, 15)
-        self.y = -.5 * self.z + cells * turn[at[:, 0], at[:, 1]] + .2 * torch.randn(n, 2, generator=g)
-        self.speaker, self.speakers = np.arange(n) // 100, np.arange(n // 100)
-    def __len__(self): return len(self.z)
-    def contexts(self, i=slice(None)): return self.z[i][:, None]
-    def steps(self, i=slice(None)): return self.y[i]
-    def current(self, i=slice(None)): return self.z[i]
-    def targets(self, i=slice(None)): return self.z[i] + self.y[i]
-    def batches(self, B, shuffle=True, generator=None, drop_last=False):
-        idx = torch.randperm(len(self), generator=generator).split(B)
-        yield from idx[:-1] if drop_last and len(idx[-1]) < B else idx
-
-
-def memory_world(seed, cells, seeds=2):
-    "The answer of d04 on a field: all models train two equal schedules."
-    sets, test, rows = (Field(3000, 3 * seed, cells), Field(1000, 3 * seed + 1, cells)), Field(2000, 3 * seed + 2, cells), []
-    for s in range(seeds):
-        schedule = dict(epochs=4, batch_size=128, lr=1e-2, progress=False, device="cpu", seed=s)
-        def fit(model, start, schedule=schedule):
-            if start is not None and start is not model: model.start_from(start)
-            train(model, *sets, units=start is None, **schedule)
-            return model
-        options = dict(hidden=8, layers=1, dropout=0., seed=s)
-        forms = fit_forms(*sets, 2, 1, 256, 4, model=options, fit=fit, only=("residual-add",), seed=s)
-        memory = forms["residual-add"]
-        models = {d04.RESIDUAL: memory}
-        wide = lambda hidden, options=options: MemoryPredictor(2, 1, "param", **options | dict(hidden=hidden))
-        for name, cost in ((d04.FLOPS, lambda m: m.flops), (d04.NUMBERS, lambda m: m.n_stored)):
-            first = fit(matched(wide, cost(memory), cost, 1), None)
-            models[name] = fit(first, first)
-        for name, m in models.items():
-            nll = -m.log_prob(test).numpy().reshape(-1, 100).sum(1)
-            rows.append(pd.DataFrame(dict(speaker=range(len(nll)), above=100, nll_above=nll, model=name, seed=s)))
-    scores = pd.concat(rows)
-    return d04.verdict(*(d04.differences(scores, d04.RESIDUAL, c) for c in (d04.FLOPS, d04.NUMBERS)))
-
-
 # -- archetypes (d10): a linear process whose shocks are six directions, or Gaussian
 
 def archetype_world(seed, planted, n=48, T=40, dim=12, K=6):
@@ -185,14 +138,12 @@ def codes_world(seed, trunk, width):
 
 
 WORLDS = {   # name -> (world, how its answer begins)
-    "compounding": (lambda s: gap_world(s, TRUE, Switching((.9, .75), (.05, .45), sigma=.3)), "yes: it loses"),
+    "compounding": (lambda s: gap_world(s, TRUE, Switching((.85, .7), (.1, .5), sigma=.3)), "yes: it loses"),
     "no compounding": (lambda s: gap_world(s, TRUE, TRUE), "no loss is shown"),
     "no past": (lambda s: gap_world(s, NOISE, NOISE, NOISE, BELIEVED), "not known"),
     "planted dynamics": (lambda s: split_world(s, .9, .9), "both are predictable"),
     "direction-only dynamics": (direction_world, "the direction is predictable beyond differencing, the other not clearly"),
     "no dynamics": (lambda s: split_world(s, 0., .3), "not known"),
-    "useful memory": (lambda s, **kw: memory_world(s, .8, **kw), "yes"),
-    "useless memory": (lambda s, **kw: memory_world(s, 0., **kw), "no"),
     "real archetypes": (lambda s: archetype_world(s, True), "archetypes exist"),
     "no archetypes": (lambda s: archetype_world(s, False), "directions recur no more"),
     "rollouts that help": (lambda s: d06.verdict(rows_world(s, 1.)), "yes"),
@@ -203,23 +154,25 @@ WORLDS = {   # name -> (world, how its answer begins)
 }
 
 
-SMALL = {"useful memory": dict(seeds=1), "useless memory": dict(seeds=1)}     # models are fitted there
-
-
-def right(name, seed, **options):
+def right(name, seed):
     world, said = WORLDS[name]
-    answer = world(seed, **options)
+    answer = world(seed)
     return answer.startswith(said), answer
 
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_a_planted_world_is_answered(name):
-    found, answer = right(name, 0, **SMALL.get(name, {}))
+    found, answer = right(name, 0)
     assert found, answer
+
+
+MANY = ("rollouts that help", "rollouts that harm", "rollouts that do nothing", "direction-only dynamics")     # rows: draws cost nothing
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORLDS)
 def test_nineteen_of_twenty_planted_worlds_are_answered(name):
-    answers = [right(name, seed) for seed in range(20)]
-    assert sum(found for found, _ in answers) >= 19, [a for found, a in answers if not found]
+    """Nineteen of twenty; where draws are cheap, 400 of them: a rule at 5 % is right in 95 %, less two standard errors of that share."""
+    draws, least = (400, .95 * 400 - 2 * (.95 * .05 * 400) ** .5) if name in MANY else (20, 19)
+    answers = [right(name, seed) for seed in range(draws)]
+    assert sum(found for found, _ in answers) >= least, [a for found, a in answers if not found]

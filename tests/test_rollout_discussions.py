@@ -60,26 +60,6 @@ def test_memory_controls_cost_what_they_should():
         assert set(t["rolled"]["mode"]) == {"sample", "mean"}
 
 
-def test_published_memory_follows_from_its_rows():
-    "Compared models come from three seeds and the same frames; the answer is the rule's."
-    for result, case, t in cases(d04.NAME):
-        rows = t["results"]
-        assert (rows[rows.model.isin(d04.COMPARED)].groupby("model").seed.nunique() == 3).all()
-        assert (rows.groupby(["model", "seed"]).above.sum().nunique()) == 1
-        claim = lambda id, result=result, case=case: result.claims[f"{case}.{id}"]["value"]
-        both = [d04.differences(rows, d04.RESIDUAL, c) for c in (d04.FLOPS, d04.NUMBERS)]
-        assert claim("over_flops") == pytest.approx(both[0].mean(), abs=1e-3) and claim("verdict_short") == d04.verdict(*both)
-        assert t["mixed"].weight.between(0, 1).all()
-
-
-def test_the_rule_of_memory():
-    "It must beat both controls, and one that beats it is enough for a no."
-    gain = 1 + .1 * np.arange(30.).reshape(3, 10)
-    none = np.tile([1., -1], (3, 5))
-    assert d04.verdict(gain, gain).startswith("yes") and d04.verdict(gain, -gain).startswith("no:")
-    assert d04.verdict(gain, none).startswith("not known") and d04.verdict(none, none).startswith("not known")
-
-
 def test_plans_of_rollout_training():
     plans = d06.plans()
     steps = lambda kind: {p.steps for n, p in plans.items() if n.startswith(kind)}

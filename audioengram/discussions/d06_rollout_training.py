@@ -206,6 +206,7 @@ def measure_store(
         explosion=explosion(store, split, how, floor),
     )
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #b4273bf3
 def at_step(how: dict) -> int:
     "The step that is asked about: the last that the shortest rollouts were trained on."
     return how["lengths"][0]
@@ -333,6 +334,7 @@ def method_table(tables: dict, step: int) -> pd.DataFrame:
         rows.append(row | _free_row(tables, method))
     return pd.DataFrame(rows)
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #07b831e8
 def _free_row(tables: dict, method: str) -> dict:
     "How a method runs freely, and how long it was trained."
     free = pick(tables["free"], name=method).set_index("measure")
@@ -364,6 +366,7 @@ def verdict(
     if many is None or found == UNKNOWN or decided(crossed(many), many) == found: return SAID[found]
     return SAID["few"]
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #6ee63ab8
 def by_count(limit: pd.DataFrame, method: str, first=ONE) -> pd.DataFrame:   # speakers by particles
     "Nats by which a method is ahead, by the number of particles that score it."
     rows = limit[limit.segments > 0].assign(nll=lambda r: r.R / r.segments)
@@ -387,8 +390,6 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     best, reference = particles_of(K[0]), f"mean, K = {K[-1]}"
     values, counted = differences(gap, best, step, "R", ONE), by_count(tables["limit"], best)
     trained = tables["training"].set_index(["method", "seed"])
-    R = lambda method: change(gap, method, step, "R")
-    A = lambda method: change(gap, method, 1, "A")
     return (
         dict(
             case=about["title"],
@@ -413,23 +414,34 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
             one_over_null=over_null(gap, ONE, step),
             best_over_null=over_null(gap, best, step),
             one_over_null_first=over_null(gap, ONE, 1),
-            one_R=R(ONE),
-            one_A=A(ONE),
-            best_R=R(best),
-            best_A=A(best),
-            reference_R=R(reference),
-            reference_A=A(reference),
-            reference_beyond=change(gap, reference, step, "R", ONE),
-            reference_mean=change(gap, reference, step, "R_mean"),
-            best_R_last=change(gap, best, how["steps"], "R"),
-            beyond_last=change(gap, best, how["steps"], "R", ONE),
-            short_R=R(f"mean, K = {K[0]}"),
-            long_R=R(particles_of(K[-1])),
-            long_beyond=change(gap, particles_of(K[-1]), step, "R", ONE),
         )
+        | _changes(gap, step, how["steps"], K)
         | _claims_of_runs(tables, how, best, reference)
     )
 
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #d4a1befb
+def _changes(gap, step: int, last: int, K: list) -> dict:
+    "What every way of training changes, from the start and beyond the control."
+    best, short, reference = particles_of(K[0]), f"mean, K = {K[0]}", f"mean, K = {K[-1]}"
+    R = lambda method: change(gap, method, step, "R")
+    A = lambda method: change(gap, method, 1, "A")
+    beyond = lambda method, at=step: change(gap, method, at, "R", ONE)
+    return dict(
+        one_R=R(ONE),
+        one_A=A(ONE),
+        best_R=R(best),
+        best_A=A(best),
+        beyond_last=beyond(best, last),
+        short_R=R(short),
+        long_R=R(particles_of(K[-1])),
+        long_beyond=beyond(particles_of(K[-1])),
+        reference_R=R(reference),
+        reference_A=A(reference),
+        reference_beyond=beyond(reference),
+        reference_mean=change(gap, reference, step, "R_mean"),
+    )
+
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #8e9ef68d
 def _claims_of_runs(tables: dict, how: dict, best: str, reference: str) -> dict:
     "Step norms, spread, free runs, stability and explosions."
     norms, stable = tables["norms"].set_index(["method", "step", "measure"]), tables["stability"]

@@ -305,21 +305,17 @@ def fit_forms(
     model=None,  # dict of MemoryPredictor options: encoder, hidden, layers, dropout, spread, seed
     fit=None,  # fit(model, start) -> trained model, start being the one it was started from or None; `predictor.train`
     # if None
-    only=None,  # names of what is wanted beside the memories and "param"; all if None
-    seed: int = 0,  # of k-means and of the frames that fill the memories
-    keys=None,  # of the memories, as an earlier fit has them; k-means if None
     **options,  # of `predictor.train`
 ) -> dict:  # name -> fitted model: memory-hard, memory-soft, param, hybrid, residual-add, residual-gated
     "Fit every form on the same windows, all memories with the same keys."
     def plain(model, start): train(model, windows, valid, units=start is None, **options); return model
-    fit, filled = fit or plain, {} if keys is None else dict(keys=keys)
-    wanted = lambda name: only is None or name in only
+    fit, filled = fit or plain, {}
     def fill(m, held=valid, source=windows):
         if source is windows:
-            m.remember(source, held, centres=filled.get("keys"), seed=seed)
+            m.remember(source, held, centres=filled.get("keys"))
             filled.setdefault("keys", m.memory.keys.clone())
         else:
-            m.remember(source, held, seed=seed)
+            m.remember(source, held)
         return m
     device = working_device(options.get("device", "auto"))
     def make(form, k=k):
@@ -329,9 +325,8 @@ def fit_forms(
     out = {"memory-hard": make("memory", 1), "memory-soft": make("memory")}
     for m in out.values(): fill(m.set_units(windows)).eval()
     out["param"] = fit(make("param"), None)
-    if wanted("hybrid"): out["hybrid"] = fit(fill(make("hybrid").set_units(windows)), None)
+    out["hybrid"] = fit(fill(make("hybrid").set_units(windows)), None)
     for name, form in (("residual-add", "add"), ("residual-gated", "gated")):
-        if not wanted(name): continue
         out[name] = fit(fill(make(form).start_from(out["param"]), source=remember or windows), out["param"])
     return out
 

@@ -5,69 +5,74 @@
 # %% auto #0
 __all__ = ['RULES', 'LEVEL', 'Rule', 'answers', 'answers_table']
 
-# %% ../../nbs/lab/46_verdicts.ipynb #9d6cdb71
-from dataclasses import dataclass
+# %% ../../nbs/lab/46_verdicts.ipynb #eed9f7e4
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from ..core import ParameterError
 from .claims import find_claim, format_claim
-from ..measure.rules import NO, UNKNOWN, YES, decided, holm, p_value
+from ..measure.admission import holm, p_of
+from ..measure.rules import NO, UNKNOWN, YES, decided
 from ..measure.stats import estimate_of
 
-# %% ../../nbs/lab/46_verdicts.ipynb #45ebd47f
+# %% ../../nbs/lab/46_verdicts.ipynb #d9cea45d
 @dataclass(frozen=True)
 class Rule:
     "A question, the claim that decides it, and what it means for that number to lie above or below its mark."
     page: str          # folder of figures/
     claim: str         # without its case: the page's lead case decides
     asks: str          # the question
-    above: str         # what it says above the mark
-    below: str         # and below
+    above: str = "yes"   # what it says above the mark
+    below: str = "no"    # and below
     mark: float = 0.
 
     @property
     def id(self) -> str: return f"{self.page.split('_')[0]}.{self.claim}"
     def said(self, answer: str) -> str: return {YES: self.above, NO: self.below, UNKNOWN: UNKNOWN}[answer]
 
-# %% ../../nbs/lab/46_verdicts.ipynb #7db1c856
-_YES, _NO = "yes", "no"
-
-RULES = (
-    Rule("d00_structure", "ratio_best", "Could a lookup leave less than 60 % of a step's variance?", _NO, _YES, .6),
-    Rule("d00_structure", "beyond", "Does the past say more than differencing, linearly?", _YES, _NO),
-    Rule("d01_predictability", "gain", "Is the next frame predictable, over the mixture marginal?", _YES, _NO),
-    Rule("d03_predictable_state", "over_slow", "Is a learned state better than linear slow features?", _YES, _NO),
-    Rule("d03_predictable_state", "over_pca", "Is it better than as many principal components?", _YES, _NO),
-    Rule("d04_memory", "over_flops", "Does a memory of errors beat width of equal computation?", _YES, _NO),
-    Rule("d04_memory", "over_numbers", "Does it beat width of equal size?", _YES, _NO),
-    Rule("d05_gap", "ceiling_many", "Is anything known eight frames ahead, over the marginal?", _YES, _NO),
-    Rule("d05_gap", "lost_limit", "Do sampled rollouts lose any of it, in the limit of particles?", _YES, _NO),
-    Rule("d06_rollout_training", "beyond_many", "Does rollout training beat as much one-step training?", _YES, _NO),
-    Rule("d07_factorization", "direction", "Does the past tell a step's direction, over the marginal?", _YES, _NO),
-    Rule("d07_factorization", "length", "Does it tell its length?", _YES, _NO),
-    Rule("d08_listening", "c_over_a", "Does a wrong direction cost more than no step?", _YES, _NO),
-    Rule("d10_archetypes", "over", "Do directions recur more than under the strongest null?", _YES, _NO),
-    Rule("d10_archetypes", "transfer_over", "Do speakers share them more than under it?", _YES, _NO),
-    Rule("d11_generation", "nats_over_one", "Does ten seconds of context beat one frame?", _YES, _NO),
-    Rule("d11_generation", "sequence", "Can a network tell its speech from real speech?", _YES, _NO, .5),
-    Rule("d12_drift", "norm_slope", "Do free runs drift in scale?", _YES, _NO),
-    Rule("d12_drift", "voice_slope", "Does the voice drift away from its speaker?", _NO, _YES),
-    Rule("d20_small_data_codes", "gain_reference_few", "Do few files beat the reference quantizer?", _YES, _NO),
-    Rule("d20_small_data_codes", "gain_reference_many", "Do many?", _YES, _NO),
-    Rule("d20_small_data_codes", "bits_saved", "Does a prior over codes beat a bigram?", _YES, _NO),
-    Rule("d21_memory_over_codes", "gain_same", "Does a hashed memory save bits on the same trunk?", _YES, _NO),
-    Rule("d21_memory_over_codes", "gain_parameters", "Does it beat width of as many parameters?", _YES, _NO),
-    Rule("d30_binding", "gain", "Do spikes add to what words give?", _YES, _NO),
-    Rule("d30_binding", "over_mel", "Do they add more than a log-mel embedding?", _YES, _NO),
-    Rule("d31_recursion", "parity_over_equal", "Does recursion beat depth of equal operations (sums)?", _YES, _NO),
-    Rule("d31_recursion", "order_over_equal", "Does it on the ear's task of order?", _YES, _NO),
-    Rule("d90_codec_card", "gain_pesq", "Is the codec better than its linear one (PESQ)?", _YES, _NO),
-    Rule("d90_codec_card", "learned_stoi", "Does its learned part help (STOI)?", _YES, _NO),
+# %% ../../nbs/lab/46_verdicts.ipynb #4ffdc318
+_OF_LATENTS = (
+    # what moves, and what a model of it loses
+    Rule("d00_structure", "ratio_best", "Could a lookup leave less than 60 % of a step's variance?", "no", "yes", .6),
+    Rule("d00_structure", "beyond", "Does the past say more than differencing, linearly?"),
+    Rule("d01_predictability", "gain", "Is the next frame predictable, over the mixture marginal?"),
+    Rule("d03_predictable_state", "over_slow", "Is a learned state better than linear slow features?"),
+    Rule("d03_predictable_state", "over_pca", "Is it better than as many principal components?"),
+    Rule("d04_memory", "over_flops", "Does a memory of errors beat width of equal computation?"),
+    Rule("d05_gap", "ceiling_many", "Is anything known eight frames ahead, over the marginal?"),
+    Rule("d05_gap", "lost_limit", "Do sampled rollouts lose any of it, in the limit of particles?"),
+    Rule("d06_rollout_training", "beyond_many", "Does rollout training beat as much one-step training?"),
+    Rule("d07_factorization", "direction", "Does the past tell a step's direction, over the marginal?"),
+    Rule("d07_factorization", "length", "Does it tell its length?"),
+    Rule("d08_listening", "c_over_a", "Does a wrong direction cost more than no step?"),
 )
 
-# %% ../../nbs/lab/46_verdicts.ipynb #6545be8d
+# %% ../../nbs/lab/46_verdicts.ipynb #71dc69d0
+RULES = _OF_LATENTS + (
+    # what recurs, what is generated, what is sensed
+    Rule("d10_archetypes", "over", "Do directions recur more than under the strongest null?"),
+    Rule("d10_archetypes", "gated", "Does a memory of directions help a head that may use it?"),
+    Rule("d10_archetypes", "transfer_over", "Do speakers share them more than under it?"),
+    Rule("d11_generation", "nats_over_one", "Does ten seconds of context beat one frame?"),
+    Rule("d11_generation", "sequence", "Can a network tell its speech from real speech?", mark=.5),
+    Rule("d12_drift", "norm_slope", "Do free runs drift in scale?"),
+    Rule("d12_drift", "voice_slope", "Does the voice drift away from its speaker?", "no", "yes"),
+    Rule("d20_small_data_codes", "gain_reference_few", "Do few files beat the reference quantizer?"),
+    Rule("d20_small_data_codes", "gain_reference_many", "Do many?"),
+    Rule("d20_small_data_codes", "bits_saved", "Does a prior over codes beat a bigram?"),
+    Rule("d21_memory_over_codes", "gain_same", "Does a hashed memory save bits on the same trunk?"),
+    Rule("d21_memory_over_codes", "gain_parameters", "Does it beat width of as many parameters?"),
+    Rule("d30_binding", "gain", "Do spikes add to what words give?"),
+    Rule("d30_binding", "over_mel", "Do they add more than a log-mel embedding?"),
+    Rule("d31_recursion", "parity_over_equal", "Does recursion beat depth of equal operations (sums)?"),
+    Rule("d31_recursion", "order_over_equal", "Does it on the ear's task of order?"),
+    Rule("d90_codec_card", "gain_pesq", "Is the codec better than its linear one (PESQ)?"),
+    Rule("d90_codec_card", "learned_stoi", "Does its learned part help (STOI)?"),
+)
+
+# %% ../../nbs/lab/46_verdicts.ipynb #7b398988
 LEVEL = .05   # chance of any false answer among all
 
 def answers(
@@ -80,11 +85,15 @@ def answers(
         e = _estimate(found := find_claim(f"{rule.page}/main.{rule.claim}") if claims is None else claims[rule.id])
         raw = decided(e, mark=rule.mark)
         shown = dict(page=rule.page, asks=rule.asks, shown=format_claim(found), value=e.value, lo=e.lo, hi=e.hi, n=e.n)
-        rows.append(shown | dict(mark=rule.mark, p=p_value(e, rule.mark), side=raw, raw=rule.said(raw)))
+        rows.append(shown | dict(mark=rule.mark, p=p_of(_over(e, rule.mark)), side=raw, raw=rule.said(raw)))
     table = pd.DataFrame(rows).assign(adjusted=lambda t: holm(t.p))
     sides = [side if p < LEVEL else UNKNOWN for side, p in zip(table.side, table.adjusted, strict=True)]
     kept = [rule.said(side) for rule, side in zip(rules, sides, strict=True)]
     return table.drop(columns="side").assign(answer=kept)
+
+def _over(e, mark: float):
+    "An estimate, counted from a mark."
+    return replace(e, value=e.value - mark, lo=e.lo - mark, hi=e.hi - mark)
 
 def _estimate(claim: dict):
     "A claim as an estimate; raises ParameterError where it has no interval to decide by."
@@ -92,7 +101,7 @@ def _estimate(claim: dict):
         raise ParameterError("a rule needs a claim with an interval", remedy="Choose a claim that was estimated")
     return estimate_of(pd.Series(claim))
 
-# %% ../../nbs/lab/46_verdicts.ipynb #215c7371
+# %% ../../nbs/lab/46_verdicts.ipynb #c991b333
 def answers_table(
     table=None,   # of `answers`; of what is published if None
 ) -> str:         # Markdown
