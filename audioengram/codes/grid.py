@@ -111,6 +111,18 @@ class CodeGrid:
         new[region.within(self.shape)] = check_codes([[[code]]], self.model.config.size, name="the code")
         self._edit(new)
 
+    def paint(self,
+        cells,          # pairs of column and band
+        level: int,
+        code: int,      # 0 … K−1, or −1 for absent
+    ):
+        "Write one code into some cells of a level, as one edit."
+        new = self.codes
+        for time, frequency in cells:
+            at = Region(*((i, i + 1) for i in (time, frequency, level))).within(self.shape)
+            new[at] = check_codes([[[code]]], self.model.config.size, name="the code")
+        self._edit(new)
+
     def write(self,
         time: int, frequency: int,   # the corner, column and band
         codes,                       # [t,f,Q]
