@@ -6,6 +6,7 @@ import torch
 
 from audioengram.discussions import d03_predictable_state as d03
 from audioengram.dynamics.factorizer import Frames
+from audioengram.measure.rules import crossed
 
 HOW = d03.recipe("smoke") | dict(hidden=16, epochs=15)
 
@@ -30,6 +31,20 @@ def test_linear_states_are_what_they_are_called(sets):
     lag1 = {name: torch.stack([torch.corrcoef(torch.stack([y, b]))[0, 1] for y, b in zip(((sets["test"].current() - m) @ w).T, ((z - m) @ w).T, strict=True)]) for name, (m, w) in found.items()}
     assert torch.allclose(lag1["slow"], torch.tensor([.95, .8]), atol=.03) and lag1["pca"].abs().max() < .1
     assert all(torch.linalg.matrix_rank(w) == 2 for _, w in found.values())
+
+
+def test_a_contrastive_state_finds_what_moves_slowly(sets):
+    mean, weight = d03.contrastive_state(sets, 2, HOW | dict(epochs=25))
+    z, now = ((w - mean) @ weight for w in (sets["test"].targets(), sets["test"].current()))
+    lag1 = [float(torch.corrcoef(torch.stack([a, b]))[0, 1]) for a, b in zip(z.T, now.T, strict=True)]
+    assert min(lag1) > .6 and torch.linalg.matrix_rank(weight) == 2
+
+
+def test_the_rule_of_states():
+    lead = {"slow": .5, "cpc": .6, "pca": .7}
+    said = lambda **change: d03.verdict({k: (crossed(v := np.full(9, x) + .01 * np.arange(9)), v) for k, x in (lead | change).items()})
+    assert said().startswith("the learned state is") and "slow features" in said(slow=-.5) and said(slow=-.5).startswith("a simpler state is")
+    assert "not known" in said(cpc=-.04) and "contrastive" in said(cpc=-.04)
 
 
 def test_a_linear_gaussian_state_has_the_gain_and_spectrum_that_theory_says(sets):

@@ -304,6 +304,7 @@ class SwitchingProcess:
         for k in np.unique(where): out[where == k] = self.parts[k].after(z[where == k], r[where == k])
         return out
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #8b9cd66e
 def fit_switching(
     frames: Frames,            # of training speakers
     whole: LinearProcess,      # the process of all frames

@@ -39,6 +39,7 @@ _OF_LATENTS = (
     Rule("d00_structure", "beyond", "Does the past say more than differencing, linearly?"),
     Rule("d01_predictability", "gain", "Is the next frame predictable, over the mixture marginal?"),
     Rule("d03_predictable_state", "over_slow", "Is a learned state better than linear slow features?"),
+    Rule("d03_predictable_state", "over_cpc", "Is it better than a contrastive state?"),
     Rule("d03_predictable_state", "over_pca", "Is it better than as many principal components?"),
     Rule("d04_memory", "over_flops", "Does a memory of errors beat width of equal computation?"),
     Rule("d05_gap", "ceiling_many", "Is anything known eight frames ahead, over the marginal?"),
