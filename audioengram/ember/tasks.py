@@ -143,22 +143,25 @@ TASKS = dict(micro=lambda wav, rng: micro_pair(wav), order=order_pair, phase=pha
 def make_pairs(
     corpus,  # a Corpus
     ids,  # utterances to draw from
-    task: str,  # a key of TASKS
+    task,  # a key of TASKS, or a function (excerpt, generator) -> two clips
     n: int,  # pairs wanted
     seed: int = 0,
     seconds: float = 0.5,  # of a clip
     keep=None,  # (clip, clip) -> whether a pair may stay
-) -> tuple:  # clips [2m,S] float32, table with clip, pair, label, speaker, utterance; and how many pairs were tried
+    rounds: int = 1,  # times that an utterance may serve, with other draws
+) -> tuple:  # clips [2m,S] (or [2m,2,S]) float32, table with pair, label, speaker, utterance; how many pairs were tried
     "Pairs from many speakers in turn, until there are enough or no utterance is left."
-    if task not in TASKS: raise ParameterError(f"unknown task {task!r}", remedy=f"Choose one of {', '.join(TASKS)}")
+    if not callable(task) and task not in TASKS:
+        raise ParameterError(f"unknown task {task!r}", remedy=f"Choose one of {', '.join(TASKS)}")
+    make = task if callable(task) else TASKS[task]
     table, tried = corpus.utterances.set_index("utterance_id").loc[list(ids)], 0
     draw = np.random.default_rng(seed).permutation(len(table))
     turns = table.iloc[draw].assign(nth=lambda d: d.groupby("speaker_id").cumcount()).sort_values("nth", kind="stable")
     clips, rows = [], []
-    for utterance, speaker in zip(turns.index, turns.speaker_id, strict=True):
+    for utterance, speaker in [*zip(turns.index, turns.speaker_id, strict=True)] * rounds:
         if len(clips) == 2 * n: break
         rng = np.random.default_rng([seed, tried]); tried += 1
-        try: pair = TASKS[task](excerpt(corpus.load(utterance, RATE)[0], seconds), rng)
+        try: pair = make(excerpt(corpus.load(utterance, RATE)[0], seconds), rng)
         # too short, silent, or not voiced
         except ShapeError: continue
         if keep is not None and not keep(*pair): continue
@@ -172,11 +175,13 @@ def make_pairs(
 
 # %% ../../nbs/ember/22_tasks.ipynb #2cb3f190
 def ablate(
-    wav,           # clip [S]
+    wav,           # clip [S], or [2,S] for two ears, whose phases are drawn apart and whose pieces move together
     kind: str,     # "phase", "shuffle" or "spectrum"
-    seed: int = 0,
-) -> np.ndarray:   # [S], same level
+    seed=0,        # a number or a list of them
+) -> np.ndarray:   # as wav, same level
     "A clip without its fine structure, its order, or any change."
+    if np.ndim(wav) == 2:
+        return np.stack([ablate(x, kind, seed if kind == "shuffle" else [seed, i]) for i, x in enumerate(wav)])
     x, rng = np.asarray(wav, np.float64), np.random.default_rng(seed)
     if kind == "spectrum":
         X = np.fft.rfft(x)
