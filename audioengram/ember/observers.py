@@ -218,14 +218,15 @@ def observe(
     epochs: int = 12, seed: int = 0,
 ) -> dict:           # name of the observer -> answers for the held-out clips
     "What each observer answers."
-    y, fit = np.asarray(labels), ~np.asarray(held)
+    y, held = np.array(labels), np.array(held)        # copies: tensors are indexed by them, which must be writable
+    fit = ~held
     x = seen(task, clips)
     said = {"waveform": _linear().fit(x[fit], y[fit]).predict(x[held])}
     for front in fronts:
         m = spectrogram(clips, front)
         t = texture(m)
         said[f"{front.name}, statistics"] = _linear(.1).fit(t[fit], y[fit]).predict(t[held])
-        said[f"{front.name}, network"] = listen(m[fit], torch.as_tensor(y[fit]), m[held], epochs, seed=seed)
+        said[f"{front.name}, network"] = listen(m[fit], torch.tensor(y[fit]), m[held], epochs, seed=seed)
     return said
 
 def answers(
