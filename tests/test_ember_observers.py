@@ -5,8 +5,18 @@ import torch
 
 from audioengram.core import ParameterError
 from audioengram.data.sources import synthesise
-from audioengram.ember.fine import FINE, pair_maker, voice_of
-from audioengram.ember.observers import FRONTS, Front, answers, folded, listen, observe, seen, spectrogram, texture
+from audioengram.ember.fine import FINE, pair_maker, pitch_and_colour
+from audioengram.ember.observers import (
+    FRONTS,
+    Front,
+    answers,
+    folded,
+    observe,
+    seen,
+    spectrogram,
+    texture,
+    train_listener,
+)
 from audioengram.ember.tasks import ablate, excerpt, make_pairs
 
 LOST = dict(clicks="phase", dips="phase", curve="phase", ears="phase", pulses="phase", partials="phase")
@@ -44,7 +54,7 @@ def test_random_phases_take_the_answer_from_the_observer(task, voices):
 
 
 def test_a_pitch_is_brought_into_its_octave(voices):
-    assert all(110 <= voice_of(v)[0] <= 220 for v in voices)
+    assert all(110 <= pitch_and_colour(v)[0] <= 220 for v in voices)
     with pytest.raises(ParameterError, match="unknown task"): pair_maker("x")
     with pytest.raises(ParameterError, match="nobody"): seen("x", [])
 
@@ -66,7 +76,7 @@ def test_two_ears_are_bands_below_each_other():
     x = torch.randn(3, 2, 4000)
     both, one = spectrogram(x, Front(160, 400, 12)), spectrogram(x[:, 1], Front(160, 400, 12))
     assert both.shape[1] == 24 and torch.allclose(both[:, 12:], one) and texture(one).shape == (3, 59)
-    assert set(listen(one, torch.tensor([0, 1, 0]), one, 1)) <= {0, 1}
+    assert set(train_listener(one, torch.tensor([0, 1, 0]), one, 1)) <= {0, 1}
 
 
 def test_folds_keep_groups_apart():

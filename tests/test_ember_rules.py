@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from audioengram.core import ParameterError
 from audioengram.data.sources import synthesise
 from audioengram.ember.coincidence import EARS_LAG, coincidences, how_many, lagged
-from audioengram.ember.rules import decide, found_by, power_curve, size_in_words
+from audioengram.ember.rules import decide_all, found_by, power_curve, size_in_words
 from audioengram.ember.tasks import events, excerpt
 
 
@@ -18,8 +18,8 @@ def series(mean, sd, n=40, seed=0): return pd.Series(mean + sd * np.random.defau
 
 def test_decisions_are_corrected_together():
     one, many = series(.03, .07), {f"h{i}": series(.03, .07) for i in range(40)}
-    assert decide({"one": one}).says[0] == "yes" and set(decide(many).says) == {"not known"}
-    table = decide(dict(better=series(.2, .05), worse=series(-.2, .05, seed=1)), least=.05).set_index("hypothesis")
+    assert decide_all({"one": one}).says[0] == "yes" and set(decide_all(many).says) == {"not known"}
+    table = decide_all(dict(better=series(.2, .05), worse=series(-.2, .05, seed=1)), least=.05).set_index("hypothesis")
     assert table.says.to_dict() == dict(better="yes", worse="no") and table.value["better"] == pytest.approx(.2, abs=.03)
     assert [size_in_words(x) for x in (.001, -.02, .1, -.4)] == ["no", "a small", "a moderate", "a large"]
 

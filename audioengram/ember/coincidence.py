@@ -41,6 +41,7 @@ def pooled(
         raise ShapeError(f"{spikes.shape[1]} channels do not divide into {bands} bands", remedy="Give a multiple")
     return spikes.unflatten(1, (bands, -1)).sum(2)
 
+# %% ../../nbs/ember/16_coincidence.ipynb #4a1acb1c
 def coincidences(
     left: Tensor, right: Tensor,   # spikes of either ear, [B,C,S]
     bands: int = 6,

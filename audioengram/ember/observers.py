@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SEE', 'FRONTS', 'pitch_of', 'whitened', 'see_clicks', 'see_ears', 'see_dips', 'see_curve', 'see_pulses',
-           'see_partials', 'see_micro', 'seen', 'Front', 'spectrogram', 'texture', 'Listener', 'listen', 'observe',
-           'answers', 'folded']
+           'see_partials', 'see_micro', 'seen', 'Front', 'spectrogram', 'texture', 'Listener', 'train_listener',
+           'observe', 'answers', 'folded']
 
 # %% ../../nbs/ember/26_observers.ipynb #9aac50a1
 import functools
@@ -187,7 +187,7 @@ class Listener(nn.Module):
         return self.out(torch.cat([h.mean(2), h.amax(2)], 1))
 
 # %% ../../nbs/ember/26_observers.ipynb #e7301563
-def listen(
+def train_listener(
     m: Tensor, labels: Tensor,   # training frames [N,C,G] and classes [N]
     other: Tensor,               # frames to be judged [M,C,G]
     epochs: int = 12, batch: int = 64, lr: float = 2e-3, seed: int = 0,
@@ -226,9 +226,10 @@ def observe(
         m = spectrogram(clips, front)
         t = texture(m)
         said[f"{front.name}, statistics"] = _linear(.1).fit(t[fit], y[fit]).predict(t[held])
-        said[f"{front.name}, network"] = listen(m[fit], torch.tensor(y[fit]), m[held], epochs, seed=seed)
+        said[f"{front.name}, network"] = train_listener(m[fit], torch.tensor(y[fit]), m[held], epochs, seed=seed)
     return said
 
+# %% ../../nbs/ember/26_observers.ipynb #1d17c11a
 def answers(
     said: dict,                     # name -> answers [M]
     labels, speakers,               # [M]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RATE', 'BANDS', 'TASKS', 'EVENT_BANDS', 'RAVDESS_EMOTIONS', 'MSP_CONDITIONS', 'level', 'excerpt', 'smooth',
-           'micro_pair', 'carrier', 'burst', 'order_pair', 'gap_pair', 'phase_pair', 'events', 'make_pairs', 'ablate',
-           'scatter_spikes', 'read_ravdess', 'read_msp_improv']
+           'micro_pair', 'carrier', 'burst', 'order_pair', 'gap_pair', 'phase_pair', 'events', 'maker_of', 'make_pairs',
+           'ablate', 'scatter_spikes', 'read_ravdess', 'read_msp_improv']
 
 # %% ../../nbs/ember/22_tasks.ipynb #429a370c
 from pathlib import Path
@@ -158,6 +158,14 @@ def events(
         x = x + carrier(wav, EVENT_BANDS[band]) * burst(n, at, length)
     return level(x, .03), order
 
+# %% ../../nbs/ember/22_tasks.ipynb #c7f848a7
+def maker_of(
+    task: str,   # a key of TASKS
+):               # function (excerpt, generator) -> two clips
+    "How pairs of a task are made."
+    if task not in TASKS: raise ParameterError(f"unknown task {task!r}", remedy=f"Choose one of {', '.join(TASKS)}")
+    return TASKS[task]
+
 # %% ../../nbs/ember/22_tasks.ipynb #c7f848a6
 def make_pairs(
     corpus,  # a Corpus
@@ -170,9 +178,7 @@ def make_pairs(
     rounds: int = 1,  # times that an utterance may serve, with other draws
 ) -> tuple:  # clips [2m,S] (or [2m,2,S]) float32, table with pair, label, speaker, utterance; how many pairs were tried
     "Pairs from many speakers in turn, until there are enough or no utterance is left."
-    if not callable(task) and task not in TASKS:
-        raise ParameterError(f"unknown task {task!r}", remedy=f"Choose one of {', '.join(TASKS)}")
-    make = task if callable(task) else TASKS[task]
+    make = task if callable(task) else maker_of(task)
     table, tried = corpus.utterances.set_index("utterance_id").loc[list(ids)], 0
     draw = np.random.default_rng(seed).permutation(len(table))
     turns = table.iloc[draw].assign(nth=lambda d: d.groupby("speaker_id").cumcount()).sort_values("nth", kind="stable")
@@ -187,9 +193,8 @@ def make_pairs(
         rows += [dict(pair=len(clips) // 2, label=k, speaker=speaker, utterance=utterance) for k in (0, 1)]
         clips += pair
     if not clips:
-        raise CorpusError(
-            f"no pair for task {task!r} came out of {tried} utterances", remedy="Give more or longer recordings"
-        )
+        why = f"no pair for task {task!r} came out of {tried} utterances"
+        raise CorpusError(why, remedy="Give more or longer recordings")
     return np.stack(clips), pd.DataFrame(rows), tried
 
 # %% ../../nbs/ember/22_tasks.ipynb #2cb3f190
