@@ -54,10 +54,11 @@ VOCABULARY = dict(  # attribute -> (edges, words)
 )
 
 def describe(
-    wav,        # clip at 16 kHz [S]
-) -> tuple:     # (("pitch", "low"), ("range", "flat"), …)
+    wav,          # clip at 16 kHz [S]
+    found=None,   # its attributes, if they are known
+) -> tuple:       # (("pitch", "low"), ("range", "flat"), …)
     "A clip in words."
-    found = attributes(wav)
+    found = attributes(wav) if found is None else found
     return tuple((name, words[int(np.searchsorted(edges, found[name]))]) for name, (edges, words) in VOCABULARY.items())
 
 TOKENS = tuple(f"{name} {word}" for name, (_, words) in VOCABULARY.items() for word in words)
