@@ -13,7 +13,7 @@ from audioengram.lab.players import (
     PICTURE,
     Clip,
     Explorer,
-    frame_energy,
+    energy_by_frame,
     is_live,
     picture,
     read_row,
@@ -102,8 +102,8 @@ def test_a_page_shows_eight_clips_and_keeps_the_rest(tmp_path):
 
 def test_energy_follows_the_sound():
     wav = np.concatenate([sound(0, gain=g) for g in (.01, .1, 1.)])
-    assert np.allclose(np.diff(frame_energy(wav, 3)), 20, atol=.5)
-    assert len(frame_energy(wav[:7], 12)) == 12                                                  # more frames than samples
+    assert np.allclose(np.diff(energy_by_frame(wav, 3)), 20, atol=.5)
+    assert len(energy_by_frame(wav[:7], 12)) == 12                                                  # more frames than samples
 
 
 def test_explorer_on_a_latent_store_plays_what_its_codec_decodes(tmp_path):

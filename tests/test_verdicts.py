@@ -9,7 +9,7 @@ import pytest
 from audioengram.discussions import d05_gap as d05
 from audioengram.discussions import d07_factorization as d07
 from audioengram.discussions import d21_memory_over_codes as d21
-from audioengram.lab.verdicts import LEVEL, RULES, answers, answers_table
+from audioengram.lab.verdicts import LEVEL, RULES, answers_table, decide_all_rules
 from audioengram.measure.rules import UNKNOWN, crossed, decided, sturdy
 from audioengram.measure.stats import estimate_of
 
@@ -24,7 +24,7 @@ def cases(page): return sorted({id.split(".")[0] for id in CLAIMS[page]} - {"mai
 
 def test_every_rule_is_one_row_and_is_answered():
     assert len({r.id for r in RULES}) == len(RULES)
-    table = answers()
+    table = decide_all_rules()
     assert list(table.page) == [r.page for r in RULES] and table.p.between(0, 1).all() and (table.adjusted >= table.p - 1e-12).all()
     turned = table[table.raw != table.answer]
     assert (turned.answer == UNKNOWN).all() and (turned.adjusted >= LEVEL).all()

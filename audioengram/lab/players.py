@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADROOM', 'SHOWN', 'COLUMNS', 'row_loudness', 'Clip', 'Row', 'AudioTable', 'write_row', 'draw_pictures', 'read_row',
-           'is_live', 'frame_energy', 'latent_picture', 'Explorer']
+           'is_live', 'energy_by_frame', 'latent_picture', 'Explorer']
 
 # %% ../../nbs/lab/15_players.ipynb #387b9229
 import html
@@ -256,7 +256,7 @@ def is_live() -> bool:
     "Whether a person's session runs this kernel, rather than papermill or a test."
     return any(os.environ.get(k) for k in _LIVE) and "PYTEST_CURRENT_TEST" not in os.environ
 
-def frame_energy(
+def energy_by_frame(
     wav,           # samples [S] of an utterance
     frames: int,   # latent frames T of the same utterance
 ) -> np.ndarray:   # dB below full scale, [T]
@@ -347,7 +347,7 @@ class Explorer:
         z = np.asarray(self.store[uid])
         wav, rate = self.listen(uid) if self.listen else (None, None)
         ids = self.clusters(z) if callable(self.clusters) else self.clusters[uid] if self.clusters is not None else None
-        energy = 20 * np.log10(np.linalg.norm(z, axis=1) + 1e-8) if wav is None else frame_energy(wav, len(z))
+        energy = 20 * np.log10(np.linalg.norm(z, axis=1) + 1e-8) if wav is None else energy_by_frame(wav, len(z))
         return latent_picture(z, self.frame_rate, energy, ids), None if wav is None else _wav_bytes(wav, rate)
 
     def widget(self):
