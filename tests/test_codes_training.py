@@ -62,7 +62,8 @@ def press_at(monkeypatch, at, where="step_loss"):
     monkeypatch.setattr(training, where, pressed)
 
 
-@pytest.mark.parametrize("at, where", [(2, "step_loss"), (4, "step_loss"), (7, "step_loss"), (8, "step_loss"), (11, "step_loss"), (1, "settle_model"), (1, "picture_distance")])
+@pytest.mark.parametrize("at, where", [(2, "step_loss"), (4, "step_loss"), (7, "step_loss"), (8, "step_loss"), (11, "step_loss"), (1, "settle_model"), (1, "picture_distance"),
+                                       *(pytest.param(at, where, marks=pytest.mark.slow) for at, where in ((3, "step_loss"), (5, "step_loss"), (9, "step_loss")))])
 def test_an_interrupted_run_leaves_a_model_and_goes_on(tmp_path, monkeypatch, whole, at, where):
     "Ctrl-C at any moment: a usable file that says so; the same call again ends where an uninterrupted run ends."
     home, model = whole

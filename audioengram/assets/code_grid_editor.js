@@ -1,5 +1,6 @@
 // The editor of a code grid: two canvases (original, edited), a toolbar, two players. All state that matters lives in Python.
 const CELL = { w: 16, h: 22 }, AXIS = 16;
+const HOVER_MS = 150;                                         // a pointer that rests this long on a cell wants to hear it
 const hue = (code, size) => code < 0 ? "#ffffff" : `hsl(${Math.round(360 * code / size)} 62% ${62 - 22 * (code % 3) / 2}%)`;
 
 function node(tag, attributes = {}, ...children) {
@@ -10,29 +11,44 @@ function node(tag, attributes = {}, ...children) {
 
 function render({ model, el }) {
   const [T, F, Q] = model.get("shape"), size = model.get("size");
-  let level = 0, from = null, region = null, mark = null, played = null;
+  let level = 0, from = null, region = null, mark = null, played = null, painted = null, rest = null, rested = "";
   const canvas = (label) => node("canvas", { width: T * CELL.w, height: F * CELL.h, className: `ae-grid ae-${label}`, tabIndex: 0, ariaLabel: `${label} code grid` });
-  const before = canvas("original"), now = canvas("edited");
+  const before = canvas("original"), now = canvas("edited"), original = model.get("original_codes");
   const under = node("canvas", { width: T * CELL.w, height: 96 + AXIS, className: "ae-picture", ariaLabel: "spectrogram of the edited sound" });
   const head = node("div", { className: "ae-head", hidden: true });
   const status = node("output", { className: "ae-status" }), where = node("span", { className: "ae-where" });
   const field = (name, options) => node("input", { className: `ae-${name}`, title: name, ...options });
   const code = field("code", { type: "number", min: -1, max: size - 1, value: 0 }), ratio = field("ratio", { type: "range", min: 0, max: 1, step: .05, value: .5 });
+  const tick = (name, title, act = () => {}) => node("input", { type: "checkbox", className: `ae-${name}`, title, onchange: () => { act(); now.focus(); } });
+  const brush = tick("brush", "drag writes the code, at this level"), hover = tick("hover", "hear the code under the pointer"), loop = tick("loop", "play the selection over and over");
+  const lanes = tick("lanes", "show every level as a lane of its own; a click chooses the level, too", () => { cells.clear(); show(); });
   const levels = node("select", { className: "ae-level", title: "level" }, ...[...Array(Q).keys()].map((q) => node("option", { value: q, textContent: `level ${q + 1}` })));
   const players = Object.fromEntries(["original", "edited", "preview"].map((name) => [name, node("audio", { className: `ae-audio-${name}`, controls: name !== "preview", preload: "auto" })]));
 
-  // ---- drawing
+  // ---- drawing: cells are painted once for each change of the codes, a selection costs one copy of that picture
+  const cells = new Map();
+  function paintCells(codes) {
+    const made = node("canvas", { width: before.width, height: before.height }), g = made.getContext("2d"), shown = lanes.checked ? [...Array(Q).keys()] : [level];
+    g.fillStyle = "#d8d8d8"; g.fillRect(0, 0, made.width, made.height);
+    const high = (CELL.h - 1) / shown.length;
+    for (let t = 0; t < T; t++) for (let f = 0; f < F; f++) shown.forEach((q, lane) => {
+      const c = codes[(t * F + f) * Q + q], x = t * CELL.w + 1, y = (F - 1 - f) * CELL.h + 1 + lane * high;
+      g.fillStyle = hue(c, size); g.fillRect(x, y, CELL.w - 1, Math.max(1, high - (shown.length > 1)));
+      if (c < 0) { g.strokeStyle = "#999"; g.beginPath(); g.moveTo(x + 3, y + high - 2); g.lineTo(x + CELL.w - 5, y + 2); g.stroke(); }
+    });
+    return made;
+  }
   function draw(target, codes) {
-    const g = target.getContext("2d");
-    g.fillStyle = "#d8d8d8"; g.fillRect(0, 0, target.width, target.height);
-    for (let t = 0; t < T; t++) for (let f = 0; f < F; f++) {
-      const c = codes[(t * F + f) * Q + level];
-      g.fillStyle = hue(c, size); g.fillRect(t * CELL.w + 1, (F - 1 - f) * CELL.h + 1, CELL.w - 1, CELL.h - 1);
-      if (c < 0) { g.strokeStyle = "#999"; g.beginPath(); g.moveTo(t * CELL.w + 4, (F - f) * CELL.h - 4); g.lineTo((t + 1) * CELL.w - 4, (F - 1 - f) * CELL.h + 4); g.stroke(); }
-    }
+    const known = cells.get(target), g = target.getContext("2d");
+    if (!known || known.codes !== codes || known.level !== level) cells.set(target, { codes, level, image: paintCells(codes) });
+    g.drawImage(cells.get(target).image, 0, 0);
     for (const [box, colour] of [[mark, "#D55E00"], [region, "#000000"]]) if (box) {
       g.strokeStyle = colour; g.lineWidth = 2;
       g.strokeRect(box.time[0] * CELL.w, (F - box.frequency[1]) * CELL.h, (box.time[1] - box.time[0]) * CELL.w, (box.frequency[1] - box.frequency[0]) * CELL.h);
+    }
+    if (painted && target === now) {
+      g.fillStyle = hue(Number(code.value), size);
+      for (const at of painted.values()) g.fillRect(at[0] * CELL.w + 1, (F - 1 - at[1]) * CELL.h + 1, CELL.w - 1, CELL.h - 1);
     }
   }
   function drawPicture() {                                    // loud is dark; time in seconds below, frequency at the edges
@@ -48,6 +64,8 @@ function render({ model, el }) {
     small.getContext("2d").putImageData(image, 0, 0);
     g.drawImage(small, 0, 0, under.width, high);
     g.fillStyle = "#333"; g.font = "11px sans-serif";
+    const names = model.get("band_names"), heard = names.filter((n) => !n.startsWith("side"));
+    heard.forEach((n, f) => { const y = high * (1 - f / heard.length); g.fillRect(0, y - 1, 6, 1); g.fillText(n.replace("mid ", ""), 8, y - 3); });
     const step = model.get("step"), every = step * T > 6 ? 1 : step * T > 2 ? .5 : .1;
     for (let s = 0; s < step * T; s += every) { const x = s / step * CELL.w; g.fillRect(x, high, 1, 4); g.fillText(`${Number(s.toFixed(1))} s`, x + 3, high + 13); }
   }
@@ -55,11 +73,13 @@ function render({ model, el }) {
     const p = players[played];
     head.hidden = !p || p.paused;
     if (head.hidden) return;
-    head.style.left = `${p.currentTime / model.get("step") * CELL.w}px`;
+    const step = model.get("step"), [a, b] = region ? region.time.map((t) => t * step) : [0, T * step];
+    if (loop.checked && (p.currentTime >= b || p.currentTime < a - .1)) p.currentTime = a;
+    head.style.left = `${p.currentTime / step * CELL.w}px`;
     requestAnimationFrame(movePlayhead);
   }
   function show() {
-    draw(before, model.get("original_codes")); draw(now, model.get("codes"));
+    draw(before, original); draw(now, model.get("codes"));
     undo.disabled = !model.get("can_undo"); redo.disabled = !model.get("can_redo"); status.value = model.get("status");
     where.textContent = region ? `columns ${region.time[0]}–${region.time[1] - 1}, bands ${region.frequency[0]}–${region.frequency[1] - 1}` : "nothing selected";
     const names = model.get("band_names"), step = model.get("step");
@@ -81,7 +101,7 @@ function render({ model, el }) {
   function play(name) {                                       // A and B from the same moment
     const other = played && played !== name ? players[played].currentTime : 0;
     for (const p of Object.values(players)) p.pause();
-    players[name].currentTime = played && played !== name ? other : 0; played = name;
+    players[name].currentTime = played && played !== name ? other : loop.checked && region ? region.time[0] * model.get("step") : 0; played = name;
     players[name].play().then(movePlayhead).catch(() => {});
   }
   function download(name, parts, type) {
@@ -96,7 +116,8 @@ function render({ model, el }) {
     else if (t0 + dt >= 0 && t1 + dt <= T && f0 + df >= 0 && f1 + df <= F) region = { time: [t0 + dt, t1 + dt], frequency: [f0 + df, f1 + df] };
     show();
   }
-  const tools = node("div", { className: "ae-tools" }, levels, code,
+  const labelled = (box) => node("label", { title: box.title }, box, box.className.slice(3));
+  const tools = node("div", { className: "ae-tools" }, levels, labelled(lanes), code, labelled(brush), labelled(hover), labelled(loop),
     button("set", "write the code into the selection, at this level", needs(() => send("set", { code: Number(code.value) }))),
     button("mute", "make this level absent there (Delete)", needs(() => send("mute"))),
     button("mark", "remember this rectangle for swap and blend", needs(() => { mark = region; show(); })),
@@ -116,14 +137,37 @@ function render({ model, el }) {
     return [clip((e.clientX - box.left) / box.width * T, T), F - 1 - clip((e.clientY - box.top) / box.height * F, F)];
   };
   const stretch = ([a, b], [c, d]) => ({ time: [Math.min(a, c), Math.max(a, c) + 1], frequency: [Math.min(b, d), Math.max(b, d) + 1] });
-  now.onpointerdown = (e) => { now.setPointerCapture(e.pointerId); from = cell(e); region = stretch(from, from); now.focus(); show(); };
-  now.onpointermove = (e) => { if (from) { region = stretch(from, cell(e)); show(); } };
+  const laneOf = (e) => {                                     // the level under the pointer, where levels are lanes
+    const box = now.getBoundingClientRect(), y = (e.clientY - box.top) / box.height * F;
+    return Math.min(Q - 1, Math.floor((y - Math.floor(y)) * Q));
+  };
+  const paint = (e) => { const at = cell(e); painted.set(at.join(), at); };
+  function listenTo(e) {                                      // a pointer at rest: the code that lies under it, alone
+    const at = cell(e), q = lanes.checked ? laneOf(e) : level, key = [...at, q].join();
+    if (key === rested) return;
+    rested = key; clearTimeout(rest);
+    rest = setTimeout(() => model.send({ do: "hover", region: stretch(at, at), level: q }), HOVER_MS);
+  }
+  now.onpointerdown = (e) => {
+    now.setPointerCapture(e.pointerId); now.focus();
+    if (lanes.checked) { level = laneOf(e); levels.value = level; }
+    if (brush.checked) { painted = new Map(); paint(e); } else { from = cell(e); region = stretch(from, from); }
+    show();
+  };
+  now.onpointermove = (e) => {
+    if (painted) paint(e);
+    else if (from) region = stretch(from, cell(e));
+    else { if (hover.checked) listenTo(e); return; }
+    show();
+  };
+  now.onpointerleave = () => { clearTimeout(rest); rested = ""; };
   now.onpointerup = () => {
-    if (region && region.time[1] - region.time[0] === 1 && region.frequency[1] - region.frequency[0] === 1) code.value = model.get("codes")[(region.time[0] * F + region.frequency[0]) * Q + level];
+    if (painted) { model.send({ do: "paint", cells: [...painted.values()], level, code: Number(code.value) }); painted = null; }
+    else if (region && region.time[1] - region.time[0] === 1 && region.frequency[1] - region.frequency[0] === 1) code.value = model.get("codes")[(region.time[0] * F + region.frequency[0]) * Q + level];
     from = null; show();
   };
   el.onkeydown = (e) => {
-    if (e.target.tagName === "INPUT" && !e.ctrlKey && !e.metaKey) return;
+    if (e.target.tagName === "INPUT" && e.target.type !== "checkbox" && !e.ctrlKey && !e.metaKey) return;
     const key = e.key.toLowerCase(), held = e.ctrlKey || e.metaKey;
     if (held && key === "z") send(e.shiftKey ? "redo" : "undo");
     else if (held && key === "y") send("redo");
@@ -133,6 +177,7 @@ function render({ model, el }) {
     else if (key.startsWith("arrow")) move({ arrowleft: -1, arrowright: 1 }[key] ?? 0, { arrowup: 1, arrowdown: -1 }[key] ?? 0, e.shiftKey);
     else if (!held && key === "a") play("original");
     else if (!held && key === "b") play("edited");
+    else if (!held && key === "l") { loop.checked = !loop.checked; }
     else return;
     e.preventDefault(); e.stopPropagation();
   };
@@ -144,7 +189,7 @@ function render({ model, el }) {
   model.on("change:exported", () => { if (model.get("exported")) download("grid.json", [model.get("exported")], "application/json"); });
   for (const name of ["original", "edited"]) players[name].onplay = () => { played = name; movePlayhead(); };
   el.classList.add("ae-editor");
-  el.append(node("div", { className: "ae-scroll" }, node("div", {}, "original"), before, node("div", {}, "edited: click or drag, or arrows (Shift widens); Ctrl+C, Ctrl+V and Ctrl+Z; A and B play"),
+  el.append(node("div", { className: "ae-scroll" }, node("div", {}, "original"), before, node("div", {}, "edited: click or drag, or arrows (Shift widens); Ctrl+C, Ctrl+V and Ctrl+Z; A and B play, L loops the selection"),
     node("div", { className: "ae-stack" }, now, under, head)), where, tools, listen, status);
   show(); drawPicture();
 }

@@ -17,6 +17,7 @@ from traitlets import Bool, Bytes, Float, Int, List, Unicode
 
 from .fidelity import RANGE, picture_db
 from .grid import CodeGrid, Region
+from .library import code_sound
 from ..core import AudioengramError, ParameterError, need
 
 # %% ../../nbs/codes/50_editor.ipynb #6c0fbd47
@@ -113,7 +114,7 @@ class CodeGridEditor(anywidget.AnyWidget):
             bool(self.grid.undone),
         )
 
-    def _do(self, do, region=None, mark=None, level=0, code=0, ratio=.5) -> str:
+    def _do(self, do, region=None, mark=None, level=0, code=0, ratio=.5, cells=()) -> str:
         "One command; what to say about it."
         box = lambda r, **more: Region(tuple(r["time"]), tuple(r["frequency"]), **more)
         one, said, grid = (level, level + 1), "", self.grid
@@ -123,6 +124,8 @@ class CodeGridEditor(anywidget.AnyWidget):
             said = "" if getattr(grid, do)() else f"Nothing to {do}."
         elif do == "set":
             grid.fill(box(region, level=one), code)
+        elif do == "paint":
+            grid.paint(cells, level, code)
         elif do == "mute":
             grid.mute(box(region, level=one))
         elif do == "swap":
@@ -147,13 +150,20 @@ class CodeGridEditor(anywidget.AnyWidget):
             self.exported = json.dumps(grid.as_dict())
         elif do == "preview":
             self.preview_wav = self._wav(grid.preview(box(region, level=one)))
+        elif do == "hover":
+            self._hover(box(region, level=one))
         else:
             raise ParameterError(f"there is no command {do!r}")
-        if do not in ("preview", "copy", "export"):
+        if do not in ("preview", "hover", "copy", "export"):
             sound = grid.sound()
             self._draw(sound)
             self.edited_wav = self._wav(sound)
         return said
+
+    def _hover(self, at):
+        "The sound of one code, held for some columns; absent codes have none."
+        code, (_, band, level) = int(self.grid.codes[at.within(self.grid.shape)].flat[0]), at.within(self.grid.shape)
+        if code >= 0: self.preview_wav = self._wav(code_sound(self.grid.model, code, level.start, band.start))
 
     def _paste(self, at) -> str:
         "Write what was copied at the corner of a region; what does not fit is left out."
