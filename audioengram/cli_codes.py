@@ -281,6 +281,7 @@ def list_(
     if rows.empty and not json_: print(f"{folder} holds no .distill file" + f" with the tag {tag}" * bool(tag)); return
     show(rows.fillna(""), json_)
 
+# %% ../nbs/91_cli_codes.ipynb #914dfe3b
 @app.command()
 def tag(
     model: Model,

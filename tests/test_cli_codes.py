@@ -79,6 +79,30 @@ def test_one_shots_and_density(home, tmp_path):
     assert "no mode 'loop'" in str(call("generate", home / "full.distill", tmp_path / "c.wav", "--mode", "loop").exception)
 
 
+def test_a_rhythm_a_preset_and_their_mistakes(home, tmp_path):
+    write = lambda name, *args: call("generate", home / "full.distill", tmp_path / name, "--seconds", 2, *args)
+    assert write("r.wav", "--rhythm", "x...", "--bpm", 120, "--preset", "close").exit_code == 0
+    assert audio_info(tmp_path / "r.wav").seconds == pytest.approx(2., abs=.05)
+    for args, says in ((("--rhythm", "x-x"), "cannot read the rhythm"), (("--preset", "loud"), "no preset 'loud'"), (("--rhythm", "x", "--mode", "one-shot"), "without a prompt")):
+        assert says in str(write("no.wav", *args).exception) and not (tmp_path / "no.wav").exists()
+    assert write("p.wav", "--preset", "wild").exit_code == write("q.wav", "--preset", "wild", "--temperature", 1).exit_code == write("s.wav").exit_code == 0
+    wild, mended, plain = ((tmp_path / f"{n}.wav").read_bytes() for n in "pqs")
+    assert wild != plain == mended                                       # what is told goes before the preset
+
+
+def test_blends_and_tags(home, tmp_path):
+    save_audio(tmp_path / "b.wav", np.random.default_rng(1).normal(size=20_000) * .1, 16_000)
+    args = ("blend", home / "full.distill", home / "sound.wav", tmp_path / "b.wav")
+    assert call(*args, tmp_path / "c.wav", "--ratio", .3).exit_code == 0
+    assert call(*args, tmp_path / "d.wav", "--other", home / "bare.distill").exit_code == 0
+    assert audio_info(tmp_path / "c.wav").seconds == audio_info(tmp_path / "d.wav").seconds == pytest.approx(1.25, abs=.01)    # the longer of the two
+    (tmp_path / "m.distill").write_bytes((home / "bare.distill").read_bytes())
+    assert call("tag", tmp_path / "m.distill", "--add", "dry", "--add", "drums").output == "drums, dry\n"
+    assert [r["tags"] for r in json.loads(call("list", tmp_path, "--tag", "dry", "--json").output)] == ["drums, dry"]
+    assert "with the tag wet" in call("list", tmp_path, "--tag", "wet").output
+    assert "is no tag" in str(call("tag", tmp_path / "m.distill", "--add", "a, b").exception)
+
+
 def test_a_collapsed_codebook_has_an_exit_code_of_its_own(home, tmp_path):
     import copy
     poor = copy.deepcopy(model())
