@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GROUPS', 'GLOSSARY', 'WAY_SAYS', 'CARDS', 'NOTHING', 'FIRST', 'grouped', 'sidebar', 'way', 'data_way', 'notebook_map',
-           'card', 'findings', 'log', 'first_listen', 'report', 'fresh_report', 'readme']
+           'folded', 'card', 'findings', 'log', 'first_listen', 'report', 'fresh_report', 'readme']
 
 # %% ../../nbs/lab/23_home.ipynb #afedb3e8
 import ast
@@ -141,7 +141,14 @@ def _folded(room: str, pages: list) -> str:
     rows = [f"| [{p.title}]({_link(p.path)}) | {p.lead.replace('|', chr(92) + '|')} |" for p in pages]
     title = f"{_TITLES.get(room, room)}: {len(pages)} page{'s' * (len(pages) > 1)}"
     table = "\n".join(["| page | what it is for |", "|:--|:------------|", *rows])
-    return f"<details>\n<summary>{title}</summary>\n\n{table}\n\n</details>"
+    return folded(title, table)
+
+def folded(
+    title: str,
+    text: str,   # Markdown
+) -> str:        # Markdown
+    "Something long, behind its title."
+    return f"<details>\n<summary>{title}</summary>\n\n{text}\n\n</details>"
 
 # %% ../../nbs/lab/23_home.ipynb #90a01f04
 CARDS = {   # page -> its figure for a card, the claim that is its number, and what the number is
