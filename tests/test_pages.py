@@ -244,3 +244,11 @@ def test_cards_name_figures_and_claims_that_are_published():
 
 def test_terms_of_the_glossary_lead_to_pages_that_are_there():
     for term in TERMS: assert not term.page or (ROOT / term.page).is_file(), f"{term.name} leads to {term.page}"
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=ids(PUBLISHED))
+def test_a_verdict_is_read_in_one_breath(path):
+    "At most 45 words; an interval is none."
+    lead = re.sub(r"\[[^\]]*\]", "", read_page(path, ROOT).lead)
+    words = re.findall(r"[\w%][\w%.,'’()+-]*", lead)
+    assert 5 <= len(words) <= 45, f"{len(words)} words; the rest belongs under the result: {lead}"
