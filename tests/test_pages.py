@@ -26,7 +26,7 @@ PUBLISHED = [ROOT / p.path for p in result_pages(ROOT)]
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts and p.name != "_modidx.py")
 
 # The rooms and what each may import, beside itself; `data.audio` names one module of a room.
-COMMANDS = ("cli_common", "cli", "cli_codes", "cli_generate", "cli_codec", "cli_latents", "cli_corpus", "cli_runs", "cli_study")
+COMMANDS = ("cli_sounds", "cli_common", "cli", "cli_codes", "cli_generate", "cli_codec", "cli_latents", "cli_corpus", "cli_runs", "cli_study")
 ALL = ("core", "errors", "stages", "devices", "processes", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", *COMMANDS)
 BASE = ("core", "errors", "stages", "devices", "processes")   # what every room may use
 EVERYTHING = tuple(r for r in ALL if r not in COMMANDS)
@@ -36,7 +36,7 @@ MAY_IMPORT = dict(
     ember=(*BASE, "data", "measure"), lab=(*BASE, "data"), discussions=EVERYTHING,
     **{c: tuple(r for r in ALL if r != c) for c in COMMANDS})
 ALSO = {f"data.{m}": ("codecs",) for m in ("latents", "cases", "small_codecs")}   # the store builds the codec that decodes it; a case is a corpus under a codec; a small codec is trained on a corpus
-ALSO |= {"lab.parameters": ("codecs",), "lab.codec_compare": ("codecs", "measure"), "lab.voices": ("measure",), "lab.study": ("codecs", "measure")}   # a study goes from the download to the report; names are checked before a run; codecs and voices are compared by ear and by score
+ALSO |= {"lab.parameters": ("codecs",), "lab.codec_compare": ("codecs", "measure"), "lab.voices": ("measure",), "lab.verdicts": ("measure",), "lab.study": ("codecs", "measure")}   # a study goes from the download to the report; names are checked before a run; codecs and voices are compared by ear and by score
 
 
 def ids(paths): return [str(p.relative_to(ROOT)) for p in paths]

@@ -375,7 +375,9 @@ def by_count(limit: pd.DataFrame, method: str, first=ONE) -> pd.DataFrame:   # s
 
 def in_the_limit(ahead: pd.DataFrame) -> np.ndarray:   # of `by_count`; [speakers]
     "What is left with infinitely many, by 1/M from the two largest numbers."
-    *_, before, last = ahead.columns
+    *fewer, last = ahead.columns
+    if not fewer: return ahead[last].to_numpy()     # one number of particles has no limit
+    before = fewer[-1]
     return (ahead[last] + before / (last - before) * (ahead[last] - ahead[before])).to_numpy()
 
 def control_said(kept) -> str:   # updates whose weights the control kept, one a seed

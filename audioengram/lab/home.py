@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GROUPS', 'GLOSSARY', 'WAY_SAYS', 'CARDS', 'NOTHING', 'FIRST', 'grouped', 'sidebar', 'way', 'data_way', 'notebook_map',
-           'folded', 'card', 'findings', 'log', 'first_listen', 'report', 'fresh_report', 'readme']
+           'behind_title', 'card', 'findings', 'log', 'first_listen', 'report', 'fresh_report', 'readme']
 
 # %% ../../nbs/lab/23_home.ipynb #afedb3e8
 import ast
@@ -141,9 +141,9 @@ def _folded(room: str, pages: list) -> str:
     rows = [f"| [{p.title}]({_link(p.path)}) | {p.lead.replace('|', chr(92) + '|')} |" for p in pages]
     title = f"{_TITLES.get(room, room)}: {len(pages)} page{'s' * (len(pages) > 1)}"
     table = "\n".join(["| page | what it is for |", "|:--|:------------|", *rows])
-    return folded(title, table)
+    return behind_title(title, table)
 
-def folded(
+def behind_title(
     title: str,
     text: str,   # Markdown
 ) -> str:        # Markdown
