@@ -158,6 +158,7 @@ def test_published_results_are_what_the_run_wrote(path):
     assert run.name == path.parent.name and run.check() == []
     commit = run.manifest["git"]
     assert commit and not commit["dirty"], "a published number points at a clean commit: commit the code, then audioengram run --publish"
+    assert not (run.manifest.get("stated") or {}).get("dirty"), "what is stated points at a clean commit: commit, then audioengram redraw"
     text = "".join(p.read_text() for p in (path.parent / "manifest.json", path.parent / "claims.json"))
     assert not re.search(r'"/(home|root|tmp|work|Users)/', text), "the manifest names a place of this machine"
 

@@ -123,7 +123,8 @@ class Run:
         old = self.was.manifest
         known = {k: v for k, v in old.items() if k != "page"} | dict(figures=self.figures, files=files)
         pages = lambda known: {k: v for k, v in known.items() if k != "page.ipynb"}
-        return known if pages(files) == pages(old["files"]) else known | dict(stated=self.git)
+        clean = not (known.get("stated") or {}).get("dirty")     # else a clean tree says it again
+        return known if clean and pages(files) == pages(old["files"]) else known | dict(stated=self.git)
 
     def path(self,
         name: str,   # file name inside the run's folder
