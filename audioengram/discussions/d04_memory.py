@@ -6,8 +6,9 @@
 __all__ = ['NAME', 'CASES', 'FORMS', 'EVERY', 'EVERY_RESIDUAL', 'FORECAST', 'ONCE', 'FLOPS', 'NUMBERS', 'MIXTURE', 'MARGINAL',
            'STACKED', 'WITH_MEMORY', 'WITH_WIDTH', 'SHOWN', 'ROLLED', 'CODE', 'MEMORY_CODE', 'STUDY', 'recipe', 'fit',
            'network', 'trainer', 'add_controls', 'remembered', 'fit_rolled', 'measure_store', 'stack', 'sizes_of',
-           'gate', 'roll', 'rolled_gain', 'model_table', 'ahead_in_all', 'verdict', 'claims_of', 'draw_forced',
-           'draw_all', 'draw_rolled', 'listen', 'tell', 'run', 'models_table', 'verdict_table']
+           'gate', 'roll', 'rolled_gain', 'model_table', 'ahead_in_all', 'verdict', 'claims_of', 'seed_claims',
+           'forced_claims', 'rolled_claims', 'draw_forced', 'draw_all', 'draw_rolled', 'listen', 'tell', 'run',
+           'models_table', 'verdict_table']
 
 # %% ../../nbs/discussions/d04_memory.ipynb #7e4ccaa4
 import copy
@@ -402,27 +403,38 @@ def verdict(
 # %% ../../nbs/discussions/d04_memory.ipynb #065d2655
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
-    kw, last = dict(n=n, seed=how["seed"]), how["steps"]
-    at = lambda model: pick(tables["scores"], model=model, seed=how["seed"])
-    ahead = lambda a, b: gain(at(a), at(b), above=True, **kw)
-    delta = lambda model: gain(at("baseline"), at(model), above=True, **kw)
-    size = tables["sizes"].set_index("model")
-    seeds = lambda rival, model: ahead_in_all(tables["scores"], rival, model)
-    over, beside = seeds(FLOPS, "residual, added"), seeds(WITH_WIDTH, WITH_MEMORY)
+    kw, one = dict(n=n, seed=how["seed"]), pick(tables["scores"], seed=how["seed"])
+    held = pick(one, model="param")
+    said = dict(case=about["title"], last=how["steps"], speakers_held=len(held), frames=int(held.frames.sum()))
+    forced, rolled = forced_claims(one, tables["sizes"], kw), rolled_claims(tables, how["steps"], kw)
+    return said | seed_claims(tables) | forced | rolled
+
+def seed_claims(tables: dict) -> dict:
+    "What is compared in every seed: intervals cross speakers with seeds."
+    nats = lambda rival, model: ahead_in_all(tables["scores"], rival, model)
+    over, beside = nats(FLOPS, "residual, added"), nats(WITH_WIDTH, WITH_MEMORY)
     shares = tables["shares"].groupby("model").share.mean()
-    ratio = lambda model, mode="mean": ratio_of_sums(
-        pick(tables["rolled"], model=model, step=last, mode=mode), "own_step", "true_step", **kw
-    )
-    error = lambda model, mode="mean": ratio_of_sums(
-        pick(tables["rolled"], model=model, step=last, mode=mode), "state_error", "segments", **kw
-    )
     return dict(
-        case=about["title"],
         verdict_short=verdict(over, beside),
         seeds=len(over),
-        speakers_held=len(at("param")),
-        frames=int(at("param").frames.sum()),
-        last=last,
+        residual=crossed(nats("param", "residual, added")),
+        flops=crossed(nats("param", FLOPS)),
+        over_flops=crossed(over),
+        stack_memory=crossed(nats(MIXTURE, tuple(STACKED)[0])),
+        stack_residual=crossed(nats(MIXTURE, WITH_MEMORY)),
+        stack_width=crossed(nats(MIXTURE, WITH_WIDTH)),
+        stack_over=crossed(beside),
+        stack_share=float(shares[WITH_MEMORY]),
+    )
+
+# %% ../../nbs/discussions/d04_memory.ipynb #08dbd4d8
+def forced_claims(scores: pd.DataFrame, sizes: pd.DataFrame, kw: dict) -> dict:
+    "Teacher forcing, one seed: gains over the baseline, over the network alone, cosines and gates."
+    at, gates = lambda model: pick(scores, model=model), sizes.set_index("model").gate
+    ahead = lambda rival, model: gain(at(rival), at(model), above=True, **kw)
+    delta = lambda model: ahead("baseline", model)
+    cosine = lambda model: of_sums(at(model), "cosine", **kw)
+    return dict(
         param=delta("param"),
         alone_hard=delta("memory, hard"),
         alone_soft=delta("memory, soft"),
@@ -431,42 +443,42 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
         mixture=delta(MIXTURE),
         param_over_marginal=ahead(MARGINAL, "param"),
         hybrid=ahead("param", "hybrid"),
-        residual=crossed(seeds("param", "residual, added")),
         gated=ahead("param", "residual, gated"),
         every_residual=ahead("param", EVERY_RESIDUAL),
-        flops=crossed(seeds("param", FLOPS)),
         numbers=ahead("param", NUMBERS),
-        over_flops=crossed(over),
         over_numbers=ahead(NUMBERS, "residual, added"),
-        stack_memory=crossed(seeds(MIXTURE, tuple(STACKED)[0])),
-        stack_residual=crossed(seeds(MIXTURE, WITH_MEMORY)),
-        stack_width=crossed(seeds(MIXTURE, WITH_WIDTH)),
-        stack_over=crossed(beside),
-        stack_share=float(shares[WITH_MEMORY]),
         forecast=ahead("param", FORECAST),
         second=ahead(ONCE, "param"),
         once=ahead(ONCE, "residual, added"),
         mixture_over=ahead("residual, added", MIXTURE),
-        gate_hybrid=float(size.gate["hybrid"]),
-        gate_residual=float(size.gate["residual, gated"]),
-        cosine=of_sums(at("param"), "cosine", **kw),
-        cosine_residual=of_sums(at("residual, added"), "cosine", **kw),
-        cosine_memory=of_sums(at("memory, soft"), "cosine", **kw),
-        cosine_null=of_sums(at(MARGINAL), "cosine", **kw),
         rolled_forced=ahead("param", "param, rolled"),
         residual_rolled=ahead("param, rolled", "residual, added, rolled"),
-        rolled_sample=rolled_gain(tables, "param", last, **kw),
-        rolled_mean=rolled_gain(tables, "param", last, "mean", **kw),
-        rolled_sample_after=rolled_gain(tables, "param, rolled", last, **kw),
-        rolled_mean_after=rolled_gain(tables, "param, rolled", last, "mean", **kw),
-        residual_sample=rolled_gain(tables, "residual, added", last, over="param", **kw),
-        residual_sample_after=rolled_gain(tables, "residual, added, rolled", last, over="param, rolled", **kw),
-        step_before=ratio("param"),
-        step_after=ratio("param, rolled"),
-        step_sample=ratio("param", "sample"),
-        error_before=error("param"),
-        error_after=error("param, rolled"),
-        mixture_sample=rolled_gain(tables, MIXTURE, last, **kw),
+        cosine=cosine("param"),
+        cosine_residual=cosine("residual, added"),
+        cosine_memory=cosine("memory, soft"),
+        cosine_null=cosine(MARGINAL),
+        gate_hybrid=float(gates["hybrid"]),
+        gate_residual=float(gates["residual, gated"]),
+    )
+
+def rolled_claims(tables: dict, last: int, kw: dict) -> dict:
+    "Rollouts at their last step, before and after rollout training."
+    gains = lambda model, mode="sample", over=None: rolled_gain(tables, model, last, mode, over, **kw)
+    def ratio(model, what, below, mode="mean"):
+        return ratio_of_sums(pick(tables["rolled"], model=model, step=last, mode=mode), what, below, **kw)
+    return dict(
+        rolled_sample=gains("param"),
+        rolled_mean=gains("param", "mean"),
+        rolled_sample_after=gains("param, rolled"),
+        rolled_mean_after=gains("param, rolled", "mean"),
+        residual_sample=gains("residual, added", over="param"),
+        residual_sample_after=gains("residual, added, rolled", over="param, rolled"),
+        mixture_sample=gains(MIXTURE),
+        step_before=ratio("param", "own_step", "true_step"),
+        step_after=ratio("param, rolled", "own_step", "true_step"),
+        step_sample=ratio("param", "own_step", "true_step", "sample"),
+        error_before=ratio("param", "state_error", "segments"),
+        error_after=ratio("param, rolled", "state_error", "segments"),
     )
 
 # %% ../../nbs/discussions/d04_memory.ipynb #c0815cf1
