@@ -355,6 +355,7 @@ class _Mixed(NamedTuple):
     multiply_adds: float = np.nan
     gate: float = np.nan
 
+# %% ../../nbs/discussions/d04_memory.ipynb #20f6181b
 def model_table(tables: dict, last: int, n=2000, seed=0) -> pd.DataFrame:
     "One row a model: gains over the baseline and over the network alone, teacher-forced and rolled out, and its costs."
     kw, rows = dict(n=n, seed=seed), []
@@ -461,6 +462,7 @@ def forced_claims(scores: pd.DataFrame, sizes: pd.DataFrame, kw: dict) -> dict:
         gate_residual=float(gates["residual, gated"]),
     )
 
+# %% ../../nbs/discussions/d04_memory.ipynb #935145d6
 def rolled_claims(tables: dict, last: int, kw: dict) -> dict:
     "Rollouts at their last step, before and after rollout training."
     gains = lambda model, mode="sample", over=None: rolled_gain(tables, model, last, mode, over, **kw)
