@@ -170,7 +170,8 @@ def test_a_planted_world_is_answered(name):
     assert found, answer
 
 
-MANY = ("rollouts that help", "rollouts that harm", "rollouts that do nothing", "direction-only dynamics")     # rows: draws cost nothing
+MANY = ("rollouts that help", "rollouts that harm", "rollouts that do nothing", "direction-only dynamics", "useful memory",
+        "memory of use to weak densities", "useless memory")     # rows: draws cost nothing
 
 
 @pytest.mark.slow
