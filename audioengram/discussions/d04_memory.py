@@ -19,6 +19,7 @@ import torch
 from ..core import cache_dir, fingerprint, get_profile, read_json, spawn
 from ..devices import working_device
 from ..data.cases import split_windows
+from ..data.windows import step_lengths
 from ..dynamics.gap import direct_models, floor_of, ratio_of_sums, rollout_sets, sample_stretches
 from ..dynamics.injection import injection_rows, splice
 from ..dynamics.memory import MemoryPredictor, fit_forms, matched
@@ -221,7 +222,7 @@ def measure_store(
     models = fit(store, split, how)
     models |= fit_rolled(models, store, split, how)
     sets = split_windows(store, split, how["length"], 1)
-    moves = sets["train"].steps().norm(dim=1)
+    moves = step_lengths(sets["train"])
     sums = dict(centre=float(moves[moves > 0].log().mean()), floor=floor_of(sets["train"]))
     base = fit_baselines(sets["train"], seed=how["seed"])["step-diagonal"]
     judge = lambda forecast: speaker_sums(
