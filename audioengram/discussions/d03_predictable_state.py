@@ -296,7 +296,8 @@ def spectrum_rows(model, sets: dict, how: dict) -> pd.DataFrame:   # one row a d
         bootstrap_sums(np.stack([wrong[:, k], all_[:, k]], 1), who, lambda s: 1 - s[..., 0] / s[..., 1], n=500)
         for k in range(y.shape[1])
     ]
-    return pd.DataFrame([dict(dimension=k + 1, r2=e.value, lo=e.lo, hi=e.hi) for k, e in enumerate(rows)])
+    table = pd.DataFrame([dict(dimension=k + 1, r2=e.value, lo=e.lo, hi=e.hi) for k, e in enumerate(rows)])
+    return table.astype(dict(lo=float, hi=float))    # of one speaker they are not known
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #70721652
 def _way_back(f, train) -> tuple:   # (mean and scale of the states, of the frames); linear map [D,d], in these units

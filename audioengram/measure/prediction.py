@@ -217,9 +217,10 @@ def pit_histogram(
     s = scores[scores[column].notna()]
     which = np.minimum((s[column].to_numpy() * bins).astype(int), bins - 1)
     rows = [bootstrap_by((which == b) * float(bins), s.speaker.to_numpy(), n=500) for b in range(bins)]
-    return pd.DataFrame(
+    table = pd.DataFrame(
         [dict(bin=(b + 0.5) / bins, density=e.value, lo=e.lo, hi=e.hi, n=e.n) for b, e in enumerate(rows)]
     )
+    return table.astype(dict(lo=float, hi=float))    # of one speaker they are not known
 
 # %% ../../nbs/measure/15_prediction.ipynb #8c3ea68e
 def gain(
