@@ -131,6 +131,17 @@ def load_mimi(
     )
     return load_weights(build(), read_tensors(path), path), sha256
 
+# %% ../../nbs/codecs/15_mimi.ipynb #0117093a
+def _look_for_weights(
+    variable: str,   # that may name other weights than the hub's: "random", or a path
+    *where,          # repository, file and revision on the hub
+):                   # raises CodecError
+    "Whether the weights that would be read are here."
+    named = os.environ.get(variable)
+    if not named: hub_file(*where)
+    elif named != "random" and not Path(named).expanduser().exists():
+        raise CodecError("no such weights file", named, f"Mend the variable {variable}")
+
 # %% ../../nbs/codecs/15_mimi.ipynb #44fadde3
 class Mimi(StagedCodec):
     "Kyutai's Mimi before quantisation: 24 kHz, 12.5 Hz, 512-d (arXiv 2410.00037). Weights: CC BY 4.0, 385 MB."
@@ -153,7 +164,7 @@ class Mimi(StagedCodec):
     @classmethod
     def look_for(cls):
         "See the base class."
-        present("moshi", "mimi"); hub_file(MIMI_REPO, MIMI_FILE, MIMI_REVISION)
+        present("moshi", "mimi"); _look_for_weights("AUDIOENGRAM_MIMI", MIMI_REPO, MIMI_FILE, MIMI_REVISION)
 
     def identity(self): return [self.weights_id, self.bypass]
 
@@ -281,7 +292,7 @@ class MimiVAE(StagedCodec):
         present("pocket_tts", "mimi")
         home = Path(importlib.util.find_spec("pocket_tts").origin).parent / "config"     # importing it takes seconds
         found = re.search(r"^weights_path: hf://([^/]+/[^/]+)/(\S+)@(\w+)", (home / f"{VAE}.yaml").read_text(), re.M)
-        if found: hub_file(*found.groups())
+        if found: _look_for_weights("AUDIOENGRAM_MIMI_VAE", *found.groups())
 
     def identity(self): return [self.weights_id, self.config]
 

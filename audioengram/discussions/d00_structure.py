@@ -33,6 +33,7 @@ from ..lab.figures import band_plot, cloud, interval_plot, look, panels, referen
 from ..lab.players import read_row, write_row
 from ..measure.stats import Estimate, bootstrap_sums
 from ..measure.keys import KEYS, KeySpec, fit_keys
+from ..measure.ridge import batches
 from ..measure.structure import RATIO_BOUND, VERDICTS, beyond_differencing, decide, phase0, ratio_of, verdict
 from ..stages import measures
 
@@ -429,6 +430,11 @@ def draw_speakers(
         reference(ax, 1, axis="x"); ax.grid(False, axis="y"); ax.grid(True, axis="x")
     return fig
 
+# %% ../../nbs/discussions/d00_structure.ipynb #66a6e6b7
+def _cells(windows, key) -> np.ndarray:
+    "The cell of every window, a block of contexts at a time."
+    return np.concatenate([key.assign(c)[0] for _, c, *_ in batches(windows)])
+
 # %% ../../nbs/discussions/d00_structure.ipynb #f7a641d4
 def cell_clip(
     windows,        # held-out windows
@@ -440,7 +446,7 @@ def cell_clip(
 ):                  # sound [S]; None if the cell has no held-out window
     """Excerpts of one cell strung together: the context and the frame that followed, from different utterances where
     possible."""
-    found = np.flatnonzero(key.assign(np.asarray(windows.contexts(np.arange(len(windows)))))[0] == cell)
+    found = np.flatnonzero(_cells(windows, key) == cell)
     if not len(found): return None
     found = np.random.default_rng(seed).permutation(found)
     found = found[np.sort(np.unique(np.asarray(windows.utterance)[found], return_index=True)[1])][:count]
@@ -459,7 +465,7 @@ def telling_cells(
     cells: pd.DataFrame, # its rows of the table `cells`
 ) -> dict:               # name -> cell number
     "Two loud cells: the one whose mean step is largest, and one in the middle."
-    of = key.assign(np.asarray(windows.contexts(np.arange(len(windows)))))[0]
+    of = _cells(windows, key)
     level = pd.Series(store.energy[windows.row]).groupby(of).mean()
     loud = cells[
         cells.cell.isin(level.index[level >= np.median(store.energy[windows.row])]) & (cells.frames_held > 0)

@@ -22,6 +22,7 @@ import torch
 from ..core import cache_dir, fingerprint, get_profile, read_json, spawn
 from ..devices import working_device
 from ..data.cases import split_windows
+from ..data.windows import step_lengths
 from audioengram.dynamics.gap import (
     direct_models,
     floor_of,
@@ -243,7 +244,7 @@ def measure_store(
 ) -> dict:           # table name -> DataFrame
     "Every predictor teacher-forced and rolled out, before and after rollout training; what is compared, in every seed."
     sets, scores, shares = split_windows(store, split, how["length"], 1), [], []
-    moves = sets["train"].steps().norm(dim=1)
+    moves = step_lengths(sets["train"])
     sums = dict(centre=float(moves[moves > 0].log().mean()), floor=floor_of(sets["train"]))
     base = fit_baselines(sets["train"], seed=how["seed"])["step-diagonal"]
     for seed in how["seeds"]:

@@ -39,6 +39,7 @@ from audioengram.core import (
     spawn,
     write_json,
 )
+from ..data.windows import blocks_of
 from ..devices import batches_on, working_device
 from ..heads.elliptic import FactoredMixture
 from ..heads.factored import DirectionMagnitude
@@ -350,7 +351,8 @@ def step_signals(
     """Level of each frame (dB), and the mean log length of the steps of its utterance up to it: what loudness and
     the speaker's pace say of the next length."""
     z, first = store.tensor(), torch.as_tensor(np.asarray(store.offsets[:-1]))
-    log_m = torch.cat([z.new_zeros(1), (z[1:] - z[:-1]).norm(dim=1).clamp(min=1e-6).log()])
+    moved = [(z[i + 1] - z[i]).norm(dim=1) for i in blocks_of(range(len(z) - 1))]
+    log_m = torch.cat([z.new_zeros(1), *moved]).clamp(min=1e-6).log()
     log_m[first] = 0.                                        # no step leads to the first frame
     n = torch.arange(len(z)) - torch.repeat_interleave(first, torch.as_tensor(np.diff(store.offsets)))
     total = log_m.double().cumsum(0)
