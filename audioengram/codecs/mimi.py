@@ -46,21 +46,17 @@ def in_windows(
 class StagedCodec(LatentCodec):
     "A codec of three causal stages each way; a subclass names them and says how far its transformers see back."
     sample_rate, frame_rate = 24_000, 12.5
-
     def _encode(self, wav, lengths):
         stage, inner, seconds = self._stages(), self._inner, self._seconds
         x = F.pad(wav, (0, -wav.shape[1] % self.hop))[:, None]
         x = in_windows(stage["encoder"], x, 20 * self.sample_rate, 3 * self.hop, seconds * self.sample_rate)
-        x = in_windows(stage["attend_in"], x, 4000, self.reach, seconds * inner)
-        return stage["down"](x).transpose(1, 2)
+        return stage["down"](in_windows(stage["attend_in"], x, 4000, self.reach, seconds * inner)).transpose(1, 2)
 
     def _decode(self, z, lengths): return self._synthesise(self._stages()["up"](z.transpose(1, 2)))
-
     def stream(self):
         "Encode and decode 80 ms at a time; the latents and the sound of the whole, to rounding."
         from audioengram.codecs import mimi_stream
         return getattr(mimi_stream, self.streamed_by)(self)
-
     def _synthesise(self, x):
         "From the inner frame rate [B,C,N] to samples [B,S]."
         stage, inner, seconds = self._stages(), self._inner, self._seconds

@@ -66,6 +66,18 @@ def one_by_one(
     "Apply a map step by step."
     return torch.cat([f(part) for part in x.split(1, -1)], -1)
 
+def _batch(codec, x):
+    "One row for the model: [S] -> [1,1,S], [T,D] -> [1,T,D]."
+    return (x[None] if x.ndim == 1 else x)[None].to(codec.device)
+
+def _both(codec, encode, decode) -> CodecStream:
+    "Two halves of what computes one frame each; pieces come back on the CPU."
+    return CodecStream(
+        FrameByFrame(lambda x: encode(x).cpu(), codec.hop, torch.zeros(0, codec.dim), "S", 1 / codec.frame_rate),
+        FrameByFrame(lambda z: decode(z).cpu().clamp(-1, 1), 1, torch.zeros(0), f"T {codec.dim}", 0.),
+    )
+
+# %% ../../nbs/codecs/19_mimi_stream.ipynb #7557e848
 def mimi_stream(
     codec,   # a Mimi
 ) -> CodecStream:
@@ -81,17 +93,6 @@ def mimi_stream(
         with speaks: return stage["decoder"](one_by_one(stage["attend_out"], stage["up"](_batch(codec, z).mT)))[0, 0]
 
     return _both(codec, encode, decode)
-
-def _batch(codec, x):
-    "One row for the model: [S] -> [1,1,S], [T,D] -> [1,T,D]."
-    return (x[None] if x.ndim == 1 else x)[None].to(codec.device)
-
-def _both(codec, encode, decode) -> CodecStream:
-    "Two halves of what computes one frame each; pieces come back on the CPU."
-    return CodecStream(
-        FrameByFrame(lambda x: encode(x).cpu(), codec.hop, torch.zeros(0, codec.dim), "S", 1 / codec.frame_rate),
-        FrameByFrame(lambda z: decode(z).cpu().clamp(-1, 1), 1, torch.zeros(0), f"T {codec.dim}", 0.),
-    )
 
 # %% ../../nbs/codecs/19_mimi_stream.ipynb #72c9c506
 HELD = 4   # contexts that the keys of attention may fill before those out of sight are dropped
