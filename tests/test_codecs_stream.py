@@ -18,7 +18,7 @@ def speech(): return torch.from_numpy(synthesise(1.4, seed=3))
 def pieces(x, seed: int, longest: int):
     g, at = torch.Generator().manual_seed(seed), 0
     while at < len(x):
-        n = int(torch.randint(0, longest, (1,), generator=g))
+        n = int(torch.randint(0, longest + 1, (1,), generator=g))
         yield x[at:at + n]
         at += n
 
