@@ -45,6 +45,7 @@ class MissingDependency(AudioengramError, ImportError): "An optional package is 
 
 # %% ../nbs/01_errors.ipynb #443057ca
 PACKAGES = {   # extra of pyproject.toml -> importable packages that it brings
+    "cli": ("typer", "rich"),
     "data": ("pyarrow", "zarr", "soundfile", "av", "pyloudnorm", "fsspec", "requests", "huggingface_hub",
              "threadpoolctl"),
     "lab": ("matplotlib", "PIL", "librosa", "sklearn", "faiss", "jupyterlab", "ipywidgets", "ipykernel", "nbclient",
