@@ -205,6 +205,7 @@ def make_split(
     held_out = _nearest(folds / folds.sum(), eval_fraction, np.random.default_rng(spawn(seed, "split")))
     return _split_of(corpus, held_out, seed, valid_fraction)
 
+# %% ../../nbs/data/08_corpus.ipynb #b9788def
 def _split_of(corpus, held_out, seed, valid_fraction) -> SpeakerSplit:
     "The split that holds these folds out."
     u = corpus.utterances

@@ -80,15 +80,13 @@ def measure_case(
         recipe=how,
         made_by=dict(sorted(seen.stages.items())),
         corpus=dict(name=corpus.name, fingerprint=corpus.fingerprint),
-        codec=dict(name=codec["name"], fingerprint=codec["fingerprint"]),
+        codec={k: codec[k] for k in ("name", "fingerprint")},
         store=store.fingerprint,
         minutes=round(float(store.index.seconds.sum()) / 60, 1),
         frames=len(store.z),
-        dim=store.dim,
-        frame_rate=store.frame_rate,
+        **dict(dim=store.dim, frame_rate=store.frame_rate),
         speakers_train=len(split.train),
-        speakers_held=sum(len(part.eval) for part in splits),
-        folds=len(splits),
+        **dict(speakers_held=sum(len(part.eval) for part in splits), folds=len(splits)),
         licence=corpus.licence)
     return tables, about, (corpus, split, store)
 

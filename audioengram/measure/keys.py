@@ -161,11 +161,7 @@ def fit_key(
     kmeans = faiss.Kmeans(
         f.shape[1],
         spec.clusters,
-        niter=25,
-        nredo=3,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=1000,
+        **dict(niter=25, nredo=3, seed=seed, min_points_per_centroid=1, max_points_per_centroid=1000),
         init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
     )
     kmeans.train(f)
