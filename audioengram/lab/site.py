@@ -21,6 +21,7 @@ from pathlib import Path
 from ..core import atomic_path, fingerprint, need, read_json, writing
 from .dress import dark_figure, dress
 from .home import GLOSSARY, data_way, fresh_report, readme, sidebar
+from .layout import stack_parts
 from .names import with_names
 from .players import draw_pictures
 from .pages import SiteError, is_hidden, library_pages, raw_notebook, read_page, tidy, write_notebook
@@ -262,7 +263,9 @@ def dress_site(
     for manifest in sorted(Path(root).glob("figures/*/manifest.json")):
         draw_pictures(out / manifest.parent.relative_to(root), read_json(manifest).get("clips", {}))
     for svg in sorted(out.glob("figures/*/*.svg")):
-        svg.write_text(dark_figure(svg.read_text(encoding="utf-8")), encoding="utf-8")
+        drawing = dark_figure(svg.read_text(encoding="utf-8"))
+        svg.write_text(drawing, encoding="utf-8")
+        if phone := stack_parts(drawing): svg.with_suffix(".phone.svg").write_text(phone, encoding="utf-8")
     for file in sorted(out.rglob("*.html")):
         name = file.relative_to(out).with_suffix(".ipynb")
         if not Path(root, name).is_file(): continue            # a page that only leads on
