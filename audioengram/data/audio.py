@@ -19,7 +19,8 @@ import soundfile as sf
 import soxr
 
 from ..core import AudioError, DiskError, ParameterError, atomic_path, check_shape, expand
-from .decode import BLOCK, Sound, channel_of, open_sound
+from .channels import channel_of
+from .decode import BLOCK, Sound, open_sound
 
 # %% ../../nbs/data/05_audio.ipynb #4dad2335
 SHORTEST = 0.01  # s; less than one pitch period of a low voice is no recording

@@ -30,8 +30,9 @@ from audioengram.core import (
     fingerprint,
 )
 from .audio import audio_blocks, audio_info, audio_tags, blame
+from .channels import channel_of
 from .corpus import COLUMNS, Corpus, SpeakerSplit, listing, make_split, make_subset  # noqa: F401
-from .decode import channel_of, open_sound
+from .decode import open_sound
 from .fetch import checksum, progress_bar
 
 # %% ../../nbs/data/10_corpora.ipynb #e184c7a1

@@ -20,8 +20,8 @@ import numpy as np
 
 from ..core import CorpusError, ParameterError, cache_dir, expand, fingerprint, spawn, writing
 from .audio import AUDIO_SUFFIXES, UNREAD_SUFFIXES, save_audio
+from .channels import of_channel
 from .corpora import CorpusSource
-from .decode import of_channel
 from .fetch import alone, download, fetch_packages, unpack
 
 # %% ../../nbs/data/11_sources.ipynb #54e4be72
