@@ -51,6 +51,8 @@ PACKAGES = {   # extra of pyproject.toml -> importable packages that it brings
     "lab": ("matplotlib", "PIL", "librosa", "sklearn", "faiss", "jupyterlab", "ipywidgets", "ipykernel", "nbclient",
             "jupyter_client", "papermill", "nbformat", "yaml"),
     "mimi": ("moshi", "pocket_tts", "transformers"),
+    "snac": ("snac",),
+    "music": ("music2latent",),
     "lyra": ("ai_edge_litert",),
     "metrics": ("pystoi", "pesq", "speechmos", "visqol", "resemblyzer", "swift_f0"),
     "codes": ("vector_quantize_pytorch",),
