@@ -29,7 +29,7 @@ from audioengram.core import (
 )
 from ..data.windows import Windows, blocks_of
 from ..devices import batches_on
-from .fit import Kept, descend, kept_run, load_kept, read_weights
+from .fit import Kept, descend, kept_run, load_kept, take_weights
 from .predictor import Predictor, Residual, noisy
 from ..heads.bounds import soft_bound, soft_unbound
 from ..measure.geometry import effective_rank, spectrum
@@ -380,7 +380,7 @@ def fit_factorizer(
     "Train a factorizer. Raises TrainingError when it diverges."
     found = kept_run(folder, model)
     going_on = bool(found) and not found.get("finished") and "diverged_at" not in found
-    if going_on: read_weights(model, folder).remember(windows, seed=seed)
+    if going_on: take_weights(model, folder).remember(windows, seed=seed)
     def loss(windows, idx):
         return -model.terms(noisy(model, windows, idx, noise), windows.targets(idx))["objective"].mean()
     score = lambda held: -model.log_prob(held).mean().item()
