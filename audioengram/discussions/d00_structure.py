@@ -321,7 +321,8 @@ def draw_spread(
     for (_, cells), ax in zip(cases, axes, strict=True):
         for key, style in look(cells.key).items():
             mine = cells[cells.key == key]
-            ax.scatter(mine.frames, mine.variance, s=9, color=style["color"], alpha=.6, linewidths=0, label=key)
+            dots = dict(s=9, color=style["color"], alpha=.6, linewidths=0, rasterized=True)
+            ax.scatter(mine.frames, mine.variance, label=key, **dots)
         reference(ax, 1, "all frames")
         ax.set(
             xscale="log", yscale="log", xlabel="training frames in the cell", ylabel="variance of Δz within the cell"
