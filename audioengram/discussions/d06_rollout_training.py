@@ -47,11 +47,11 @@ from audioengram.lab.studies import (
     write_decoded,
 )
 from audioengram.lab.figures import (
-    PALETTE,
     band_plot,
     doublings,
     interval_plot,
     legend_below,
+    look,
     panels,
     reference,
 )
@@ -510,22 +510,23 @@ def draw_pareto(cases: list):      # (title, method_table)
                 "nothing better found:\n" + "\n".join(kept.method),
                 (0, 0),
                 textcoords="offset points",
-                xytext=(6, -12 - 8 * len(kept)),
-                fontsize=7,
+                xytext=(6, -14 - 11 * len(kept)),
+                fontsize=9,
             )
-        for i, r in enumerate(t.drop(kept.index).itertuples()):
-            color = PALETTE[dict(mean=1, particles=2, energy=3).get(r.method.split(",")[0].split()[0], 0)]
+        styles = look([m for m in cases[0][1].method if m != START])
+        for r in t.drop(kept.index).itertuples():
             ax.errorbar(
                 r.A,
                 r.R,
                 xerr=[[max(r.A - r.A_lo, 0)], [max(r.A_hi - r.A, 0)]],
                 yerr=[[max(r.R - r.R_lo, 0)], [max(r.R_hi - r.R, 0)]],
-                fmt="o",
-                color=color,
-                markersize=4,
+                fmt=styles[r.method]["marker"],
+                color=styles[r.method]["color"],
+                label=r.method,
+                markersize=5,
                 linewidth=0.8,
             )
-            ax.annotate(r.method, (r.A, r.R), textcoords="offset points", xytext=(5, 4 + 7 * (i % 2)), fontsize=7)
+        ax.legend()
         ax.axvline(0, color=".6", linewidth=0.8)
         reference(ax, 0)
         ax.set(xlabel="teacher forcing, change in nats a frame", ylabel="particles, change in nats a frame")
