@@ -38,7 +38,7 @@ SENSES = {s.name: s for s in (
     Sense("spike counts", 7),
     Sense("log-mel 10 ms", 7, 1, Front(160, 400)),
     Sense("log-mel 2.5 ms", 7, 2, Front(40, 80)),
-    Sense("waveform", 64, 16),
+    Sense("waveform", 64, 32),
 )}
 
 # %% ../../nbs/ember/29_reader.ipynb #e21a6340
