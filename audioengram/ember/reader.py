@@ -6,6 +6,7 @@
 __all__ = ['SENSES', 'Sense', 'sensed', 'Reader', 'equal_reader', 'multiply_adds', 'level_rows', 'read_by_core', 'read_by_line']
 
 # %% ../../nbs/ember/29_reader.ipynb #035ca68d
+import bisect
 import functools
 from dataclasses import dataclass
 
@@ -101,7 +102,8 @@ def equal_reader(
     "A reader whose width brings its parameters nearest to a number."
     with torch.device("meta"):
         size = lambda w: sum(p.numel() for p in Reader(channels, sense, w, **shape).parameters())
-        width = min(range(4, 257), key=lambda w: abs(size(w) - parameters))
+        at = bisect.bisect_left(range(4, 256), parameters, key=size) + 4
+        width = min((at - 1, at), key=lambda w: abs(size(w) - parameters))
     return Reader(channels, sense, width, **shape)
 
 def multiply_adds(
