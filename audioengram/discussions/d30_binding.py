@@ -31,7 +31,7 @@ from ..lab.drafts import cached
 from ..lab.figures import NULL, PALETTE, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
 
-# %% ../../nbs/discussions/d30_binding.ipynb #daab234f
+# %% ../../nbs/discussions/d30_binding.ipynb #bdd7b826
 from ..lab.runs import Run, read_run
 from ..lab.studies import as_markdown, state
 from ..measure.rules import NO, UNKNOWN, YES, crossed
@@ -41,13 +41,13 @@ NAME, CONTROL, RANDOM = "d30_binding", "coarse", "spikes, phases random"
 CONDITIONS = (*SENSES, RANDOM)
 HOPS = (Front(160, 400), Front(40, 80))
 TITLES = dict(
-    coarse="control: order, 20 ms",
-    clicks="order, 0.4 ms",
-    dips="silence, 2 ms",
+    coarse="control: order of clicks 20 ms apart",
+    clicks="order of clicks 0.4 ms apart",
+    dips="silences of 2 ms",
     curve="bend of phases",
-    ears="which ear leads, 0.2 ms",
+    ears="leading ear, by 0.2 ms",
     pulses="pattern of periods",
-    partials="onset of partials, 1 ms",
+    partials="partials 1 ms apart",
 )
 AGAINST = dict(mel="log-mel 10 ms", fine="log-mel 2.5 ms", wave="waveform", counts="spike counts", phase=RANDOM)
 WAVEFORM, GAP, CHANCE = .9, .1, .55   # least of the waveform's observer; least gap; most of words at chance
