@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from audioengram.discussions import d30_binding as d30
-from audioengram.ember.reader import SENSES, equal_reader, level_rows, read_by_core, read_by_line
+from audioengram.ember.reader import SENSES, equal_reader, read_by_core, read_by_line, standard_rows
 from audioengram.ember.rules import decide_all
 
 SPEAKERS, CLIPS = 12, 20
@@ -96,6 +96,6 @@ def test_readers_have_one_size_and_answer(name):
 def test_rows_are_levelled_by_what_is_learned_from():
     x = torch.randn(20, 3, 10) * torch.tensor([1., 100., 0.])[:, None] + 5
     fit = np.arange(20) < 12
-    y = level_rows(x, fit)
+    y = standard_rows(x, fit)
     assert y[:12].mean((0, 2)).abs().max() < 1e-3 and y[:12, 2].abs().max() < 1e-6 and .8 < y[:12, 1].std() < 1
     assert read_by_line(x, np.arange(20) % 2, fit).shape == (8,)

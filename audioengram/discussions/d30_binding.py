@@ -6,10 +6,10 @@
 __all__ = ['NAME', 'CONTROL', 'RANDOM', 'CONDITIONS', 'HOPS', 'TITLES', 'AGAINST', 'WAVEFORM', 'GAP', 'CHANCE', 'BAR', 'WANTED',
            'POWER', 'recipe', 'corpus_of', 'stimuli', 'certify', 'ear_of', 'inputs', 'measure_condition',
            'measure_costs', 'table_of', 'over_tasks', 'observed', 'best_mel', 'certified', 'entered', 'decisions',
-           'passing', 'go', 'claims_of', 'key_of', 'sayings', 'draw_conditions', 'draw_certified', 'draw_power',
-           'measure', 'tell', 'run', 'certificate', 'answers_given', 'costs_table']
+           'passing', 'go', 'claims_of', 'prices', 'key_of', 'sayings', 'draw_conditions', 'draw_certified',
+           'draw_power', 'measure', 'tell', 'run', 'certificate', 'answers_given', 'costs_table']
 
-# %% ../../nbs/discussions/d30_binding.ipynb #47d2c409
+# %% ../../nbs/discussions/d30_binding.ipynb #d8874304
 import functools
 import itertools
 
@@ -22,7 +22,7 @@ from ..data.corpora import get_corpus
 from ..ember.cochlea import Cochlea
 from ..ember.fine import FINE, pair_maker
 from ..ember.observers import Front, answers, folded, observe
-from ..ember.reader import SENSES, equal_reader, multiply_adds, read_by_core, read_by_line, sensed
+from ..ember.reader import SENSES, equal_reader, reading_cost, read_by_core, read_by_line, sensed
 from ..ember.rules import decide_all, power_curve
 from ..ember.spikes import SpikingEncoder, activity
 from ..ember.tasks import ablate, make_pairs
@@ -170,7 +170,7 @@ def measure_condition(
     facts = dict(task=task, condition=condition, seed=index, learned=float(np.mean(known == labels[fit])))
     return rows.assign(**facts)
 
-# %% ../../nbs/discussions/d30_binding.ipynb #876a77cb
+# %% ../../nbs/discussions/d30_binding.ipynb #fd8e9e20
 @measures("binding", 2)
 def measure_costs(
     how: dict,        # recipe
@@ -188,7 +188,7 @@ def measure_costs(
             rows=x[name].shape[1],
             numbers=x[name].shape[1] * x[name].shape[2] * 2,
             parameters=sum(p.numel() for p in reader.parameters()),
-            operations=multiply_adds(reader, x[name].shape[2], how["steps"]),
+            operations=reading_cost(reader, x[name].shape[2], how["steps"]),
         ))
     return pd.DataFrame(rows).assign(spikes=fired["spikes"], neurons=how["channels"])
 
@@ -269,7 +269,7 @@ def go(
     if won.sum() >= WANTED: return "go"
     return "no go" if (won | open_).sum() < WANTED else UNKNOWN
 
-# %% ../../nbs/discussions/d30_binding.ipynb #72bf7fb9
+# %% ../../nbs/discussions/d30_binding.ipynb #ffc92915
 def claims_of(
     rows, known, costs,   # of `measure_condition`, `certify` and `measure_costs`
 ) -> dict:                # id -> Estimate, number or word
@@ -285,8 +285,7 @@ def claims_of(
     say |= {f"cost_{k}": crossed((spikes - mean(AGAINST[k])).to_numpy()) for k in ("counts", "phase")}
     say |= {f"line_{key_of(c)}": crossed(mean(c, "line").to_numpy()) for c in CONDITIONS if c != "waveform"}
     say |= {f"control_{key_of(c)}": crossed(table_of(rows, CONTROL, c).to_numpy()) for c in SENSES}
-    by_sense = costs.set_index("condition")
-    return say | sayings(table, tasks, passed) | dict(
+    return say | sayings(table, tasks, passed) | prices(costs) | dict(
         words=crossed(words[spikes.columns].to_numpy()),
         gain=crossed((spikes - words[spikes.columns]).to_numpy()),
         control_observer=crossed(best_mel(known, CONTROL).to_numpy()),
@@ -297,9 +296,16 @@ def claims_of(
         speakers=spikes.shape[1],
         least_power=float(mel.power.min()),
         least_effect=float(mel.least_effect.replace(np.inf, 1.).max()),
-        parameters=int(costs.parameters.mean().round(-3)),
-        rows_spikes=int(by_sense.rows["spikes"]),
-        rows_log_mel_10_ms=int(by_sense.rows["log-mel 10 ms"] * 2),
+    )
+
+# %% ../../nbs/discussions/d30_binding.ipynb #32e125c6
+def prices(costs) -> dict:   # of `measure_costs`
+    "What senses and readers take."
+    rows = costs.set_index("condition").rows
+    return dict(
+        parameters=int(round(costs.parameters.mean(), -3)),
+        rows_spikes=int(rows["spikes"]),
+        rows_log_mel_10_ms=int(rows["log-mel 10 ms"] * 2),
         spikes_a_second=float(costs.spikes.iloc[0]),
         neurons=int(costs.neurons.iloc[0]),
     )
@@ -331,7 +337,7 @@ def sayings(
         failed=", ".join(failed) or "none",
     )
 
-# %% ../../nbs/discussions/d30_binding.ipynb #2fa031e5
+# %% ../../nbs/discussions/d30_binding.ipynb #60565ee1
 def draw_conditions(rows, tasks):   # results; tasks shown
     "Accuracy of every condition, the control first; a ring is the linear reader."
     fig, axes = panels(len(tasks) + 1, 3, 3.3, 3.4, titles=[TITLES[t] for t in (CONTROL, *tasks)])
@@ -349,6 +355,7 @@ def draw_conditions(rows, tasks):   # results; tasks shown
         ax.tick_params(axis="x", rotation=55)
     return fig
 
+# %% ../../nbs/discussions/d30_binding.ipynb #f9d283ef
 def draw_certified(known):
     "What observers know of every task."
     rows = []
@@ -376,7 +383,7 @@ def draw_power(rows, tasks):
     ax.set(xlabel="effect, points of accuracy", ylabel="share of experiments that find it", ylim=(0, 1.03)); ax.legend()
     return fig
 
-# %% ../../nbs/discussions/d30_binding.ipynb #886c6a40
+# %% ../../nbs/discussions/d30_binding.ipynb #09f95f8a
 def measure(
     run,         # open Run
     how: dict,   # from `recipe`
@@ -397,6 +404,7 @@ def measure(
         if clips.ndim == 2 and len(sounds) < 8: sounds |= {f"{task}_{'ab'[k]}": (clips[k], 16_000) for k in (0, 1)}
     write_row(run, sounds, {k: f"{TITLES[k[:-2]].replace('control: ', '')}, class {k[-1]}" for k in sounds})
 
+# %% ../../nbs/discussions/d30_binding.ipynb #cca64704
 def tell(
     run,                  # open Run
     rows, known, costs,   # of `measure`

@@ -8,7 +8,7 @@ __all__ = ['NAME', 'MODELS', 'TASKS', 'RIVALS', 'THRESHOLDS', 'SIDES', 'ALPHA', 
            'estimated', 'decisions', 'sides_of', 'claims_of', 'verdict', 'task_claims', 'stopping', 'curves',
            'draw_models', 'draw_steps', 'draw_halting', 'measure', 'tell', 'run', 'table', 'answers']
 
-# %% ../../nbs/discussions/d31_recursion.ipynb #b73e643a
+# %% ../../nbs/discussions/d31_recursion.ipynb #753c8500
 import functools
 import itertools
 
@@ -34,6 +34,8 @@ from audioengram.ember.recursion import (
 )
 from ..ember.spikes import SpikingEncoder
 from ..ember.tasks import EVENT_BANDS, excerpt, timed_events
+
+# %% ../../nbs/discussions/d31_recursion.ipynb #d3705716
 from ..lab.drafts import cached
 from ..lab.figures import NULL, band_plot, interval_plot, legend_below, panels, use_style
 from ..lab.players import read_row, write_row
