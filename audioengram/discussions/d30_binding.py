@@ -53,7 +53,7 @@ AGAINST = dict(mel="log-mel 10 ms", fine="log-mel 2.5 ms", wave="waveform", coun
 WAVEFORM, GAP, CHANCE = .9, .1, .55   # least of the waveform's observer; least gap; most of words at chance
 BAR, WANTED, POWER = .9, 3, .8        # share of the control's observer; tasks for a go; power for 5 points
 
-# %% ../../nbs/discussions/d30_binding.ipynb #c04eaf12
+# %% ../../nbs/discussions/d30_binding.ipynb #7fad5ebc
 def recipe(
     profile, corpus=None, tasks=None, seed=0,   # run profile; name of a corpus; "clicks, ears"; seed of everything
 ) -> dict:                                      # all that decides the rows
@@ -64,18 +64,18 @@ def recipe(
         corpus=corpus or p.pick("synthetic", "debian-speech", "debian-speech"),
         tasks=[t.strip() for t in tasks.split(",")] if tasks else few,
         observed=p.pick(["clicks", CONTROL], list(FINE), list(FINE)),
-        learned=p.pick(4, 22, 200),
-        tested=p.pick(4, 25, 60),
-        observed_pairs=p.pick(4, 12, 40),
+        learned=p.pick(4, 20, 200),
+        tested=p.pick(4, 22, 60),
+        observed_pairs=p.pick(4, 10, 40),
         described=p.pick(3, 6, 20),
         utterances=p.pick(4, 12, 60),
         held=.45,
         seeds=p.pick(2, 5, 5),
         channels=p.pick(6, 24, 48),
         epochs=p.pick(1, 10, 40),
-        updates=p.pick(3, 150, 4000),
+        updates=p.pick(3, 120, 4000),
         steps=2,
-        batch=p.pick(8, 32, 128),
+        batch=p.pick(8, 24, 128),
         parameters=p.pick(20_000, 46_000, 500_000),
         seed=int(seed),
     )

@@ -54,7 +54,7 @@ THRESHOLDS = (.6, .8, .9, .95, .99)   # of being right, at which the core may st
 SIDES = {"ahead on": YES, "behind on": NO, "not known for": UNKNOWN}
 ALPHA = .05                           # chance of any false answer among all
 
-# %% ../../nbs/discussions/d31_recursion.ipynb #b803aebf
+# %% ../../nbs/discussions/d31_recursion.ipynb #65b93ba8
 def recipe(
     profile, corpus=None, seed=0,   # run profile; name of a corpus; seed of everything
 ) -> dict:                          # all that decides the rows
@@ -70,8 +70,8 @@ def recipe(
         longer=p.pick(2, 4, 4),
         sizes=dict(parity=p.pick([4, 8], [8, 16, 32], [8, 16, 32]), maze=p.pick([4, 6], [7, 11, 15], [7, 11, 15]),
                    order=p.pick([2, 3], [2, 3, 4, 5, 6], [2, 3, 4, 5, 6])),
-        updates=dict(parity=p.pick(8, 300, 6000), maze=p.pick(4, 300, 6000), order=p.pick(4, 300, 6000)),
-        batch=dict(parity=p.pick(16, 64, 256), maze=p.pick(8, 24, 256), order=p.pick(8, 32, 256)),
+        updates=dict(parity=p.pick(8, 250, 6000), maze=p.pick(4, 250, 6000), order=p.pick(4, 250, 6000)),
+        batch=dict(parity=p.pick(16, 64, 256), maze=p.pick(8, 20, 256), order=p.pick(8, 24, 256)),
         tested=p.pick(20, 400, 4000),
         clips=p.pick(24, 2000, 20_000),
         each=p.pick(2, 6, 10),
