@@ -383,7 +383,7 @@ def draw_power(rows, tasks):
     ax.set(xlabel="effect, points of accuracy", ylabel="share of experiments that find it", ylim=(0, 1.03)); ax.legend()
     return fig
 
-# %% ../../nbs/discussions/d30_binding.ipynb #09f95f8a
+# %% ../../nbs/discussions/d30_binding.ipynb #ee9af675
 def measure(
     run,         # open Run
     how: dict,   # from `recipe`
@@ -392,16 +392,16 @@ def measure(
     source, here = corpus_of(how["corpus"]), f"audioengram.discussions.{NAME}"
     keep = lambda fn, *parts: cached([source.fingerprint, how, *parts], functools.partial(fn, *parts, how),
                                      code=f"{here}:{fn.__name__}")
-    for task in how["observed"]: run.rows(keep(certify, task), "observers")
-    for task in (CONTROL, *how["tasks"]):
+    sounds = {}
+    for task in dict.fromkeys((CONTROL, *how["tasks"], *how["observed"])):
+        run.rows(keep(certify, task), "observers")
+        if task not in (CONTROL, *how["tasks"]): continue
         for condition, index in itertools.product(SENSES if task == CONTROL else CONDITIONS, range(how["seeds"])):
             run.rows(keep(measure_condition, task, condition, index))
-    run.rows(keep(measure_costs), "costs")
-    run.input(corpus=dict(name=how["corpus"], fingerprint=source.fingerprint))
-    sounds = {}
-    for task in (CONTROL, *how["tasks"]):
+        if task == CONTROL: run.rows(keep(measure_costs), "costs")
         clips, _ = stimuli(task, how)
         if clips.ndim == 2 and len(sounds) < 8: sounds |= {f"{task}_{'ab'[k]}": (clips[k], 16_000) for k in (0, 1)}
+    run.input(corpus=dict(name=how["corpus"], fingerprint=source.fingerprint))
     write_row(run, sounds, {k: f"{TITLES[k[:-2]].replace('control: ', '')}, class {k[-1]}" for k in sounds})
 
 # %% ../../nbs/discussions/d30_binding.ipynb #cca64704
