@@ -54,7 +54,7 @@ THRESHOLDS = (.6, .8, .9, .95, .99)   # of being right, at which the core may st
 SIDES = {"ahead on": YES, "behind on": NO, "not known for": UNKNOWN}
 ALPHA = .05                           # chance of any false answer among all
 
-# %% ../../nbs/discussions/d31_recursion.ipynb #65b93ba8
+# %% ../../nbs/discussions/d31_recursion.ipynb #4cb5b2b8
 def recipe(
     profile, corpus=None, seed=0,   # run profile; name of a corpus; seed of everything
 ) -> dict:                          # all that decides the rows
@@ -73,7 +73,7 @@ def recipe(
         updates=dict(parity=p.pick(8, 250, 6000), maze=p.pick(4, 250, 6000), order=p.pick(4, 250, 6000)),
         batch=dict(parity=p.pick(16, 64, 256), maze=p.pick(8, 20, 256), order=p.pick(8, 24, 256)),
         tested=p.pick(20, 400, 4000),
-        clips=p.pick(24, 2000, 20_000),
+        clips=p.pick(24, 1600, 20_000),
         each=p.pick(2, 6, 10),
         channels=p.pick(8, 24, 64),
         seed=int(seed),
