@@ -46,16 +46,17 @@ def in_windows(
 class StagedCodec(LatentCodec):
     "A codec of three causal stages each way; a subclass names them and says how far its transformers see back."
     sample_rate, frame_rate = 24_000, 12.5
-
     def _encode(self, wav, lengths):
         stage, inner, seconds = self._stages(), self._inner, self._seconds
         x = F.pad(wav, (0, -wav.shape[1] % self.hop))[:, None]
         x = in_windows(stage["encoder"], x, 20 * self.sample_rate, 3 * self.hop, seconds * self.sample_rate)
-        x = in_windows(stage["attend_in"], x, 4000, self.reach, seconds * inner)
-        return stage["down"](x).transpose(1, 2)
+        return stage["down"](in_windows(stage["attend_in"], x, 4000, self.reach, seconds * inner)).transpose(1, 2)
 
     def _decode(self, z, lengths): return self._synthesise(self._stages()["up"](z.transpose(1, 2)))
-
+    def stream(self):
+        "Encode and decode 80 ms at a time; the latents and the sound of the whole, to rounding."
+        from audioengram.codecs import mimi_stream
+        return getattr(mimi_stream, self.streamed_by)(self)
     def _synthesise(self, x):
         "From the inner frame rate [B,C,N] to samples [B,S]."
         stage, inner, seconds = self._stages(), self._inner, self._seconds
@@ -131,10 +132,21 @@ def load_mimi(
     )
     return load_weights(build(), read_tensors(path), path), sha256
 
+# %% ../../nbs/codecs/15_mimi.ipynb #0117093a
+def _look_for_weights(
+    variable: str,   # that may name other weights than the hub's: "random", or a path
+    *where,          # repository, file and revision on the hub
+):                   # raises CodecError
+    "Whether the weights that would be read are here."
+    named = os.environ.get(variable)
+    if not named: hub_file(*where)
+    elif named != "random" and not Path(named).expanduser().exists():
+        raise CodecError("no such weights file", named, f"Mend the variable {variable}")
+
 # %% ../../nbs/codecs/15_mimi.ipynb #44fadde3
 class Mimi(StagedCodec):
     "Kyutai's Mimi before quantisation: 24 kHz, 12.5 Hz, 512-d (arXiv 2410.00037). Weights: CC BY 4.0, 385 MB."
-    name, dim, reach = "mimi", 512, 8 * 250
+    name, dim, reach, streamed_by = "mimi", 512, 8 * 250, "mimi_stream"
     def __init__(self,
         weights="hub",           # "hub", "random", or the path of the tokenizer's safetensors file
         revision=MIMI_REVISION,  # commit of the hub's repository
@@ -153,7 +165,7 @@ class Mimi(StagedCodec):
     @classmethod
     def look_for(cls):
         "See the base class."
-        present("moshi", "mimi"); hub_file(MIMI_REPO, MIMI_FILE, MIMI_REVISION)
+        present("moshi", "mimi"); _look_for_weights("AUDIOENGRAM_MIMI", MIMI_REPO, MIMI_FILE, MIMI_REVISION)
 
     def identity(self): return [self.weights_id, self.bypass]
 
@@ -261,7 +273,7 @@ def load_vae(
 class MimiVAE(StagedCodec):
     """The continuous Mimi of pocket-tts: 24 kHz, 12.5 Hz, 32-d (arXiv 2509.06926). Weights: CC BY 4.0, in the gated
     repository."""
-    name, dim, reach = "mimi-vae", 32, 2 * 250
+    name, dim, reach, streamed_by = "mimi-vae", 32, 2 * 250, "vae_stream"
     def __init__(
         self,
         weights="hub",  # "hub", "random", or the path of a safetensors file: a pocket-tts bundle, or its codec alone
@@ -281,7 +293,7 @@ class MimiVAE(StagedCodec):
         present("pocket_tts", "mimi")
         home = Path(importlib.util.find_spec("pocket_tts").origin).parent / "config"     # importing it takes seconds
         found = re.search(r"^weights_path: hf://([^/]+/[^/]+)/(\S+)@(\w+)", (home / f"{VAE}.yaml").read_text(), re.M)
-        if found: hub_file(*found.groups())
+        if found: _look_for_weights("AUDIOENGRAM_MIMI_VAE", *found.groups())
 
     def identity(self): return [self.weights_id, self.config]
 
@@ -296,6 +308,6 @@ class MimiVAE(StagedCodec):
             "decoder": lambda x: m.decoder(x, fresh(x)),
         }
 
-    def _fresh(self, x):
-        "The state of a decoder that has heard nothing, for as many rows as x."
-        return _pocket()["modules.stateful_module"].init_states(self.model, len(x), sequence_length=1)
+    def _fresh(self, x, steps=1):
+        "The state of a model that has heard nothing, for as many rows as x and keys of so many steps."
+        return _pocket()["modules.stateful_module"].init_states(self.model, len(x), sequence_length=steps)

@@ -361,6 +361,10 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 # %% ../../nbs/data/14_encode.ipynb #595b2e38
+def _stamp(file) -> list:
+    "Size and time of the last change: a resumed call need not read a file that bears the same."
+    return [file.stat().st_size, file.stat().st_mtime_ns]
+
 class _Shards:
     "The shards of one store, and which of them are done."
     def __init__(self,
@@ -383,6 +387,8 @@ class _Shards:
 
     def file(self, k): return self.folder / f"shard-{int(k):05d}.safetensors"
     def _whole(self, k, seal) -> bool:
+        "Whether a shard is as it was written: not touched since, or of the same content. All are read at the end."
+        if self.file(k).is_file() and _stamp(self.file(k)) == [seal["bytes"], seal.get("mtime_ns")]: return True
         try: return bool(_get(self.file(k), seal, ""))
         except StoreError: return False
 
@@ -417,7 +423,9 @@ class _Shards:
         data = {"z": np.concatenate([np.empty((0, self.dim), np.float32), *z]),
                 "energy": np.concatenate([np.empty(0, np.float32), *energy]),
                 "rows": np.array(sorted(done), np.int64), "frames": np.array([len(x) for x in z], np.int64)}
-        return k, _put(self.file(k), save_tensors(data)) | {
+        seal = _put(self.file(k), save_tensors(data))
+        return k, seal | {
+            "mtime_ns": _stamp(self.file(k))[1],
             "frames": int(data["frames"].sum()),
             "failed": sorted(failed),
         }
@@ -434,4 +442,6 @@ class _Shards:
     def __iter__(self):
         "The shards' arrays, in order, each verified."
         for k in range(len(self.plan)):
-            yield load_tensors(_get(self.file(k), self.done[str(k)], "Run again: it is then encoded once more"))
+            try: data = _get(self.file(k), self.done[str(k)], "Run again: it is then encoded once more")
+            except StoreError: self.file(k).unlink(missing_ok=True); raise
+            yield load_tensors(data)

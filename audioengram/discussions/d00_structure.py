@@ -33,6 +33,7 @@ from ..lab.figures import band_plot, cloud, interval_plot, look, panels, referen
 from ..lab.players import read_row, write_row
 from ..measure.stats import Estimate, bootstrap_sums
 from ..measure.keys import KEYS, KeySpec, fit_keys
+from ..measure.ridge import batches
 from ..measure.structure import RATIO_BOUND, VERDICTS, beyond_differencing, decide, phase0, ratio_of, verdict
 from ..stages import measures
 
@@ -41,7 +42,8 @@ NAME = "d00_structure"
 CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128"
 SMALL_KEYS = (KeySpec("pool + k-means 8", "pool", None, 8), KeySpec("PCA 4 + k-means 16", "flat", 4, 16),
               KeySpec("PCA 2 + quartiles", "flat", 2, None),
-              KeySpec("last frame + k-means 16 (reference)", "last", None, 16, decides=False))
+              KeySpec("last frame + k-means 16 (reference)", "last", None, 16, decides=False),
+              KeySpec("forecast + k-means 16", "flat", None, 16, learned=True))
 
 # %% ../../nbs/discussions/d00_structure.ipynb #a03497f0
 def recipe(
@@ -61,11 +63,12 @@ def recipe(
         max_seconds=p.pick(300.0, p.max_seconds, None),
         min_count=p.pick(20, 100, 100),
         repeats=p.pick(1, 3, 5),
+        rotate=p.pick(0, 30, 30),   # with fewer held-out speakers than this, every speaker is held out once
         small=p.name == "smoke",
     )
 
 # %% ../../nbs/discussions/d00_structure.ipynb #ebca4fc3
-@measures("structure", 1)
+@measures("structure", 2)   # 2: a key that is learned from the steps; small corpora hold every speaker out once
 def measure_store(
     store,           # LatentStore
     split,           # SpeakerSplit of its corpus
@@ -318,7 +321,8 @@ def draw_spread(
     for (_, cells), ax in zip(cases, axes, strict=True):
         for key, style in look(cells.key).items():
             mine = cells[cells.key == key]
-            ax.scatter(mine.frames, mine.variance, s=9, color=style["color"], alpha=.6, linewidths=0, label=key)
+            dots = dict(s=9, color=style["color"], alpha=.6, linewidths=0, rasterized=True)
+            ax.scatter(mine.frames, mine.variance, label=key, **dots)
         reference(ax, 1, "all frames")
         ax.set(
             xscale="log", yscale="log", xlabel="training frames in the cell", ylabel="variance of Δz within the cell"
@@ -429,6 +433,11 @@ def draw_speakers(
         reference(ax, 1, axis="x"); ax.grid(False, axis="y"); ax.grid(True, axis="x")
     return fig
 
+# %% ../../nbs/discussions/d00_structure.ipynb #66a6e6b7
+def _cells(windows, key) -> np.ndarray:
+    "The cell of every window, a block of contexts at a time."
+    return np.concatenate([key.assign(c)[0] for _, c, *_ in batches(windows)])
+
 # %% ../../nbs/discussions/d00_structure.ipynb #f7a641d4
 def cell_clip(
     windows,        # held-out windows
@@ -440,7 +449,7 @@ def cell_clip(
 ):                  # sound [S]; None if the cell has no held-out window
     """Excerpts of one cell strung together: the context and the frame that followed, from different utterances where
     possible."""
-    found = np.flatnonzero(key.assign(np.asarray(windows.contexts(np.arange(len(windows)))))[0] == cell)
+    found = np.flatnonzero(_cells(windows, key) == cell)
     if not len(found): return None
     found = np.random.default_rng(seed).permutation(found)
     found = found[np.sort(np.unique(np.asarray(windows.utterance)[found], return_index=True)[1])][:count]
@@ -459,7 +468,7 @@ def telling_cells(
     cells: pd.DataFrame, # its rows of the table `cells`
 ) -> dict:               # name -> cell number
     "Two loud cells: the one whose mean step is largest, and one in the middle."
-    of = key.assign(np.asarray(windows.contexts(np.arange(len(windows)))))[0]
+    of = _cells(windows, key)
     level = pd.Series(store.energy[windows.row]).groupby(of).mean()
     loud = cells[
         cells.cell.isin(level.index[level >= np.median(store.energy[windows.row])]) & (cells.frames_held > 0)

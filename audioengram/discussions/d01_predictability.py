@@ -19,6 +19,7 @@ import torch
 from ..core import get_profile, read_json, spawn
 from ..devices import batches_on, device_of
 from ..data.cases import shared_windows, split_windows
+from ..data.windows import step_lengths
 from ..dynamics.predictor import Predictor, fitted
 from audioengram.lab.studies import (
     as_markdown,
@@ -171,7 +172,7 @@ def measure_store(
     heads = [h for h in how["heads"] if h in ("MDN", MAIN)] if twin else how["heads"]
     sets = split_windows(store, split, how["length"], first)
     nulls = {name: fit(store, sets, how, encoder="none", **head) for name, head in NULLS.items()}
-    moves = sets["train"].steps().norm(dim=1)
+    moves = step_lengths(sets["train"])
     sums = dict(centre=float(moves[moves > 0].log().mean()), floor=.05 * float(moves.median()))
     for lag in (first, last) if twin else how["lags"]:
         sets = split_windows(store, split, how["length"], lag)
@@ -252,7 +253,7 @@ def describe_components(store, model, windows, how) -> tuple:   # one row a comp
     facts = pd.DataFrame(
         dict(
             component=claimed,
-            step=windows.steps().norm(dim=1).numpy(),
+            step=step_lengths(windows).numpy(),
             level=energy[row],
             change=energy[row] - energy[row - 1],
             stays=stays,

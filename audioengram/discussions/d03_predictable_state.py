@@ -22,7 +22,8 @@ from ..core import flush_denormal, generator, get_profile, read_json, spawn
 from ..devices import device_of, from_cpu
 from ..data.audio import resample
 from ..data.cases import shared_windows, split_windows
-from ..dynamics.factorizer import Both, Factorizer, Frames, judge, slow_features
+from ..data.windows import blocks_of, step_lengths
+from ..dynamics.factorizer import Both, Factorizer, Frames, judge, slow_directions
 from ..dynamics.predictor import Predictor, fitted
 from audioengram.lab.studies import (
     add_rows,
@@ -134,6 +135,18 @@ def make_factorizer(dim: int, how: dict, d: int) -> Factorizer:
         seed=spawn(how["seed"], "factorizer"),
     )
 
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #31647a8a
+def _moments(
+    windows,
+    near=0.,   # the mean, more or less, so that nothing cancels
+) -> tuple:    # mean [D], covariance [D,D], float64
+    "Of the frames before the targets, a block at a time."
+    n, total, square = len(windows), 0., 0.
+    for i in blocks_of(windows):
+        z = windows.current(i).double() - near
+        total, square = total + z.sum(0), square + z.T @ z
+    return total / n + near, (square - torch.outer(total, total) / n) / (n - 1)
+
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #fac97afd
 def _training(sets, how):
     return dict(
@@ -148,11 +161,12 @@ def _training(sets, how):
 
 def linear_states(windows, d: int, seed: int) -> dict:   # name -> (mean [D], weight [D,d])
     "Slow features, principal components, and a random projection of the latents at equal scale."
-    now, after = windows.current(), windows.targets()
-    mean, slow, _ = slow_features(now, after, d)
-    axes = torch.linalg.eigh((now - mean).double().T.cov())[1].flip(1)[:, :d].float()
-    turn = torch.linalg.qr(torch.randn(now.shape[1], d, generator=generator(spawn(seed, "random"))))[0]
-    return dict(slow=(mean, slow), pca=(mean, axes), random=(mean, turn / now.std(0)[:, None]))
+    mean, slow, _ = slow_directions(lambda: ((windows.current(i), windows.targets(i)) for i in blocks_of(windows)), d)
+    cov = _moments(windows, mean)[1]
+    axes = torch.linalg.eigh(cov)[1].flip(1)[:, :d].float()
+    turn = torch.linalg.qr(torch.randn(len(mean), d, generator=generator(spawn(seed, "random"))))[0]
+    spread = cov.diagonal().sqrt().float()
+    return dict(slow=(mean, slow), pca=(mean, axes), random=(mean, turn / spread[:, None]))
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #5642d2cb
 def contrastive_state(
@@ -161,23 +175,22 @@ def contrastive_state(
 ) -> tuple:               # mean [D], weight [D,d]
     """The linear state that tells the frame that came from frames of other windows (contrastive predictive coding, van
     den Oord et al. 2018), trained for as many epochs as the factorizer and stopped on validation speakers."""
-    now, after = ({k: w.current() if name == "now" else w.targets() for k, w in sets.items() if k != "test"}
-                  for name in ("now", "after"))
-    mean = now["train"].mean(0)
-    white = torch.linalg.inv(torch.linalg.cholesky((now["train"] - mean).double().T.cov())).T.float()
-    x, y = ({k: (z - mean) @ white for k, z in part.items()} for part in (now, after))
-    size, rng = min(512, len(x["train"]) // 2), generator(spawn(how["seed"], "contrast"))
+    train, valid = sets["train"], sets["valid"]
+    mean = _moments(train, train.current([0])[0].double())[0].float()
+    white = torch.linalg.inv(torch.linalg.cholesky(_moments(train, mean.double())[1])).T.float()
+    size, rng = min(512, len(train) // 2), generator(spawn(how["seed"], "contrast"))
     weight = torch.linalg.qr(torch.randn(len(mean), d, generator=rng))[0].requires_grad_()
     relate, best, kept = torch.eye(d, requires_grad=True), torch.inf, None
     opt = torch.optim.AdamW([weight, relate], 1e-2)
-    def loss(part, i):   # of telling each frame among those of its batch
-        score = x[part][i] @ weight @ relate @ (y[part][i] @ weight).T / d**.5
+    def loss(windows, i):   # of telling each frame among those of its batch
+        x, y = ((z - mean) @ white for z in (windows.current(i), windows.targets(i)))
+        score = x @ weight @ relate @ (y @ weight).T / d**.5
         return F.cross_entropy(score, torch.arange(len(i)))
     with torch.enable_grad():
         for _ in range(how["epochs"]):
-            for i in torch.randperm(len(x["train"]), generator=rng)[:how["epoch_frames"]].split(size):
-                opt.zero_grad(); loss("train", i).backward(); opt.step()
-            held = float(sum(loss("valid", i).detach() * len(i) for i in torch.arange(len(x["valid"])).split(size)))
+            for i in torch.randperm(len(train), generator=rng)[:how["epoch_frames"]].split(size):
+                opt.zero_grad(); loss(train, i).backward(); opt.step()
+            held = float(sum(loss(valid, i).detach() * len(i) for i in blocks_of(valid, size)))
             if held < best: best, kept = held, weight.detach().clone()
     return mean, white @ kept
 
@@ -234,8 +247,8 @@ def score_state(forecast, windows, lengths, floor: float, how: dict, draws=True)
 def state_rows(store, sets: dict, how: dict, states: dict, d: int) -> tuple:   # scores, ladder rows, spectrum
     """Every state of d dimensions against its own null; at the main dimension also where its nats come from, and how
     they spread over dimensions."""
-    lengths = sets["test"].steps().norm(dim=1).numpy()
-    floor, scores, rungs, spread = .05 * float(sets["train"].steps().norm(dim=1).median()), [], [], []
+    lengths = step_lengths(sets["test"]).numpy()
+    floor, scores, rungs, spread = .05 * float(step_lengths(sets["train"]).median()), [], [], []
     for name, f in states.items():
         frames = Frames.through(store, f, f"{name}{d}")
         here = {k: frames.windows(w.utterances, how["window"]) for k, w in sets.items()}
@@ -283,29 +296,48 @@ def spectrum_rows(model, sets: dict, how: dict) -> pd.DataFrame:   # one row a d
         bootstrap_sums(np.stack([wrong[:, k], all_[:, k]], 1), who, lambda s: 1 - s[..., 0] / s[..., 1], n=500)
         for k in range(y.shape[1])
     ]
-    return pd.DataFrame([dict(dimension=k + 1, r2=e.value, lo=e.lo, hi=e.hi) for k, e in enumerate(rows)])
+    table = pd.DataFrame([dict(dimension=k + 1, r2=e.value, lo=e.lo, hi=e.hi) for k, e in enumerate(rows)])
+    return table.astype(dict(lo=float, hi=float))    # of one speaker they are not known
+
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #70721652
+def _way_back(f, train) -> tuple:   # (mean and scale of the states, of the frames); linear map [D,d], in these units
+    "Units and the linear decoder of a state by least squares, from sums over blocks of training windows."
+    s, n = None, len(train)
+    for i in blocks_of(train):
+        z = train.targets(i)
+        with torch.no_grad(): part = torch.cat([f(z), z], 1).double()
+        if s is None: near, s, ss, d = part.mean(0), 0., 0., part.shape[1] - z.shape[1]
+        part = part - near
+        s, ss = s + part.sum(0), ss + part.T @ part
+    mean, cov = s / n + near, (ss - torch.outer(s, s) / n) / (n - 1)
+    scale, size = cov.diagonal()[:d].sqrt(), cov.diagonal()[d:].mean().sqrt()
+    linear = torch.linalg.solve(cov[:d, :d], cov[:d, d:]) * scale[:, None] / size
+    return tuple(x.float() for x in (mean[:d], scale, mean[d:], size)), linear.T.float()
+
+def _squares(net, y, x) -> float: return float((net(y) - x).double().square().sum())
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #302a756d
 def decoder_of(f, sets: dict, how: dict):   # map of latents [N,D] to latents [N,D], by way of the state
     """The mean frame given a state: a linear map plus a network, least squares, early stopping; on the CPU, since
     both are small."""
-    z = {k: sets[k].targets() for k in ("train", "valid")}
-    centre, size = z["train"].mean(0), z["train"].var(0).mean().sqrt()
-    with torch.no_grad(): y = {k: torch.cat([f(p) for p in v.split(65_536)]) for k, v in z.items()}
-    at, scale = y["train"].mean(0), y["train"].std(0)
-    y, x = {k: (v - at) / scale for k, v in y.items()}, {k: (v - centre) / size for k, v in z.items()}
+    train, valid = sets["train"], sets["valid"]
+    units, linear = _way_back(f, train)
+    at, scale, centre, size = units
+    def both(windows, i):   # state and frame, each in its units
+        z = windows.targets(i)
+        with torch.no_grad(): return (f(z) - at) / scale, (z - centre) / size
     with torch.random.fork_rng(devices=[]), flush_denormal():
         torch.manual_seed(spawn(how["seed"], "decoder"))
-        net = Both(y["train"].shape[1], z["train"].shape[1], how["hidden"], how["layers"], how["dropout"])
-        with torch.no_grad():
-            net.linear.weight.copy_(torch.linalg.lstsq(y["train"], x["train"]).solution.T)
-            net.linear.bias.zero_()
+        net = Both(len(at), len(centre), how["hidden"], how["layers"], how["dropout"])
+        with torch.no_grad(): net.linear.weight.copy_(linear); net.linear.bias.zero_()
         opt, order = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=.01), generator(spawn(how["seed"], "order"))
         best, kept = torch.inf, None
         for _ in range(how["epochs"]):
-            for i in torch.randperm(len(z["train"]), generator=order)[:how["epoch_frames"]].split(512):
-                opt.zero_grad(); F.mse_loss(net.train()(y["train"][i]), x["train"][i]).backward(); opt.step()
-            with torch.no_grad(): loss = F.mse_loss(net.eval()(y["valid"]), x["valid"]).item()
+            for i in torch.randperm(len(train), generator=order)[:how["epoch_frames"]].split(512):
+                y, x = both(train, i)
+                opt.zero_grad(); F.mse_loss(net.train()(y), x).backward(); opt.step()
+            net.eval()
+            with torch.no_grad(): loss = sum(_squares(net, *both(valid, i)) for i in blocks_of(valid))
             if loss < best: best, kept = loss, {k: v.clone() for k, v in net.state_dict().items()}
     net.load_state_dict(kept); net.eval()
     return lambda z: net((f(z) - at) / scale) * size + centre
@@ -314,19 +346,14 @@ def decoder_of(f, sets: dict, how: dict):   # map of latents [N,D] to latents [N
 @torch.no_grad()
 def reconstruction_rows(back: dict, windows) -> pd.DataFrame:   # one row a way and speaker: error, power
     "Squared errors of latents rebuilt in several ways, by speaker."
-    z, who = windows.targets(), np.asarray(windows.speakers)[np.asarray(windows.speaker)]
-    power = (z - z.mean(0)).square().sum(1).numpy()
-    rows = [
-        pd.DataFrame(
-            dict(
-                way=name,
-                speaker=who,
-                error=(torch.cat([f(p) for p in z.split(16_384)]) - z).square().sum(1).numpy(),
-                power=power,
-            )
-        )
-        for name, f in back.items()
-    ]
+    who, rows = np.asarray(windows.speakers)[np.asarray(windows.speaker)], []
+    mean = (sum(windows.targets(i).double().sum(0) for i in blocks_of(windows)) / len(windows)).float()
+    for name, f in back.items():
+        for i in blocks_of(windows, 16_384):
+            z = windows.targets(i)
+            error, power = ((x - z).square().sum(1).numpy() for x in (f(z), mean))
+            part = pd.DataFrame(dict(way=name, speaker=who[i.numpy()], error=error, power=power))
+            rows.append(part.groupby(["way", "speaker"], sort=False).sum())
     return pd.concat(rows).groupby(["way", "speaker"], sort=False).sum().reset_index()
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #31240e55

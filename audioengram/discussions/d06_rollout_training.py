@@ -57,7 +57,7 @@ from audioengram.lab.figures import (
 )
 from ..lab.players import read_row
 from ..lab.drafts import code_fingerprint
-from ..measure.rules import NO, UNKNOWN, YES, crossed, decided
+from ..measure.rules import NO, UNKNOWN, YES, by_seed, crossed, decided
 from ..measure.stats import estimate_of, speaker_means
 from ..measure.trajectories import gap_sums
 from ..stages import measures
@@ -298,9 +298,7 @@ def typical_ratio(log_ratio, moved, speaker, **kw):
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #11744d4a
 def differences(gap: pd.DataFrame, method: str, step: int, column: str, first=START) -> np.ndarray:   # [seeds,speakers]
     "Nats a frame by which a method is ahead of the start, or of another, in every seed that both were trained from."
-    def each(name):
-        rows = pick(gap, method=name, step=step)
-        return rows.assign(nll=rows[column] / rows.segments).pivot(index="seed", columns="speaker", values="nll")
+    each = lambda name: by_seed(pick(gap, method=name, step=step), column, "segments")
     return (each(first) - each(method)).dropna(how="all").dropna(axis=1).to_numpy()
 
 def change(gap: pd.DataFrame, method: str, step: int, column: str, first=START):   # Estimate
@@ -309,9 +307,8 @@ def change(gap: pd.DataFrame, method: str, step: int, column: str, first=START):
 
 def over_null(gap: pd.DataFrame, method: str, step: int, column="R"):   # Estimate
     "Nats a frame by which a method is ahead of the mixture that knows no context."
-    rows = pick(gap, method=method, step=step)
-    rows = rows[rows.segments > 0].assign(nats=lambda r: (r["null"] - r[column]) / r.segments)
-    return crossed(rows.pivot(index="seed", columns="speaker", values="nats").dropna(axis=1).to_numpy())
+    rows = pick(gap, method=method, step=step).assign(nats=lambda r: r["null"] - r[column])
+    return crossed(by_seed(rows, "nats", "segments").dropna(axis=1).to_numpy())
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #d46d272b
 def method_table(tables: dict, step: int) -> pd.DataFrame:

@@ -22,7 +22,9 @@ from torch import nn
 from ..core import get_profile, read_json, spawn
 from ..devices import batches_on, device_of
 from ..data.cases import split_windows
-from ..dynamics.predictor import Predictor, WithSide, fitted, step_signals, train
+from ..data.windows import blocks_of, step_lengths
+from ..dynamics.predictor import Predictor, fitted, train
+from ..dynamics.side import WithSide, step_signals
 from ..heads.bounds import soft_bound
 from ..heads.direction import step_log_probs
 from ..heads.factored import LogNormal, Polar
@@ -169,7 +171,7 @@ def measure_store(
     """Heads at equal parameters, the two factors against independent frames, the four stories of the length,
     training curves, and the clamp."""
     sets = split_windows(store, split, how["length"], 1)
-    moves = sets["train"].steps().norm(dim=1)
+    moves = step_lengths(sets["train"])
     sums = dict(centre=float(moves[moves > 0].log().mean()), floor=.05 * float(moves.median()))
     budget = model_for(store.dim, how, **HEADS[MDN]).n_parameters
     models = {name: fit(store, sets, how, model_for(store.dim, how, budget, **HEADS[name])) for name in how["heads"]}
@@ -360,7 +362,8 @@ class Readout(nn.Module):
 def clamps(sets, how) -> pd.DataFrame:
     "Loss, κ, σ and the size of their gradients while both readouts train."
     rows, w = [], sets["train"]
-    unit = w.steps().square().mean().sqrt()
+    power = sum(float(w.steps(i).double().square().sum()) for i in blocks_of(w))
+    unit = (power / (len(w) * w.targets([0]).shape[1]))**.5
     for hard in (True, False):
         torch.manual_seed(spawn(how["seed"], "clamp"))
         head = Readout(w.targets([0]).shape[1], hard)

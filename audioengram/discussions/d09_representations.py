@@ -20,6 +20,7 @@ import torch
 from scipy import stats as sps
 from sklearn.mixture import GaussianMixture
 
+from ..codecs.moments import moments
 from ..codecs.nano_train import SMALL
 from ..core import ParameterError, get_profile, read_json, spawn, write_json
 from ..data.audio import load_audio, resample
@@ -35,7 +36,6 @@ from audioengram.measure.geometry import (
     axes_for,
     effective_rank,
     neighbour_ratios,
-    spectrum,
 )
 from ..measure.prediction import bits_per_second, fit_baselines, score_windows
 from ..measure.speech import MEASURES, is_sound, pick_measures, round_trip_check, speech_scores
@@ -260,15 +260,16 @@ def geometry_rows(
 ) -> dict:              # tables memory, points, axes
     "Autocorrelation by utterance, neighbours by speaker, and the spectrum of the training frames."
     of = store.index.set_index("utterance_id").speaker_id
-    fit = np.concatenate([np.asarray(z) for z in store.latents(split.train_utterances)])
-    mean, scale = fit.mean(0, dtype=np.float64), fit.std(0, dtype=np.float64).clip(1e-9)
+    n, mean, cov = moments(store.latents(split.train_utterances), store.dim)
+    scale = np.sqrt(np.diag(cov)).clip(1e-9)
     ids = [u for u in split.eval_utterances if u in store]
-    held = [np.asarray(store[u]) for u in ids]
-    memory = autocorrelation_rows(held, of[ids], how["lags"], mean, scale)
+    memory = autocorrelation_rows((store[u] for u in ids), of[ids], how["lags"], mean, scale)
     rng = np.random.default_rng(spawn(how["seed"], "points"))
-    z, where = np.concatenate(held), np.repeat(np.arange(len(held)), [len(x) for x in held])
-    pick = np.sort(rng.permutation(len(z))[:how["points"]])
-    z, where = z[pick].astype(np.float64), where[pick]
+    at = store.index.set_index("utterance_id").loc[ids]
+    where = np.repeat(np.arange(len(ids)), at.frames)
+    pick = np.sort(rng.permutation(len(where))[:how["points"]])
+    where, before = where[pick], (at.frames.cumsum() - at.frames).to_numpy()
+    z = store.z[at.offset.to_numpy()[where] + pick - before[where]].astype(np.float64)
     gauss = rng.multivariate_normal(z.mean(0), np.cov(z.T), len(z), method="svd")
     rows = [
         dict(speaker=of[ids[u]], kind=kind, k=k, ratio=r)
@@ -282,8 +283,9 @@ def geometry_rows(
         .groupby(["kind", "k", "speaker"], as_index=False)
         .agg(ratio=("ratio", "sum"), points=("ratio", "size"))
     )
-    raw = spectrum(fit)
-    axes = pd.DataFrame(dict(axis=np.arange(1, len(raw) + 1), variance=raw, unit=spectrum((fit - mean) / scale)))
+    cov = cov * n / (n - 1)
+    raw, unit = (np.linalg.eigvalsh(c)[::-1].clip(0) for c in (cov, cov / np.outer(scale, scale)))
+    axes = pd.DataFrame(dict(axis=np.arange(1, len(raw) + 1), variance=raw, unit=unit))
     return dict(memory=memory, points=points, axes=axes)
 
 # %% ../../nbs/discussions/d09_representations.ipynb #b5971f6b

@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 
 from ..core import ParameterError, spawn
 from ..data.cases import SomeWindows, split_windows
+from ..data.windows import step_lengths
 from ..devices import batches_on, device_of
 from .injection import gap_rows, scored, true_windows
 from .predictor import Predictor, fitted
@@ -100,7 +101,7 @@ def floor_of(
     share: float = .05,
 ) -> float:                # in the latents' units
     "Length below which a step counts as silence: a share of the median training step."
-    return share * float(windows.steps().norm(dim=1).median())
+    return share * float(step_lengths(windows).median())
 
 def sample_stretches(
     store, ids,          # utterances

@@ -313,7 +313,8 @@ class SequenceModel(SequenceStepper):
         most: int = 100_000,  # frames that statistics are taken from
     ):                     # self
         "Learn the units of the latents and of the conditions, and start the head at the marginal."
-        check_shape(frames, "N D", "training latents", finite=True, D=self.dim)
+        for a in range(0, max(1, len(frames)), 65_536):
+            check_shape(frames[a:a + 65_536], "N D", "training latents", finite=True, D=self.dim)
         some = frames[torch.randperm(len(frames), generator=generator(spawn(seed, "units")))[:most]]
         if still := int((some.std(0) == 0).sum()):
             raise TrainingError(f"{still} latent dimensions are constant over the training frames",

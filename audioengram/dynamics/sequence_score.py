@@ -84,7 +84,8 @@ def _longest_other(model, data, some):
 # %% ../../nbs/dynamics/44_sequence_score.ipynb #f232438a
 def silence_floor(data: Sequences, share: float = .05) -> float:
     "Length of a step below which a frame counts as silence: a share of the median step inside utterances."
-    step = data.z.diff(dim=0).norm(dim=1)
+    blocks = (data.z[a:a + 65_537] for a in range(0, len(data.z) - 1, 65_536))
+    step = torch.cat([z.diff(dim=0).norm(dim=1) for z in blocks])
     inside = torch.ones(len(step), dtype=torch.bool)
     inside[torch.as_tensor(data.first[1:-1] - 1)] = False
     return share * float(step[inside].median())

@@ -23,8 +23,8 @@ class SiteError(AudioengramError): "The site cannot be built, or would be broken
 ROOMS = (
     *("core", "errors", "stages", "devices", "processes"),
     *("data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "apps"),
-    *("cli_sounds", "cli_common", "cli", "cli_codes", "cli_generate", "cli_codec", "cli_latents", "cli_corpus"),
-    *("cli_runs", "cli_study"),
+    *("start", "cli_sounds", "cli_common", "cli", "cli_codes", "cli_generate", "cli_codec", "cli_latents"),
+    *("cli_corpus", "cli_runs", "cli_study"),
 )
 
 # %% ../../nbs/lab/21_pages.ipynb #62e942ad

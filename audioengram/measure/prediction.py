@@ -156,18 +156,20 @@ def score_points(
     windows,
 ) -> pd.DataFrame:  # one row a window: speaker, cosine, mean_ratio, squared error of the step
     "Score a forecast that is a point: no density, so no log score."
-    i = torch.arange(len(windows))
-    guess, step = model.point(windows, i), windows.steps(i)
-    moved, size = step.norm(dim=1) > 0, step.norm(dim=1)
-    cosine = torch.where(moved, torch.cosine_similarity(guess, step, dim=1), torch.nan)
-    return pd.DataFrame(
-        dict(
-            speaker=np.asarray(windows.speakers)[np.asarray(windows.speaker)],
-            cosine=cosine,
-            mean_ratio=torch.where(moved, guess.norm(dim=1) / size, torch.nan),
-            squared=(guess - step).square().sum(1),
+    parts = []
+    for i in torch.arange(len(windows)).split(65_536):
+        guess, step = model.point(windows, i), windows.steps(i)
+        size = step.norm(dim=1)
+        moved = lambda x, size=size: torch.where(size > 0, x, torch.nan)
+        parts.append(
+            dict(
+                cosine=moved(torch.cosine_similarity(guess, step, dim=1)),
+                mean_ratio=moved(guess.norm(dim=1) / size),
+                squared=(guess - step).square().sum(1),
+            )
         )
-    )
+    who = np.asarray(windows.speakers)[np.asarray(windows.speaker)]
+    return pd.DataFrame(dict(speaker=who) | {k: torch.cat([p[k] for p in parts]).numpy() for k in parts[0]})
 
 # %% ../../nbs/measure/15_prediction.ipynb #c70a0faa
 def log_magnitude_r2(
@@ -215,9 +217,10 @@ def pit_histogram(
     s = scores[scores[column].notna()]
     which = np.minimum((s[column].to_numpy() * bins).astype(int), bins - 1)
     rows = [bootstrap_by((which == b) * float(bins), s.speaker.to_numpy(), n=500) for b in range(bins)]
-    return pd.DataFrame(
+    table = pd.DataFrame(
         [dict(bin=(b + 0.5) / bins, density=e.value, lo=e.lo, hi=e.hi, n=e.n) for b, e in enumerate(rows)]
     )
+    return table.astype(dict(lo=float, hi=float))    # of one speaker they are not known
 
 # %% ../../nbs/measure/15_prediction.ipynb #8c3ea68e
 def gain(

@@ -7,7 +7,9 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
-from audioengram.data.audio import audio_info
+from audioengram.data.audio import audio_info, save_audio
+from audioengram.data.latents import LatentStore
+from audioengram.data.sources import synthesise
 
 PAGES = ("d00", "d01", "d02", "d03", "d04", "d05", "d06", "d07", "d08", "d10", "d11", "d12")
 
@@ -22,6 +24,20 @@ def test_who_speaks_and_what_is_left_out(shell, recordings):
     assert "anna" in told and "ben" in told and "CC0-1.0" in told
     rows = json.loads(done(shell("corpus", "show", "folder", "--root", recordings, "--json")))
     assert len(rows) == 5 and {r["speaker_id"] for r in rows} == {"anna", "ben"}
+
+
+def test_one_channel_of_two(shell, tmp_path):
+    "Two people on two tracks; another channel is another corpus, and its latents are those of that track alone."
+    left, right = (synthesise(2., seed, pitch) for seed, pitch in ((1, 110), (2, 210)))
+    (tmp_path / "rec").mkdir()
+    for name in ("anna", "ben"): save_audio(tmp_path / "rec" / f"{name}.wav", np.stack([left, right], 1), 16_000)
+    save_audio(tmp_path / "right.wav", right, 16_000)
+    words = ("--root", tmp_path / "rec", "--speaker-from", "(.*)[.]wav")
+    mixed, second = (json.loads(done(shell("corpus", "show", "folder", *words, *more, "--json"))) for more in ((), ("--channel", "2")))
+    assert [r["channels"] for r in mixed + second] == [2, 1] and mixed[0]["sha256"] != second[0]["sha256"]
+    done(shell("latents", "encode", "folder", "nano", *words, "--channel", "2", "--out", tmp_path / "store", "--workers", "1"))
+    done(shell("codec", "encode", tmp_path / "right.wav", tmp_path / "z.npy"))
+    np.testing.assert_allclose(LatentStore(tmp_path / "store")["anna.wav"], np.load(tmp_path / "z.npy"), atol=.02)
 
 
 def test_paths_as_people_write_them(shell, recordings, monkeypatch):
