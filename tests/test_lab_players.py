@@ -2,7 +2,6 @@
 import io
 import json
 import os
-
 from pathlib import Path
 
 import numpy as np
