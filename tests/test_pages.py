@@ -12,6 +12,7 @@ from audioengram.lab.claims import format_claims, quoted_claims
 from audioengram.lab.glossary import TERMS
 from audioengram.lab.home import CARDS, fresh_report, readme, sidebar
 from audioengram.lab.pages import library_pages, page_problems, raw_notebook, read_page, result_pages, text_of
+from audioengram.lab.reading import lead_of, reading_ease, verdicts_then_and_now
 from audioengram.lab.reproduce import stale_reasons
 from audioengram.lab.runs import read_run
 from audioengram.stages import moved_stages
@@ -253,3 +254,24 @@ def test_a_verdict_is_read_in_one_breath(path):
     lead = re.sub(r"\[[^\]]*\]", "", read_page(path, ROOT).lead)
     words = re.findall(r"[\w%][\w%.,'’()+-]*", lead)
     assert 5 <= len(words) <= 45, f"{len(words)} words; the rest belongs under the result: {lead}"
+
+
+LEAST_EASE = 40     # Flesch's reading ease: papers of this field lie between 10 and 30, newspapers near 60
+HARD = {}                # page -> why its verdict may be harder
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=ids(PUBLISHED))
+def test_a_verdict_is_read_easily(path):
+    lead = read_page(path, ROOT).lead
+    assert reading_ease(lead) >= LEAST_EASE or path.parent.name in HARD, f"reading ease {reading_ease(lead):.0f}, at least {LEAST_EASE}: {lead}"
+
+
+def test_a_hard_verdict_would_be_noticed():
+    hard = "Probabilistic autoregression presupposes conditional stationarity of representational dynamics under teacher-forced marginalisation."
+    assert reading_ease(hard) < LEAST_EASE and lead_of(f"# Title\n> {hard}\n\nText") == hard
+
+
+def test_every_first_verdict_is_on_record():
+    rows = verdicts_then_and_now(ROOT)
+    assert [r["page"] for r in rows if not r["then"]] == [], "run python benchmarks/first_verdicts.py after a page was published first"
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", r["date"]) for r in rows)

@@ -28,6 +28,7 @@ from .players import draw_pictures
 from .pages import SiteError, is_hidden, library_pages, raw_notebook, read_page, tidy, write_notebook
 from .provenance import project_root
 from .runs import recover, swap_in
+from .transcripts import tell_words
 from .share import feed, first_sentence, foot, head_tags, read_project, read_results
 
 # %% ../../nbs/lab/25_site.ipynb #fb0c8690
@@ -275,6 +276,7 @@ def dress_site(
         page = read_page(Path(root, name), root)
         text = _complete(file.read_text(encoding="utf-8"), page, project, results)
         text = tell_findings(text, file.parent.name if file.stem == "page" else "", about)
+        text = tell_words(text)
         file.write_text(_dress(text, file, out, results), encoding="utf-8")
         shutil.copyfile(Path(root, name), file.with_suffix(".ipynb"))
     (out / "feed.xml").write_text(feed(list(results.values()), project.site), encoding="utf-8")
