@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -35,6 +36,7 @@ def test_every_requirement_is_pinned_and_its_pin_satisfies_it():
         assert r.specifier.contains(next(iter(pin.specifier)).version), f"{pin} does not satisfy {r}"
 
 
+@pytest.mark.skipif("AUDIOENGRAM_CURRENT" in os.environ, reason="`make current` is the other environment")
 def test_the_environment_is_the_pinned_one():
     import torch
     assert torch.__version__.split("+")[0] == next(iter(PINS["torch"].specifier)).version
@@ -46,6 +48,16 @@ def test_settings_and_project_agree():
     s = ini["DEFAULT"]
     assert s["version"] == PROJECT["version"] and s["lib_name"] == PROJECT["name"] and s["description"] == PROJECT["description"]
     assert "tags" in s["allowed_cell_metadata_keys"].split(), "without it nbdev_clean strips papermill's parameters tag"
+
+
+def test_both_jobs_of_the_workflow_are_make_targets():
+    "CI runs what a contributor can run; the second job leaves the pins of torch and numpy, on every Python that is promised."
+    jobs = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]
+    runs = {name: [s["run"] for s in job["steps"] if "run" in s] for name, job in jobs.items()}
+    assert "make test" in runs["test"] and "make current PYTHON=python" in runs["current"]
+    assert jobs["current"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    names = re.search(r"^CURRENT \?= (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    assert {"torch", "numpy"} <= set(names) <= PINS.keys() and "make current" in (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_every_make_target_is_explained():
