@@ -26,21 +26,18 @@ def sparse(path, frames, dim):
 
 
 def test_a_thousand_hours_are_opened_sampled_and_counted(tmp_path):
-    "45 million frames of 64 numbers, 11.5 GB, in a process that may not have 4 GB of its own."
-    path = sparse(tmp_path / "z.f32", 45_000_000, 64)
-    code = ("import sys, numpy as np, torch, scale\n"
-            "peak = scale.Peak(); peak.start()\n"
-            "store = scale.MappedStore(sys.argv[1], 45_000_000, 64); w = store.windows(store.split(), length=8)\n"
-            "idx = torch.from_numpy(np.sort(np.random.default_rng(0).integers(len(w), size=10_000)))\n"
-            "assert w.contexts(idx).shape == (10_000, 8, 64) and len(next(w.batches(4096))) == 4096\n"
-            "counts = np.bincount(w.speaker); assert counts.sum() == len(w) and w.row.dtype == np.int32\n"
-            "peak.over.set(); peak.look(); print(len(store.z), len(w), peak.most)")
-    env = os.environ | dict(PYTHONPATH=os.pathsep.join(map(str, (HERE.parent, HERE))), OMP_NUM_THREADS="1")
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr[-2000:]
-    frames, windows, most = map(int, done.stdout.split())
-    assert frames == 45_000_000 and windows == 45_000_000 // 800 * 35 // 50 * 792      # 35 of 50 speakers train
-    assert path.stat().st_blocks * 512 < 2e9 and most < 4e9, f"{most / 1e9:.1f} GB"
+    "45 million frames of 64 numbers, 11.5 GB, with less than 4 GB of memory of one's own."
+    path, peak = sparse(tmp_path / "z.f32", 45_000_000, 64), scale.Peak()
+    peak.start()
+    store = scale.MappedStore(path, 45_000_000, 64)
+    w = store.windows(store.split(), length=8)
+    idx = torch.from_numpy(np.sort(np.random.default_rng(0).integers(len(w), size=500)))
+    assert w.contexts(idx).shape == (500, 8, 64) and len(next(w.batches(4096))) == 4096
+    counts = np.bincount(w.speaker)
+    assert len(store.z) == 45_000_000 and counts.sum() == len(w) == 45_000_000 // 800 * 35 // 50 * 792 and w.row.dtype == np.int32
+    peak.over.set()
+    peak.look()
+    assert path.stat().st_blocks * 512 < 2e9 and peak.most < 4e9, f"{peak.most / 1e9:.1f} GB"
 
 
 def test_phase_0_is_the_same_whether_steps_are_held_or_made_again(tmp_path, monkeypatch):
