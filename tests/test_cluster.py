@@ -53,19 +53,18 @@ def test_sky_reads_the_task():
     "In an environment of SkyPilot's own, which wants an older click: AUDIOENGRAM_SKY_PYTHON names its Python."
     python = os.environ.get("AUDIOENGRAM_SKY_PYTHON")
     if not python: pytest.skip("set AUDIOENGRAM_SKY_PYTHON to the Python of an environment with SkyPilot")
-    code = ("import json, sky; t = sky.Task.from_yaml('cluster/sky.yaml', ); [r] = t.resources\n"
-            "print(json.dumps([t.name, t.num_nodes, r.accelerators, r.cpus, sorted(t.envs), t.setup, t.run]))")
-    missing = "import sky; sky.Task.from_yaml('cluster/sky.yaml')"
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | dict(SKYPILOT_DISABLE_USAGE_COLLECTION="1")
-    told = subprocess.run([python, "-c", missing], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert told.returncode and "OUT" in told.stderr           # a run without a bucket is refused
-    code = code.replace("'cluster/sky.yaml', ", "'cluster/sky.yaml', env_overrides=[('OUT', 's3://x/y')]")
-    code = code.replace("sky.Task.from_yaml('cluster/sky.yaml', env_overrides", "sky.Task.from_yaml_config(__import__('yaml').safe_load(open('cluster/sky.yaml')), env_overrides")
-    read = subprocess.run([python, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    run = lambda code: subprocess.run([python, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    told = run("import sky; sky.Task.from_yaml('cluster/sky.yaml')")
+    assert told.returncode and "OUT" in told.stderr           # without a bucket it is refused
+    read = run("import json, sky, yaml\n"
+               "task = yaml.safe_load(open('cluster/sky.yaml')) | dict(workdir=None)\n"
+               "t = sky.Task.from_yaml_config(task, env_overrides=[('OUT', 's3://x/y')]); [r] = t.resources\n"
+               "print(json.dumps([t.name, t.num_nodes, r.accelerators, r.cpus, sorted(t.envs), t.setup, t.run]))")
     assert read.returncode == 0, read.stderr[-2000:]
-    name, nodes, gpus, cpus, envs, setup, run = json.loads(read.stdout.splitlines()[-1])
+    name, nodes, gpus, cpus, envs, setup, script = json.loads(read.stdout.splitlines()[-1])
     assert (name, nodes, gpus, cpus) == (SKY["name"], SKY["num_nodes"], {"L4": 1}, "8+") and set(SKY["envs"]) <= set(envs)
-    assert setup.strip() == SKY["setup"].strip() and run.strip() == SKY["run"].strip()
+    assert setup.strip() == SKY["setup"].strip() and script.strip() == SKY["run"].strip()
 
 
 LINES = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", (ROOT / "cluster/Dockerfile").read_text(), flags=re.M)).splitlines()
