@@ -58,6 +58,7 @@ PACKAGES = {   # extra of pyproject.toml -> importable packages that it brings
     "codes": ("vector_quantize_pytorch",),
     "ember": ("snntorch", "pyworld"),
     "cluster": ("ray",),
+    "track": ("tensorboard",),
     "dev": ("nbdev", "pytest", "ruff"),
 }
 

@@ -2,6 +2,8 @@
 import os
 import signal
 import sys
+import threading
+import time
 import types
 from pathlib import Path
 
@@ -20,6 +22,7 @@ def write(path, text="done"):
 def fail(path): raise ValueError(f"cannot make {Path(path).name}")
 def forget(path): pass
 def die(path): os.kill(os.getpid(), signal.SIGKILL)
+def write_slowly(path): time.sleep(2); write(path, str(os.getppid()))
 
 
 @pytest.fixture
@@ -125,14 +128,69 @@ def test_real_ray(tmp_path, importable):
     assert list(launch(tasks, cluster="local", progress=False, num_cpus=1).status) == ["done", "failed"]
 
 
+@pytest.mark.slow
+def test_a_node_that_is_killed_loses_no_task(tmp_path, importable):
+    "A real head and two nodes; one of them is killed while it works, and the other does its tasks too."
+    pytest.importorskip("ray", reason="needs cluster/requirements.txt")
+    from ray.cluster_utils import Cluster
+    cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0))
+    try:
+        first, second = (cluster.add_node(num_cpus=1) for _ in range(2))
+        victim = first.all_processes["raylet"][0].process.pid
+        def kill():
+            while not list(tmp_path.glob("*.txt")): time.sleep(.1)
+            os.kill(victim, signal.SIGKILL)
+        threading.Thread(target=kill, daemon=True).start()
+        tasks = [task("write_slowly", tmp_path / f"{i}.txt") for i in range(8)] + [task("die", tmp_path / "h")]
+        got = launch(tasks, cluster=cluster.address, progress=False, num_cpus=1, max_retries=3)
+    finally: cluster.shutdown()
+    assert list(got.status) == ["done"] * 8 + ["failed"] and "WorkerCrashedError" in got.error[8]
+    assert not first.all_processes.get("raylet") or first.all_processes["raylet"][0].process.poll() is not None
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{i}.txt" for i in range(8)]
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    "Address of a bucket in an object store of this machine, in the settings that tasks inherit."
+    server = pytest.importorskip("moto.server", reason="needs cluster/requirements-test.txt")
+    pytest.importorskip("s3fs", reason="needs cluster/requirements-test.txt")
+    moto = server.ThreadedMotoServer(port=0)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    settings = dict(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", AWS_ACCESS_KEY_ID="none", AWS_SECRET_ACCESS_KEY="none", AWS_DEFAULT_REGION="us-east-1")
+    for name, value in settings.items(): monkeypatch.setenv(name, value)
+    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("reruns")
+    yield "s3://reruns"
+    moto.stop()
+
+
+@pytest.mark.slow
+def test_an_object_store_from_a_ray_worker(bucket, tmp_path, importable):
+    pytest.importorskip("ray", reason="needs cluster/requirements.txt")
+    path, urls = toy_page(tmp_path), [f"{bucket}/{i}/out.txt" for i in range(3)]
+    pages = rerun_tasks([str(path)], f"{bucket}/grid", dict(seed=[0, 2]))
+    got = launch([*(task("write", u) for u in urls), *pages], cluster="local", progress=False, num_cpus=1)
+    assert list(got.status) == ["done"] * 5, list(got.error)
+    fs = fsspec.filesystem("s3", skip_instance_cache=True)
+    assert [fs.cat_file(u) for u in urls] == [b"done"] * 3 and not [f for f in fs.find("reruns") if f.endswith(".part")]
+    assert sorted(collect(f"{bucket}/grid").value) == [40, 42]
+    assert list(launch(pages, cluster="local", progress=False).status) == ["skipped"] * 2
+
+
 # ---- notebooks as tasks
 
-def test_a_grid_of_reruns(tmp_path, monkeypatch):
+def toy_page(tmp_path):
+    "A notebook that claims 40 and its seed, but fails for seed 1."
     new = nbformat.v4
     nb = new.new_notebook(cells=[new.new_markdown_cell("# Toy\n> {claim:answer}"), new.new_code_cell("seed = 0\nlags = (1, 2)", metadata=dict(tags=["parameters"])), new.new_code_cell(
         'from audioengram.lab.runs import Run\nwith Run("d90_toy", dict(seed=seed)) as run:\n    run.claim("answer", 40 + seed, exact="count")\n    assert seed != 1, "unlucky"')])
     nb.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
     path = tmp_path / "d90_toy.ipynb"; nbformat.write(nb, path)
+    return path
+
+
+def test_a_grid_of_reruns(tmp_path, monkeypatch):
+    path = toy_page(tmp_path)
     with pytest.raises(ParameterError, match="did you mean 'seed'"): rerun_tasks([path], "memory://grid", dict(sed=[1]))
     tasks = rerun_tasks([str(path)], "memory://grid", dict(seed=["0", "1"]))
     assert tasks == rerun_tasks([str(path)], "memory://grid", dict(seed=[0, 1])) and len({t.outputs for t in tasks}) == 2

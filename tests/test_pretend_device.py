@@ -40,6 +40,15 @@ def test_what_is_marked_gpu_runs_under_the_device():
     assert " passed" in checked("-m", "gpu", *files)
 
 
+@pytest.mark.slow
+def test_the_benchmark_of_devices_is_ready():
+    "On a GPU it is one command; here its three rates come out of a device that is none, so only that they do is looked at."
+    said = under_device("-m", "pytest", "-s", "-p", "no:cacheprovider", "-p", "no:xdist", HERE.parent / "benchmarks" / "bench_device.py",
+                        AUDIOENGRAM_BENCH="small", AUDIOENGRAM_DEVICE="cuda")
+    for line in ("training, batches of 64", "rollout", "encoding with nano", "encoding with mimi"): assert f"{line} on cuda: " in said
+    assert said.count("peak_share") == 4 and "windows_a_second" in said
+
+
 CASES = [pytest.param(n, marks=[] if n[:3] in PREDICT else pytest.mark.slow) for n in DISCUSSIONS]
 
 @pytest.mark.parametrize("name", CASES)

@@ -53,7 +53,7 @@ AGAINST = dict(mel="log-mel 10 ms", fine="log-mel 2.5 ms", wave="waveform", coun
 WAVEFORM, GAP, CHANCE = .9, .1, .55   # least of the waveform's observer; least gap; most of words at chance
 BAR, WANTED, POWER = .9, 3, .8        # share of the control's observer; tasks for a go; power for 5 points
 
-# %% ../../nbs/discussions/d30_binding.ipynb #7fad5ebc
+# %% ../../nbs/discussions/d30_binding.ipynb #73eba775
 def recipe(
     profile, corpus=None, tasks=None, seed=0,   # run profile; name of a corpus; "clicks, ears"; seed of everything
 ) -> dict:                                      # all that decides the rows
@@ -63,11 +63,10 @@ def recipe(
     return dict(
         corpus=corpus or p.pick("synthetic", "debian-speech", "debian-speech"),
         tasks=[t.strip() for t in tasks.split(",")] if tasks else few,
-        observed=p.pick(["clicks", CONTROL], list(FINE), list(FINE)),
         learned=p.pick(4, 20, 200),
         tested=p.pick(4, 22, 60),
-        observed_pairs=p.pick(4, 10, 40),
-        described=p.pick(3, 6, 20),
+        observed=p.pick(4, 10, 40),
+        described=p.pick(3, 4, 20),
         utterances=p.pick(4, 12, 60),
         held=.45,
         seeds=p.pick(2, 5, 5),
@@ -106,14 +105,14 @@ def _stimuli(task, corpus, learned, tested, utterances, held, seed):
         parts.append((made[0], made[1].assign(held=bool(parts))))
     return np.concatenate([c for c, _ in parts]), pd.concat([t for _, t in parts], ignore_index=True)
 
-# %% ../../nbs/discussions/d30_binding.ipynb #bead1c3d
+# %% ../../nbs/discussions/d30_binding.ipynb #04c73754
 @measures("binding", 2)   # 2: certified tasks, a control that log-mel must pass, seeds crossed with speakers
 def certify(
     task: str, how: dict,   # a key of FINE; recipe
 ) -> pd.DataFrame:          # task, observer, speaker, asked, right
     "Every observer of a task on unheard speakers."
     clips, table = stimuli(task, how)
-    some = table.groupby(["held", "speaker"]).cumcount() < 2 * how["observed_pairs"]
+    some = table.groupby(["held", "speaker"]).cumcount() < 2 * how["observed"]
     clips, table = clips[some], table[some].reset_index(drop=True)
     held, labels = table.held.to_numpy(), table.label.to_numpy()
     said = observe(task, clips, labels, held, HOPS, how["epochs"], spawn(how["seed"], "observer"))
@@ -383,7 +382,7 @@ def draw_power(rows, tasks):
     ax.set(xlabel="effect, points of accuracy", ylabel="share of experiments that find it", ylim=(0, 1.03)); ax.legend()
     return fig
 
-# %% ../../nbs/discussions/d30_binding.ipynb #ee9af675
+# %% ../../nbs/discussions/d30_binding.ipynb #77dded33
 def measure(
     run,         # open Run
     how: dict,   # from `recipe`
@@ -393,9 +392,8 @@ def measure(
     keep = lambda fn, *parts: cached([source.fingerprint, how, *parts], functools.partial(fn, *parts, how),
                                      code=f"{here}:{fn.__name__}")
     sounds = {}
-    for task in dict.fromkeys((CONTROL, *how["tasks"], *how["observed"])):
+    for task in (CONTROL, *how["tasks"]):
         run.rows(keep(certify, task), "observers")
-        if task not in (CONTROL, *how["tasks"]): continue
         for condition, index in itertools.product(SENSES if task == CONTROL else CONDITIONS, range(how["seeds"])):
             run.rows(keep(measure_condition, task, condition, index))
         if task == CONTROL: run.rows(keep(measure_costs), "costs")

@@ -8,7 +8,7 @@ __all__ = ['NAME', 'MODELS', 'TASKS', 'RIVALS', 'THRESHOLDS', 'SIDES', 'ALPHA', 
            'estimated', 'decisions', 'sides_of', 'claims_of', 'verdict', 'task_claims', 'stopping', 'curves',
            'draw_models', 'draw_steps', 'draw_halting', 'measure', 'tell', 'run', 'table', 'answers']
 
-# %% ../../nbs/discussions/d31_recursion.ipynb #753c8500
+# %% ../../nbs/discussions/d31_recursion.ipynb #6ed4aa3b
 import functools
 import itertools
 
@@ -32,16 +32,17 @@ from audioengram.ember.recursion import (
     running_parity,
     tied_depth,
 )
+from ..ember.rules import p_value
 from ..ember.spikes import SpikingEncoder
 from ..ember.tasks import EVENT_BANDS, excerpt, timed_events
 
-# %% ../../nbs/discussions/d31_recursion.ipynb #d3705716
+# %% ../../nbs/discussions/d31_recursion.ipynb #785e7dc0
 from ..lab.drafts import cached
 from ..lab.figures import NULL, band_plot, interval_plot, legend_below, panels, use_style
 from ..lab.players import read_row, write_row
 from ..lab.runs import Run, read_run
 from ..lab.studies import as_markdown, state
-from ..measure.admission import holm, p_of
+from ..measure.admission import holm
 from ..measure.rules import NO, UNKNOWN, YES, crossed, decided
 from ..stages import measures
 
@@ -231,7 +232,7 @@ def estimated(table):
     if table.shape[1] == 1: return crossed(table.to_numpy()[:, 0], unit="seed")
     return crossed(table.to_numpy())
 
-# %% ../../nbs/discussions/d31_recursion.ipynb #c7068c8c
+# %% ../../nbs/discussions/d31_recursion.ipynb #99a8b5e9
 def decisions(
     rows,   # results
 ) -> pd.DataFrame:   # one row a question: task, rival, value, lo, hi, n, unit, p, adjusted, says
@@ -242,7 +243,7 @@ def decisions(
         pairs = {k: core - accuracy_by(rows, task, model) for k, model in RIVALS.items()}
         for rival, d in (pairs | dict(longer=longer - accuracy_by(rows, task, RIVALS["equal"]))).items():
             e = estimated(d)
-            about = dict(task=task, rival=rival, value=e.value, lo=e.lo, hi=e.hi, n=e.n, unit=e.unit, p=p_of(e))
+            about = dict(task=task, rival=rival, value=e.value, lo=e.lo, hi=e.hi, n=e.n, unit=e.unit, p=p_value(e))
             found.append(about | dict(raw=decided(e, d.to_numpy())))
     table = pd.DataFrame(found).assign(adjusted=lambda t: holm(t.p))
     return table.assign(says=np.where(table.adjusted < ALPHA, table.raw, UNKNOWN))

@@ -22,9 +22,10 @@ def whitening(
     frames: Tensor,   # training frames, [N,D]
 ) -> Tensor:          # W with cov(W x) = 1, lower-triangular, [D,D]
     "Whitening matrix of some frames."
-    x = frames.double() - frames.double().mean(0)
-    cov = x.mT @ x / len(x)
-    little = 1e-6 * cov.diagonal().mean() * torch.eye(len(cov), dtype=x.dtype)
+    blocks = lambda: (frames[a:a + 131_072].double() for a in range(0, len(frames), 131_072))
+    mean = sum(x.sum(0) for x in blocks()) / len(frames)
+    cov = sum((x - mean).mT @ (x - mean) for x in blocks()) / len(frames)
+    little = 1e-6 * cov.diagonal().mean() * torch.eye(len(cov), dtype=cov.dtype)
     return torch.linalg.inv(torch.linalg.cholesky(cov + little)).float()
 
 # %% ../../nbs/dynamics/44_sequence_score.ipynb #05062c15

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.windows import blocks_of
+from ..data.windows import WINDOWS_TOGETHER
 
 # %% ../../nbs/dynamics/06_side.ipynb #6bc7cc55
 class WithSide:
@@ -35,13 +35,17 @@ def step_signals(
 ) -> Tensor:      # [N,2]
     """Level of each frame (dB), and the mean log length of the steps of its utterance up to it: what loudness and
     the speaker's pace say of the next length."""
-    z, first = store.tensor(), torch.as_tensor(np.asarray(store.offsets[:-1]))
-    moved = [(z[i + 1] - z[i]).norm(dim=1) for i in blocks_of(range(len(z) - 1))]
-    log_m = torch.cat([z.new_zeros(1), *moved]).clamp(min=1e-6).log()
-    log_m[first] = 0.                                        # no step leads to the first frame
-    n = torch.arange(len(z)) - torch.repeat_interleave(first, torch.as_tensor(np.diff(store.offsets)))
-    total = log_m.double().cumsum(0)
-    before = torch.repeat_interleave(total[first], torch.as_tensor(np.diff(store.offsets)))
-    pace = ((total - before) / n.clamp(min=1)).float()
-    pace[n == 0] = (total[-1] / (n > 0).sum()).float()       # nothing known yet: the mean
-    return torch.stack([torch.as_tensor(np.asarray(store.energy), dtype=torch.float32), pace], 1)
+    z, offsets, total, known = store.tensor(), np.asarray(store.offsets), 0., 0
+    out = torch.stack([torch.as_tensor(np.asarray(store.energy), dtype=torch.float32), torch.zeros(len(z))], 1)
+    for few in np.array_split(np.arange(len(offsets) - 1), -(-len(z) // WINDOWS_TOGETHER)):
+        if not len(few): continue
+        own = offsets[few[0]:few[-1] + 2]
+        frames, n = z[own[0]:own[-1]], torch.as_tensor(np.diff(own))
+        first = torch.as_tensor(own[:-1] - own[0])
+        log_m = torch.cat([z.new_zeros(1), frames.diff(dim=0).norm(dim=1)]).clamp(min=1e-6).log()
+        log_m[first] = 0.                                    # no step leads to the first frame
+        so_far, at = log_m.double().cumsum(0), torch.arange(len(frames)) - torch.repeat_interleave(first, n)
+        pace = (so_far - torch.repeat_interleave(so_far[first], n)) / at.clamp(min=1)
+        out[own[0]:own[-1], 1], total, known = pace.float(), total + so_far[-1], known + (at > 0).sum()
+    out[torch.as_tensor(offsets[:-1]), 1] = (total / known).float()      # nothing known yet: the mean
+    return out

@@ -216,11 +216,14 @@ def circular_index(
 ):                   # a permutation of rows, [N]
     "Row order that rotates each utterance by a random amount of its own."
     rows, lengths = _runs(utterances)
-    lo = np.minimum(margin, lengths // 2)
+    lo, begin = np.minimum(margin, lengths // 2), np.cumsum(lengths) - lengths
     shift = lo + np.floor(np.random.default_rng(seed).random(len(lengths)) * (lengths - 2 * lo + 1)).astype(np.int64)
-    start, length = np.repeat(np.cumsum(lengths) - lengths, lengths), np.repeat(lengths, lengths)
-    index = np.empty(len(rows), np.int64)
-    index[rows] = rows[start + (np.arange(len(rows)) - start + np.repeat(shift, lengths)) % length]
+    index = np.empty(len(rows), rows.dtype)
+    for a in range(0, len(lengths), 4096):          # some utterances at a time
+        n, few = lengths[a:a + 4096], slice(a, a + 4096)
+        here = np.arange(begin[a], begin[a] + n.sum())
+        start = np.repeat(begin[few], n)
+        index[rows[here]] = rows[start + (here - start + np.repeat(shift[few], n)) % np.repeat(n, n)]
     return index
 
 # %% ../../nbs/measure/05_stats.ipynb #2b1dcd94
@@ -241,6 +244,10 @@ def block_index(
 
 def _runs(groups):
     "Rows sorted by group, stable, and the size of each group."
+    groups = np.asarray(groups)
+    if groups.dtype.kind in "iu" and len(groups) and (groups[1:] >= groups[:-1]).all():      # they are sorted
+        ends = np.append(np.flatnonzero(groups[1:] != groups[:-1]) + 1, len(groups))
+        return np.arange(len(groups), dtype=np.int32 if len(groups) < 2**31 else np.int64), np.diff(ends, prepend=0)
     inverse = np.unique(np.asarray(groups), return_inverse=True)[1]
     return np.argsort(inverse, kind="stable"), np.bincount(inverse)
 

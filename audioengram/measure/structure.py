@@ -44,16 +44,13 @@ def drop_small_cells(
     "Leave cells with too few training frames out on both sides."
     cells, counts = np.unique(train.cell, return_counts=True)
     kept = cells[counts >= min_count]
+    number = np.full(1 + max(side.cell.max(initial=0) for side in (train, held)), -1, np.int32)
+    number[kept] = np.arange(len(kept))
     sides = []
     for side in (train, held):
-        new = np.searchsorted(kept, side.cell)
-        ok = (
-            (new < len(kept)) & (kept[np.minimum(new, len(kept) - 1)] == side.cell)
-            if len(kept)
-            else np.zeros(len(side.cell), bool)
-        )
-        part = side.keep(ok)
-        sides.append(replace(part, cell=new[ok]))
+        new = number[side.cell]
+        ok = new >= 0
+        sides.append(replace(side if ok.all() else side.keep(ok), cell=new[ok]))
     return *sides, kept
 
 # %% ../../nbs/measure/10_structure.ipynb #4e6f540e
@@ -84,9 +81,7 @@ def measure_cells(
         gain=likelihood_gain(table, kept.x, kept.cell),
         **_controls(mine, kept, len(cells), repeats, seed),
     )
-    trained = _pair("", frame_errors(table, mine.x, mine.cell, left_out=True))
-    parts = _by_speaker(columns, kept.speaker, "held"), _by_speaker(trained, np.zeros(len(mine.x), int), "train")
-    rows = pd.concat(parts, ignore_index=True)
+    rows = pd.concat([_by_speaker(columns, kept.speaker, "held"), _left_out(table, mine)], ignore_index=True)
     shuffled = kept.cell[shuffle_index(len(kept.cell), seed=spawn(seed, "entropy"))]
     share = np.bincount(kept.cell, minlength=len(cells)) / len(kept.cell)
     # of reading a random cell's mean
@@ -124,6 +119,17 @@ def _by_speaker(columns, speaker, split):
     "Sums by speaker of per-frame columns."
     codes, sums, counts = group_sums(np.stack(list(columns.values()), 1), speaker)
     return pd.DataFrame(sums, columns=list(columns)).assign(split=split, speaker=codes, frames=counts)
+
+# %% ../../nbs/measure/10_structure.ipynb #16232fe0
+def _left_out(table, side):
+    "Sums over the table's own frames, each left out of its cell's mean; a block of frames at a time."
+    within = total = 0.
+    for i in range(0, len(side.x), 2**18):
+        cell = side.cell[i:i + 2**18]
+        n, (inside, all_) = table.count[cell], frame_errors(table, side.x[i:i + 2**18], cell)
+        within, total = within + (inside * (n / np.maximum(n - 1, 1))**2).sum(), total + all_.sum()
+    total *= (len(side.x) / (len(side.x) - 1))**2
+    return pd.DataFrame([dict(within=within, total=total, split="train", speaker=0, frames=len(side.x))])
 
 # %% ../../nbs/measure/10_structure.ipynb #0d1260f7
 def confidence_rows(

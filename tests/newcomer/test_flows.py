@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 from urllib.parse import unquote
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from audioengram.data.audio import audio_info, save_audio
 from audioengram.data.latents import LatentStore
 from audioengram.data.sources import synthesise
+from audioengram.lab.claims import NOT_MEASURED
 
-PAGES = ("d00", "d01", "d02", "d03", "d04", "d05", "d06", "d07", "d08", "d10", "d11", "d12")
+PAGES = ("d00", "d01", "d02", "d03", "d04", "d05", "d06", "d07", "d08", "d09", "d10", "d11", "d12")
 
 
 def done(r) -> str:
@@ -103,3 +105,28 @@ def test_a_page_on_five_recordings_and_runs_beside_each_other(shell, recordings,
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_on_five_recordings(name, shell, recordings):
     assert "Few recordings" in page_of(shell, name, recordings)
+
+
+@pytest.fixture(scope="module")
+def held_out(librispeech_root, tmp_path_factory):
+    "Five utterances of two people whom no codec here has heard: dev-clean holds the voices that trainings set aside."
+    folder = tmp_path_factory.mktemp("held out")
+    for who, n in zip(sorted(p for p in (librispeech_root / "dev-clean").iterdir() if p.is_dir())[:2], (3, 2), strict=True):
+        for file in sorted(who.rglob("*.flac"))[:n]:
+            (folder / who.name).mkdir(exist_ok=True)
+            shutil.copy(file, folder / who.name)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_on_five_utterances_of_held_out_speech(name, shell, held_out, home, capsys):
+    "A page is whole, or the claims that five utterances cannot carry are counted and named; what it says is printed (-s)."
+    text = page_of(shell, name, held_out)
+    told = next(line for line in text.splitlines() if "Few recordings" in line)
+    run = next(p for p in (home / "runs").iterdir() if p.name.startswith(name))
+    claims = json.loads((run / "claims.json").read_text())
+    lost = [id for id, c in claims.items() if c["value"] == NOT_MEASURED]
+    assert claims and len(lost) < len(claims) and "There are 2 speakers" in told and "{claim:" not in text
+    assert (f"{len(lost)} claims could not be measured" in told) == bool(lost) and all(id in told for id in lost[:12])
+    with capsys.disabled(): print(f"\n{name}: {len(claims) - len(lost)} of {len(claims)} claims measured. Left out: {', '.join(lost) or 'nothing'}")
