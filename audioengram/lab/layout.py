@@ -79,7 +79,7 @@ def _spread(
         at += max(low - at[0], 0) - max(at[-1] - high, 0)
     return at
 
-# %% ../../nbs/lab/11_layout.ipynb #efe09f69
+# %% ../../nbs/lab/11_layout.ipynb #0dca80e7
 def name_lines(
     ax,              # axes with labelled lines
     letters=14,      # of a label, before it is broken
@@ -97,7 +97,7 @@ def name_lines(
         said = textwrap.wrap(with_names(name, views=False), letters, break_long_words=False)
         ends.append((float(np.clip(y, 0, 1)) * high, float(x), "\n".join(said), line))
     ends.sort(key=lambda e: e[0])
-    tall = [(LETTER + 2) * (e[2].count("\n") + 1) for e in ends]
+    tall = [(LETTER + 4) * (e[2].count("\n") + 1) for e in ends]
     if sum(tall) > 1.15 * high: return False
     gaps = [(a + b) / 2 for a, b in zip(tall, tall[1:], strict=False)]
     places = _spread([e[0] for e in ends], gaps, tall[0] / 2, high - tall[-1] / 2 + .15 * high)
@@ -219,7 +219,7 @@ def _break_labels(ax) -> bool:
         label.set_text("\n".join(textwrap.wrap(label.get_text(), max(12, wide)))); changed = True
     return changed
 
-# %% ../../nbs/lab/11_layout.ipynb #96c696e4
+# %% ../../nbs/lab/11_layout.ipynb #b8553ee3
 WIDEST_PART = 335.   # units: letters of 9 are 9 pixels high in a card on a phone
 
 def narrow(
@@ -233,7 +233,8 @@ def narrow(
             lines = title.get_text().split("\n")
             if title.get_text() and wide > room and max(map(len, lines)) > 18:
                 letters = max(18, int(max(map(len, lines)) * room / wide))
-                broken = "\n".join(part for line in lines for part in textwrap.wrap(line, letters, break_long_words=False))
+                wrap = textwrap.TextWrapper(letters, break_long_words=False).wrap
+                broken = "\n".join(part for line in lines for part in wrap(line))
                 changed |= broken != title.get_text(); title.set_text(broken)
     for legend in list(fig.legends):
         if legend.get_window_extent().width > WIDEST_PART and legend._ncols > 1:
