@@ -103,7 +103,7 @@ def test_letters_of_a_published_figure_can_be_read_on_a_phone(name):
     phone = stack_parts(svg)
     if phone:
         wide, high = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', phone).groups())
-        assert wide <= COLUMN and high > max(h for *_, h in parts_of(svg)) and phone.count("<use ") == len(parts_of(svg)) > 1
+        assert wide <= COLUMN and high > max(h for *_, h in parts_of(svg)) and phone.count("#drawn\"/>") == len(parts_of(svg)) > 1
 
 
 def test_a_figure_with_small_letters_would_be_noticed():

@@ -7,7 +7,8 @@ __all__ = ['NAME', 'LEARNED', 'LINEAR', 'LYRA', 'BLURRED', 'SHARPENED', 'RANDOM'
            'FULL', 'BASS', 'MEASURING', 'recipe', 'pick_utterances', 'read_wavs', 'with_noise', 'Sharpened',
            'true_spectra', 'true_spectrum', 'told_phase', 'true_bands', 'fitted_lyra', 'measure_corpus',
            'measure_latents', 'odd_sounds', 'measure_odd', 'measure_speed', 'gather', 'published_rows', 'score_table',
-           'gain', 'claims_of', 'verdicts', 'draw_scores', 'draw_noise', 'draw_latents', 'draw_curve', 'run', 'listen']
+           'gain', 'claims_of', 'verdicts', 'draw_scores', 'draw_noise', 'draw_latents', 'draw_curve', 'draw_card',
+           'draw_again', 'measure_card', 'run', 'listen']
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #ccb11c3f
 import time
@@ -28,7 +29,7 @@ from ..lab.figures import band_plot, interval_plot, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.drafts import cached
 from ..lab.provenance import figures_dir, neutral
-from ..lab.runs import Run, published, read_run
+from ..lab.runs import Run, read_run
 from ..measure.speech import pick_measures, speech_scores
 from ..measure.stats import bootstrap_by, paired_by
 from ..stages import measures, moved_stages, recording
@@ -617,8 +618,92 @@ def draw_curve(curve: pd.DataFrame):
         ax.legend(fontsize=7)
     return fig
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #f3857d16
+def draw_card(
+    out,                  # open Run
+    table, dims, curve,   # tables "summary", "dims" and "curve"
+):
+    "The figures of the card."
+    out.figure(
+        "scores", draw_scores(table), "Mean scores of every system with intervals over speakers, a panel a measure"
+    )
+    out.figure("noise", draw_noise(table), "STOI and PESQ against the noise added to the latents")
+    out.figure("latents", draw_latents(dims), "Divergence and spread of every latent dimension")
+    out.figure(
+        "curve", draw_curve(curve), "Errors and divergence by training step, on training and on held-out speakers"
+    )
+
+def draw_again(
+    out,   # open Run of rows that stand
+):
+    "The figures drawn anew; rows and claims stand as they were written."
+    for name in out.was.table_names:
+        rows = out.was.written(name)
+        rows.attrs["as written"] = True
+        out.rows(rows, name)
+    out.claims = dict(out.was.claims)
+    draw_card(out, *(out.was.table(name) for name in ("summary", "dims", "curve")))
+
+# %% ../../nbs/discussions/d90_codec_card.ipynb #2f857e24
+def measure_card(
+    out,                    # open Run
+    names: tuple,           # corpora; the last is the one prose is about
+    p, how: dict, seed: int,  # profile, recipe, seed
+):
+    "Rows, claims, figures and clips of the card."
+    scores, dims, opened, kept = gather(out, names, how)
+    first = opened[names[0]]
+    speech = read_wavs(first, pick_utterances(first, how, LearnedNano().heard), how)[0]
+    odd, backs = measure_odd(speech, seed)
+    speed, curve, table = (
+        measure_speed(speech, p.pick(1, 3, 5), p.pick(2, 10, 10)),
+        pd.DataFrame(LearnedNano().curve),
+        score_table(scores, p.bootstrap, seed),
+    )
+    for rows, name in (
+        (scores, "results"),
+        (dims, "dims"),
+        (table, "summary"),
+        (odd, "odd"),
+        (speed, "speed"),
+        (curve, "curve"),
+    ):
+        out.rows(rows, name)
+    say = {
+        c: claims_of(scores[scores.corpus == c], dims[dims.corpus == c], p.bootstrap, seed)
+        for c in dict.fromkeys(scores.corpus)
+    }
+    for c, claims in say.items():
+        if c in kept: carry_claims(out, figures_dir() / NAME, c)
+        else: state(out, c, claims)
+    main = list(say)[-1]
+    checked = verdicts(say[main], speed)
+    out.rows(checked, "bars")
+    lost = odd.set_index("sound")
+    state(
+        out,
+        "main",
+        say[main]
+        | dict(
+            error_speech=lost.error["speech, held out"],
+            error_music=lost.error["music"],
+            error_raised=lost.error["voice raised by 8 semitones"],
+            error_constant=lost.error["constant 0.8"],
+            level_silence=lost.level_out["silence"],
+            met=int(checked.met.sum()),
+            bars=len(checked),
+            missed=", ".join(checked.what[~checked.met]) or "none",
+            encode=float(speed.encode[0]),
+            decode=float(speed.decode[0]),
+            bass=BASS,
+            **_training(),
+        ),
+        clocks=("encode", "decode"),
+    )
+    draw_card(out, table, dims, curve)
+    listen(out, first, how, backs)
+
 # %% ../../nbs/discussions/d90_codec_card.ipynb #c5d44d43
-@published(NAME)
 def run(
     profile="quick",  # "smoke", "quick" or "full"
     corpora="auto",  # names, separated by commas; speakers who were trained on are left out; the last is the one prose
@@ -639,63 +724,8 @@ def run(
     )
     use_style()
     with Run(NAME, dict(corpora=", ".join(names), seed=seed), folder=folder, profile=p) as out:
-        scores, dims, opened, kept = gather(out, names, how)
-        first = opened[names[0]]
-        speech = read_wavs(first, pick_utterances(first, how, LearnedNano().heard), how)[0]
-        odd, backs = measure_odd(speech, seed)
-        speed, curve, table = (
-            measure_speed(speech, p.pick(1, 3, 5), p.pick(2, 10, 10)),
-            pd.DataFrame(LearnedNano().curve),
-            score_table(scores, p.bootstrap, seed),
-        )
-        for rows, name in (
-            (scores, "results"),
-            (dims, "dims"),
-            (table, "summary"),
-            (odd, "odd"),
-            (speed, "speed"),
-            (curve, "curve"),
-        ):
-            out.rows(rows, name)
-        say = {
-            c: claims_of(scores[scores.corpus == c], dims[dims.corpus == c], p.bootstrap, seed)
-            for c in dict.fromkeys(scores.corpus)
-        }
-        for c, claims in say.items():
-            if c in kept: carry_claims(out, figures_dir() / NAME, c)
-            else: state(out, c, claims)
-        main = list(say)[-1]
-        checked = verdicts(say[main], speed)
-        out.rows(checked, "bars")
-        lost = odd.set_index("sound")
-        state(
-            out,
-            "main",
-            say[main]
-            | dict(
-                error_speech=lost.error["speech, held out"],
-                error_music=lost.error["music"],
-                error_raised=lost.error["voice raised by 8 semitones"],
-                error_constant=lost.error["constant 0.8"],
-                level_silence=lost.level_out["silence"],
-                met=int(checked.met.sum()),
-                bars=len(checked),
-                missed=", ".join(checked.what[~checked.met]) or "none",
-                encode=float(speed.encode[0]),
-                decode=float(speed.decode[0]),
-                bass=BASS,
-                **_training(),
-            ),
-            clocks=("encode", "decode"),
-        )
-        keep = lambda name, fig, alt: out.figure(name, fig, alt)
-        keep(
-            "scores", draw_scores(table), "Mean scores of every system with intervals over speakers, a panel a measure"
-        )
-        keep("noise", draw_noise(table), "STOI and PESQ against the noise added to the latents")
-        keep("latents", draw_latents(dims), "Divergence and spread of every latent dimension")
-        keep("curve", draw_curve(curve), "Errors and divergence by training step, on training and on held-out speakers")
-        listen(out, first, how, backs)
+        if out.was: draw_again(out)
+        else: measure_card(out, names, p, how, seed)
     return read_run(out.final)
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #36aca831

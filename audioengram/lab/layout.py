@@ -79,7 +79,7 @@ def _spread(
         at += max(low - at[0], 0) - max(at[-1] - high, 0)
     return at
 
-# %% ../../nbs/lab/11_layout.ipynb #71686e1d
+# %% ../../nbs/lab/11_layout.ipynb #0dca80e7
 def name_lines(
     ax,              # axes with labelled lines
     letters=14,      # of a label, before it is broken
@@ -97,14 +97,14 @@ def name_lines(
         said = textwrap.wrap(with_names(name, views=False), letters, break_long_words=False)
         ends.append((float(np.clip(y, 0, 1)) * high, float(x), "\n".join(said), line))
     ends.sort(key=lambda e: e[0])
-    tall = [(LETTER + 2) * (e[2].count("\n") + 1) for e in ends]
+    tall = [(LETTER + 4) * (e[2].count("\n") + 1) for e in ends]
     if sum(tall) > 1.15 * high: return False
     gaps = [(a + b) / 2 for a, b in zip(tall, tall[1:], strict=False)]
     places = _spread([e[0] for e in ends], gaps, tall[0] / 2, high - tall[-1] / 2 + .15 * high)
     for place, (y, x, name, line) in zip(places, ends, strict=True):
         ax.annotate(
             name, (x, y / high), (1.04, place / high), "axes fraction", annotation_clip=False, fontsize=LETTER,
-            va="center", ha="left", color="#222222", linespacing=.95,
+            va="center", ha="left", color="#222222", linespacing=1.1,
             arrowprops=dict(arrowstyle="-", color=line.get_color(), lw=1.2, shrinkA=1, shrinkB=1,
                             linestyle=line.get_linestyle()),
         )
@@ -203,7 +203,7 @@ def _upon(a, b) -> bool:
     area = lambda c: (c[2] - c[0]) * (c[3] - c[1])
     return wide > 0 and high > 0 and wide * high > .2 * min(area(a), area(b))
 
-# %% ../../nbs/lab/11_layout.ipynb #1b087722
+# %% ../../nbs/lab/11_layout.ipynb #bb22e7a0
 def _break_labels(ax) -> bool:
     "Break names under an axis that lie upon each other, and the name of a side that is longer than it."
     changed, names = False, ax.get_xticklabels()
@@ -211,7 +211,7 @@ def _break_labels(ax) -> bool:
     upon = any(a.x1 > b.x0 for a, b in zip(boxes, boxes[1:], strict=False))
     texts = [t.get_text() for t in names]
     if upon and not any(t.get_rotation() for t in names) and any(" " in t for t in texts):
-        broken = ["\n".join(textwrap.wrap(t, 11)) for t in texts]
+        broken = ["\n".join(textwrap.wrap(t, 11, break_long_words=False)) for t in texts]
         if broken != texts: ax.set_xticks(ax.get_xticks(), broken); changed = True
     label, high = ax.yaxis.label, ax.get_window_extent().height
     if label.get_text() and "\n" not in label.get_text() and label.get_window_extent().height > high + 8:
@@ -219,7 +219,7 @@ def _break_labels(ax) -> bool:
         label.set_text("\n".join(textwrap.wrap(label.get_text(), max(12, wide)))); changed = True
     return changed
 
-# %% ../../nbs/lab/11_layout.ipynb #6cf06b64
+# %% ../../nbs/lab/11_layout.ipynb #b8553ee3
 WIDEST_PART = 335.   # units: letters of 9 are 9 pixels high in a card on a phone
 
 def narrow(
@@ -233,7 +233,8 @@ def narrow(
             lines = title.get_text().split("\n")
             if title.get_text() and wide > room and max(map(len, lines)) > 18:
                 letters = max(18, int(max(map(len, lines)) * room / wide))
-                broken = "\n".join(part for line in lines for part in textwrap.wrap(line, letters))
+                wrap = textwrap.TextWrapper(letters, break_long_words=False).wrap
+                broken = "\n".join(part for line in lines for part in wrap(line))
                 changed |= broken != title.get_text(); title.set_text(broken)
     for legend in list(fig.legends):
         if legend.get_window_extent().width > WIDEST_PART and legend._ncols > 1:
