@@ -4,10 +4,11 @@ BIN := .venv/bin
 PROFILE ?= quick
 ALL ?=
 SLOW ?=
+CURRENT ?= torch numpy scipy pandas numba
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test canaries lab site bench clean
+.PHONY: help env reproduce test current canaries lab site bench clean
 
 help:       ## this list
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */  make \1|/' | column -t -s '|'
@@ -30,6 +31,15 @@ test: env           ## lint, unit tests, every library notebook, every discussio
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(if $(SLOW),,-m "not slow") tests
 
+current:            ## the tests under today's torch, numpy, scipy, pandas and numba, all else as pinned (in .venv-current)
+	$(PYTHON) -m venv .venv-current
+	.venv-current/bin/pip install --quiet --disable-pip-version-check --upgrade $(CURRENT) setuptools wheel
+	.venv-current/bin/pip freeze --all | sed 's/[=@ ].*//' | sed 's/.*/^&==/' > .venv-current/have
+	grep -viEf .venv-current/have constraints.txt > .venv-current/rest
+	.venv-current/bin/pip install --quiet --disable-pip-version-check --no-deps -r .venv-current/rest
+	.venv-current/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	AUDIOENGRAM_CURRENT=1 OMP_NUM_THREADS=1 .venv-current/bin/pytest -n 2 --dist worksteal -m "not slow" tests
+
 canaries: env       ## digests of the smoke runs anew, after a stage was given another version
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --canaries tests/test_discussions.py
 
@@ -43,4 +53,4 @@ bench: env          ## speed, as ratios against the naive form or a peer in the 
 	$(BIN)/pytest benchmarks --benchmark-only --benchmark-columns=min,median,rounds -p no:xdist
 
 clean:              ## remove the environment and what was built (figures and the cache stay)
-	rm -rf .venv _site _docs _build .quarto *.egg-info
+	rm -rf .venv .venv-current _site _docs _build .quarto *.egg-info

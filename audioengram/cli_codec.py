@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_common import Device, Json, Overwrite, Root, check_new, show
+from .cli_common import Device, Json, Overwrite, Root, Track, check_new, show
 from .errors import CodecError, ParameterError
 
 # %% ../nbs/93_cli_codec.ipynb #f41161cd
@@ -182,12 +182,14 @@ def train(
         typer.Option(help="Stop after so long, at a checkpoint; until the last step if not given.", show_default=False),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    track: Track = None,
 ):
     """Train the learned codec: checkpoints, a curve on held-out speakers, an export after each checkpoint. Interrupt
     and repeat the command to go on."""
     from audioengram.codecs.nano_train import read_config, train_nano_on
     from audioengram.data.corpora import get_corpus
     from audioengram.devices import working_device
+    from audioengram.tracking import tracking
 
     corpora = corpora or ["debian-speech"]
     if root and len(corpora) > 1:
@@ -196,9 +198,10 @@ def train(
             remedy="Set AUDIOENGRAM_LIBRISPEECH instead, or train on one",
         )
     settings = replace(read_config(config), **({"start": str(start)} if start else {}))
-    trainer = train_nano_on(
-        [get_corpus(c, root) for c in corpora], settings, out, working_device(device), minutes or float("inf")
-    )
+    with tracking(track, out, config=config, corpora=", ".join(corpora)):
+        trainer = train_nano_on(
+            [get_corpus(c, root) for c in corpora], settings, out, working_device(device), minutes or float("inf")
+        )
     print(trainer.folder / "nano.safetensors")
 
 # %% ../nbs/93_cli_codec.ipynb #a2a8e362

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_common import Json, Overwrite, check_new, show
+from .cli_common import Json, Overwrite, Track, check_new, show
 from .cli_sounds import Bits, Channels, Model, Rate, Seed, blend, check_sound, palette, write_sound
 from .errors import ModelFileError, ParameterError
 
@@ -53,23 +53,26 @@ def train(
     ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    track: Track = None,
     json_: Json = False,
 ):
     "Learn a vocabulary. Ctrl-C leaves a usable model; the same call again goes on."
     from audioengram.codes.recordings import folder_config
     from audioengram.codes.training import fit
-    model = fit(
-        folder,
-        out,
-        config=folder_config(folder, rate, channels, show=not json_),
-        size=size,
-        levels=levels,
-        decay=decay,
-        steps=steps,
-        seed=seed,
-        overwrite=overwrite,
-        show=not json_,
-    )
+    from audioengram.tracking import tracking
+    with tracking(track, out.parent / f"{out.stem}-run", size=size, levels=levels, seed=seed):
+        model = fit(
+            folder,
+            out,
+            config=folder_config(folder, rate, channels, show=not json_),
+            size=size,
+            levels=levels,
+            decay=decay,
+            steps=steps,
+            seed=seed,
+            overwrite=overwrite,
+            show=not json_,
+        )
     if json_:
         print(
             json.dumps(

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_common import Json, Language, Licence, Root, SpeakerFrom, facts, given, show
+from .cli_common import Channel, Json, Language, Licence, Root, SpeakerFrom, facts, given, show
 
 # %% ../nbs/95_cli_corpus.ipynb #172b5ece
 app = typer.Typer(no_args_is_help=True, help="Speech corpora: what can be had, under which licence, your own folder.")
@@ -36,19 +36,19 @@ def fetch(name: Name, root: Root = None, subset: Subset = None):
 # %% ../nbs/95_cli_corpus.ipynb #bddfa3b4
 @app.command("show")
 def show_corpus(
-    name: Name,
-    root: Root = None,
-    subset: Subset = None,
+    name: Name, root: Root = None, subset: Subset = None,
     speaker_from: SpeakerFrom = None,
     licence: Licence = None,
     language: Language = None,
+    channel: Channel = None,
     utterances: Annotated[int, typer.Option("--utterances", "-n", help="Rows of the manifest to print.")] = 10,
     voices: Annotated[bool, typer.Option("--voices", help="List speakers who sound alike; needs metrics.")] = False,
     json_: Json = False,
 ):
     "Summary, speakers and manifest of a corpus; what was left out and why; names that stand in several folders."
     from audioengram.data.corpora import get_corpus
-    corpus = get_corpus(name, root, **given(subset=subset, speaker=speaker_from, licence=licence, language=language))
+    options = given(subset=subset, speaker=speaker_from, licence=licence, language=language, channel=channel)
+    corpus = get_corpus(name, root, **options)
     if json_: show(corpus.utterances, True); return
     show(facts(corpus.summary()), title=name)
     show(corpus.speakers.drop(columns=["sex", "language"]).head(utterances), title="Speakers (first rows)")

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_common import check_new
+from .cli_common import Track, check_new
 
 # %% ../nbs/92_cli_generate.ipynb #c13ffcd9
 Prompt = Annotated[Path, typer.Option(help="A recording to go on from: any format and rate, a second or more.")]
@@ -67,14 +67,17 @@ def train(
     codec: Annotated[str, typer.Option(help="Codec whose latents are learned.")] = "nano",
     minutes: Minutes = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "cpu",
+    track: Track = None,
 ):
     "Train a sequence model. Ctrl-C writes a checkpoint and the model so far; the same command goes on."
     from audioengram.codecs import get_codec
     from audioengram.core import pick_device
     from audioengram.data.corpora import get_corpus
     from audioengram.dynamics.sequence_train import read_recipe, train_sequence_on
+    from audioengram.tracking import tracking
     options = dict(minutes=math.inf if minutes is None else minutes, device=pick_device(device))
-    train_sequence_on([get_corpus(c) for c in corpora], get_codec(codec), read_recipe(config), out, **options)
+    with tracking(track, out, codec=codec, recipe=config, corpora=", ".join(corpora)):
+        train_sequence_on([get_corpus(c) for c in corpora], get_codec(codec), read_recipe(config), out, **options)
     print(out / "model.safetensors")
 
 # %% ../nbs/92_cli_generate.ipynb #13ae2952

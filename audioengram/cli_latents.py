@@ -11,7 +11,19 @@ from typing import Annotated
 
 import typer
 
-from .cli_common import Device, Json, Language, Licence, Root, SpeakerFrom, facts, given, show, tell_json
+from audioengram.cli_common import (
+    Channel,
+    Device,
+    Json,
+    Language,
+    Licence,
+    Root,
+    SpeakerFrom,
+    facts,
+    given,
+    show,
+    tell_json,
+)
 from .errors import ParameterError
 
 # %% ../nbs/94_cli_latents.ipynb #c12ed79d
@@ -35,6 +47,7 @@ def encode(
     speaker_from: SpeakerFrom = None,
     licence: Licence = None,
     language: Language = None,
+    channel: Channel = None,
 ):
     """Encode a corpus into a latent store. Resumes after an interruption; recordings that fail are listed and do not
     stop it."""
@@ -42,7 +55,8 @@ def encode(
     from audioengram.data.corpora import get_corpus
     from audioengram.data.latents import encode_corpus
     from audioengram.devices import working_device
-    options = given(speaker=speaker_from, licence=licence, language=language)
+    options = given(speaker=speaker_from, licence=licence, language=language,
+                    channel=channel)
     recordings, made = get_corpus(corpus, root, **options), get_codec(codec).to(working_device(device))
     store = encode_corpus(recordings, made, out, workers=workers)
     show(facts(store.summary()), title=str(store.path))

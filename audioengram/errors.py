@@ -45,16 +45,20 @@ class MissingDependency(AudioengramError, ImportError): "An optional package is 
 
 # %% ../nbs/01_errors.ipynb #443057ca
 PACKAGES = {   # extra of pyproject.toml -> importable packages that it brings
+    "cli": ("typer", "rich"),
     "data": ("pyarrow", "zarr", "soundfile", "av", "pyloudnorm", "fsspec", "requests", "huggingface_hub",
              "threadpoolctl"),
     "lab": ("matplotlib", "PIL", "librosa", "sklearn", "faiss", "jupyterlab", "ipywidgets", "ipykernel", "nbclient",
             "jupyter_client", "papermill", "nbformat", "yaml"),
     "mimi": ("moshi", "pocket_tts", "transformers"),
+    "snac": ("snac",),
+    "music": ("music2latent",),
     "lyra": ("ai_edge_litert",),
     "metrics": ("pystoi", "pesq", "speechmos", "visqol", "resemblyzer", "swift_f0"),
     "codes": ("vector_quantize_pytorch",),
     "ember": ("snntorch", "pyworld"),
     "cluster": ("ray",),
+    "track": ("tensorboard",),
     "dev": ("nbdev", "pytest", "ruff"),
 }
 

@@ -1,5 +1,7 @@
 "Fixtures shared by all tests: a cache of their own, and the optional development data beside the repository."
+import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,26 @@ def librispeech_root() -> Path:
 @pytest.fixture(scope="session")
 def lyra_dir() -> Path:
     return _shared("data", "lyra", "model_coeffs")
+
+
+TRACKIO = '''
+import json, os
+HERE = os.path.join(os.path.dirname(__file__), "said.jsonl")
+def say(*what):
+    with open(HERE, "a") as f: f.write(json.dumps(what) + "\\n")
+def init(project, name=None, config=None, resume="never", embed=True):
+    say("init", project, name, config, [k for k in os.environ if k in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")])
+def log(metrics, step=None): say("log", step, metrics)
+def finish(): say("finish")
+'''
+
+
+@pytest.fixture
+def trackio(tmp_path, monkeypatch):
+    "A stand-in for the package, and what it was told."
+    (tmp_path / "site" / "trackio").mkdir(parents=True)
+    (tmp_path / "site" / "trackio" / "__init__.py").write_text(TRACKIO)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.delitem(sys.modules, "trackio", raising=False)
+    yield lambda: [json.loads(line) for line in (tmp_path / "site/trackio/said.jsonl").read_text().splitlines()]
+    sys.modules.pop("trackio", None)

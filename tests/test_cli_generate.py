@@ -118,11 +118,15 @@ def test_a_folder_is_judged_beside_what_really_followed(tmp_path):
     refused(ParameterError, "cannot be called", "judge", "--call", "no.such:thing")
 
 
-def test_training_from_the_shell_resumes_and_its_model_speaks(home, tmp_path):
+def test_training_from_the_shell_resumes_and_its_model_speaks(home, tmp_path, trackio, monkeypatch):
+    monkeypatch.setenv("TRACKIO_SPACE_ID", "anna/space")                 # of another project: nothing is sent from here
     (tmp_path / "r.json").write_text(json.dumps(dict(recipe="small", steps=4, validate_every=2, rows=2,
                                                      model=dict(width=16, heads=2, hidden=16, components=2))))
     train = ("sequence", "train", "synthetic", "--config", tmp_path / "r.json", "--out", tmp_path / "run")
-    r = call(*train)
+    r = call(*train, "--track", "trackio")
+    began, *logged, ended = trackio()
+    assert began[:3] == ["init", "audioengram", "run"] and began[3]["codec"] == "nano" and began[4] == [] and ended == ["finish"]
+    assert [step for _, step, _ in logged] == [0, 2, 4] and all({"energy", "nats"} <= row.keys() for *_, row in logged)
     assert r.exit_code == 0 and "step 4/4" in r.output and "validated on" in r.output, r.output
     assert "from step 4" in call(*train).output
     assert call(*words(home, tmp_path / "z.wav", model=tmp_path / "run" / "model.safetensors")).exit_code == 0

@@ -44,6 +44,8 @@ CASES = [
     Case("mimi-vae", options=lambda: {"weights": "random"}, seconds=.33),
     Case("encodec", options=lambda: {"weights": "random"}, seconds=.33),
     Case("dac", options=lambda: {"weights": "random"}, seconds=.1),
+    Case("snac", options=lambda: {"weights": "random"}, seconds=.1),
+    pytest.param(Case("music2latent", options=lambda: {"weights": "random"}, seconds=.2), marks=pytest.mark.slow),   # seconds a call
     Case("lyra", options=lyra_options, bar=.95),
     Case("lyra+stack4+pca64", options=lyra_options, bar=.93),
 ]

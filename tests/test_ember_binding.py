@@ -1,6 +1,5 @@
 "H-mini: what reaches it and what does not, asking at a price, startle, equal sizes; likeness and its ceiling; go and no-go from made-up rows."
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -100,23 +99,3 @@ def test_likeness_and_ceiling():
     t = np.arange(16_000) / 16_000
     m = modulation(np.stack([rng.standard_normal(16_000) * (1 + .9 * np.sin(2 * np.pi * f * t)) for f in (5, 18)]).astype(np.float32)).reshape(2, 4, 5, 2).mean((1, 3))
     assert (m - m.mean(0)).argmax(1).tolist() == [1, 3]
-
-
-def results(better: dict, n=16):
-    "Rows of a made-up experiment: accuracy by condition, with some spread over speakers."
-    from audioengram.discussions.d30_binding import CONDITIONS
-    rng = np.random.default_rng(0)
-    return pd.DataFrame([dict(seed=s % 5, task=t, condition=c, speaker=f"s{s:02d}", asked=50, right=int(round(50 * np.clip(better.get(c, .5) + .02 * rng.standard_normal(), 0, 1)))) for s in range(n) for t in ("order", "phase") for c in CONDITIONS])
-
-
-@pytest.mark.parametrize("better, verdict, headline", [
-    ({"L-mini": .8, "log-mel": .7}, "go", "spikes beat log-mel"), ({"L-mini": .7, "log-mel": .8}, "no go", "log-mel wins"),
-    ({"L-mini": .8, "log-mel": .7, "rate": .8}, "no go", "spikes beat log-mel"), ({}, "no go", None)])
-def test_the_verdict_follows_the_declared_rules(better, verdict, headline):
-    from audioengram.discussions.d30_binding import claims_of
-    one = pd.DataFrame([dict(seed=i, startled=k, signal=s, asked=10, right=5, cost=5.) for i in range(3) for k in (True, False) for s in ("true", "flat", "permuted")])
-    t = dict(results=results(better), modulation=one, known=pd.DataFrame([dict(task="order", known=k, speaker=f"s{i}", asked=10, right=5) for i in range(4) for k in ("words, all pairs", "words, matched pairs", "attributes, matched pairs")]),
-             health=pd.DataFrame([dict(embedding=e, seed=0, share=.6, least=.5) for e in ("L-mini", "log-mel")]), probes=pd.DataFrame([dict(embedding="L-mini", property="pitch", seed=0, score=.5)]),
-             likeness=pd.DataFrame([dict(embedding="L-mini", seed=i, modulation=.3, ranks="1 2 3 4" if i else "1 3 2 4") for i in range(2)]), cost=pd.DataFrame([dict(spikes=1., each=1., operations=1., dense=8.)]))
-    say = claims_of(t, 300)
-    assert say["verdict"] == verdict and (headline is None or say["headline"] == headline)

@@ -10,9 +10,12 @@ from audioengram.ember.recursion import (
     fit_core,
     graded,
     halted,
+    localised,
     operations,
+    reach_maze,
     rivals,
     running_parity,
+    tied_depth,
 )
 
 
@@ -107,3 +110,27 @@ def test_bad_input_is_named():
     with pytest.raises(ParameterError): core(dim=15)
     broken = core(); broken.query.data.fill_(torch.inf)
     with pytest.raises(TrainingError, match="after 0 updates"): fit_core(broken, lambda g: (torch.zeros(2, 2, 5), None, torch.zeros(2, dtype=torch.long)), 1)
+
+def test_what_is_far_takes_many_steps():
+    "Two applications a step pass on two places; padding is as good as absence; a picture has neighbours on all sides."
+    near = localised(core(features=2, classes=2, latent_steps=1, rounds=1, each=True), 1).double()
+    x = torch.randn(1, 9, 2).double()
+    far = x.clone(); far[0, 8] += 1.
+    assert ((near(x, steps=5)[0] - near(far, steps=5)[0])[:, 0, 0].abs().amax(1) > 0).tolist() == [False] * 3 + [True] * 2
+    mask = torch.arange(9)[None] < 6
+    assert torch.allclose(near(x, mask, 3)[0][:, :, :6], near(x[:, :6], None, 3)[0], atol=1e-9)
+    with pytest.raises(ShapeError, match="no square"): localised(core(each=True), 2)(torch.randn(1, 8, 5))
+
+
+def test_tied_depth_costs_as_much_and_teaches_through_all_of_it():
+    tied, r = tied_depth(5, 3, 16, 12, each=True), core(latent_steps=2, rounds=1, each=True)
+    assert operations(tied, 7) == pytest.approx(operations(r, 7, 4), rel=.01)
+    assert sum(p.numel() for p in tied.parameters()) == sum(p.numel() for p in r.parameters())
+    tied(torch.randn(2, 4, 5), steps=1)[0].sum().backward()
+    assert tied.z0.grad.abs().sum() > 0
+
+
+def test_mazes_are_fresh_and_have_a_start():
+    a, b = (reach_maze(torch.Generator().manual_seed(s), 30, 6) for s in (0, 1))
+    assert not torch.equal(a[0], b[0]) and a[0].shape == (30, 36, 2) and (a[0][..., 1].sum(1) == 1).all()
+    assert (a[2][a[0][..., 1] == 1] == 1).all() and ((a[2] == -1) == (a[0][..., 0] == 1)).all()

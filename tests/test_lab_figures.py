@@ -1,4 +1,8 @@
 "Figures draw the rows they are given, name their nulls, and say which column is missing."
+import json
+import re
+from pathlib import Path
+
 import matplotlib
 
 matplotlib.use("agg")
@@ -9,6 +13,8 @@ import pytest
 
 from audioengram.core import ParameterError
 from audioengram.lab import figures as f
+from audioengram.lab.findings import FINDINGS, finding
+from audioengram.lab.layout import COLUMN, LETTER, letters_on_a_phone, parts_of, stack_parts
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +86,40 @@ def test_distribution_ignores_missing_and_shares_bins():
 def test_panels(n, shape):
     fig, axes = f.panels(n, titles=list("abcdefg"[:n]))
     assert len(axes) == len(fig.axes) == shape and axes[-1].get_title(loc="left") == "abcdefg"[n - 1]
+
+
+FIGURES = Path(__file__).resolve().parent.parent / "figures"
+PUBLISHED = {f"{m.parent.name}/{name}": m.parent for m in sorted(FIGURES.glob("*/manifest.json")) for name in json.loads(m.read_text())["figures"]}
+# words that answer a question without a number
+VERDICT = re.compile(r"\b(no|none|not|better|worse|ahead|behind|fails|wins|loses|beats)\b")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_letters_of_a_published_figure_can_be_read_on_a_phone(name):
+    "Nine pixels at 390: its panels stand below each other, or it is narrow enough."
+    svg = (FIGURES / f"{name}.svg").read_text()
+    assert parts_of(svg), f"drawn before figures said where their panels lie: audioengram redraw {name.partition('/')[0]}"
+    assert letters_on_a_phone(svg) >= LETTER, f"{letters_on_a_phone(svg):.1f} px"
+    phone = stack_parts(svg)
+    if phone:
+        wide, high = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', phone).groups())
+        assert wide <= COLUMN and high > max(h for *_, h in parts_of(svg)) and phone.count("<use ") == len(parts_of(svg)) > 1
+
+
+def test_a_figure_with_small_letters_would_be_noticed():
+    fig, ax = plt.subplots(figsize=(6.4, 3)); ax.set_title("a title of seven points", fontsize=7)
+    fig.savefig(out := __import__("io").StringIO(), format="svg")
+    assert letters_on_a_phone(out.getvalue()) < LETTER
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_an_alternative_text_states_the_finding(name):
+    manifest, claims = (json.loads((PUBLISHED[name] / f"{part}.json").read_text()) for part in ("manifest", "claims"))
+    about = manifest["figures"][name.partition("/")[2]]
+    said, shown = finding(name, claims, about["alt"]).split(" Drawn: ")
+    assert shown and not shown.startswith(said) and said.casefold().rstrip(".") not in (about["alt"].casefold().rstrip("."), about["caption"].casefold().rstrip("."))
+    assert re.search(r"\d", said) or VERDICT.search(said), f"no number and no verdict: {said}"
+    assert 5 <= len(said.split()) <= 60 and "{claim" not in said
+
+
+def test_no_finding_is_left_of_a_figure_that_went(): assert FINDINGS.keys() <= PUBLISHED.keys()

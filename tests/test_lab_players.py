@@ -1,5 +1,8 @@
 "Rows of clips at one loudness, pictures of any sound, and the explorer on a real latent store."
 import io
+import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from audioengram.lab.players import (
 )
 from audioengram.lab.provenance import RunError
 from audioengram.lab.runs import read_run
+from audioengram.lab.transcripts import UTTERANCES, tell_words, utterance_ids, words_of
 
 RATE = 16_000
 
@@ -124,3 +128,34 @@ def test_explorer_on_a_latent_store_plays_what_its_codec_decodes(tmp_path):
     assert uid in explorer.speakers[other] and audio.value != first
     assert rate == store.codec().sample_rate and abs(len(wav) / rate - len(store[uid]) / store.frame_rate) < .1
     assert Image.open(io.BytesIO(image.value)).size[0] == 640 and len(image.value) < 60_000
+
+
+ROOT = Path(__file__).resolve().parent.parent
+HEARD = {i for m in sorted((ROOT / "figures").glob("*/manifest.json")) for c in json.loads(m.read_text())["clips"].values() for i in utterance_ids(c["caption"])}
+
+
+def test_every_utterance_that_a_page_names_has_a_speaker():
+    assert {i for i in HEARD if not i.endswith(":unnamed")} <= UTTERANCES.keys(), "a new utterance: add it to lab.transcripts, with the words of its corpus"
+
+
+def test_words_are_those_of_librispeech():
+    place = Path(os.environ.get("AUDIOENGRAM_LIBRISPEECH") or ROOT.parent / "shared/data/LibriSpeech")
+    if not place.is_dir(): pytest.skip("LibriSpeech is not here: set AUDIOENGRAM_LIBRISPEECH")
+    sexes = {f[0].strip(): f[1].strip() for f in (line.split("|") for line in (place / "SPEAKERS.TXT").read_text().splitlines() if not line.startswith(";"))}
+    for u in UTTERANCES.values():
+        if not u.id[0].isdigit(): continue
+        speaker, chapter, _ = u.id.split("-")
+        files = list(place.glob(f"*/{speaker}/{chapter}/{speaker}-{chapter}.trans.txt"))
+        lines = dict(line.split(" ", 1) for f in files for line in f.read_text().splitlines())
+        assert u.words == lines.get(u.id, ""), u.id
+        assert u.speaker == f"LibriSpeech {speaker}, a {dict(F='woman', M='man')[sexes[speaker]]}"
+
+
+def test_a_row_of_sounds_tells_who_speaks_and_what(tmp_path):
+    names = ["librispeech-lyra_stack4_pca128_original", "librispeech-lyra_stack4_pca128_round_trip"]
+    write_json(tmp_path / "cases.json", [dict(title="librispeech × lyra+stack4+pca128")])
+    captions = ["1988-147956-0021, held-out speaker", "the same through a codec"]
+    write_json(tmp_path / "manifest.json", dict(clips={n: dict(file=f"{n}.ogg", caption=c, seconds=1.) for n, c in zip(names, captions, strict=True)}))
+    text = tell_words(read_row(tmp_path).html(page=tmp_path))
+    head = text[text.index('<th scope="row">'):].partition("</th>")[0]
+    assert "LibriSpeech, Lyra at 12.5 Hz" in head and "LibriSpeech 1988, a woman" in head and words_of("1988-147956-0021") in head

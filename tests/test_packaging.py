@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -9,10 +10,11 @@ import sysconfig
 import tomllib
 import zipfile
 from configparser import ConfigParser
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -27,13 +29,14 @@ def test_pins_are_exact():
 
 
 def test_every_requirement_is_pinned_and_its_pin_satisfies_it():
-    wanted = list(PROJECT["dependencies"]) + [r for k, rs in PROJECT["optional-dependencies"].items() if k != "cluster" for r in rs]
+    wanted = list(PROJECT["dependencies"]) + [r for k, rs in PROJECT["optional-dependencies"].items() if k not in ("cluster", "music", "track") for r in rs]
     for r in (r for r in map(Requirement, wanted) if r.name != PROJECT["name"]):     # an extra may name another one
         pin = PINS.get(canonicalize_name(r.name))
         assert pin is not None, f"{r.name} is required but not pinned in constraints.txt"
         assert r.specifier.contains(next(iter(pin.specifier)).version), f"{pin} does not satisfy {r}"
 
 
+@pytest.mark.skipif("AUDIOENGRAM_CURRENT" in os.environ, reason="`make current` is the other environment")
 def test_the_environment_is_the_pinned_one():
     import torch
     assert torch.__version__.split("+")[0] == next(iter(PINS["torch"].specifier)).version
@@ -45,6 +48,16 @@ def test_settings_and_project_agree():
     s = ini["DEFAULT"]
     assert s["version"] == PROJECT["version"] and s["lib_name"] == PROJECT["name"] and s["description"] == PROJECT["description"]
     assert "tags" in s["allowed_cell_metadata_keys"].split(), "without it nbdev_clean strips papermill's parameters tag"
+
+
+def test_both_jobs_of_the_workflow_are_make_targets():
+    "CI runs what a contributor can run; the second job leaves the pins of torch and numpy, on every Python that is promised."
+    jobs = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]
+    runs = {name: [s["run"] for s in job["steps"] if "run" in s] for name, job in jobs.items()}
+    assert "make test" in runs["test"] and "make current PYTHON=python" in runs["current"]
+    assert jobs["current"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    names = re.search(r"^CURRENT \?= (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    assert {"torch", "numpy"} <= set(names) <= PINS.keys() and "make current" in (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_every_make_target_is_explained():
@@ -86,6 +99,34 @@ def test_the_core_needs_no_extra():
     assert r.returncode == 0, r.stderr[-3000:]
     found = json.loads(r.stdout)
     assert found["core"] < .5 and found["rows"] > 8, found
+
+
+def closure(wanted, extras=frozenset(), found=None) -> dict:
+    "Names of distributions that requirements bring on this machine, and all that those bring, as far as they are installed."
+    found = {} if found is None else found
+    for r in (Requirement(w) for w in wanted):
+        if r.marker and not any(r.marker.evaluate({"extra": e}) for e in extras or {""}): continue
+        name = canonicalize_name(r.name)
+        if name in found and r.extras <= found[name]: continue
+        found[name] = found.get(name, frozenset()) | r.extras
+        try: closure(distribution(name).requires or [], frozenset(r.extras), found)
+        except PackageNotFoundError: continue
+    return found
+
+
+def test_the_core_is_small():
+    "Under fifteen distributions beside torch's own, and none that belongs to an extra alone."
+    core, torch = set(closure(PROJECT["dependencies"])), set(closure(["torch"]))
+    assert {"torch", "numpy", "scipy", "pandas"} <= core and len(core - torch) < 15, sorted(core - torch)
+    assert not core & {"typer", "rich", "matplotlib", "librosa", "numba", "zarr", "pyarrow", "scikit-learn", "transformers"}
+    assert {"typer", "rich"} <= set(closure(PROJECT["optional-dependencies"]["cli"]))
+    assert "audioengram[cli]" in PROJECT["optional-dependencies"]["data"], "who reads recordings has the command line"
+
+
+def test_without_a_command_line_the_command_says_what_to_install(tmp_path):
+    code = "import sys; sys.modules['typer'] = None; from audioengram.start import start; start()"
+    r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert r.returncode == 1 and 'pip install "audioengram[cli]"' in r.stderr and len(r.stderr.strip().splitlines()) == 1
 
 
 def test_the_command_line_starts_at_once():
@@ -138,6 +179,12 @@ def test_a_wheel_is_whole(tmp_path):
         return r.stdout
     where = subprocess.run([home / "venv/bin/python", "-c", "import audioengram; print(audioengram.__file__)"], cwd=home, env=env, capture_output=True, text=True)
     assert str(home) in where.stdout, where.stdout
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([home / "venv/bin/python", "-c", "import audioengram.core, audioengram.codecs"], cwd=home, env=env, check=True)
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime < 3, "1.5 s on a machine of its own, torch and all"
+    entry = subprocess.run([home / "venv/bin/python", "-c", "from audioengram.start import start; start()", "--version"], cwd=home, env=env, capture_output=True, text=True)
+    assert entry.stdout.strip() == f"audioengram {PROJECT['version']}", entry.stderr
     call("codec", "encode", "a.wav", "a.npy")
     np.save(home / "long.npy", np.random.default_rng(0).normal(size=(400, 4)))
     assert "effective rank" in call("report", "long.npy", "--rate", "12.5")

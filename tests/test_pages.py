@@ -12,6 +12,7 @@ from audioengram.lab.claims import format_claims, quoted_claims
 from audioengram.lab.glossary import TERMS
 from audioengram.lab.home import CARDS, fresh_report, readme, sidebar
 from audioengram.lab.pages import library_pages, page_problems, raw_notebook, read_page, result_pages, text_of
+from audioengram.lab.reading import lead_of, reading_ease, verdicts_then_and_now
 from audioengram.lab.reproduce import stale_reasons
 from audioengram.lab.runs import read_run
 from audioengram.stages import moved_stages
@@ -26,12 +27,12 @@ PUBLISHED = [ROOT / p.path for p in result_pages(ROOT)]
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts and p.name != "_modidx.py")
 
 # The rooms and what each may import, beside itself; `data.audio` names one module of a room.
-COMMANDS = ("cli_sounds", "cli_common", "cli", "cli_codes", "cli_generate", "cli_codec", "cli_latents", "cli_corpus", "cli_runs", "cli_study")
-ALL = ("core", "errors", "stages", "devices", "processes", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", *COMMANDS)
-BASE = ("core", "errors", "stages", "devices", "processes")   # what every room may use
+COMMANDS = ("start", "cli_sounds", "cli_common", "cli", "cli_codes", "cli_generate", "cli_codec", "cli_latents", "cli_corpus", "cli_runs", "cli_study")
+ALL = ("core", "errors", "stages", "devices", "processes", "tracking", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", *COMMANDS)
+BASE = ("core", "errors", "stages", "devices", "processes", "tracking")   # what every room may use
 EVERYTHING = tuple(r for r in ALL if r not in COMMANDS)
 MAY_IMPORT = dict(
-    core=("errors",), errors=(), stages=("core", "errors"), devices=("core", "errors"), processes=("core", "errors", "devices"), data=BASE, codecs=(*BASE, "data.audio"), heads=BASE,
+    core=("errors",), errors=(), stages=("core", "errors"), devices=("core", "errors"), processes=("core", "errors", "devices"), tracking=("errors",), data=BASE, codecs=(*BASE, "data.audio"), heads=BASE,
     measure=(*BASE, "heads"), dynamics=(*BASE, "data", "codecs", "heads", "measure"), codes=(*BASE, "data", "codecs", "measure"),
     ember=(*BASE, "data", "measure"), lab=(*BASE, "data"), discussions=EVERYTHING,
     **{c: tuple(r for r in ALL if r != c) for c in COMMANDS})
@@ -253,3 +254,24 @@ def test_a_verdict_is_read_in_one_breath(path):
     lead = re.sub(r"\[[^\]]*\]", "", read_page(path, ROOT).lead)
     words = re.findall(r"[\w%][\w%.,'’()+-]*", lead)
     assert 5 <= len(words) <= 45, f"{len(words)} words; the rest belongs under the result: {lead}"
+
+
+LEAST_EASE = 40     # Flesch's reading ease: papers of this field lie between 10 and 30, newspapers near 60
+HARD = {}                # page -> why its verdict may be harder
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=ids(PUBLISHED))
+def test_a_verdict_is_read_easily(path):
+    lead = read_page(path, ROOT).lead
+    assert reading_ease(lead) >= LEAST_EASE or path.parent.name in HARD, f"reading ease {reading_ease(lead):.0f}, at least {LEAST_EASE}: {lead}"
+
+
+def test_a_hard_verdict_would_be_noticed():
+    hard = "Probabilistic autoregression presupposes conditional stationarity of representational dynamics under teacher-forced marginalisation."
+    assert reading_ease(hard) < LEAST_EASE and lead_of(f"# Title\n> {hard}\n\nText") == hard
+
+
+def test_every_first_verdict_is_on_record():
+    rows = verdicts_then_and_now(ROOT)
+    assert [r["page"] for r in rows if not r["then"]] == [], "run python benchmarks/first_verdicts.py after a page was published first"
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", r["date"]) for r in rows)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
+from audioengram.discussions import d04_memory as d04
 from audioengram.discussions import d05_gap as d05
 from audioengram.discussions import d06_rollout_training as d06
 from audioengram.discussions import d07_factorization as d07
@@ -138,7 +139,7 @@ def codes_world(seed, trunk, width):
 
 
 WORLDS = {   # name -> (world, how its answer begins)
-    "compounding": (lambda s: gap_world(s, TRUE, Switching((.85, .7), (.1, .5), sigma=.3)), "yes: it loses"),
+    "compounding": (lambda s: gap_world(s, TRUE, Switching((.85, .7), (.1, .5), sigma=.3)), "yes:"),
     "no compounding": (lambda s: gap_world(s, TRUE, TRUE), "no loss is shown"),
     "no past": (lambda s: gap_world(s, NOISE, NOISE, NOISE, BELIEVED), "not known"),
     "planted dynamics": (lambda s: split_world(s, .9, .9), "both are predictable"),
@@ -146,6 +147,9 @@ WORLDS = {   # name -> (world, how its answer begins)
     "no dynamics": (lambda s: split_world(s, 0., .3), "not known"),
     "real archetypes": (lambda s: archetype_world(s, True), "archetypes exist"),
     "no archetypes": (lambda s: archetype_world(s, False), "directions recur no more"),
+    "useful memory": (lambda s: d04.verdict(rows_world(s, 1.), rows_world(s + 500, 1.)), "yes"),
+    "memory of use to weak densities": (lambda s: d04.verdict(rows_world(s, 1.), rows_world(s + 500, -1.)), "only in a weak"),
+    "useless memory": (lambda s: d04.verdict(rows_world(s, 0.), rows_world(s + 500, 0.)), "not known"),
     "rollouts that help": (lambda s: d06.verdict(rows_world(s, 1.)), "yes"),
     "rollouts that harm": (lambda s: d06.verdict(rows_world(s, -1.)), "no:"),
     "rollouts that do nothing": (lambda s: d06.verdict(rows_world(s, 0., by_seed=0.)), "not known"),
@@ -166,7 +170,8 @@ def test_a_planted_world_is_answered(name):
     assert found, answer
 
 
-MANY = ("rollouts that help", "rollouts that harm", "rollouts that do nothing", "direction-only dynamics")     # rows: draws cost nothing
+MANY = ("rollouts that help", "rollouts that harm", "rollouts that do nothing", "direction-only dynamics", "useful memory",
+        "memory of use to weak densities", "useless memory")     # rows: draws cost nothing
 
 
 @pytest.mark.slow

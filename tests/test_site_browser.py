@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import pytest
 from toy_site import ROOT, make_project
@@ -62,7 +63,7 @@ AUDIT = """() => {
 }"""
 
 # How wide each figure is shown, and which part of a page sticks out.
-FIGURES = "() => [...document.querySelectorAll('main .ae-figure img')].map((i) => [i.getAttribute('src'), i.getBoundingClientRect().width])"
+FIGURES = "() => [...document.querySelectorAll('main .ae-figure img')].map((i) => [i.currentSrc, i.getBoundingClientRect().width, i.parentElement.closest('.ae-figure').clientWidth])"
 SIDEWAYS = "() => document.documentElement.scrollWidth - window.innerWidth"
 
 
@@ -235,15 +236,15 @@ def test_the_real_site_opens_offline(chromium, real, every):
             if 'http-equiv="refresh"' in path.read_text(): continue                                     # it only leads to the report
             tab.page.set_viewport_size(dict(width=390, height=844))
             if tab.page.evaluate(SIDEWAYS) > 1: wide.append(path.relative_to(real).as_posix())
-            for source, seen in tab.page.evaluate(FIGURES):
-                svg = (path.parent / source).read_text()
+            for source, seen, room in tab.page.evaluate(FIGURES):
+                svg = Path(unquote(urlparse(source).path)).read_text()
                 letters = min((float(a or b) for a, b in re.findall(r'font(?:-size)?: ?([\d.]+)px|font-size="([\d.]+)"', svg)), default=99)
-                units = float(re.search(r'viewBox="[\d.]+ [\d.]+ ([\d.]+)', svg)[1])
-                if letters * seen / units < LEAST_LETTER - .1: small.append(f"{path.parent.name}/{source}: {letters * seen / units:.1f} px")
+                shown = letters * seen / float(re.search(r'viewBox="[\d.-]+ [\d.-]+ ([\d.]+)', svg)[1])
+                if shown < LEAST_LETTER - .1 or seen > room + 1: small.append(f"{source.partition('figures/')[2]}: {shown:.1f} px, {seen:.0f} of {room} wide")
             tab.page.set_viewport_size(dict(width=1400, height=900))
             if tab.page.evaluate(SIDEWAYS) > 1: wide.append(path.relative_to(real).as_posix())
     assert not wide, "pages that scroll sideways"
-    assert not small, "letters too small on a phone"
+    assert not small, "letters too small on a phone, or a figure that must be pushed aside"
     published = len(list((ROOT / "figures").glob("*/page.ipynb")))
     assert clips >= published, "every discussion lets the reader listen"
 

@@ -66,10 +66,11 @@ def test_answers_follow_from_their_intervals():
     for case in cases("d21_memory_over_codes"):
         same, width = (estimate("d21_memory_over_codes", f"{case}.{k}") for k in ("gain_same", "gain_parameters"))
         assert CLAIMS["d21_memory_over_codes"][f"{case}.outcome"]["value"] == d21.verdict(same, width)
-    for task in ("parity", "order"):
-        for rival, word in (("equal", f"{task}_outcome"), ("single", f"{task}_single_outcome")):
-            doubt = "not clearly" in CLAIMS["d31_recursion"][f"main.{word}"]["value"]
-            assert doubt == (0 in estimate("d31_recursion", f"main.{task}_over_{rival}")), (task, rival)
+    for task in ("parity", "maze", "order"):
+        for rival in ("equal", "tied", "single"):
+            e, says = estimate("d31_recursion", f"main.{task}_over_{rival}"), CLAIMS["d31_recursion"][f"main.{task}_{rival}_says"]["value"]
+            assert says == UNKNOWN or says == decided(e), (task, rival)
+            assert 0 not in e or says == UNKNOWN, (task, rival)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

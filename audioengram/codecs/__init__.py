@@ -50,10 +50,21 @@ CODECS = {
     "encodec": CodecEntry(
         "audioengram.codecs.encodec:Encodec", "Meta EnCodec before quantisation: 24 kHz, 75 Hz, 128-d", "mimi"
     ),
+}
+
+# %% ../../nbs/codecs/00_codecs.ipynb #c1af0fc7
+CODECS |= {   # of music, or of sound of any kind
     "dac": CodecEntry(
         "audioengram.codecs.dac:Dac", "Descript's DAC before quantisation: 24 kHz, 75 Hz, 1,024-d", "mimi"
     ),
     "dac-44": CodecEntry("audioengram.codecs.dac:Dac44", "DAC at 44.1 kHz: 86 Hz, 1,024-d", "mimi"),
+    "snac": CodecEntry(
+        "audioengram.codecs.snac:Snac", "SNAC before quantisation: 24 kHz, 46.9 Hz, 768-d", "snac"
+    ),
+    "music2latent": CodecEntry(
+        "audioengram.codecs.music:Music2Latent", "Music2Latent: 44.1 kHz, 10.8 Hz, 64-d a channel; not commercial",
+        "music"
+    ),
 }
 
 # %% ../../nbs/codecs/00_codecs.ipynb #1f457b60

@@ -146,7 +146,8 @@ class LatentCodec(nn.Module):
 
     def stream(self):
         "Encode and decode in pieces, as sound arrives; raises CodecError where a codec cannot."
-        raise CodecError(f"{self.name} does not stream here", remedy="Give it whole recordings, or use nano")
+        raise CodecError(f"{self.name} does not stream here",
+                         remedy="Give it whole recordings, or use nano, mimi, mimi-vae or lyra")
 
     # What views change (see `views`); a plain codec has none
     @property

@@ -46,16 +46,17 @@ def in_windows(
 class StagedCodec(LatentCodec):
     "A codec of three causal stages each way; a subclass names them and says how far its transformers see back."
     sample_rate, frame_rate = 24_000, 12.5
-
     def _encode(self, wav, lengths):
         stage, inner, seconds = self._stages(), self._inner, self._seconds
         x = F.pad(wav, (0, -wav.shape[1] % self.hop))[:, None]
         x = in_windows(stage["encoder"], x, 20 * self.sample_rate, 3 * self.hop, seconds * self.sample_rate)
-        x = in_windows(stage["attend_in"], x, 4000, self.reach, seconds * inner)
-        return stage["down"](x).transpose(1, 2)
+        return stage["down"](in_windows(stage["attend_in"], x, 4000, self.reach, seconds * inner)).transpose(1, 2)
 
     def _decode(self, z, lengths): return self._synthesise(self._stages()["up"](z.transpose(1, 2)))
-
+    def stream(self):
+        "Encode and decode 80 ms at a time; the latents and the sound of the whole, to rounding."
+        from audioengram.codecs import mimi_stream
+        return getattr(mimi_stream, self.streamed_by)(self)
     def _synthesise(self, x):
         "From the inner frame rate [B,C,N] to samples [B,S]."
         stage, inner, seconds = self._stages(), self._inner, self._seconds
@@ -145,7 +146,7 @@ def _look_for_weights(
 # %% ../../nbs/codecs/15_mimi.ipynb #44fadde3
 class Mimi(StagedCodec):
     "Kyutai's Mimi before quantisation: 24 kHz, 12.5 Hz, 512-d (arXiv 2410.00037). Weights: CC BY 4.0, 385 MB."
-    name, dim, reach = "mimi", 512, 8 * 250
+    name, dim, reach, streamed_by = "mimi", 512, 8 * 250, "mimi_stream"
     def __init__(self,
         weights="hub",           # "hub", "random", or the path of the tokenizer's safetensors file
         revision=MIMI_REVISION,  # commit of the hub's repository
@@ -272,7 +273,7 @@ def load_vae(
 class MimiVAE(StagedCodec):
     """The continuous Mimi of pocket-tts: 24 kHz, 12.5 Hz, 32-d (arXiv 2509.06926). Weights: CC BY 4.0, in the gated
     repository."""
-    name, dim, reach = "mimi-vae", 32, 2 * 250
+    name, dim, reach, streamed_by = "mimi-vae", 32, 2 * 250, "vae_stream"
     def __init__(
         self,
         weights="hub",  # "hub", "random", or the path of a safetensors file: a pocket-tts bundle, or its codec alone
@@ -307,6 +308,6 @@ class MimiVAE(StagedCodec):
             "decoder": lambda x: m.decoder(x, fresh(x)),
         }
 
-    def _fresh(self, x):
-        "The state of a decoder that has heard nothing, for as many rows as x."
-        return _pocket()["modules.stateful_module"].init_states(self.model, len(x), sequence_length=1)
+    def _fresh(self, x, steps=1):
+        "The state of a model that has heard nothing, for as many rows as x and keys of so many steps."
+        return _pocket()["modules.stateful_module"].init_states(self.model, len(x), sequence_length=steps)

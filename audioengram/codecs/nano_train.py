@@ -36,6 +36,7 @@ from audioengram.core import (
     write_json,
 )
 from ..processes import Team, begin_alike, share_gradients, training_team
+from ..tracking import track
 
 # %% ../../nbs/codecs/13_nano_train.ipynb #afcd5d9e
 @dataclass(frozen=True)
@@ -600,7 +601,7 @@ class Trainer:
                     **{f"train {k}": float(np.mean([r[k] for r in seen])) for k in seen[0]},
                     **self.validate(),
                 }
-                self.curve.append(row); seen = []
+                self.curve.append(track(row)); seen = []
                 say(
                     f"step {self.step}/{self.config.steps}, {(time.monotonic() - began) / (self.step - at):.2f} s a "
                     f"step: "

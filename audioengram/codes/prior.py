@@ -20,6 +20,7 @@ from ..core import ModelFileError, ParameterError, TrainingError, generator, spa
 from ..data.fetch import progress_bar
 from ..devices import working_device
 from ..stages import measures
+from ..tracking import track
 
 # %% ../../nbs/codes/35_prior.ipynb #4ebc09b3
 @dataclass(frozen=True)
@@ -272,7 +273,7 @@ def fit_prior(
                 torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.); opt.step(); bar.update()
                 if (step + 1) % every and step + 1 < steps: continue
                 v = bits_per_code(prior, valid).sum(0)
-                history.append(dict(step=step + 1, train=float(loss.detach()) / math.log(2), valid=v[0] / v[1]))
+                history.append(track(dict(step=step + 1, train=float(loss.detach()) / math.log(2), valid=v[0] / v[1])))
                 if watch: watch(step, history[-1])
                 since += 1
                 if not patience or history[-1]["valid"] < best:

@@ -26,16 +26,11 @@ from .model import CodeModel, ModelConfig
 from .quantizer import choose_size
 from .recordings import Recordings, crops, read_recordings
 from .watch import Watch, in_jupyter
-from audioengram.core import (
-    atomic_path,
-    generator,
-    spawn,
-    TrainingError,
-    until_interrupted,
-)
+from ..core import TrainingError, atomic_path, generator, spawn, until_interrupted
 from ..data.fetch import progress_bar
 from ..devices import working_device
 from ..stages import measures
+from ..tracking import track
 
 # %% ../../nbs/codes/20_training.ipynb #0c0af45f
 @dataclass(frozen=True)
@@ -122,14 +117,14 @@ class CodeTrainer(State):
         if not math.isfinite(row["loss"]):
             raise TrainingError(f"the loss is not finite at step {step}",
                                 remedy="Look for damaged recordings, or train with another seed")
-        self.history.append(dict(step=step, **row))
+        self.history.append(track(dict(step=step, **row)))
         if frozen and ((step + 1) % plan.look == 0 or step + 1 == plan.steps): self.look(step)
 
     def look(self, step: int):
         "Measure the held-out recordings, and keep the decoder if it is the best so far."
         made = [self.model.decode(self.model.encode(w), len(w)) for w in self.held]
         far = [picture_distance(t, picture_db(self.model.mel, m)) for t, m in zip(self.true, made, strict=True)]
-        self.looks.append(dict(step=step, held=float(np.mean(far))))
+        self.looks.append(track(dict(step=step, held=float(np.mean(far)))))
         if self.best_step == step: self.best = {k: v.clone() for k, v in self.model.decoder.state_dict().items()}
 
     def finish(self):

@@ -19,6 +19,7 @@ import soundfile as sf
 import soxr
 
 from ..core import AudioError, DiskError, ParameterError, atomic_path, check_shape, expand
+from .channels import channel_of
 from .decode import BLOCK, Sound, open_sound
 
 # %% ../../nbs/data/05_audio.ipynb #4dad2335
@@ -67,7 +68,7 @@ def audio_tags(
     "What the file says of itself."
     if Path(path).suffix.lower() == ".g722": return {}
     try:
-        with sf.SoundFile(os.fspath(path)) as f: return f.copy_metadata()
+        with sf.SoundFile(os.fspath(channel_of(path)[0])) as f: return f.copy_metadata()
     except sf.LibsndfileError: return {}
 
 # %% ../../nbs/data/05_audio.ipynb #5d0c537b

@@ -30,6 +30,7 @@ from audioengram.core import (
     fingerprint,
 )
 from .audio import audio_blocks, audio_info, audio_tags, blame
+from .channels import channel_of
 from .corpus import COLUMNS, Corpus, SpeakerSplit, listing, make_split, make_subset  # noqa: F401
 from .decode import open_sound
 from .fetch import checksum, progress_bar
@@ -111,7 +112,7 @@ def _measure(path, ears) -> dict:
     try:
         info = _heard(path) if ears else asdict(audio_info(path))
         if not info["frames"]: raise AudioError("holds no samples", path, "Remove it from the corpus")
-        return {**info, "sha256": checksum(path)}
+        return {**info, "sha256": _checksum(path)}
     except Exception as e:
         e = blame(path, e)
         return {"error": f"{e.what}. {e.remedy or ''}".strip()}
@@ -139,9 +140,14 @@ def _heard(path) -> dict:
     }
 
 # %% ../../nbs/data/10_corpora.ipynb #2bec6f5d
+def _checksum(path) -> str:
+    "Of a file; one channel of it is not what all of them are."
+    file, channel = channel_of(path)
+    return fingerprint(checksum(file), channel) if channel else checksum(file)
+
 def _stat(path):
     "(size, mtime_ns), or (-1, -1) if the file is gone or out of reach: it will then fail with its own reason."
-    try: st = os.stat(path); return st.st_size, st.st_mtime_ns
+    try: st = os.stat(channel_of(path)[0]); return st.st_size, st.st_mtime_ns
     except OSError: return -1, -1
 
 def _known(cache) -> DataFrame:

@@ -19,6 +19,7 @@ import numpy as np
 import soundfile as sf
 
 from ..core import AudioError, expand
+from .channels import channel_of, one_channel
 from .containers import FilePart, find_samples, matroska_is_cut, mpeg_tag, ogg_links, riff_is_cut
 
 # %% ../../nbs/data/04_decode.ipynb #705cece1
@@ -364,10 +365,11 @@ def _check_file(path):
     if empty: raise AudioError("is empty (0 bytes)", path, "Copy or download it again")
 
 def open_sound(
-    path,       # a recording in any format that libsndfile or FFmpeg reads
+    path,       # a recording in any format that libsndfile or FFmpeg reads, or one channel of it (`of_channel`)
 ) -> Sound:     # raises AudioError
     "Look at a file and choose how to decode it."
-    path = expand(path)
+    path, channel = channel_of(expand(path))
+    if channel: return one_channel(open_sound(path), channel)
     try:
         _check_file(path)
         extent = find_samples(path)
@@ -376,9 +378,8 @@ def open_sound(
                              "Take them apart, or join them with an audio editor")
         plan = None if _is_raw(path) else _plan_sndfile(path, extent)
     except OSError as e: raise explain(path, e) from None
-    if plan is not None:
-        return Sound(path, plan.rate, plan.channels, plan.frames, lambda: plan.blocks(path), note=plan.note)
-    return _sound_of_ffmpeg(path, extent)
+    if plan is None: return _sound_of_ffmpeg(path, extent)
+    return Sound(path, plan.rate, plan.channels, plan.frames, lambda: plan.blocks(path), note=plan.note)
 
 # %% ../../nbs/data/04_decode.ipynb #1c5f784d
 def _sound_of_ffmpeg(path, extent) -> Sound:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIBRISPEECH', 'DEBIAN_PACKAGES', 'KIT_LICENCES', 'SUPERSONIC', 'synthesise', 'Synthetic', 'fetch_librispeech',
-           'LibriSpeech', 'Folder', 'DebianSpeech', 'SonicPi', 'Supersonic', 'HydrogenDrumkits']
+           'LibriSpeech', 'which_channel', 'Folder', 'DebianSpeech', 'SonicPi', 'Supersonic', 'HydrogenDrumkits']
 
 # %% ../../nbs/data/11_sources.ipynb #fc80d1c9
 import json
@@ -20,6 +20,7 @@ import numpy as np
 
 from ..core import CorpusError, ParameterError, cache_dir, expand, fingerprint, spawn, writing
 from .audio import AUDIO_SUFFIXES, UNREAD_SUFFIXES, save_audio
+from .channels import of_channel
 from .corpora import CorpusSource
 from .fetch import alone, download, fetch_packages, unpack
 
@@ -292,6 +293,15 @@ def _librispeech_sex(home) -> dict:
     ]
     return {c[0]: c[1] for c in cells if len(c) > 1 and c[1] in ("F", "M")}
 
+# %% ../../nbs/data/11_sources.ipynb #86e2589d
+def which_channel(
+    channel,   # "mix" or None: the mean of all; else a number, 1 is the first
+):             # the number, or None for the mean; raises ParameterError
+    "Which channel of one's own recordings is meant."
+    if channel in (None, "", "mix"): return None
+    if str(channel).isdigit() and int(channel) > 0: return int(channel)
+    raise ParameterError(f"channel {channel!r} is none", remedy="Use 1 for the first, 2 for the second, or mix")
+
 # %% ../../nbs/data/11_sources.ipynb #fb770b61
 class Folder(CorpusSource):
     name, licence, source = "folder", "yours: pass licence=…", "your own recordings"
@@ -310,7 +320,7 @@ class Folder(CorpusSource):
         if root and expand(root).is_dir(): return True, True, f"reads {root}"
         return False, True, "pass root, a folder with recordings"
 
-    def prepare(self, root, fetch, show, speaker="folder", licence="unknown", language=""):
+    def prepare(self, root, fetch, show, speaker="folder", licence="unknown", language="", channel=None):
         if root is None:
             raise CorpusError("the corpus 'folder' needs root", remedy="Name the folder of your recordings: --root "
                               "FOLDER in a shell, root=FOLDER in Python, corpus_root=FOLDER on a page")
@@ -318,12 +328,13 @@ class Folder(CorpusSource):
             raise CorpusError("is not a folder", root, "Pass the folder that holds the recordings")
         return Path(root)
 
-    def items(self, root, speaker="folder", licence="unknown", language=""):
-        found, failed, linked = _recordings(root)
+    def items(self, root, speaker="folder", licence="unknown", language="", channel=None):
+        (found, failed, linked), number = _recordings(root), which_channel(channel)
         who = _speakers(found, root.resolve().name, speaker)
         rows, ids = [], Counter(map(_nfc, found))
         for rel, path in found.items():
             if not who[rel][0]: failed.append((path, f"gives no speaker: {speaker!r} does not match {rel!r}")); continue
+            if number: path = of_channel(path, number)
             id_ = _nfc(rel) if ids[_nfc(rel)] == 1 else rel
             rows.append(dict(utterance_id=id_, speaker_id=who[rel][0], path=path, licence=licence, fold=who[rel][1],
                              language=language))

@@ -8,6 +8,8 @@ __all__ = ['NAME', 'CASES', 'ENOUGH', 'TEST', 'WORDS', 'HEARD', 'STUDY', 'recipe
            'verdict_table', 'area_tables']
 
 # %% ../../nbs/discussions/d02_measures.ipynb #2c4e1a61
+import textwrap
+
 import pandas as pd
 
 from ..core import get_profile, read_json
@@ -138,11 +140,13 @@ def _wide(areas: pd.DataFrame) -> pd.DataFrame:   # areas of one case -> [measur
 def draw_matrix(case: tuple):   # title, areas
     "Areas under the ROC of every measure and imitation of one case."
     title, areas = case
-    fig, (ax,) = panels(1, width=8.6, height=1.8 + .27 * areas.measure.nunique(), titles=[title])
+    fig, (ax,) = panels(1, width=4.8, height=1.8 + .32 * areas.measure.nunique())
     wide = _wide(areas)
-    heat_map(wide.to_numpy(), [WORDS[m] for m in wide.index], list(wide.columns), ax, "area under the ROC",
-             centre=.5, numbers=".2f", vmin=0, vmax=1)
-    ax.tick_params(axis="x", rotation=55)
+    names = [textwrap.fill(WORDS[m], 20) for m in wide.index]
+    heat_map(100 * wide.to_numpy(), names, list(wide.columns), ax, centre=50, numbers=".0f", vmin=0, vmax=100)
+    ax.images[0].colorbar.remove()               # every cell says its number
+    ax.set_title(f"{title}\narea under the ROC, hundredths", x=-.6)
+    ax.tick_params(axis="x", rotation=60)
     return fig
 
 def draw_counts(cases: list):   # (title, areas)

@@ -275,8 +275,9 @@ def compounding_by_count(counts: pd.DataFrame, n=2000, seed=0) -> pd.DataFrame:
 def verdict(compounding, ceiling, step: int) -> str:
     "The rule, written before measuring: what the ceiling knows must exceed zero, and so must the loss in the limit."
     if not (ceiling.lo or 0) > 0: return f"not known: {step} frames ahead the past is not shown to tell anything"
-    if (compounding.lo or 0) > 0:
-        return f"yes: it loses {compounding.value / ceiling.value:.0%} of what the past tells {step} frames ahead"
+    share = compounding.value / ceiling.value
+    if (compounding.lo or 0) > 0 and share > 1: return f"yes: {step} frames ahead it does worse than knowing no past"
+    if (compounding.lo or 0) > 0: return f"yes: it loses {share:.0%} of what the past tells {step} frames ahead"
     most = f"{max(compounding.hi, 0):.1f} of {ceiling.value:.1f} nats"
     return f"no loss is shown: {step} frames ahead it is at most {most}, once particles are many"
 

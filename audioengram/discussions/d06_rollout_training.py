@@ -47,17 +47,17 @@ from audioengram.lab.studies import (
     write_decoded,
 )
 from audioengram.lab.figures import (
-    PALETTE,
     band_plot,
     doublings,
     interval_plot,
     legend_below,
+    look,
     panels,
     reference,
 )
 from ..lab.players import read_row
 from ..lab.drafts import code_fingerprint
-from ..measure.rules import NO, UNKNOWN, YES, crossed, decided
+from ..measure.rules import NO, UNKNOWN, YES, by_seed, crossed, decided
 from ..measure.stats import estimate_of, speaker_means
 from ..measure.trajectories import gap_sums
 from ..stages import measures
@@ -298,9 +298,7 @@ def typical_ratio(log_ratio, moved, speaker, **kw):
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #11744d4a
 def differences(gap: pd.DataFrame, method: str, step: int, column: str, first=START) -> np.ndarray:   # [seeds,speakers]
     "Nats a frame by which a method is ahead of the start, or of another, in every seed that both were trained from."
-    def each(name):
-        rows = pick(gap, method=name, step=step)
-        return rows.assign(nll=rows[column] / rows.segments).pivot(index="seed", columns="speaker", values="nll")
+    each = lambda name: by_seed(pick(gap, method=name, step=step), column, "segments")
     return (each(first) - each(method)).dropna(how="all").dropna(axis=1).to_numpy()
 
 def change(gap: pd.DataFrame, method: str, step: int, column: str, first=START):   # Estimate
@@ -309,9 +307,8 @@ def change(gap: pd.DataFrame, method: str, step: int, column: str, first=START):
 
 def over_null(gap: pd.DataFrame, method: str, step: int, column="R"):   # Estimate
     "Nats a frame by which a method is ahead of the mixture that knows no context."
-    rows = pick(gap, method=method, step=step)
-    rows = rows[rows.segments > 0].assign(nats=lambda r: (r["null"] - r[column]) / r.segments)
-    return crossed(rows.pivot(index="seed", columns="speaker", values="nats").dropna(axis=1).to_numpy())
+    rows = pick(gap, method=method, step=step).assign(nats=lambda r: r["null"] - r[column])
+    return crossed(by_seed(rows, "nats", "segments").dropna(axis=1).to_numpy())
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #d46d272b
 def method_table(tables: dict, step: int) -> pd.DataFrame:
@@ -513,22 +510,23 @@ def draw_pareto(cases: list):      # (title, method_table)
                 "nothing better found:\n" + "\n".join(kept.method),
                 (0, 0),
                 textcoords="offset points",
-                xytext=(6, -12 - 8 * len(kept)),
-                fontsize=7,
+                xytext=(6, -14 - 11 * len(kept)),
+                fontsize=9,
             )
-        for i, r in enumerate(t.drop(kept.index).itertuples()):
-            color = PALETTE[dict(mean=1, particles=2, energy=3).get(r.method.split(",")[0].split()[0], 0)]
+        styles = look([m for m in cases[0][1].method if m != START])
+        for r in t.drop(kept.index).itertuples():
             ax.errorbar(
                 r.A,
                 r.R,
                 xerr=[[max(r.A - r.A_lo, 0)], [max(r.A_hi - r.A, 0)]],
                 yerr=[[max(r.R - r.R_lo, 0)], [max(r.R_hi - r.R, 0)]],
-                fmt="o",
-                color=color,
-                markersize=4,
+                fmt=styles[r.method]["marker"],
+                color=styles[r.method]["color"],
+                label=r.method,
+                markersize=5,
                 linewidth=0.8,
             )
-            ax.annotate(r.method, (r.A, r.R), textcoords="offset points", xytext=(5, 4 + 7 * (i % 2)), fontsize=7)
+        ax.legend()
         ax.axvline(0, color=".6", linewidth=0.8)
         reference(ax, 0)
         ax.set(xlabel="teacher forcing, change in nats a frame", ylabel="particles, change in nats a frame")

@@ -23,7 +23,8 @@ from ..core import get_profile, read_json, spawn
 from ..devices import batches_on, device_of
 from ..data.cases import split_windows
 from ..data.windows import blocks_of, step_lengths
-from ..dynamics.predictor import Predictor, WithSide, fitted, step_signals, train
+from ..dynamics.predictor import Predictor, fitted, train
+from ..dynamics.side import WithSide, step_signals
 from ..heads.bounds import soft_bound
 from ..heads.direction import step_log_probs
 from ..heads.factored import LogNormal, Polar

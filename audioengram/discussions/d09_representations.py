@@ -7,8 +7,8 @@ __all__ = ['NAME', 'EMBEDDED', 'RATES', 'WEIGHTS', 'CASES', 'SMOKE', 'HORIZON', 
            'fit_mixture', 'mixing_weight', 'recipe', 'window_length', 'gain_rows', 'geometry_rows', 'phase0_rows',
            'chosen_utterances', 'there_and_back', 'speech_rows', 'sound_rows', 'measure_store', 'nearest_lag',
            'gain_of', 'claims_of', 'intrinsic_dimension_of', 'main_claims', 'paired_claims', 'family', 'short',
-           'label_points', 'draw_tradeoff', 'draw_gains', 'draw_geometry', 'listen', 'run', 'signed', 'publish',
-           'small_table', 'comparison', 'sound_table']
+           'draw_tradeoff', 'draw_gains', 'draw_geometry', 'listen', 'run', 'signed', 'publish', 'small_table',
+           'comparison', 'sound_table']
 
 # %% ../../nbs/discussions/d09_representations.ipynb #415c5934
 import functools
@@ -555,25 +555,6 @@ def family(codec: str) -> str:
 
 def short(codec: str) -> str: return codec.replace("+", "\n", 1).replace("+", " ")
 
-# %% ../../nbs/discussions/d09_representations.ipynb #91e35365
-def label_points(
-    ax,
-    points: list,   # (x, y, text)
-    size=6.8,       # of the font, points
-):
-    "A text beside each point, moved up and tied to it by a line where it would lie on another."
-    ax.autoscale_view()
-    taken, scale = [], 72 / ax.figure.dpi
-    for x, y, text in sorted(points, key=lambda p: p[1]):
-        left, at = ax.transData.transform((x, y)) * scale + 5
-        right, up = left + .56 * size * len(text), 0
-        while any(l < right and left < r and abs(at + up - t) < 1.25 * size for l, r, t in taken): up += 1
-        taken.append((left, right, at + up))
-        tie = dict(arrowstyle="-", lw=.5, color="#999999", shrinkA=0, shrinkB=2) if up else None
-        ax.annotate(
-            text, (x, y), xytext=(5, 5 + up), textcoords="offset points", fontsize=size, color="#333333", arrowprops=tie
-        )
-
 # %% ../../nbs/discussions/d09_representations.ipynb #591344e8
 def draw_tradeoff(
     points: list,   # (codec, claims) of each case of a corpus
@@ -584,6 +565,7 @@ def draw_tradeoff(
     which = [c for c in ("stoi", "pesq_wb") if all(c in s for _, s in points)] or ["stoi"]
     groups = [g for small in (False, True) if (g := [p for p in points if (family(p[0]) == "nano-small") == small])]
     fig, axes = panels(len(which) * len(groups), columns=len(which), width=5.2, height=5.)
+    names = [c for c, _ in points]
     styles = look([f for f in FAMILIES if any(family(c) == f for c, _ in points)])
     label = {c: m.label for m in MEASURES.values() for c in list(m.columns)[:1]}
     for ax, (group, column) in zip(axes, itertools.product(groups, which), strict=True):
@@ -604,28 +586,18 @@ def draw_tradeoff(
                 edgecolors="white",
                 linewidths=0.6,
             )
-        for f in dict.fromkeys(family(c) for c, _ in group):
-            ax.scatter([], [], color=styles[f]["color"], marker=styles[f]["marker"], label=f)
         if group is groups[0]: reference(ax, 0, axis="x")
         ax.set(
             xlabel=f"predictable beyond the marginal, bits a second\n(horizon {HORIZON} ms, 95 % over speakers)",
             ylabel=label[column],
         )
-        label_points(
-            ax,
-            [
-                (
-                    s["gain"].value,
-                    s[column].value,
-                    f"{codec.removeprefix('nano-') if ax in axes[len(which) :] else codec} ({s['dim']} × "
-                    f"{s['frame_rate'].removesuffix(' Hz')})",
-                )
-                for codec, s in group
-            ],
-        )
+        for codec, s in group:      # a number on the point, its name in the legend
+            i = names.index(codec) + 1
+            ax.annotate(str(i), (s["gain"].value, s[column].value), (5, 3), textcoords="offset points", fontsize=9)
+            ax.scatter([], [], color="#222222", marker=f"${i}$", s=40, label=f"{codec} ({s['dim']} dims)")
+        ax.legend()
     axes[0].set_title(title)
     if len(groups) > 1: axes[len(which)].set_title("one small network, one thing changed")
-    axes[0].legend(loc="upper center", bbox_to_anchor=(.5, -.2), ncol=len(styles), fontsize=8)
     return fig
 
 # %% ../../nbs/discussions/d09_representations.ipynb #a131799f
@@ -668,7 +640,7 @@ def draw_geometry(
     points: list,   # (codec, claims) of each case of a corpus
 ):                  # figure
     "Width, effective rank and intrinsic dimension, each case a line."
-    fig, (ax,) = panels(1, width=7.4, height=.8 + .33 * len(points))
+    fig, (ax,) = panels(1, width=4.8, height=2. + .3 * len(points))
     at = np.arange(len(points))[::-1]
     value = lambda s, key: s[key].value if isinstance(s[key], Estimate) else s[key]
     marks = (

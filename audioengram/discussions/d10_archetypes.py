@@ -651,7 +651,7 @@ def draw_tightness(cases: list, n=2000, seed=0):
                     elinewidth=1,
                 )
         ax.set_xscale("log", base=2); ax.set_xticks(sizes, [str(k) for k in sizes]); ax.minorticks_off()
-        ax.set(xlabel="K", ylabel="mean cosine, held-out speakers", ylim=(0, None))
+        ax.set(xlabel="number of centres", ylabel="mean cosine, held-out speakers", ylim=(0, None))
     handles = axes[0].get_legend_handles_labels()
     fig.legend(*handles, loc="outside lower center", ncol=4)
     return fig
@@ -670,7 +670,8 @@ def draw_excess(cases: list, n=2000, seed=0):
     df = pd.DataFrame(rows)
     fig, axes = panels(2, columns=2, width=4.4, height=3.4, titles=list(dict.fromkeys(df.of)))
     for (_, g), ax in zip(df.groupby("of", sort=False), axes, strict=True):
-        interval_plot(g, "K", "value", hue="case", ax=ax, connect=True, xlabel="K", ylabel="difference of mean cosines")
+        interval_plot(g, "K", "value", hue="case", ax=ax, connect=True, xlabel="number of centres",
+                      ylabel="difference of mean cosines")
         reference(ax, MARGIN, "margin of the rule"); reference(ax, 0)
         legend_below(ax, -.2, 1)
     return fig

@@ -8,13 +8,10 @@ __all__ = ['slow_directions', 'slow_features', 'Both', 'Whiten', 'Factorizer', '
 
 # %% ../../nbs/dynamics/20_factorizer.ipynb #a67c99a0
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
@@ -22,21 +19,18 @@ from ..codecs import get_codec
 from ..codecs.views import View, ViewCodec
 from audioengram.core import (
     CodecError,
-    ModelFileError,
     ParameterError,
     TrainingError,
-    atomic_path,
     check_shape,
     fingerprint,
     generator,
     own_seed,
-    read_json,
     spawn,
-    write_json,
 )
 from ..data.windows import Windows, blocks_of
 from ..devices import batches_on
-from .predictor import Predictor, Residual, train
+from .fit import Kept, descend, kept_run, load_kept, take_weights
+from .predictor import Predictor, Residual, noisy
 from ..heads.bounds import soft_bound, soft_unbound
 from ..measure.geometry import effective_rank, spectrum
 
@@ -128,7 +122,7 @@ class Whiten(nn.Module):
         self.mean.copy_(h.mean(0)); self.cov.copy_(h.T.cov().reshape(h.shape[1], -1))
 
 # %% ../../nbs/dynamics/20_factorizer.ipynb #dbf4aa36
-class Factorizer(nn.Module):
+class Factorizer(Kept):
     """Latents split into a predictable state and the rest. Has what `predictor.train` and `predictor.fitted` ask of
     a model."""
     target = "state"
@@ -202,17 +196,6 @@ class Factorizer(nn.Module):
 
     @property
     def head(self): return self.dynamics.head
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(
-            self.config, {k: v.cpu().numpy() for k, v in self.state_dict().items()}
-        )  # configuration and weights
-    @property
-    def n_parameters(self) -> int: return sum(p.numel() for p in self.parameters())
-    def __repr__(self):
-        return (
-            f"Factorizer({', '.join(f'{k}={v!r}' for k, v in self.config.items())}; {self.n_parameters:,} parameters)"
-        )
     def wanted(self, windows, idx=None) -> Tensor: return windows.targets(idx)
 
     def state_of(self, z: Tensor) -> Tensor:      # latents [...,D] -> z_dyn [...,d], whitened
@@ -272,11 +255,6 @@ class Factorizer(nn.Module):
         log_diagonal = soft_bound(self.error.diagonal(), -4., 4.)
         u = (y - self.forecast(past.flatten(1))) @ (self.error.tril(-1) + torch.diag(log_diagonal.exp())).T
         return log_diagonal.sum() + (y.square() - u.square()).sum(1) / 2
-
-    def forward(self, context: Tensor):
-        "What `train` maximises, as if it were a density."
-        check_shape(context, "B W D", "context", W=self.window, D=self.dim)
-        return _Objective(self, context)
 
     @torch.no_grad()
     def log_prob(self,
@@ -375,40 +353,15 @@ class Factorizer(nn.Module):
             )
         )
 
-    def save(self,
-        folder,      # written: config.json and weights.safetensors
-        **notes,     # JSON-like facts to keep beside the configuration
-    ):
-        "Write the model, atomically and unpickled."
-        folder = Path(folder)
-        with atomic_path(folder / "weights.safetensors") as tmp:
-            save_file({k: v.contiguous() for k, v in self.state_dict().items()}, tmp)
-        write_json(folder / "config.json", dict(model="Factorizer", config=self.config, notes=notes))
-        return folder
-
     @classmethod
     def load(cls,
         folder,        # as written by `save`
-        head=None,     # not used; `train` passes it
         device="cpu",
     ):                 # raises ModelFileError
         "Read a model back."
-        config = read_json(Path(folder) / "config.json", ModelFileError)
-        try:
-            model = cls(**config["config"])
-            model.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
-        except (SafetensorError, KeyError, TypeError, RuntimeError, OSError, ValueError) as e:
-            raise ModelFileError(
-                f"not a factorizer this version can read ({str(e).splitlines()[0]})", folder, "Train it again"
-            ) from None
-        return model.to(device).eval()
+        return load_kept(cls, folder, device)
 
 # %% ../../nbs/dynamics/20_factorizer.ipynb #e13976ef
-class _Objective:
-    "What `train` takes for a density of the next frame."
-    def __init__(self, model, context): self.model, self.context = model, context
-    def log_prob(self, target): return self.model.terms(self.context, target)["objective"]
-
 def _gaussian(raw) -> Independent:
     "Means and smoothly bounded log scales, side by side."
     loc, log_scale = raw.chunk(2, -1)
@@ -417,25 +370,21 @@ def _gaussian(raw) -> Independent:
 # %% ../../nbs/dynamics/20_factorizer.ipynb #9e14168b
 def fit_factorizer(
     model: Factorizer,
-    windows,  # training windows at lag 1
-    valid,  # windows of other utterances, for early stopping
-    folder=None,  # best weights so far go here; a finished run is loaded, an interrupted one goes on from them
+    windows,          # training windows at lag 1
+    valid,            # windows of other utterances, for early stopping
+    folder=None,      # best weights so far go here; a finished run is loaded, an interrupted one goes on from them
     seed: int = 0,
-    **options,  # of `predictor.train`: epochs, epoch_frames, batch_size, lr, patience, noise, device, progress,
-    # callback, …
-) -> pd.DataFrame:  # one row an epoch: epoch, train, valid (minus the objective, nats a frame), seconds, lr
+    noise: float = 0.,  # std of noise on the contexts, in units of the per-dimension spread
+    **options,        # of `dynamics.fit.descend`: epochs, epoch_frames, batch_size, lr, patience, device, …
+) -> pd.DataFrame:    # one row an epoch: epoch, train, valid (minus the objective, nats a frame), seconds, lr
     "Train a factorizer. Raises TrainingError when it diverges."
-    going_on = _unfinished(folder, model)
-    if going_on: model.load_state_dict(Factorizer.load(folder).state_dict()); model.remember(windows, seed=seed)
-    return train(model, windows, valid, folder=folder, seed=seed, units=not going_on, **options)
-
-def _unfinished(folder, model) -> bool:
-    "Whether a folder holds the best weights of a run of this configuration that did not come to its end."
-    if not folder or not (Path(folder) / "config.json").exists(): return False
-    saved = read_json(Path(folder) / "config.json", ModelFileError)
-    return (
-        saved["config"] == model.config and not saved["notes"].get("finished") and "diverged_at" not in saved["notes"]
-    )
+    found = kept_run(folder, model)
+    going_on = bool(found) and not found.get("finished") and "diverged_at" not in found
+    if going_on: take_weights(model, folder).remember(windows, seed=seed)
+    def loss(windows, idx):
+        return -model.terms(noisy(model, windows, idx, noise), windows.targets(idx))["objective"].mean()
+    score = lambda held: -model.log_prob(held).mean().item()
+    return descend(model, windows, valid, loss, score, folder=folder, seed=seed, units=not going_on, **options)
 
 # %% ../../nbs/dynamics/20_factorizer.ipynb #8e89fd8e
 @torch.no_grad()

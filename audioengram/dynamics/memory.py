@@ -231,11 +231,14 @@ class MemoryPredictor(Predictor):
         k: int = 8,             # neighbours read; 1 is hard
         search="auto",          # see Neighbours
         spread="global",        # or "predicted"
+        keyed="frame",          # by the last frame, or by a line's "forecast" of the next one
         **kw,                   # of Predictor: encoder, hidden, layers, dropout, normalise, seed
     ):                          # raises ParameterError
         if form not in FORMS: raise ParameterError(f"unknown form {form!r}", remedy=f"Choose one of {', '.join(FORMS)}")
         if spread not in ("global", "predicted"):
             raise ParameterError(f"unknown spread {spread!r}", remedy="Choose global or predicted")
+        if keyed not in ("frame", "forecast"):
+            raise ParameterError(f"unknown key {keyed!r}", remedy="Choose frame or forecast")
         kw.pop("head", None); kw.pop("target", None)
         super().__init__(
             dim,
@@ -247,14 +250,21 @@ class MemoryPredictor(Predictor):
             spread=spread,
         )
         self.memory = Memory(dim, clusters, k, search) if form != "param" else None
-        self.form, self.config = form, self.config | dict(clusters=clusters, k=k, search=search)
+        self.form, self.config = form, self.config | dict(clusters=clusters, k=k, search=search, keyed=keyed)
+        if keyed == "forecast": self.register_buffer("reader", torch.zeros(window * dim, dim))
         self.config.pop("head"); self.config.pop("target")
 
     def forward(self, context: Tensor):
         c = (context - self.in_mean) / self.in_scale
         check_shape(context, "B W D", "context", W=self.window, D=self.dim)
-        read = self.memory(c[:, -1]) if self.memory is not None else ()
+        read = self.memory(self.key(c)) if self.memory is not None else ()
         return Scaled(self.head(self.encoder(c), *read), self.out_mean, self.out_scale)
+
+    def key(self,
+        context: Tensor,   # in the model's units, [B,W,D]
+    ) -> Tensor:           # what the memory is asked with, [B,D]
+        "The last frame, or what a line makes of the window."
+        return context.flatten(1) @ self.reader if self.config["keyed"] == "forecast" else context[:, -1]
 
     def network(self, context: Tensor) -> Tensor:
         "The network's mean without the memory, in normalised steps, [B,D]."
@@ -278,6 +288,7 @@ class MemoryPredictor(Predictor):
     ):                        # self
         "Fill the memory: with steps, or for `add` and `gated` with what the network as it is now gets wrong."
         self.eval()
+        if self.config["keyed"] == "forecast": self._learn_reader(windows, max_frames, seed)
         self.memory.fill(*self._pairs(windows, max_frames, seed), shrink, frames, centres, seed)
         if held is not None: self.memory.tune(*self._pairs(held, 20_000, seed))
         return self
@@ -289,9 +300,22 @@ class MemoryPredictor(Predictor):
         for i in idx.split(4096):
             c = windows.contexts(i)
             y = (windows.steps(i) - self.out_mean) / self.out_scale
-            keys.append((c[:, -1] - self.in_mean) / self.in_scale)
+            keys.append(self.key((c - self.in_mean) / self.in_scale))
             values.append(y - self.network(c) if self.form in ("add", "gated") else y)
         return torch.cat(keys), torch.cat(values)
+
+    def _learn_reader(self, windows, max_frames, seed, penalty=1e-3):
+        "Ridge regression of the next frame on the window, in the model's units: what is predictable weighs in a key."
+        idx = torch.randperm(len(windows), generator=generator(spawn(seed, "reader")))[:max_frames]
+        read, (mean, scale) = batches_on(windows, self.in_mean.device), (self.in_mean, self.in_scale)
+        gram, cross = 0., 0.
+        for i in idx.split(4096):
+            x = ((read.contexts(i) - mean) / scale).flatten(1).double()
+            gram = gram + x.T @ x
+            cross = cross + x.T @ ((read.targets(i) - mean) / scale).double()
+        gram.diagonal().add_(penalty * gram.diagonal().mean())
+        self.reader.copy_(torch.linalg.solve(gram, cross))
+
 
 # %% ../../nbs/dynamics/25_memory.ipynb #6afc58f7
 def fit_forms(
@@ -303,6 +327,7 @@ def fit_forms(
     k: int = 8,
     remember=None,  # windows for residual memories; the training windows if None
     model=None,  # dict of MemoryPredictor options: encoder, hidden, layers, dropout, spread, seed
+    names=None,  # of the forms that are wanted; all if None
     fit=None,  # fit(model, start) -> trained model, start being the one it was started from or None; `predictor.train`
     # if None
     **options,  # of `predictor.train`
@@ -325,8 +350,10 @@ def fit_forms(
     out = {"memory-hard": make("memory", 1), "memory-soft": make("memory")}
     for m in out.values(): fill(m.set_units(windows)).eval()
     out["param"] = fit(make("param"), None)
-    out["hybrid"] = fit(fill(make("hybrid").set_units(windows)), None)
+    wanted = lambda name: names is None or name in names
+    if wanted("hybrid"): out["hybrid"] = fit(fill(make("hybrid").set_units(windows)), None)
     for name, form in (("residual-add", "add"), ("residual-gated", "gated")):
+        if not wanted(name): continue
         out[name] = fit(fill(make(form).start_from(out["param"]), source=remember or windows), out["param"])
     return out
 

@@ -10,7 +10,6 @@ __all__ = ['ROWS', 'Stretches', 'ContextBuffer', 'proposal', 'Stabiliser', 'Roll
 import math
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, MixtureSameFamily
 
-from ..core import ModelFileError, ParameterError, check_shape, fingerprint, read_json, spawn
-from ..devices import batches_on, device_of, working_device
-from .predictor import Predictor, Scaled, train
+from ..core import ParameterError, check_shape, fingerprint, spawn
+from ..devices import device_of
+from .fit import descend
+from .predictor import Predictor, Scaled, noisy
 from ..heads.factored import Polar
 from ..heads.mixture import Mixture
 from ..measure.trajectories import energy_score, pair_distances, particle_log_score
@@ -419,47 +419,30 @@ def _score_terms(plan, scores, credits):
         later = later + by_place + by_density
     return out
 
-# %% ../../nbs/dynamics/10_rollout.ipynb #b56ea94f
-class _Future:
-    "The density that `train` sees: log_prob of a future is minus the objective."
-    def __init__(self, loss, context): self.loss, self.context = loss, context
-    def log_prob(self, truth): return -self.loss(self.context, truth)
-
 # %% ../../nbs/dynamics/10_rollout.ipynb #5fef29cc
-class _Objective(nn.Module):
-    "A predictor dressed for `train`: its forward gives a `_Future`."
-    def __init__(self, model, plan, seed, calls):
-        super().__init__()
-        self.model, self.plan, self.seed, self.calls, self.done = model, plan, seed, calls, 0
-    in_mean, in_scale, side_scale = (
-        property(lambda self, name=name: getattr(self.model, name)) for name in ("in_mean", "in_scale", "side_scale")
-    )
-    amp = property(lambda self: self.model.amp, lambda self, dtype: setattr(self.model, "amp", dtype))
-    def forward(self, context): return _Future(self._loss, context)
-    def wanted(self, stretches, idx): return stretches.future(idx)
-    def set_units(self, stretches, seed=0): self.model.set_units(stretches, seed=seed); return self
-    def named_parameters(self, *args, **kw): return self.model.named_parameters(*args, **kw)
-    def parameters(self, *args, **kw): return self.model.parameters(*args, **kw)
+class _OfRollouts:
+    "Loss of a batch of stretches and of held-out ones; truth is put in ever more rarely as training goes on."
+    def __init__(self, model, plan, seed, noise, calls):
+        self.model, self.plan, self.seed, self.noise, self.calls, self.done = model, plan, seed, noise, calls, 0
 
-    def _loss(self, context, truth):
+    def loss(self, stretches, idx):
         p, part = self.plan, min(1., self.done / max(1, self.calls))
         self.done += 1
-        return unrolled_loss(self.model, context, truth, p, p.truth_rate + part * (p.truth_rate_end - p.truth_rate))
+        rate = p.truth_rate + part * (p.truth_rate_end - p.truth_rate)
+        context = noisy(self.model, stretches, idx, self.noise)
+        return unrolled_loss(self.model, context, stretches.future(idx), p, rate).mean()
 
     @torch.no_grad()
-    def log_prob(self, stretches, batch_size=1024):
-        "Minus the objective on held-out stretches, with the same draws at every call and no truth put in."
-        was, device = self.training, self.in_mean.device
-        stretches = batches_on(stretches, device)
-        self.eval()
+    def score(self, stretches, batch_size=1024) -> float:
+        "With the same draws at every call and no truth put in."
+        was, device = self.model.training, self.model.in_mean.device
+        self.model.eval()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(spawn(self.seed, "valid"))
             parts = torch.arange(len(stretches)).split(batch_size)
-            out = [
-                -unrolled_loss(self.model, stretches.contexts(i), stretches.future(i), self.plan).cpu() for i in parts
-            ]
-        self.train(was)
-        return torch.cat(out)
+            lost = [unrolled_loss(self.model, stretches.contexts(i), stretches.future(i), self.plan) for i in parts]
+        self.model.train(was)
+        return torch.cat([x.cpu() for x in lost]).mean().item()
 
 # %% ../../nbs/dynamics/10_rollout.ipynb #44a77e68
 @measures("rollout", 1)
@@ -474,7 +457,8 @@ def train_rollout(
     units=False,  # set units and the head's start first: for an untrained model
     folder=None,  # the model goes here; a finished run of the same plan there is loaded instead
     seed: int = 0,
-    **options,  # of `predictor.train`: patience, clip, noise (on contexts), weight_decay, device, progress, callback
+    noise: float = 0.,  # std of noise on the contexts, in units of the per-dimension spread
+    **options,  # of `dynamics.fit.descend`: patience, clip, weight_decay, epoch_frames, device, progress, callback
 ) -> pd.DataFrame:  # one row an epoch: epoch, train, valid (objective), seconds, lr
     "Fit a predictor to what its rollouts do; it ends with the weights of its best epoch."
     for s in (stretches, valid):
@@ -491,37 +475,11 @@ def train_rollout(
         seed=seed,
         start=None if units else _weights_of(model),
     )
-    model.to(working_device(options.get("device", "auto")))
-    if folder and (done := _finished(folder, model, notes)) is not None: return done
-    dressed = _Objective(model, plan, seed, epochs * (len(stretches) // min(batch_size, len(stretches))))
-    history = train(
-        dressed, stretches, valid, epochs=epochs, batch_size=batch_size, lr=lr, units=units, seed=seed, **options
-    )
-    model.eval()
-    if folder:
-        model.save(
-            folder,
-            history=history.astype(object).where(history.notna(), None).to_dict("records"),
-            finished=True,
-            **notes,
-        )
-    return history
+    told = _OfRollouts(model, plan, seed, noise, epochs * (len(stretches) // min(batch_size, len(stretches))))
+    plain = dict(epochs=epochs, batch_size=batch_size, lr=lr, units=units, seed=seed, folder=folder, notes=notes)
+    return descend(model, stretches, valid, told.loss, told.score, **plain, **options)
 
 # %% ../../nbs/dynamics/10_rollout.ipynb #ef0bed38
 def _weights_of(model) -> str:
     "Fingerprint of the weights that training starts from."
     return fingerprint({k: v for k, v in model.state_dict().items()})
-
-def _finished(folder, model, notes):
-    "History of a finished run of the same plan, its weights put into the model; None if there is none."
-    if not (Path(folder) / "config.json").exists(): return None
-    saved = read_json(Path(folder) / "config.json", ModelFileError)
-    if (
-        saved["config"] != model.config
-        or not saved["notes"].get("finished")
-        or any(saved["notes"].get(k) != v for k, v in notes.items())
-    ):
-        return None
-    model.load_state_dict(type(model).load(folder, head=type(model.head)).state_dict())
-    model.eval()
-    return pd.DataFrame(saved["notes"]["history"]).astype(float)

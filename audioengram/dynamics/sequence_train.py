@@ -41,6 +41,7 @@ from .sequence_data import Batch, Copies, Packer, Sequences, changed_copies, set
 from .sequence_file import save_sequence
 from .sequence_score import frame_scores, mean_by_speaker, silence_floor, whitening
 from ..processes import Team, begin_alike, first_goes_first, share_gradients, training_team
+from ..tracking import track
 
 # %% ../../nbs/dynamics/45_sequence_train.ipynb #91b8da55
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ class Judged(Checkpointed):
     def _judge(self, loss, passed, say, pace=0.):
         "Validate, keep the average if it is the best yet, and tell."
         row = dict(step=self.step, seconds=round(self.spent + passed, 1), train=round(loss, 4)) | self.validate()
-        self.curve.append({k: v for k, v in row.items() if math.isfinite(v)})
+        self.curve.append(track({k: v for k, v in row.items() if math.isfinite(v)}))
         if row["energy"] < self.best: self.best, self.kept = row["energy"], copy.deepcopy(self.average.state_dict())
         left = f", {pace:.2f} s a step, {pace * (self.recipe.steps - self.step) / 60:.0f} min left" if pace else ""
         scores = ", ".join(f"{k} {v:.4g}" for k, v in self.curve[-1].items() if k not in ("step", "seconds"))

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats as sps
 
 from ..measure.admission import holm, p_of
-from ..measure.rules import UNKNOWN, decided
+from ..measure.rules import UNKNOWN, crossed, decided
 from ..measure.stats import bootstrap_by
 
 # %% ../../nbs/ember/28_rules.ipynb #d19716f4
@@ -23,17 +23,18 @@ def p_value(e) -> float:
 
 # %% ../../nbs/ember/28_rules.ipynb #d19716f5
 def decide_all(
-    asked: dict,           # hypothesis -> differences by unit, a Series whose index names the units
+    asked: dict,           # hypothesis -> differences by unit, a Series; or a table, seeds below each other
     least: float = 0.,     # what a difference must exceed
     alpha: float = ALPHA,
     n: int = 2000,         # resamples
 ) -> pd.DataFrame:         # one row a hypothesis: its estimate, corrected p, decision and power for 5 points
     "Is each difference above the least that counts?"
-    found = {k: bootstrap_by(d.to_numpy() - least, d.index.to_numpy(), n=n) for k, d in asked.items()}
+    found = {k: crossed(d.to_numpy() - least) if d.ndim > 1 else
+             bootstrap_by(d.to_numpy() - least, d.index.to_numpy(), n=n) for k, d in asked.items()}
     rows = []
     for (k, e), p in zip(found.items(), holm([p_value(e) for e in found.values()]), strict=True):
         lo, hi = (-np.inf, np.inf) if e.lo is None else (e.lo, e.hi)
-        says = decided(e) if p < alpha else UNKNOWN
+        says = decided(e, asked[k].to_numpy() - least if asked[k].ndim > 1 else None) if p < alpha else UNKNOWN
         curve = power_curve(asked[k].to_numpy(), alpha=alpha)
         rows.append(dict(hypothesis=k, value=e.value + least, lo=lo + least, hi=hi + least, n=e.n, p=float(p),
                          says=says, size=size_in_words(e.value + least),
@@ -47,18 +48,28 @@ def size_in_words(
     words = ("no", "a small", "a moderate", "a large")
     return words[int(np.searchsorted((.01, .05, .15), abs(x), side="right"))]
 
+# %% ../../nbs/ember/28_rules.ipynb #5cd7b58c
+def _crossed_power(d, effects, level, draws, seed) -> pd.DataFrame:
+    "Power of intervals that cross seeds with units."
+    rng, (S, N) = np.random.default_rng(seed), d.shape
+    resampled = (d[rng.integers(S, size=S)][:, rng.integers(N, size=N)] for _ in range(draws))
+    found = [crossed(x, level) for x in resampled] if N > 1 else []
+    ends = np.array([e.lo for e in found]) if found else np.array([-np.inf])
+    return pd.DataFrame([dict(effect=e, power=float((ends + e > 0).mean())) for e in effects])
+
 # %% ../../nbs/ember/28_rules.ipynb #6043f5c4
 EFFECTS = (0., .01, .02, .03, .05, .075, .1, .15, .2)   # of accuracy
 
 def power_curve(
-    differences,          # one a unit, [N]
+    differences,          # one a unit, [N], or a seed and unit, [S,N]
     effects=EFFECTS,
     alpha: float = ALPHA,
     draws: int = 2000,    # simulated experiments
     seed: int = 0,
 ) -> pd.DataFrame:        # effect, power
-    "How often a t test over resampled units finds an effect of each size."
+    "How often a t test over resampled units finds an effect of each size; seeds are resampled too, and crossed."
     d, n = np.asarray(differences, float) - np.mean(differences), len(differences)
+    if d.ndim > 1: return _crossed_power(d, effects, 1 - alpha, draws // 5, seed)
     if n < 2: return pd.DataFrame(dict(effect=effects, power=0.))
     x = d[np.random.default_rng(seed).integers(n, size=(draws, n))]
     mean, error = x.mean(1), x.std(1, ddof=1) / np.sqrt(n) + 1e-12

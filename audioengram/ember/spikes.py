@@ -107,6 +107,7 @@ def lif(
     form="auto",         # "steps", "scan" or "compiled"; auto: compiled on the CPU, scan elsewhere
 ) -> tuple:              # spikes, potentials; both as x. u[..., -1] is the state of the next piece
     "Leaky integrate-and-fire neurons over a whole stretch of time."
+    check_shape(torch.as_tensor(decay), "C", "decay, one number a channel,")
     check_shape(
         x.flatten(0, -3) if x.ndim > 3 else x, "C S" if x.ndim == 2 else "B C S", "currents", finite=True, C=len(decay)
     )

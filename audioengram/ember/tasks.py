@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RATE', 'BANDS', 'TASKS', 'EVENT_BANDS', 'RAVDESS_EMOTIONS', 'MSP_CONDITIONS', 'level', 'excerpt', 'smooth',
-           'micro_pair', 'carrier', 'burst', 'order_pair', 'gap_pair', 'phase_pair', 'events', 'maker_of', 'make_pairs',
-           'ablate', 'scatter_spikes', 'read_ravdess', 'read_msp_improv']
+           'micro_pair', 'carrier', 'burst', 'order_pair', 'gap_pair', 'phase_pair', 'timed_events', 'events',
+           'maker_of', 'make_pairs', 'ablate', 'scatter_spikes', 'read_ravdess', 'read_msp_improv']
 
 # %% ../../nbs/ember/22_tasks.ipynb #429a370c
 from pathlib import Path
@@ -143,20 +143,24 @@ TASKS = dict(micro=lambda wav, rng: micro_pair(wav), order=order_pair, phase=pha
 # %% ../../nbs/ember/22_tasks.ipynb #5e9a1c02
 EVENT_BANDS = tuple(zip(erb_space(300, 5200, 7)[:-1], erb_space(300, 5200, 7)[1:], strict=True))   # Hz
 
-def events(
+def timed_events(
     wav, rng,    # an excerpt [S]; generator
     k: int,      # events
-) -> tuple:      # clip [S], bands in the order of their onsets [k]
-    "Some of the bands, each once, in random order."
+) -> tuple:      # clip [S], bands in the order of their onsets [k], onsets in samples [k]
+    "Some of the bands, each once, in random order, 20 ms each."
     if not 1 <= k <= len(EVENT_BANDS):
         raise ParameterError(f"{k} events do not fit {len(EVENT_BANDS)} bands", remedy="Ask for one to six")
     n, length, order = len(wav), round(.02 * RATE), rng.permutation(len(EVENT_BANDS))[:k]
     steps = np.cumsum(np.round(rng.uniform(.05, .08, k) * RATE).astype(int))
     first = rng.integers(round(.01 * RATE), n - steps[-1] + steps[0] - 2 * length)
     x = _floor(n, rng)
-    for at, band in zip(first + steps - steps[0], order, strict=True):
-        x = x + carrier(wav, EVENT_BANDS[band]) * burst(n, at, length)
-    return level(x, .03), order
+    onsets = first + steps - steps[0]
+    for at, band in zip(onsets, order, strict=True): x = x + carrier(wav, EVENT_BANDS[band]) * burst(n, at, length)
+    return level(x, .03), order, onsets
+
+def events(wav, rng, k: int) -> tuple:   # as `timed_events` -> clip [S], bands in the order of their onsets [k]
+    "Bands in random order."
+    return timed_events(wav, rng, k)[:2]
 
 # %% ../../nbs/ember/22_tasks.ipynb #c7f848a7
 def maker_of(

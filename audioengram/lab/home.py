@@ -167,8 +167,8 @@ CARDS = {   # page -> its figure for a card, the claim that is its number, and w
     "d12": ("blocks", "main.voice_slope", "of cosine a second: how fast the voice leaves the prompt's"),
     "d20": ("distances", "main.mel_many", "of log-mel distance to unheard files, after the most files"),
     "d21": ("gains", "main.gain_flops", "saved against a prior of equal cost"),
-    "d30": ("conditions", "main.over_mel", "of accuracy: spikes against a log-mel embedding"),
-    "d31": ("models", "main.parity_over_equal", "of accuracy over a deeper network of equal cost"),
+    "d30": ("conditions", "main.over_mel", "of accuracy: spikes over log-mel frames of 10 ms"),
+    "d31": ("models", "main.parity_over_equal", "of accuracy on longer rows, over a deeper network of equal cost"),
     "d90": ("scores", "main.stoi", "STOI of held-out speech after the embedded codec"),
 }
 

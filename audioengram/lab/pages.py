@@ -21,10 +21,10 @@ class SiteError(AudioengramError): "The site cannot be built, or would be broken
 
 # in reading order
 ROOMS = (
-    *("core", "errors", "stages", "devices", "processes"),
+    *("core", "errors", "stages", "devices", "processes", "tracking"),
     *("data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "apps"),
-    *("cli_sounds", "cli_common", "cli", "cli_codes", "cli_generate", "cli_codec", "cli_latents", "cli_corpus"),
-    *("cli_runs", "cli_study"),
+    *("start", "cli_sounds", "cli_common", "cli", "cli_codes", "cli_generate", "cli_codec", "cli_latents"),
+    *("cli_corpus", "cli_runs", "cli_study"),
 )
 
 # %% ../../nbs/lab/21_pages.ipynb #62e942ad

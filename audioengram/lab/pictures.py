@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import atomic_path
+from .layout import settle_figure
 from .provenance import RunError
 
 # %% ../../nbs/lab/04_pictures.ipynb #fa05ea9e
@@ -26,29 +27,14 @@ def save_svg(
 ) -> Path:
     "Write a figure as a light SVG that does not change unless the figure does."
     import matplotlib as mpl
-    for ax in fig.axes:
-        for artist in (*ax.collections, *ax.lines, *ax.images):
-            size = (
-                len(artist.get_offsets())
-                if hasattr(artist, "get_offsets")
-                else len(artist.get_xdata())
-                if hasattr(artist, "get_xdata")
-                else dense + 1
-            )
-            if (
-                max(
-                    size,
-                    np.size(artist.get_array())
-                    if getattr(artist, "get_array", None) and artist.get_array() is not None
-                    else 0,
-                )
-                > dense
-            ):
-                artist.set_rasterized(True)
-    out = io.StringIO()
+    for artist in (a for ax in fig.axes for a in (*ax.collections, *ax.lines, *ax.images)):
+        if _points(artist, dense) > dense: artist.set_rasterized(True)
+    out, (box, parts) = io.StringIO(), settle_figure(fig)
     with mpl.rc_context({"svg.hashsalt": "audioengram", "svg.fonttype": "none", "savefig.dpi": 110}):
-        fig.savefig(out, format="svg", bbox_inches="tight", metadata=dict(Date=None, Creator=None))
+        fig.savefig(out, format="svg", bbox_inches=box, metadata=dict(Date=None, Creator=None))
     text = re.sub(r"(\d\.\d{3})\d+", r"\1", out.getvalue()).replace("'DejaVu Sans'", "'DejaVu Sans', Verdana")
+    where = " ".join(",".join(f"{v:g}" for v in part) for part in parts)
+    text = text.replace("<svg ", f'<svg data-parts="{where}" ', 1)
     if alt: text = re.sub(r"(<svg [^>]*>)", lambda m: f"{m[1]}\n <title>{_escape(alt)}</title>", text, count=1)
     if len(text.encode()) > limit:
         raise RunError(
@@ -63,6 +49,13 @@ def save_svg(
 def _escape(text: str) -> str:
     "Text for XML."
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+
+def _points(artist, dense: int) -> int:
+    "How many points an artist draws; images count as many."
+    values = artist.get_array() if hasattr(artist, "get_array") else None
+    places = artist.get_offsets() if hasattr(artist, "get_offsets") else getattr(artist, "get_xdata", lambda: None)()
+    return max(dense + 1 if places is None else len(places), 0 if values is None else np.size(values))
+
 
 # %% ../../nbs/lab/04_pictures.ipynb #99f7fb15
 class Picture:

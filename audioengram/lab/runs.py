@@ -23,7 +23,7 @@ import pandas as pd
 
 from ..core import ParameterError, get_profile, read_json, seed_everything, sha256_of, write_json, writing
 from ..devices import computing_on
-from .claims import as_far_as_measured, format_claims, make_claim, own_recordings
+from .claims import as_far_as_measured, format_claims, keep_digits, make_claim, own_recordings
 from .drafts import as_frame
 from .pictures import Picture, save_svg
 from audioengram.lab.provenance import (
@@ -88,7 +88,7 @@ class Run:
         for table, parts in self.tables.items():
             text = pd.concat([p if p.attrs.get("as written") else as_text(p) for p in parts], ignore_index=True)
             text.fillna("").to_csv(self.folder / f"{table}.csv", index=False, lineterminator="\n")
-        write_json(self.folder / "claims.json", self.claims)
+        write_json(self.folder / "claims.json", keep_digits(self.claims, self.was.claims if self.was else {}))
         write_json(self.folder / "manifest.json", self.manifest())
         self.folder.chmod(0o755)
         swap_in(self.folder, self.final)

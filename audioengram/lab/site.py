@@ -20,12 +20,15 @@ from pathlib import Path
 
 from ..core import atomic_path, fingerprint, need, read_json, writing
 from .dress import dark_figure, dress
+from .findings import tell_findings, title_figure
 from .home import GLOSSARY, data_way, fresh_report, readme, sidebar
+from .layout import stack_parts
 from .names import with_names
 from .players import draw_pictures
 from .pages import SiteError, is_hidden, library_pages, raw_notebook, read_page, tidy, write_notebook
 from .provenance import project_root
 from .runs import recover, swap_in
+from .transcripts import tell_words
 from .share import feed, first_sentence, foot, head_tags, read_project, read_results
 
 # %% ../../nbs/lab/25_site.ipynb #fb0c8690
@@ -259,18 +262,31 @@ def dress_site(
 ):
     "Make every built page one that is read and shared, and write the feed."
     project, results = read_project(root), {r.name: r for r in read_results(root)}
-    for manifest in sorted(Path(root).glob("figures/*/manifest.json")):
-        draw_pictures(out / manifest.parent.relative_to(root), read_json(manifest).get("clips", {}))
+    about = {m.parent.name: _about(m) for m in sorted(Path(root).glob("figures/*/manifest.json"))}
+    for name, (known, _) in about.items(): draw_pictures(out / "figures" / name, known.get("clips", {}))
     for svg in sorted(out.glob("figures/*/*.svg")):
-        svg.write_text(dark_figure(svg.read_text(encoding="utf-8")), encoding="utf-8")
+        drawing = svg.read_text(encoding="utf-8")
+        drawing = title_figure(drawing, svg.stem, svg.parent.name, *about.get(svg.parent.name, ({}, {})))
+        drawing = dark_figure(drawing)
+        svg.write_text(drawing, encoding="utf-8")
+        if phone := stack_parts(drawing): svg.with_suffix(".phone.svg").write_text(phone, encoding="utf-8")
     for file in sorted(out.rglob("*.html")):
         name = file.relative_to(out).with_suffix(".ipynb")
         if not Path(root, name).is_file(): continue            # a page that only leads on
         page = read_page(Path(root, name), root)
         text = _complete(file.read_text(encoding="utf-8"), page, project, results)
+        text = tell_findings(text, file.parent.name if file.stem == "page" else "", about)
+        text = tell_words(text)
         file.write_text(_dress(text, file, out, results), encoding="utf-8")
         shutil.copyfile(Path(root, name), file.with_suffix(".ipynb"))
     (out / "feed.xml").write_text(feed(list(results.values()), project.site), encoding="utf-8")
+
+
+# %% ../../nbs/lab/25_site.ipynb #db9d5452
+def _about(manifest: Path) -> tuple:
+    "Manifest and claims of a run."
+    claims = manifest.with_name("claims.json")
+    return read_json(manifest), read_json(claims) if claims.is_file() else {}
 
 def _dress(text: str, file: Path, out: Path, results: dict) -> str:
     "A page in a reader's words, with links as seen from it."

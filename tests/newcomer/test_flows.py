@@ -2,14 +2,18 @@
 import json
 import os
 import re
+import shutil
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 
-from audioengram.data.audio import audio_info
+from audioengram.data.audio import audio_info, save_audio
+from audioengram.data.latents import LatentStore
+from audioengram.data.sources import synthesise
+from audioengram.lab.claims import NOT_MEASURED
 
-PAGES = ("d00", "d01", "d02", "d03", "d04", "d05", "d06", "d07", "d08", "d10", "d11", "d12")
+PAGES = ("d00", "d01", "d02", "d03", "d04", "d05", "d06", "d07", "d08", "d09", "d10", "d11", "d12")
 
 
 def done(r) -> str:
@@ -22,6 +26,20 @@ def test_who_speaks_and_what_is_left_out(shell, recordings):
     assert "anna" in told and "ben" in told and "CC0-1.0" in told
     rows = json.loads(done(shell("corpus", "show", "folder", "--root", recordings, "--json")))
     assert len(rows) == 5 and {r["speaker_id"] for r in rows} == {"anna", "ben"}
+
+
+def test_one_channel_of_two(shell, tmp_path):
+    "Two people on two tracks; another channel is another corpus, and its latents are those of that track alone."
+    left, right = (synthesise(2., seed, pitch) for seed, pitch in ((1, 110), (2, 210)))
+    (tmp_path / "rec").mkdir()
+    for name in ("anna", "ben"): save_audio(tmp_path / "rec" / f"{name}.wav", np.stack([left, right], 1), 16_000)
+    save_audio(tmp_path / "right.wav", right, 16_000)
+    words = ("--root", tmp_path / "rec", "--speaker-from", "(.*)[.]wav")
+    mixed, second = (json.loads(done(shell("corpus", "show", "folder", *words, *more, "--json"))) for more in ((), ("--channel", "2")))
+    assert [r["channels"] for r in mixed + second] == [2, 1] and mixed[0]["sha256"] != second[0]["sha256"]
+    done(shell("latents", "encode", "folder", "nano", *words, "--channel", "2", "--out", tmp_path / "store", "--workers", "1"))
+    done(shell("codec", "encode", tmp_path / "right.wav", tmp_path / "z.npy"))
+    np.testing.assert_allclose(LatentStore(tmp_path / "store")["anna.wav"], np.load(tmp_path / "z.npy"), atol=.02)
 
 
 def test_paths_as_people_write_them(shell, recordings, monkeypatch):
@@ -87,3 +105,28 @@ def test_a_page_on_five_recordings_and_runs_beside_each_other(shell, recordings,
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_on_five_recordings(name, shell, recordings):
     assert "Few recordings" in page_of(shell, name, recordings)
+
+
+@pytest.fixture(scope="module")
+def held_out(librispeech_root, tmp_path_factory):
+    "Five utterances of two people whom no codec here has heard: dev-clean holds the voices that trainings set aside."
+    folder = tmp_path_factory.mktemp("held out")
+    for who, n in zip(sorted(p for p in (librispeech_root / "dev-clean").iterdir() if p.is_dir())[:2], (3, 2), strict=True):
+        for file in sorted(who.rglob("*.flac"))[:n]:
+            (folder / who.name).mkdir(exist_ok=True)
+            shutil.copy(file, folder / who.name)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_on_five_utterances_of_held_out_speech(name, shell, held_out, home, capsys):
+    "A page is whole, or the claims that five utterances cannot carry are counted and named; what it says is printed (-s)."
+    text = page_of(shell, name, held_out)
+    told = next(line for line in text.splitlines() if "Few recordings" in line)
+    run = next(p for p in (home / "runs").iterdir() if p.name.startswith(name))
+    claims = json.loads((run / "claims.json").read_text())
+    lost = [id for id, c in claims.items() if c["value"] == NOT_MEASURED]
+    assert claims and len(lost) < len(claims) and "There are 2 speakers" in told and "{claim:" not in text
+    assert (f"{len(lost)} claims could not be measured" in told) == bool(lost) and all(id in told for id in lost[:12])
+    with capsys.disabled(): print(f"\n{name}: {len(claims) - len(lost)} of {len(claims)} claims measured. Left out: {', '.join(lost) or 'nothing'}")

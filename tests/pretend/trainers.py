@@ -8,10 +8,11 @@ import torch
 from audioengram.core import TrainingError
 from audioengram.devices import computing_on, device_of, working_device
 from audioengram.dynamics.factorizer import Factorizer, Frames, fit_factorizer, judge
+from audioengram.dynamics.fit import LOOK
 from audioengram.dynamics.generate import Sampling, continue_latents
 from audioengram.dynamics.injection import gap_rows, injection_rows
 from audioengram.dynamics.memory import fit_forms
-from audioengram.dynamics.predictor import LOOK, Predictor, fitted, train
+from audioengram.dynamics.predictor import Predictor, fitted, train
 from audioengram.dynamics.rollout import Stretches, Unroll, check_stability, rollout, train_rollout
 from audioengram.dynamics.sequence import SEQUENCE_HEADS, SequenceConfig
 from audioengram.dynamics.sequence_data import Sequences
