@@ -27,7 +27,8 @@ def write_slowly(path): time.sleep(2); write(path, str(os.getppid()))
 
 @pytest.fixture
 def importable(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (here, here.parent))))
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
 

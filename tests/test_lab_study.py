@@ -80,11 +80,26 @@ def test_nano_from_nothing_to_the_report(tmp_path, openslr):
     assert again.splitlines() == [str(out / "report.md")]       # nothing is left to do
 
 
+def promised(tmp_path, monkeypatch, hours, codecs, pages) -> pd.DataFrame:
+    "The plan of the same study, with the length of the speech that there really is."
+    for name in ("MIMI", "MIMI_VAE"): monkeypatch.setenv(f"AUDIOENGRAM_{name}", "random")
+    monkeypatch.setitem(SUBSETS, "dev-clean", (SUBSETS["dev-clean"][0], hours))
+    return plan(study_named("mimi", codecs=codecs, subset="dev-clean", profile="smoke", pages=pages, root=str(tmp_path / "here")), "cpu").set_index("step")
+
+
 @pytest.mark.slow
-def test_mimi_rehearsed_and_killed_three_times(tmp_path, openslr):
+def test_mimi_rehearsed_and_killed_three_times(tmp_path, openslr, monkeypatch):
     out, _ = rehearse(tmp_path, openslr, "mimi,mimi-vae", "d00,d01", [5, 25, 45])
     report = (out / "report.md").read_text()
     assert "## mimi-vae" in report and "cosine of the predicted" in report and "left out" not in report
+    said, steps = promised(tmp_path, monkeypatch, 20 * 3 / 3600, ("mimi", "mimi-vae"), ("d00", "d01")), json.loads((out / "steps.json").read_text())["steps"]
+    manifests = (tmp_path / "cache/latents").glob("*/manifest.json")
+    stores = {json.loads(m.read_text())["codec"]["name"]: m.parent for m in manifests}
+    for codec in ("mimi", "mimi-vae"):
+        disk, hours = said.disk_gb[f"encode {codec}"], said.hours[f"encode {codec}"]
+        used = sum(f.stat().st_size for f in stores[codec].rglob("*") if f.is_file()) / 1e9
+        print(f"{codec}: {used:.5f} GB, planned {disk:.5f}; encoding took {steps[f'encode {codec}']['seconds']:.1f} s, planned {3600 * hours:.1f}")
+        assert abs(used / disk - 1) < .2
 
 
 def test_a_plan_says_what_is_known(monkeypatch):

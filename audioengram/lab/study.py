@@ -8,6 +8,7 @@ __all__ = ['SUBSETS', 'STUDIES', 'WEIGHTS_GB', 'PUBLISHED_HOURS', 'REFERENCE', '
            'study_codec', 'beside_reference', 'write_study']
 
 # %% ../../nbs/lab/41_study.ipynb #b2e00004
+import os
 import shutil
 import time
 from dataclasses import asdict, dataclass, replace
@@ -111,7 +112,7 @@ def plan(
     from audioengram.devices import working_device
     (archive, hours), device, rows = SUBSETS[study.subset], working_device(device), []
     def row(step, disk=0., took=float("nan"), note=""):
-        rows.append(dict(step=step, disk_gb=round(disk, 2), hours=took, note=note))
+        rows.append(dict(step=step, disk_gb=disk, hours=took, note=note))
     here = study.corpus_root.is_dir()
     row(f"fetch {study.subset}", archive, 0. if here else float("nan"),
         "is here" if here else f"{archive} GB from {study.site}, {2 * archive:.2g} GB until it is unpacked")
@@ -130,9 +131,14 @@ def memory_gb(
     study: CodecStudy,
     widest=512,   # dimensions of the widest codec
     rate=12.5,    # its frames a second
+    ram_gb=None,  # of this machine; asked if None
 ) -> float:
-    "Memory of the hungriest discussion: three copies of all latents, and two gigabytes for everything else."
-    return 2 + 3 * SUBSETS[study.subset][1] * 3600 * rate * widest * 4 / 1e9
+    """Memory of the hungriest discussion: two gigabytes, the latents where they take less than a quarter of the
+    machine's (others are read from their file), three copies of at most a gigabyte of them, 200 bytes a frame."""
+    ram = ram_gb or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    frames = SUBSETS[study.subset][1] * 3600 * rate
+    latents = frames * widest * 4 / 1e9
+    return 2 + latents * (latents < ram / 4) + 3 * min(latents, 2**30 / 1e9) + 200 * frames / 1e9
 
 # %% ../../nbs/lab/41_study.ipynb #b2e0000d
 class Log:
