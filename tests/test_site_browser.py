@@ -1,5 +1,7 @@
 "The site in headless Chromium, opened from disk without a network: every page quiet, every picture seen, every clip loaded."
+import gzip
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -8,7 +10,8 @@ from urllib.parse import unquote, urlparse
 import pytest
 from toy_site import ROOT, make_project
 
-from audioengram.lab.dress import LEAST_LETTER
+from audioengram.lab.dress import _CODE, _NOT_LINKED, _PROSE, _QUIET, LEAST_LETTER, change_text
+from audioengram.lab.glossary import _FORMS, _ORDER
 from audioengram.lab.listening import preference, read_choices
 from audioengram.lab.site import build_site, check_site, render_site
 
@@ -276,3 +279,103 @@ def test_search_finds_a_module_first(chromium, real):
         for asked, wanted in (("vmf", "05_vmf"), ("glossary", "13_glossary"), ("engram", "30_engram")):
             tab.page.locator("#quarto-search input").first.fill(asked)
             tab.page.wait_for_function("(w) => document.querySelector('.search-result')?.href.includes(w)", arg=wanted)
+
+
+AXE = next((p for p in (Path(os.environ.get("AUDIOENGRAM_AXE", "/nowhere")), ROOT / "node_modules/axe-core/axe.min.js") if p.is_file()), None)
+FAULTS = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations
+  .filter((v) => ["serious", "critical"].includes(v.impact)).map((v) => v.id + ": " + v.nodes[0].html.slice(0, 110))"""
+
+
+def ten_pages(site: Path) -> list:
+    results = sorted(p.relative_to(site).as_posix() for p in site.glob("figures/*/page.html"))
+    return ["nbs/index.html", "nbs/lab/13_glossary.html", "nbs/heads/05_vmf.html", "nbs/lab/25_site.html", *results[::3]][:10]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault_on_ten_pages(chromium, real, scheme):
+    if AXE is None: pytest.skip("needs axe-core: npm install --no-save axe-core@4, or AUDIOENGRAM_AXE=.../axe.min.js")
+    with Tab(chromium, scheme) as tab:
+        tab.page.set_content('<html lang="en"><title>t</title><main><img src="data:,"></main></html>')
+        tab.page.add_script_tag(content=AXE.read_text())
+        assert any(f.startswith("image-alt") for f in tab.page.evaluate(FAULTS)), "axe would notice a picture without a text"
+        found = {}
+        for name in ten_pages(real):
+            tab.page.goto((real / name).as_uri())
+            tab.page.add_script_tag(content=AXE.read_text())
+            if faults := tab.page.evaluate(FAULTS): found[name] = faults
+        assert not found
+
+
+# Tables that are wider than their place without a cue, and estimates that stand on two lines.
+TABLES = """() => {
+  const wide = [...document.querySelectorAll("main .ae-scroll")].filter((n) => n.scrollWidth > n.clientWidth + 1);
+  const broken = [...document.querySelectorAll("main .ae-whole")].filter((n) => n.getClientRects().length > 1);
+  const bare = [...document.querySelectorAll("main td")].filter((n) => /\\d \\[[-−]?\\d/.test(n.textContent) && !n.closest(".ae-table") && !n.querySelector(".ae-whole"));
+  return {tables: document.querySelectorAll("main table").length, wide: wide.length, uncued: wide.filter((n) => !n.classList.contains("ae-more")).map((n) => n.getAttribute("aria-label")), broken: broken.map((n) => n.textContent), bare: bare.map((n) => n.textContent.slice(0, 40))};
+}"""
+
+
+@pytest.mark.parametrize("name", ["d04_memory", "d09_representations"])
+def test_tables_scroll_with_a_cue_and_keep_intervals_whole(chromium, real, name):
+    with Tab(chromium) as tab:
+        tab.page.set_viewport_size(dict(width=390, height=844))
+        tab.page.goto((real / f"figures/{name}/page.html").as_uri())
+        for folded in tab.page.locator("main details").all(): folded.evaluate("n => { n.open = true }")
+        tab.page.evaluate("() => window.dispatchEvent(new Event('resize'))")
+        tab.page.wait_for_timeout(400)
+        seen = tab.page.evaluate(TABLES)
+        assert seen["tables"] and seen["wide"] and not seen["uncued"] and not seen["broken"] and not seen["bare"], seen
+        tab.page.locator("main .ae-scroll.ae-more").first.evaluate("n => { n.scrollLeft = n.scrollWidth }")       # at its end the cue goes
+        tab.page.wait_for_function("() => [...document.querySelectorAll('main .ae-scroll')].some((n) => n.scrollLeft > 0 && !n.classList.contains('ae-more'))")
+
+
+def test_every_term_is_linked_where_a_page_uses_it_first(real):
+    missed = {}
+    for path in sorted(real.rglob("*.html")):
+        if path.name == "13_glossary.html" or 'http-equiv="refresh"' in path.read_text(): continue
+        used = set()
+        def look(text, tags, classes, used=used, path=path):
+            for m in _FORMS.finditer(text):
+                term = _ORDER[m.lastindex - 1].name
+                if "ae-term" in classes: used.add(term)
+                elif term not in used and tags & _PROSE and not (tags & (_CODE | _NOT_LINKED) or classes & _QUIET):
+                    missed.setdefault(path.relative_to(real).as_posix(), set()).add(term)
+            return text
+        change_text(path.read_text(), look)
+    assert not missed
+
+
+def test_the_front_page_is_light(chromium, real):
+    "As a host sends it, text compressed, and before any sound: 500 kB."
+    sent = {}
+    with Tab(chromium) as tab:
+        tab.page.on("response", lambda r: sent.__setitem__(r.url, r.body()))
+        tab.page.goto((real / "nbs/index.html").as_uri(), wait_until="load")
+        tab.page.wait_for_timeout(500)
+    weigh = lambda url, body: len(body) if url.partition("?")[0].endswith((".woff2", ".png")) else len(gzip.compress(body))
+    weights = {url.rpartition("/")[2]: weigh(url, body) for url, body in sent.items()}
+    assert len(weights) > 8 and not any(url.endswith((".ogg", ".flac", ".mp3")) for url in sent)
+    assert sum(weights.values()) < 500e3, weights
+
+
+def test_rendering_leaves_the_project_as_it_is(tmp_path):
+    root = make_project(tmp_path / "project")
+    (root / ".gitignore").write_text("/runs/\n")
+    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    render_site(root, tmp_path / "site")
+    assert {p: p.read_bytes() for p in root.rglob("*") if p.is_file()} == before
+
+
+def test_a_page_from_disk_plays_and_tells_what_it_cannot(chromium, real):
+    "From a `file://` address: sound plays, text is there without scripts, and the search answers."
+    name = "figures/d05_gap/page.html"
+    with Tab(chromium) as tab:
+        tab.page.goto((real / name).as_uri())
+        tab.page.evaluate("() => { const a = document.querySelector('audio'); a.muted = true; return a.play() }")
+        tab.page.wait_for_function("() => document.querySelector('audio').currentTime > .1")
+        assert not tab.wrong
+    plain = chromium.new_context(offline=True, java_script_enabled=False)
+    page = plain.new_page()
+    page.goto((real / name).as_uri())
+    assert len(page.locator("main").inner_text()) > 3000 and page.locator("audio[controls]").count() > 4
+    plain.close()

@@ -564,7 +564,7 @@ def draw_tradeoff(
     numbers a second."""
     which = [c for c in ("stoi", "pesq_wb") if all(c in s for _, s in points)] or ["stoi"]
     groups = [g for small in (False, True) if (g := [p for p in points if (family(p[0]) == "nano-small") == small])]
-    fig, axes = panels(len(which) * len(groups), columns=len(which), width=5.2, height=5.)
+    fig, axes = panels(len(which) * len(groups), columns=len(which), width=5.2, height=3.8)
     names = [c for c, _ in points]
     styles = look([f for f in FAMILIES if any(family(c) == f for c, _ in points)])
     label = {c: m.label for m in MEASURES.values() for c in list(m.columns)[:1]}
