@@ -291,6 +291,7 @@ def ten_pages(site: Path) -> list:
     return ["nbs/index.html", "nbs/lab/13_glossary.html", "nbs/heads/05_vmf.html", "nbs/lab/25_site.html", *results[::3]][:10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_serious_fault_on_ten_pages(chromium, real, scheme):
     if AXE is None: pytest.skip("needs axe-core: npm install --no-save axe-core@4, or AUDIOENGRAM_AXE=.../axe.min.js")

@@ -139,7 +139,7 @@ def moved_claims(
     return [k for k in old if k in new and not agrees(old[k], new[k])]
 
 # %% ../../nbs/lab/03_claims.ipynb #ad11a774
-LAST_BITS, LAST_DIGITS = 1e-9, 1e-3   # of a value without an interval; of an interval's width
+LAST_BITS, LAST_DIGITS = 1e-6, 1e-3   # of a value without an interval: rows have 7 digits; of an interval's width
 
 def keep_digits(
     new: dict,   # id -> claim as it was stated again
