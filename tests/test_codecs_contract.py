@@ -45,7 +45,7 @@ CASES = [
     Case("encodec", options=lambda: {"weights": "random"}, seconds=.33),
     Case("dac", options=lambda: {"weights": "random"}, seconds=.1),
     Case("snac", options=lambda: {"weights": "random"}, seconds=.1),
-    pytest.param(Case("music2latent", options=lambda: {"weights": "random"}, seconds=.2), marks=pytest.mark.slow),   # seconds a call
+    pytest.param(Case("music2latent", options=lambda: {"weights": "random"}, seconds=.3), marks=pytest.mark.slow),   # seconds a call
     Case("lyra", options=lyra_options, bar=.95),
     Case("lyra+stack4+pca64", options=lyra_options, bar=.93),
 ]
