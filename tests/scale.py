@@ -64,7 +64,8 @@ def ladder(store, split):
     from audioengram.data.cases import split_windows
     from audioengram.data.windows import step_lengths
     from audioengram.discussions.d01_predictability import score
-    from audioengram.dynamics.predictor import Predictor, step_signals
+    from audioengram.dynamics.predictor import Predictor
+    from audioengram.dynamics.side import step_signals
     from audioengram.measure.prediction import StandStill, fit_baselines, score_points
     sets, how = split_windows(store, split, 4, 1), dict(seed=0, scored=2000, samples=8)
     moves = step_lengths(sets["train"])
