@@ -308,7 +308,7 @@ def stopping(rows) -> dict:
     r = r[r["size"] == r["size"].max()]
     return dict(stopped=float(r.right.sum() / r.asked.sum()), stopped_steps=float(r.taken.mean()))
 
-# %% ../../nbs/discussions/d31_recursion.ipynb #32da458d
+# %% ../../nbs/discussions/d31_recursion.ipynb #8121f787
 def curves(
     rows, task: str, which: dict,   # results; of TASKS; name -> model and step
 ) -> pd.DataFrame:                  # one row a name and size
@@ -316,7 +316,7 @@ def curves(
     sizes = sorted(rows[rows.task == task]["size"].unique())
     found = [(name, size, estimated(accuracy_by(rows, task, model, step, [size])))
              for name, (model, step) in which.items() for size in sizes]
-    return pd.DataFrame([dict(network=name, size=str(size), value=e.value, lo=e.lo, hi=e.hi)
+    return pd.DataFrame([dict(network=name, size=str(size), value=e.value, lo=max(e.lo, 0.), hi=min(e.hi, 1.))
                          for name, size, e in found])
 
 def draw_models(rows):
@@ -330,10 +330,11 @@ def draw_models(rows):
         often = rows[rows.task == task].groupby("size")[["majority", "asked"]].sum()
         ax.plot(range(len(often)), often.majority / often.asked, color=NULL, ls="--", lw=1, label="commonest answer")
         if task == "maze": legend_below(ax, ncol=2)
-        elif ax.get_legend(): ax.get_legend().remove(); ax.autoscale(axis="y")
+        elif ax.get_legend(): ax.get_legend().remove()
+        ax.set_ylim(0, 1.04)
     return fig
 
-# %% ../../nbs/discussions/d31_recursion.ipynb #879464d5
+# %% ../../nbs/discussions/d31_recursion.ipynb #5eb3888d
 def draw_steps(rows):
     "Accuracy of the core after each step, by size."
     fig, axes = panels(3, 3, 3.4, 3., titles=("Rows of bits", "Mazes", "Order of sounds"))
@@ -342,6 +343,8 @@ def draw_steps(rows):
         table = pd.concat(parts).assign(step=lambda t: t.network.astype(int))
         band_plot(table, "step", "value", "lo", "hi", hue="size", ax=ax, xlabel="step", ylabel="places right")
         ax.axvline(trained_steps(rows) + .5, color=NULL, lw=1, ls=":")
+        legend_below(ax, at=-.25, ncol=3)
+        ax.set_ylim(0, 1.04)
     return fig
 
 def draw_halting(rows):
