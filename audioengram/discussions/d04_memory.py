@@ -516,7 +516,7 @@ def draw_forced(cases: list):     # (title, model_table)
 def draw_all(cases: list):        # (title, model_table)
     "Teacher forcing: every model over the baseline, the marginal null as a line."
     fig, axes = panels(
-        len(cases), columns=min(3, len(cases)), width=3.9, height=3.4, titles=[t.replace(" (", "\n(") for t, _ in cases]
+        len(cases), columns=min(3, len(cases)), width=4.6, height=3.9, titles=[f"{t}\n" for t, _ in cases]
     )
     for ax, (_, t) in zip(axes, cases, strict=True):
         show = t[~t.model.str.endswith("rolled") & (t.model != MARGINAL)].reset_index(drop=True)
@@ -529,9 +529,8 @@ def draw_all(cases: list):        # (title, model_table)
         )
         ax.set_yticks(range(len(show)), show.model)
         ax.invert_yaxis()
-        ax.axvline(t[t.model == MARGINAL].delta.iloc[0], color=".5", linestyle="--", label="marginal null")
+        reference(ax, t[t.model == MARGINAL].delta.iloc[0], "marginal null", axis="x")
         ax.set(xlabel="gain over the baseline, nats a frame")
-        ax.legend(fontsize=8)
     return fig
 
 # %% ../../nbs/discussions/d04_memory.ipynb #29e21790
