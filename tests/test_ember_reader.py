@@ -40,14 +40,14 @@ def test_twenty_of_twenty():
 def results(rng, better: dict, control=.96) -> pd.DataFrame:
     "Rows of a made-up experiment with known accuracies."
     return pd.DataFrame([
-        dict(task=t, condition=c, reader=r, seed=s, speaker=f"v{g:02d}", asked=50, learned=1., right=int(rng.binomial(50, control if t == d30.CONTROL else better.get(c, .5))))
+        dict(task=t, condition=c, reader=r, seed=s, speaker=f"v{g:02d}", asked=200, learned=1., right=int(rng.binomial(200, control if t == d30.CONTROL else better.get(c, .5))))
         for t in ("clicks", "curve", "ears", d30.CONTROL) for c in d30.CONDITIONS for r in ("core", "line") for s in range(5 if r == "core" else 1) for g in range(20)])
 
 
 def observers(rng, mel=.52, words=.5) -> pd.DataFrame:
     "What made-up observers know."
     known = dict(waveform=.99, words=words) | {f"log-mel {f}, network": mel for f in ("25/10 ms", "25/2.5 ms", "5/2.5 ms")}
-    return pd.DataFrame([dict(task=t, observer=o, speaker=f"v{g:02d}", asked=50, right=int(rng.binomial(50, .97 if t == d30.CONTROL and o != "words" else p)))
+    return pd.DataFrame([dict(task=t, observer=o, speaker=f"v{g:02d}", asked=200, right=int(rng.binomial(200, .97 if t == d30.CONTROL and o != "words" else p)))
                          for t in ("clicks", "curve", "ears", d30.CONTROL) for o, p in known.items() for g in range(20)])
 
 
