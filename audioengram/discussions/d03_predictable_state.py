@@ -23,7 +23,7 @@ from ..devices import device_of, from_cpu
 from ..data.audio import resample
 from ..data.cases import shared_windows, split_windows
 from ..data.windows import blocks_of, step_lengths
-from ..dynamics.factorizer import Both, Factorizer, Frames, judge, slow_directions
+from ..dynamics.factorizer import Both, Factorizer, Frames, fit_factorizer, judge, slow_directions
 from ..dynamics.predictor import Predictor, fitted
 from audioengram.lab.studies import (
     add_rows,
@@ -118,6 +118,7 @@ def train_factorizer(store, sets: dict, how: dict, d: int) -> Factorizer:
         make_factorizer(store.dim, how, d),
         sets,
         [store.fingerprint, CODE("audioengram.dynamics.factorizer:Factorizer")],
+        by=functools.partial(fit_factorizer, resume=False),
         **_training(sets, how),
     )
 

@@ -375,16 +375,19 @@ def fit_factorizer(
     folder=None,      # best weights so far go here; a finished run is loaded, an interrupted one goes on from them
     seed: int = 0,
     noise: float = 0.,  # std of noise on the contexts, in units of the per-dimension spread
+    resume=True,      # go on from an interrupted run in the folder; False begins again, for the same numbers every time
+    units=True,       # set units and the first state from the training windows, unless it goes on
     **options,        # of `dynamics.fit.descend`: epochs, epoch_frames, batch_size, lr, patience, device, …
 ) -> pd.DataFrame:    # one row an epoch: epoch, train, valid (minus the objective, nats a frame), seconds, lr
     "Train a factorizer. Raises TrainingError when it diverges."
     found = kept_run(folder, model)
-    going_on = bool(found) and not found.get("finished") and "diverged_at" not in found
+    going_on = resume and bool(found) and not found.get("finished") and "diverged_at" not in found
     if going_on: take_weights(model, folder).remember(windows, seed=seed)
     def loss(windows, idx):
         return -model.terms(noisy(model, windows, idx, noise), windows.targets(idx))["objective"].mean()
     score = lambda held: -model.log_prob(held).mean().item()
-    return descend(model, windows, valid, loss, score, folder=folder, seed=seed, units=not going_on, **options)
+    units = units and not going_on
+    return descend(model, windows, valid, loss, score, folder=folder, seed=seed, units=units, **options)
 
 # %% ../../nbs/dynamics/20_factorizer.ipynb #8e89fd8e
 @torch.no_grad()

@@ -312,6 +312,7 @@ def fitted(
     sets: dict,       # train and valid: windows
     key,              # what else decides the result: fingerprints of the latents and of the code
     start=None,       # a fitted Predictor to start from
+    by=train,         # what trains it, such as `fit_factorizer`
     **options,        # of `train`
 ) -> Predictor:
     "Train a model, or read back what this machine trained under the same key, configuration, data and options."
@@ -329,5 +330,5 @@ def fitted(
     )
     # who comes second reads
     with FileLock(f"{folder}.lock"):
-        train(model, sets["train"], sets["valid"], folder=folder, units=start is None, **options)
+        by(model, sets["train"], sets["valid"], folder=folder, units=start is None, **options)
     return model
