@@ -6,7 +6,7 @@
 __all__ = ['NAME', 'CASES', 'START', 'ONE', 'POLAR', 'COUNTS', 'CODE', 'ROLL_CODE', 'SAID', 'STUDY', 'plans', 'particles_of',
            'plans_of', 'recipe', 'fit', 'train_by', 'measure_store', 'at_step', 'score', 'norms_of', 'limits',
            'explosion', 'roll_out_of_sight', 'typical_ratio', 'differences', 'change', 'over_null', 'method_table',
-           'verdict', 'by_count', 'in_the_limit', 'control_said', 'claims_of', 'draw_methods', 'draw_pareto',
+           'verdict', 'by_count', 'in_the_limit', 'control_said', 'claims_of', 'draw_methods', 'looks', 'draw_pareto',
            'draw_norms', 'draw_explosion', 'listen', 'tell', 'run', 'methods_table', 'verdict_table']
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #1f9ccf0a
@@ -499,6 +499,14 @@ def draw_methods(cases: list, step: int):     # (title, method_table)
     return fig
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #b552adc6
+def looks(methods: list) -> dict:   # method -> colour and marker
+    "A colour for each objective, a marker for each of its lengths and weights."
+    objective = {m: m.split(",")[0] for m in methods}
+    colours, markers = look(objective.values()), [style["marker"] for style in look(range(7)).values()]
+    turn = {m: [o for o in methods if objective[o] == objective[m]].index(m) for m in methods}
+    return {m: dict(color=colours[objective[m]]["color"], marker=markers[turn[m] % len(markers)]) for m in methods}
+
+# %% ../../nbs/discussions/d06_rollout_training.ipynb #473f8d56
 def draw_pareto(cases: list):      # (title, method_table)
     "What rollouts gain against what teacher forcing pays."
     fig, axes = panels(len(cases), columns=2, width=4.8, height=3.6, titles=[t for t, _ in cases])
@@ -513,7 +521,7 @@ def draw_pareto(cases: list):      # (title, method_table)
                 xytext=(6, -14 - 11 * len(kept)),
                 fontsize=9,
             )
-        styles = look([m for m in cases[0][1].method if m != START])
+        styles = looks([m for m in cases[0][1].method if m != START])
         for r in t.drop(kept.index).itertuples():
             ax.errorbar(
                 r.A,
