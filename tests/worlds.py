@@ -20,7 +20,7 @@ def common_kernels(cache: Path):
     from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
     newer = [f for f in __cpu_dispatch__ if __cpu_features__.get(f) and f.startswith("AVX512")]
     same = dict(ATEN_CPU_CAPABILITY="avx2", MKL_CBWR="COMPATIBLE", ONEDNN_MAX_CPU_ISA="AVX2", OPENBLAS_CORETYPE="Haswell",
-                FAISS_SIMD_LEVEL="AVX2", NUMBA_CPU_NAME="haswell", NPY_DISABLE_CPU_FEATURES=" ".join(newer), OMP_NUM_THREADS="1", MKL_NUM_THREADS="1",
+                FAISS_SIMD_LEVEL="AVX2", NPY_DISABLE_CPU_FEATURES=" ".join(newer), OMP_NUM_THREADS="1", MKL_NUM_THREADS="1",
                 AUDIOENGRAM_CACHE=str(cache))
     before = {k: os.environ.get(k) for k in same}
     os.environ.update(same)
