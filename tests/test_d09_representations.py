@@ -102,7 +102,7 @@ def test_what_a_run_publishes(folder):
     assert result.table().groupby("case").speaker.nunique().tolist() == [2, 2, 2] and set(result.table().lag) == {1, 2}
     assert not re.search(r'"/\w', (folder / "manifest.json").read_text() + (folder / "cases.json").read_text())
     text = (folder / "tradeoff.svg").read_text()
-    assert "nano (64 × 12.5)" in text and "mel+stack8+pca16 (16 × 12.5)" in text
+    assert "nano (64 dims)" in text and "mel+stack8+pca16 (16 dims)" in text
 
 
 def test_absent_weights_are_named_with_their_reason(published):
