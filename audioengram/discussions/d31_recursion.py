@@ -341,7 +341,8 @@ def draw_steps(rows):
     "Accuracy of the core after each step, by size."
     fig, axes = panels(3, 3, 3.4, 3., titles=("Rows of bits", "Mazes", "Order of sounds"))
     for ax, task in zip(axes, TASKS, strict=True):
-        parts = [curves(rows, task, {str(k): ("recursive", k)}) for k in range(1, run_on(rows) + 1)]
+        steps = sorted(set(rows[rows.model == "recursive"].step) - {0})
+        parts = [curves(rows, task, {str(k): ("recursive", k)}) for k in steps]
         table = pd.concat(parts).assign(step=lambda t: t.network.astype(int))
         band_plot(table, "step", "value", "lo", "hi", hue="size", ax=ax, xlabel="step", ylabel="places right")
         ax.axvline(trained_steps(rows) + .5, color=NULL, lw=1, ls=":")
