@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['NAME', 'MODELS', 'TASKS', 'RIVALS', 'THRESHOLDS', 'SIDES', 'ALPHA', 'KEPT_STEPS', 'recipe', 'ordered_clips',
            'order_set', 'network', 'questions', 'train_and_test', 'scored', 'accuracy_by', 'asked_sizes',
-           'trained_steps', 'run_on', 'estimated', 'decisions', 'sides_of', 'claims_of', 'verdict', 'task_claims',
-           'stopping', 'curves', 'draw_models', 'draw_steps', 'draw_halting', 'measure', 'tell', 'run', 'table',
-           'answers']
+           'trained_steps', 'run_on', 'estimated', 'share_right', 'decisions', 'sides_of', 'claims_of', 'verdict',
+           'task_claims', 'stopping', 'curves', 'draw_models', 'draw_steps', 'draw_halting', 'measure', 'tell', 'run',
+           'table', 'answers']
 
 # %% ../../nbs/discussions/d31_recursion.ipynb #6ed4aa3b
 import functools
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -234,6 +235,11 @@ def estimated(table):
     if table.shape[1] == 1: return crossed(table.to_numpy()[:, 0], unit="seed")
     return crossed(table.to_numpy())
 
+def share_right(table):
+    "The same of an accuracy, which lies between nothing and all."
+    e = estimated(table)
+    return e if e.lo is None else replace(e, lo=max(e.lo, 0.), hi=min(e.hi, 1.))
+
 # %% ../../nbs/discussions/d31_recursion.ipynb #99a8b5e9
 def decisions(
     rows,   # results
@@ -296,12 +302,12 @@ def task_claims(
     first, core = get("recursive", 1), get("recursive")
     say = {f"{task}_trained": sizes[0], f"{task}_longest": sizes[-1]}
     for id, which in of.items():
-        say[f"{task}_{id}"] = estimated(get(**which))
+        say[f"{task}_{id}"] = share_right(get(**which))
         for end, size in (("first", sizes[0]), ("last", sizes[-1])):
-            say[f"{task}_{id}_{end}"] = estimated(get(**which, sizes=[size]))
+            say[f"{task}_{id}_{end}"] = share_right(get(**which, sizes=[size]))
     for id, model in RIVALS.items(): say[f"{task}_over_{id}"] = estimated(core - get(model))
     say[f"{task}_longer_over_equal"] = estimated(get("recursive", run_on(rows)) - get(RIVALS["equal"]))
-    say |= {f"{task}_step1": estimated(first), f"{task}_added": estimated(core - first)}
+    say |= {f"{task}_step1": share_right(first), f"{task}_added": estimated(core - first)}
     return say | {f"{task}_{rival}_says": answer for rival, answer in says.items()}
 
 def stopping(rows) -> dict:
@@ -316,9 +322,9 @@ def curves(
 ) -> pd.DataFrame:                  # one row a name and size
     "Accuracy by size."
     sizes = sorted(rows[rows.task == task]["size"].unique())
-    found = [(name, size, estimated(accuracy_by(rows, task, model, step, [size])))
+    found = [(name, size, share_right(accuracy_by(rows, task, model, step, [size])))
              for name, (model, step) in which.items() for size in sizes]
-    return pd.DataFrame([dict(network=name, size=str(size), value=e.value, lo=max(e.lo, 0.), hi=min(e.hi, 1.))
+    return pd.DataFrame([dict(network=name, size=str(size), value=e.value, lo=e.lo, hi=e.hi)
                          for name, size, e in found])
 
 def draw_models(rows):
@@ -422,8 +428,8 @@ def table(
             lines.append({
                 "task": title, "network": m, "parameters": f"{g.parameters:,}",
                 "multiply-adds": f"{g.operations / 1e6:.2f} M",
-                "smallest": show(estimated(accuracy_by(rows, task, m, sizes=[small]))),
-                "asked about": show(estimated(accuracy_by(rows, task, m))),
+                "smallest": show(share_right(accuracy_by(rows, task, m, sizes=[small]))),
+                "asked about": show(share_right(accuracy_by(rows, task, m))),
             })
     return as_markdown(pd.DataFrame(lines))
 
