@@ -230,6 +230,7 @@ def run_on(rows) -> int:
     "Steps of the core where it runs on."
     return int(rows[rows.model == "recursive"].step.max())
 
+# %% ../../nbs/discussions/d31_recursion.ipynb #c3c58642
 def estimated(table):
     "Mean and interval: over seeds, crossed with speakers where there are any."
     if table.shape[1] == 1: return crossed(table.to_numpy()[:, 0], unit="seed")
