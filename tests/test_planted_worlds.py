@@ -139,7 +139,8 @@ def codes_world(seed, trunk, width):
 
 
 WORLDS = {   # name -> (world, how its answer begins)
-    "compounding": (lambda s: gap_world(s, TRUE, Switching((.85, .7), (.1, .5), sigma=.3)), "yes:"),
+    "compounding": (lambda s: gap_world(s, TRUE, Switching((.85, .7), (.1, .5), sigma=.3)),
+                    ("yes: it loses", "yes: 4 frames ahead it does worse than knowing no past")),
     "no compounding": (lambda s: gap_world(s, TRUE, TRUE), "no loss is shown"),
     "no past": (lambda s: gap_world(s, NOISE, NOISE, NOISE, BELIEVED), "not known"),
     "planted dynamics": (lambda s: split_world(s, .9, .9), "both are predictable"),

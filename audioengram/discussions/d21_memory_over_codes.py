@@ -243,6 +243,7 @@ def known_keys(
     return lambda grid: np.array([k in seen for k in keys(grid)])
 
 # %% ../../nbs/discussions/d21_memory_over_codes.ipynb #f3776f6b
+@measures("engram", 2)
 def measure_variant(
     sides: dict, who: dict,    # side -> file -> codes; file -> speaker
     plain: PriorConfig,

@@ -157,15 +157,24 @@ def fit_key(
         pca = need("sklearn.decomposition", "lab").PCA(spec.pca, svd_solver="covariance_eigh").fit(f)
     f = f if pca is None else np.ascontiguousarray(pca.transform(f), np.float32)
     if spec.clusters is None: return Key(spec, pca, None, np.quantile(f, [.25, .5, .75], axis=0))
+    return Key(spec, pca, _centres(f, spec.clusters, seed), None)
+
+# %% ../../nbs/measure/07_keys.ipynb #d436ea5f
+def _centres(f, clusters: int, seed: int):   # [K,P]
+    "k-means centres, the best of three starts."
     faiss = need("faiss", "lab")
     kmeans = faiss.Kmeans(
         f.shape[1],
-        spec.clusters,
-        **dict(niter=25, nredo=3, seed=seed, min_points_per_centroid=1, max_points_per_centroid=1000),
+        clusters,
+        niter=25,
+        nredo=3,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=1000,
         init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
     )
     kmeans.train(f)
-    return Key(spec, pca, kmeans.centroids.copy(), None)
+    return kmeans.centroids.copy()
 
 # %% ../../nbs/measure/07_keys.ipynb #0706df87
 def fit_keys(
