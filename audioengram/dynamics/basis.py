@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core import ParameterError, ShapeError, check_shape, spawn
 from ..devices import batches_on, device_of
-from .archetypes import spherical_kmeans
+from .clusters import spherical_kmeans
 from .memory import kmeans, matched
 from .predictor import Predictor, Scaled
 from ..heads.bounds import soft_bound, soft_unbound
