@@ -23,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..codecs.nano_train import Muon, silent, tell
+from ..codecs.nano_train import silent, tell
+from ..codecs.muon import Muon
 from audioengram.core import (
     atomic_path,
     fingerprint,
