@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .muon import Muon
+from .muon import Muon, warm_cosine
 from .nano import BANDS, fit_axes, mel_filters
 from .nano_learned import EXACT, NanoNet, load_learned, save_learned
 from .nano_losses import Losses
@@ -176,12 +176,6 @@ class _Watched:
 # %% ../../nbs/codecs/13_nano_train.ipynb #57d53e0d
 class _Stepped(_Watched):
     "One step: learning rates, noise, gradients, and a watch over both."
-    def schedule(self, step) -> float:
-        "Share of the peak learning rates: linear warm-up, then half a cosine to 2 %."
-        c = self.config
-        if step < c.warmup: return (step + 1) / c.warmup
-        return .02 + .98 * .5 * (1 + math.cos(math.pi * min(1, (step - c.warmup) / max(1, c.steps - c.warmup))))
-
     def one(self) -> dict:
         "One optimiser step; raises TrainingError where it diverges."
         c, g = self.config, torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
@@ -189,7 +183,7 @@ class _Stepped(_Watched):
         noise = torch.randn(c.batch, mel.shape[1] // c.sizes.stride, c.sizes.dim, generator=g)
         grow = .1 + .9 * min(1., max(0., (self.step / c.steps - c.noise_after) / .25))
         level = grow * c.noise * torch.rand(c.batch, 1, 1, generator=g)**c.noise_bend
-        rate = self.schedule(self.step)
+        rate = warm_cosine(self.step, c.steps, c.warmup)
         self.adam.param_groups[0]["lr"], self.muon.rate = c.rate * rate, c.matrix_rate * rate
         with torch.autocast(self.device.type, torch.bfloat16, enabled=c.bf16):
             loss, parts, _ = self.losses(self.net, *(share(x).to(self.device) for x in (mel, noise, level)))
