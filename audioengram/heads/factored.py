@@ -61,8 +61,7 @@ class _LengthLaw:
     def _reader(self, hidden):
         "The layers that read what is given; None where nothing is."
         sizes = dict(features=self.features) | self.sizes
-        n = sum(sizes[k] for k in sizes if k in self.given)
-        if not n: return None
+        if not (n := sum(sizes[k] for k in sizes if k in self.given)): return None
         out = lambda width: _zero(nn.Linear(width, math.prod(self.law)))
         if not {"side", "history"} & {*self.given}: return out(n)
         return nn.Sequential(nn.Linear(n, hidden), nn.SiLU(), out(hidden))

@@ -68,11 +68,6 @@ class _ByComponent(_Coordinates):
         rest = -y.square().sum(-1) / (2 * width**2) - D * math.log(width * math.sqrt(2 * math.pi)) - log_s
         return torch.cat([out - F.softplus(log_weight)[..., None], (F.logsigmoid(log_weight) + rest)[..., None]], -1)
 
-    def responsibilities(self,
-        value: Tensor,   # [..., D]
-    ) -> Tensor:         # posterior probability of each component, [..., K] (and of standing still, last)
-        return self._joint(value).softmax(-1)
-
     def magnitude_cdf(
         self,
         value: Tensor,  # [..., D]
@@ -100,6 +95,11 @@ class _PolarDensity(_ByComponent):
         weighted = self.logits + self.direction.log_prob(d[..., None, :])
         both = weighted + self.magnitude.log_density(l[..., None] - self._gain(d))
         return weighted.logsumexp(-1), both.logsumexp(-1) - weighted.logsumexp(-1)
+
+    def responsibilities(self,
+        value: Tensor,   # [..., D]
+    ) -> Tensor:         # posterior probability of each component, [..., K] (and of standing still, last)
+        return self._joint(value).softmax(-1)
 
 # %% ../../nbs/heads/09_polar.ipynb #907dd6ef
 class _PolarMoments(_Coordinates):
