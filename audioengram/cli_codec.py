@@ -186,7 +186,8 @@ def train(
 ):
     """Train the learned codec: checkpoints, a curve on held-out speakers, an export after each checkpoint. Interrupt
     and repeat the command to go on."""
-    from audioengram.codecs.nano_train import read_config, train_nano_on
+    from audioengram.codecs.nano_train import train_nano_on
+    from audioengram.codecs.nano_recipe import read_config
     from audioengram.data.corpora import get_corpus
     from audioengram.devices import working_device
     from audioengram.tracking import tracking

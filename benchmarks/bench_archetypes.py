@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from audioengram.dynamics.archetypes import assign, spherical_kmeans
+from audioengram.dynamics.clusters import assign, spherical_kmeans
 
 SCALE = float(os.environ.get("AUDIOENGRAM_BENCH_SCALE", 1))
 N, D, K = int(1_000_000 / SCALE), 128, int(1024 / SCALE**.5)

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from audioengram.core import pick_dtype
+from audioengram.data.memory_store import MemoryStore
 from audioengram.devices import working_device
-from audioengram.dynamics.factorizer import Frames
 from audioengram.dynamics.predictor import Predictor, train
 from audioengram.dynamics.rollout import rollout
 
@@ -62,7 +62,7 @@ def predictor() -> Predictor: return Predictor(D, W, "mlp", "mixture", hidden=H,
 
 def windows(n: int):
     z = torch.randn(20, n // 20 + W, D, generator=torch.Generator().manual_seed(0)).cumsum(1) * .1
-    return Frames.of(list(z)).windows(length=W)
+    return MemoryStore.of(list(z)).windows(length=W)
 
 
 def tell(benchmark, name, **facts):

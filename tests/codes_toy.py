@@ -9,7 +9,7 @@ from audioengram.codes.model import ModelConfig
 from audioengram.codes.prior import PriorConfig, fit_prior
 from audioengram.codes.training import fit
 from audioengram.data.audio import save_audio
-from audioengram.data.sources import synthesise
+from audioengram.data.voices import synthesise
 
 TINY = dict(config=ModelConfig(width=12), batch=4, frames=32, show=False)
 

@@ -9,24 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from audioengram.codecs.muon import Muon, orthogonal
 from audioengram.codecs.nano_learned import LearnedNano, load_learned
-from audioengram.codecs.nano_train import (
-    PROFILES,
-    SMALL,
-    Losses,
-    Muon,
-    Pool,
-    Speech,
-    TrainConfig,
-    Trainer,
-    begin,
-    envelope_loss,
-    load_speech,
-    orthogonal,
-    prediction_loss,
-    read_config,
-    third_octaves,
-)
+from audioengram.codecs.nano_losses import Losses, envelope_loss, prediction_loss, third_octaves
+from audioengram.codecs.nano_recipe import PROFILES, SMALL, TrainConfig, read_config
+from audioengram.codecs.nano_speech import Pool, Speech, load_speech
+from audioengram.codecs.nano_train import Trainer, begin
 from audioengram.core import ModelFileError, ParameterError, TrainingError
 
 SMOKE = PROFILES["smoke"]

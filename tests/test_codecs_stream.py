@@ -4,7 +4,7 @@ import torch
 
 from audioengram.codecs import get_codec
 from audioengram.core import AudioengramError
-from audioengram.data.sources import synthesise
+from audioengram.data.voices import synthesise
 
 
 @pytest.fixture(scope="module")

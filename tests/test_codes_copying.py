@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from audioengram.codes.copying import ALARM, allowance, bits_saved, copy_report, cut, nearest, run_overlap, sign
 from audioengram.codes.prior import PriorConfig, fit_prior
 from audioengram.core import ParameterError
-from audioengram.data.sources import synthesise
+from audioengram.data.voices import synthesise
 
 WAVS = [synthesise(1.5, i, 90 + 20 * i, rate=24_000) for i in range(4)]
 

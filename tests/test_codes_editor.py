@@ -19,7 +19,7 @@ from audioengram.codes.app import editor_notebook
 from audioengram.codes.editor import CodeGridEditor
 from audioengram.codes.grid import CodeGrid
 from audioengram.codes.modelfile import save_model
-from audioengram.data.sources import synthesise
+from audioengram.data.voices import synthesise
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

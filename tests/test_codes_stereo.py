@@ -11,7 +11,7 @@ from audioengram.codes.training import fit
 from audioengram.codes.writing import generate
 from audioengram.core import ShapeError
 from audioengram.data.audio import audio_info, save_audio
-from audioengram.data.sources import synthesise
+from audioengram.data.voices import synthesise
 
 
 def stereo_folder(home, rate, n=4):

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
+from audioengram.data.memory_store import MemoryStore
 from audioengram.discussions import d03_predictable_state as d03
-from audioengram.dynamics.factorizer import Frames
 from audioengram.measure.rules import crossed
 
 HOW = d03.recipe("smoke") | dict(hidden=16, epochs=15)
@@ -20,7 +20,7 @@ def sets():
     def utterances(n):
         s = [torch.randn(n, 6, generator=g)]
         for _ in range(99): s.append(rho * s[-1] + (1 - rho**2).sqrt() * torch.randn(n, 6, generator=g))
-        return Frames.of(list((torch.stack(s, 1) * size) @ turn), speakers=[f"s{i % 5}" for i in range(n)])
+        return MemoryStore.of(list((torch.stack(s, 1) * size) @ turn), speakers=[f"s{i % 5}" for i in range(n)])
     return {k: utterances(n).windows(length=2) for k, n in dict(train=60, valid=10, test=30).items()}
 
 
@@ -49,7 +49,7 @@ def test_the_rule_of_states():
 
 def test_a_linear_gaussian_state_has_the_gain_and_spectrum_that_theory_says(sets):
     mean, weight = d03.linear_states(sets["train"], 2, 0)["slow"]
-    frames = {k: Frames.through(w.store, lambda z: (z - mean) @ weight, "slow").windows(length=2) for k, w in sets.items()}
+    frames = {k: MemoryStore.through(w.store, lambda z: (z - mean) @ weight, "slow").windows(length=2) for k, w in sets.items()}
     null, model = d03.fit_pair(frames["train"].store, frames, HOW)
     lengths = sets["test"].steps().norm(dim=1).numpy()
     rows = pd.concat([d03.score_state(f, frames["test"], lengths, 0., HOW).assign(state="slow", d=2, model=name) for name, f in dict(marginal=null, model=model).items()])

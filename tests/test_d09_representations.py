@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from audioengram.codecs.nano_train import SMALL
+from audioengram.codecs.nano_recipe import SMALL
 from audioengram.core import ParameterError
 from audioengram.data.cases import parse_cases
 from audioengram.discussions import d09_representations as d09

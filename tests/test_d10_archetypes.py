@@ -7,7 +7,8 @@ import pytest
 
 from audioengram.core import get_profile
 from audioengram.discussions import d10_archetypes as d10
-from audioengram.dynamics.archetypes import MARGIN, NULLS, closest_null
+from audioengram.dynamics.archetypes import MARGIN, closest_null
+from audioengram.dynamics.nulls import NULLS
 from audioengram.measure.rules import crossed, decided
 
 

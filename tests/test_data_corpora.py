@@ -23,7 +23,7 @@ from audioengram.core import AudioengramError, CorpusError, ParameterError, cach
 from audioengram.data import corpora, fetch, sources
 from audioengram.data.audio import load_audio, save_audio
 from audioengram.data.corpora import COLUMNS, Corpus, SpeakerSplit, fetch_corpus, get_corpus, list_corpora, listen
-from audioengram.data.sources import synthesise
+from audioengram.data.voices import synthesise
 
 RATE = 16_000
 

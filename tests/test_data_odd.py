@@ -17,7 +17,7 @@ from audioengram.data import audio, corpora, decode, encode
 from audioengram.data.audio import UNREAD_SUFFIXES, load_audio, read_audio, resample, save_audio, stream_audio
 from audioengram.data.corpora import get_corpus, listen
 from audioengram.data.latents import LatentStore, encode_corpus
-from audioengram.data.sources import synthesise
+from audioengram.data.voices import synthesise
 
 RATE = 16_000
 

@@ -2,7 +2,7 @@
 import pytest
 
 from audioengram.codecs import list_codecs
-from audioengram.codecs.nano_train import SMALL
+from audioengram.codecs.nano_recipe import SMALL
 from audioengram.core import ModelFileError
 from audioengram.data.small_codecs import small_nano
 

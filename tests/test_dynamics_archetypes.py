@@ -6,34 +6,25 @@ from scipy.optimize import linear_sum_assignment
 
 from audioengram.core import ParameterError
 from audioengram.dynamics.archetypes import (
-    NULLS,
-    Frames,
-    assign,
-    bigram_information,
     closest_null,
-    direction_code,
-    elliptic_log_prob,
     excess,
-    fit_linear,
-    fit_nulls,
-    imitate,
-    meaning,
-    membership_table,
     mixture_table,
-    near_zero,
     over_ellipse,
     pick_size,
     random_groups,
-    scatter_of,
-    simulate,
-    spherical_kmeans,
-    state_effect,
-    steps_of,
-    tightness,
     tightness_table,
-    transfer_table,
-    utilisation,
 )
+from audioengram.dynamics.clusters import assign, spherical_kmeans, tightness, utilisation
+from audioengram.dynamics.membership import (
+    bigram_information,
+    direction_code,
+    meaning,
+    membership_table,
+    state_effect,
+    transfer_table,
+)
+from audioengram.dynamics.nulls import NULLS, elliptic_log_prob, fit_linear, fit_nulls, imitate, scatter_of, simulate
+from audioengram.dynamics.steps import Frames, near_zero, steps_of
 from audioengram.heads.bessel import log_sphere_area
 from audioengram.heads.vmf import VonMisesFisher
 

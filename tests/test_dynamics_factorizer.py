@@ -7,18 +7,10 @@ from audioengram.codecs import get_codec
 from audioengram.core import CodecError, ModelFileError, ParameterError, TrainingError
 from audioengram.data.corpora import get_corpus
 from audioengram.data.latents import LatentStore, encode_corpus
-from audioengram.dynamics.factorizer import (
-    Factorizer,
-    Frames,
-    Whiten,
-    Zdyn,
-    fit_factorizer,
-    judge,
-    shuffled,
-    slow_features,
-    state_codec,
-    with_state,
-)
+from audioengram.data.memory_store import MemoryStore, shuffled
+from audioengram.dynamics.factorizer import Factorizer, Whiten, fit_factorizer, judge
+from audioengram.dynamics.slow import slow_features
+from audioengram.dynamics.zdyn import Zdyn, state_codec, with_state
 
 SMALL = dict(window=2, hidden=32, components=2, dropout=0., share=.01)
 QUICK = dict(batch_size=128, lr=2e-2, progress=False, device="cpu")
@@ -32,7 +24,7 @@ def sources(rho, utterances, frames=100, seed=0):
     return torch.stack(s, 1)
 
 
-def windows(z, W=2): return Frames.of(list(z)).windows(length=W)
+def windows(z, W=2): return MemoryStore.of(list(z)).windows(length=W)
 
 
 def principal_angles(a, b):
@@ -76,7 +68,7 @@ def test_the_first_state_is_the_linear_one():
 
 
 def test_nothing_is_gained_on_independent_frames():
-    tr, va, te = (shuffled(Frames.of(list(sources(RHO, u, seed=s) @ MIX))).windows(length=2) for u, s in ((40, 0), (10, 1), (40, 2)))
+    tr, va, te = (shuffled(MemoryStore.of(list(sources(RHO, u, seed=s) @ MIX))).windows(length=2) for u, s in ((40, 0), (10, 1), (40, 2)))
     model = Factorizer(10, 3, **SMALL)
     fit_factorizer(model, tr, va, epochs=2, **QUICK)
     found = judge(model, te)

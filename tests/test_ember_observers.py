@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from audioengram.core import ParameterError
-from audioengram.data.sources import synthesise
+from audioengram.data.voices import synthesise
 from audioengram.ember.fine import FINE, pair_maker, pitch_and_colour
 from audioengram.ember.observers import (
     FRONTS,

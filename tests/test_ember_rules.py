@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audioengram.core import ParameterError
-from audioengram.data.sources import synthesise
+from audioengram.data.voices import synthesise
 from audioengram.ember.coincidence import EARS_LAG, coincidences, how_many, lagged
 from audioengram.ember.rules import decide_all, found_by, power_curve, size_in_words
 from audioengram.ember.tasks import events, excerpt

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from audioengram.core import CorpusError, ParameterError, ShapeError
 from audioengram.data.corpora import get_corpus
-from audioengram.data.sources import synthesise
+from audioengram.data.voices import synthesise
 from audioengram.ember.tasks import (
     BANDS,
     TASKS,

@@ -7,7 +7,7 @@ from scipy import stats
 
 from audioengram.core import ParameterError, ShapeError
 from audioengram.heads.elliptic import EllipticMixture, FactoredMixture
-from audioengram.heads.factored import Gamma, LogNormal, LogNormalMixture
+from audioengram.heads.lengths import Gamma, LogNormal, LogNormalMixture
 from audioengram.heads.mixture import GaussianMixture, Mixture
 from audioengram.heads.vmf import VonMisesFisher
 

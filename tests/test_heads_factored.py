@@ -8,15 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from audioengram.core import ParameterError, ShapeError, generator
-from audioengram.heads.factored import (
-    STORIES,
-    DirectionMagnitude,
-    Gamma,
-    LogNormal,
-    LogNormalMixture,
-    Polar,
-    bisect_quantile,
-)
+from audioengram.heads.factored import STORIES, DirectionMagnitude
+from audioengram.heads.lengths import Gamma, LogNormal, LogNormalMixture, bisect_quantile
+from audioengram.heads.polar import Polar
 from audioengram.heads.vmf import VonMisesFisher
 
 f64 = torch.float64

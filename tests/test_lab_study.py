@@ -16,7 +16,7 @@ import pytest
 
 from audioengram.core import ParameterError
 from audioengram.data.audio import save_audio
-from audioengram.data.sources import synthesise
+from audioengram.data.voices import synthesise
 from audioengram.lab import study
 from audioengram.lab.study import SUBSETS, CodecStudy, check_space, pages_of, plan, run_study, study_named
 

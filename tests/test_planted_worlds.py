@@ -17,18 +17,13 @@ from audioengram.discussions import d06_rollout_training as d06
 from audioengram.discussions import d07_factorization as d07
 from audioengram.discussions import d10_archetypes as d10
 from audioengram.discussions import d21_memory_over_codes as d21
-from audioengram.dynamics.archetypes import (
-    Frames,
-    axes_of,
-    fit_nulls,
-    imitate,
-    steps_of,
-    tightness_table,
-    transfer_table,
-)
+from audioengram.dynamics.archetypes import tightness_table
 from audioengram.dynamics.injection import Switching
+from audioengram.dynamics.membership import transfer_table
+from audioengram.dynamics.nulls import fit_nulls, imitate
 from audioengram.dynamics.predictor import Scaled
 from audioengram.dynamics.rollout import rollout
+from audioengram.dynamics.steps import Frames, axes_of, steps_of
 from audioengram.heads.mixture import Mixture
 from audioengram.heads.vmf import VonMisesFisher
 from audioengram.measure.stats import speaker_means

@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from audioengram.codecs.nano_train import Losses, Trainer
+from audioengram.codecs.nano_losses import Losses
+from audioengram.codecs.nano_train import Trainer
 from audioengram.core import AudioengramError, ParameterError
 from audioengram.processes import Team, training_team
 

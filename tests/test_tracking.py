@@ -15,7 +15,7 @@ from audioengram.tracking import track, tracking
 def test_other_trainers_hand_over_their_curves(words, last, trackio, tmp_path):
     from audioengram.cli import app
     from audioengram.data.audio import save_audio
-    from audioengram.data.sources import synthesise
+    from audioengram.data.voices import synthesise
     (tmp_path / "sounds").mkdir()
     for i in range(5): save_audio(tmp_path / "sounds" / f"{i}.wav", synthesise(3., i, 150), 16_000)
     r = CliRunner().invoke(app, [w.format(out=tmp_path, sounds=tmp_path / "sounds") for w in words] + ["--track", "trackio"])

@@ -278,7 +278,7 @@ class CorpusSource:
 # %% ../../nbs/data/10_corpora.ipynb #821a45bb
 def _registry() -> dict:
     "All sources by name; their page is imported when the first of them is asked for."
-    from audioengram.data import sources  # noqa: F401
+    from audioengram.data import one_shots, sources  # noqa: F401
     return CorpusSource.registry
 
 def find_source(name) -> CorpusSource:
@@ -390,10 +390,3 @@ def fetch_corpus(
 ) -> Corpus:
     "Fetch a corpus, or what is missing of it, and return its table."
     return get_corpus(name, root, fetch=True, show=show, **options)
-
-def __getattr__(name):
-    "What moved to `data.sources` is still found here."
-    from audioengram.data import sources
-    if name.startswith("__") or name not in sources.__all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(sources, name)

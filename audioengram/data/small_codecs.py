@@ -9,7 +9,8 @@ __all__ = ['small_nano']
 from dataclasses import asdict
 
 from ..codecs.nano_learned import LearnedNano, load_learned
-from ..codecs.nano_train import PROFILES, train_nano_on
+from ..codecs.nano_train import train_nano_on
+from ..codecs.nano_recipe import PROFILES
 from ..core import cache_dir, fingerprint
 from .corpora import get_corpus
 

@@ -23,7 +23,9 @@ from ..devices import device_of, from_cpu
 from ..data.audio import resample
 from ..data.cases import shared_windows, split_windows
 from ..data.windows import blocks_of, step_lengths
-from ..dynamics.factorizer import Both, Factorizer, Frames, fit_factorizer, judge, slow_directions
+from ..dynamics.factorizer import Both, Factorizer, fit_factorizer, judge
+from ..dynamics.slow import slow_directions
+from ..data.memory_store import MemoryStore
 from ..dynamics.predictor import Predictor, fitted
 from audioengram.lab.studies import (
     add_rows,
@@ -251,7 +253,7 @@ def state_rows(store, sets: dict, how: dict, states: dict, d: int) -> tuple:   #
     lengths = step_lengths(sets["test"]).numpy()
     floor, scores, rungs, spread = .05 * float(step_lengths(sets["train"]).median()), [], [], []
     for name, f in states.items():
-        frames = Frames.through(store, f, f"{name}{d}")
+        frames = MemoryStore.through(store, f, f"{name}{d}")
         here = {k: frames.windows(w.utterances, how["window"]) for k, w in sets.items()}
         null, model = fit_pair(frames, here, how)
         plain = fit_baselines(here["train"], seed=how["seed"])

@@ -27,7 +27,8 @@ from ..dynamics.predictor import Predictor, fitted, train
 from ..dynamics.side import WithSide, step_signals
 from ..heads.bounds import soft_bound
 from ..heads.direction import step_log_probs
-from ..heads.factored import LogNormal, Polar
+from ..heads.polar import Polar
+from ..heads.lengths import LogNormal
 from ..heads.vmf import VonMisesFisher
 from audioengram.lab.studies import (
     add_rows,

@@ -21,7 +21,7 @@ from scipy import stats as sps
 from sklearn.mixture import GaussianMixture
 
 from ..codecs.moments import moments
-from ..codecs.nano_train import SMALL
+from ..codecs.nano_recipe import SMALL
 from ..core import ParameterError, get_profile, read_json, spawn, write_json
 from ..data.audio import load_audio, resample
 from ..data.cases import Case, parse_cases

@@ -26,31 +26,25 @@ from ..data.audio import load_audio
 from ..data.cases import split_windows
 from audioengram.dynamics.archetypes import (
     MARGIN,
-    NULLS,
-    assign,
-    axes_of,
-    bigram_information,
     closest_null,
-    direction_code,
     excess,
-    fit_nulls,
-    frames_of,
-    imitate,
-    meaning,
-    membership_table,
     mixture_table,
-    near_zero,
     of_source,
     over_ellipse,
     pick_size,
-    simulate,
-    spherical_kmeans,
-    state_effect,
-    steps_of,
-    threshold_of,
     tightness_table,
+)
+from audioengram.dynamics.membership import (
+    bigram_information,
+    direction_code,
+    meaning,
+    membership_table,
+    state_effect,
     transfer_table,
 )
+from ..dynamics.steps import axes_of, frames_of, near_zero, steps_of, threshold_of
+from ..dynamics.clusters import assign, spherical_kmeans
+from ..dynamics.nulls import NULLS, fit_nulls, imitate, simulate
 from ..dynamics.basis import COSTS, RIVALS, Direct, FromLast, multiply_adds, prepared, rival_models
 from ..dynamics.gap import ahead, ahead_of, measure_free, measure_stability, ratio_of_sums, sample_stretches
 from ..dynamics.injection import gap_rows, splice

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from ..core import ParameterError, ShapeError, check_shape, spawn
 from ..devices import batches_on, device_of
-from .archetypes import spherical_kmeans
+from .clusters import spherical_kmeans
 from .memory import kmeans, matched
 from .predictor import Predictor, Scaled
 from ..heads.bounds import soft_bound, soft_unbound
-from ..heads.factored import Gamma, Polar
+from ..heads.polar import Polar
+from ..heads.lengths import Gamma
 from ..heads.bessel import bessel_ratio, cumulants, log_sphere_area
 from ..heads.vmf import VonMisesFisher
 

@@ -21,7 +21,7 @@ from ..core import ParameterError, check_shape, fingerprint, spawn
 from ..devices import device_of
 from .fit import descend
 from .predictor import Predictor, Scaled, noisy
-from ..heads.factored import Polar
+from ..heads.polar import Polar
 from ..heads.mixture import Mixture
 from ..measure.trajectories import energy_score, pair_distances, particle_log_score
 from ..stages import measures

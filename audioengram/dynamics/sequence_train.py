@@ -10,7 +10,6 @@ __all__ = ['RECIPES', 'SequenceRecipe', 'read_recipe', 'noised', 'batch_conditio
 import copy
 import json
 import math
-import signal
 import time
 import tomllib
 from collections import Counter
@@ -23,16 +22,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..codecs.nano_train import Muon, silent, tell
+from ..codecs.muon import Muon, warm_cosine
+from ..codecs.nano_train import silent, tell
 from audioengram.core import (
+    ModelFileError,
+    ParameterError,
+    TrainingError,
     atomic_path,
     fingerprint,
     flush_denormal,
     generator,
-    ModelFileError,
-    ParameterError,
     spawn,
-    TrainingError,
     until_interrupted,
     write_json,
 )
@@ -279,15 +279,10 @@ class Exported(Judged):
 # %% ../../nbs/dynamics/45_sequence_train.ipynb #7f9814b9
 class Stepped(Exported):
     "One step after another."
-    def _share(self) -> float:
-        "Share of the peak learning rate: linear warm-up, then half a cosine to 2 %."
-        r = self.recipe
-        if self.step < r.warmup: return (self.step + 1) / r.warmup
-        return .02 + .98 * .5 * (1 + math.cos(math.pi * min(1., (self.step - r.warmup) / max(1, r.steps - r.warmup))))
-
     def one(self) -> float:
         "One optimiser step; its loss. Raises TrainingError where it diverges."
-        r, share = self.recipe, self._share()
+        r = self.recipe
+        share = warm_cosine(self.step, r.steps, r.warmup)
         # dropout and the noise of samplers, resumed or not; in several processes each row has its own
         own = (self.team.rank,) if self.team.size > 1 else ()
         torch.manual_seed(spawn(r.seed, "step", self.step, *own))

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ..core import ParameterError
 from .bounds import soft_bound, soft_unbound
-from .factored import FAMILIES, Gamma, LogNormal, LogNormalMixture, Magnitude
+from .factored import FAMILIES
+from .lengths import Gamma, LogNormal, LogNormalMixture, Magnitude
 from .mixture import GaussianMixture, Mixture
 from .vmf import VonMisesFisher
 from .vmf_mixture import take_component

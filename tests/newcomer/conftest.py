@@ -10,7 +10,7 @@ import pytest
 def record(folder, files: dict):
     "Write recordings: path below the folder -> (seconds, seed, pitch in Hz)."
     from audioengram.data.audio import save_audio
-    from audioengram.data.sources import synthesise
+    from audioengram.data.voices import synthesise
     for name, (seconds, seed, pitch) in files.items(): save_audio(folder / name, synthesise(seconds, seed, pitch), 16_000)
     return folder
 

@@ -11,7 +11,7 @@ import pytest
 from audioengram.codecs import get_codec
 from audioengram.data.audio import audio_info, save_audio
 from audioengram.data.latents import LatentStore
-from audioengram.data.sources import synthesise
+from audioengram.data.voices import synthesise
 from audioengram.lab.claims import NOT_MEASURED
 
 PAGES = ("d00", "d01", "d02", "d03", "d04", "d05", "d06", "d07", "d08", "d09", "d10", "d11", "d12")

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from audioengram.core import TrainingError
+from audioengram.data.memory_store import MemoryStore
 from audioengram.devices import computing_on, device_of, working_device
-from audioengram.dynamics.factorizer import Factorizer, Frames, fit_factorizer, judge
+from audioengram.dynamics.factorizer import Factorizer, fit_factorizer, judge
 from audioengram.dynamics.fit import LOOK
 from audioengram.dynamics.generate import Sampling, continue_latents
 from audioengram.dynamics.injection import gap_rows, injection_rows
@@ -31,7 +32,7 @@ QUICK = dict(epochs=1, batch_size=32, progress=False)
 def store(utterances=8, frames=40, seed=0):
     g = torch.Generator().manual_seed(seed)
     slow, fast = torch.randn(2, utterances, frames, D, generator=g)
-    return Frames.of(list(.3 * slow.cumsum(1) + fast))
+    return MemoryStore.of(list(.3 * slow.cumsum(1) + fast))
 
 
 @pytest.fixture(scope="module")
