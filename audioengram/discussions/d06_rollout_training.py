@@ -31,7 +31,8 @@ from audioengram.dynamics.gap import (
     sample_stretches,
 )
 from ..dynamics.injection import gap_rows, splice
-from ..dynamics.rollout import Unroll, rollout, train_rollout
+from ..dynamics.rollout import rollout
+from ..dynamics.unroll import Unroll, train_rollout
 from audioengram.lab.studies import (
     add_rows,
     as_markdown,
@@ -59,7 +60,7 @@ from ..lab.players import read_row
 from ..lab.drafts import code_fingerprint
 from ..measure.rules import NO, UNKNOWN, YES, by_seed, crossed, decided
 from ..measure.stats import estimate_of, speaker_means
-from ..measure.trajectories import gap_sums
+from ..measure.gap import gap_sums
 from ..stages import measures
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #3b8fcfc5
@@ -71,7 +72,7 @@ COUNTS = (16, 64, 128)   # particles of the check that a gain is not the Monte-C
 CODE = functools.partial(
     code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
 )
-ROLL_CODE = functools.partial(code_fingerprint, "audioengram.dynamics.rollout:train_rollout")
+ROLL_CODE = functools.partial(code_fingerprint, "audioengram.dynamics.unroll:train_rollout")
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #678591fe
 def plans(
