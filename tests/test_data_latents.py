@@ -22,8 +22,10 @@ from audioengram.codecs import get_codec, register_codec
 from audioengram.codecs.base import LatentCodec
 from audioengram.core import CodecError, CorpusError, ParameterError, StoreError
 from audioengram.data import encode, latents, windows
-from audioengram.data.encode import frame_energy, plan_batches, plan_shards, stacked_energy
-from audioengram.data.latents import LatentStore, encode_corpus, list_stores
+from audioengram.data.audio import frame_energy, stacked_energy
+from audioengram.data.encode import plan_batches, plan_shards
+from audioengram.data.latents import LatentStore, encode_corpus
+from audioengram.data.store_files import list_stores
 
 RATE, HOP, DIM = 8000, 80, 24
 
