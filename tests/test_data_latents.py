@@ -386,8 +386,8 @@ def test_views_never_see_evaluation_speakers(tmp_path):
 
 def test_base_is_encoded_once_for_all_views(ragged):
     base = Projection(11)
-    from audioengram.codecs.views import Normalise, Stack, ViewCodec
-    one = quiet(ragged, ViewCodec(base, [Stack(DIM, 2)]))
+    from audioengram.codecs.views import Normalise, StackedFrames, ViewCodec
+    one = quiet(ragged, ViewCodec(base, [StackedFrames(DIM, 2)]))
     n = len(base.calls)
     view = ViewCodec(base, [Normalise(DIM)])
     two = quiet(ragged, view)
