@@ -87,9 +87,9 @@ def show(
     json_: Annotated[bool, typer.Option("--json", help="Machine-readable output: the whole card.")] = False,
 ):
     "The card of a model: what it is and is not, whose voices it has heard, how it scores."
-    from audioengram.dynamics.sequence_file import card, load_sequence
+    from audioengram.dynamics.sequence_file import model_card, load_sequence
     loaded = load_sequence(model)
-    print(json.dumps(loaded.about, indent=1, ensure_ascii=False) if json_ else card(loaded))
+    print(json.dumps(loaded.about, indent=1, ensure_ascii=False) if json_ else model_card(loaded))
 
 # %% ../nbs/92_cli_generate.ipynb #c63899d5
 @app.command()

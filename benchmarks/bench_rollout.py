@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from audioengram.dynamics.predictor import Predictor
-from audioengram.dynamics.rollout import Unroll, rollout, unrolled_loss
+from audioengram.dynamics.rollout import rollout
+from audioengram.dynamics.unroll import Unroll, unrolled_loss
 from audioengram.measure.trajectories import energy_score
 
 B, M, S, D, W, H = 256, 64, 16, 128, 8, 512

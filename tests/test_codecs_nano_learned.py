@@ -16,8 +16,8 @@ from audioengram.codecs.nano_learned import (
     EXACT,
     FORMAT,
     SHIPPED,
-    Block,
     LearnedNano,
+    NanoBlock,
     NanoNet,
     Sizes,
     load_learned,
@@ -145,7 +145,7 @@ def test_other_frame_rates(tmp_path, stride, dim):
 @pytest.mark.parametrize("kernel, ahead", [(7, 3), (5, 1), (5, 0)])
 def test_a_block_sees_as_far_as_it_says(kernel, ahead):
     torch.manual_seed(0)
-    block, x = Block(4, 8, kernel, ahead), torch.randn(1, 40, 4)
+    block, x = NanoBlock(4, 8, kernel, ahead), torch.randn(1, 40, 4)
     other = x.clone(); other[:, 20] += 1
     seen = (block(x) != block(other)).any(-1)[0].nonzero()[:, 0]
     assert (int(seen.min()), int(seen.max())) == (20 - ahead, 20 + kernel - 1 - ahead)

@@ -8,7 +8,7 @@ from safetensors.numpy import load, save
 
 from audioengram.codecs import get_codec, parse_name, register_codec
 from audioengram.codecs.base import LatentCodec
-from audioengram.codecs.views import Normalise, Pca, Stack, View, ViewCodec
+from audioengram.codecs.views import Normalise, Pca, StackedFrames, View, ViewCodec
 from audioengram.core import CodecError, ParameterError
 
 quick = settings(max_examples=40, deadline=None)
@@ -38,7 +38,7 @@ def latents(seed, T, D, spread=1.):
 @quick
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 6), st.integers(1, 5))
 def test_stack_is_undone_but_for_its_tail(seed, T, D, n):
-    view, z = Stack(D, n), latents(seed, T, D)
+    view, z = StackedFrames(D, n), latents(seed, T, D)
     y = view.transform(z)
     assert y.shape == (T // n, n * D) == (view.frames(T), view.dim_out)
     np.testing.assert_array_equal(view.inverse(y), z[:T // n * n])
@@ -75,7 +75,7 @@ def test_cutting_the_stream_differently_changes_nothing(make):
     np.testing.assert_allclose(make().fit([torch.tensor(z)]).transform(z), y, atol=1e-3)
 
 
-@pytest.mark.parametrize("view", [Stack(4, 3), Normalise(4), Pca(4, 2)])
+@pytest.mark.parametrize("view", [StackedFrames(4, 3), Normalise(4), Pca(4, 2)])
 def test_state_survives_safetensors(view):
     fresh = view.state()
     assert type(view).from_state(fresh).is_fitted == view.is_fitted
@@ -108,7 +108,7 @@ def test_pca_needs_more_frames_than_axes():
 def test_names_compose_and_say_rate_and_width():
     codec = get_codec("blocks+stack5+pca6+normalise")
     assert (codec.name, codec.frame_rate, codec.dim, codec.hop, codec.is_fitted) == ("blocks+stack5+pca6+normalise", 400., 6, 20, False)
-    assert [type(v) for v in codec.views] == [Stack, Pca, Normalise] and isinstance(codec.base, Blocks)
+    assert [type(v) for v in codec.views] == [StackedFrames, Pca, Normalise] and isinstance(codec.base, Blocks)
     assert get_codec("blocks+stack2+stack2").frame_rate == 500. and get_codec("blocks+stack2").is_fitted
     with pytest.raises(CodecError, match="pca5 asks for more"): get_codec("blocks+pca5")
     with pytest.raises(CodecError, match="unknown view"): parse_name("blocks+wavelet3")

@@ -22,8 +22,10 @@ from audioengram.codecs import get_codec, register_codec
 from audioengram.codecs.base import LatentCodec
 from audioengram.core import CodecError, CorpusError, ParameterError, StoreError
 from audioengram.data import encode, latents, windows
-from audioengram.data.encode import frame_energy, plan_batches, plan_shards, stacked_energy
-from audioengram.data.latents import LatentStore, encode_corpus, list_stores
+from audioengram.data.audio import frame_energy, stacked_energy
+from audioengram.data.encode import plan_batches, plan_shards
+from audioengram.data.latents import LatentStore, encode_corpus
+from audioengram.data.store_files import list_stores
 
 RATE, HOP, DIM = 8000, 80, 24
 
@@ -384,8 +386,8 @@ def test_views_never_see_evaluation_speakers(tmp_path):
 
 def test_base_is_encoded_once_for_all_views(ragged):
     base = Projection(11)
-    from audioengram.codecs.views import Normalise, Stack, ViewCodec
-    one = quiet(ragged, ViewCodec(base, [Stack(DIM, 2)]))
+    from audioengram.codecs.views import Normalise, StackedFrames, ViewCodec
+    one = quiet(ragged, ViewCodec(base, [StackedFrames(DIM, 2)]))
     n = len(base.calls)
     view = ViewCodec(base, [Normalise(DIM)])
     two = quiet(ragged, view)

@@ -19,8 +19,9 @@ from audioengram.dynamics.injection import (
 )
 from audioengram.dynamics.predictor import Predictor
 from audioengram.dynamics.rollout import Stretches
+from audioengram.measure.gap import gap_table
 from audioengram.measure.prediction import GaussianForecast
-from audioengram.measure.trajectories import gap_table, null_rollouts, rollout_rows
+from audioengram.measure.trajectories import null_rollouts, rollout_rows
 
 
 class Segments:

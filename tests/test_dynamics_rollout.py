@@ -7,19 +7,10 @@ import torch
 from torch.distributions import Independent, Normal
 
 from audioengram.core import ParameterError, TrainingError
+from audioengram.dynamics.draws import draw
 from audioengram.dynamics.predictor import Predictor, train
-from audioengram.dynamics.rollout import (
-    ContextBuffer,
-    Stabiliser,
-    Stretches,
-    Unroll,
-    check_stability,
-    draw,
-    proposal,
-    rollout,
-    train_rollout,
-    unrolled_loss,
-)
+from audioengram.dynamics.rollout import ContextBuffer, Stabiliser, Stretches, check_stability, proposal, rollout
+from audioengram.dynamics.unroll import Unroll, train_rollout, unrolled_loss
 from audioengram.heads.mixture import Mixture
 from audioengram.measure.prediction import GaussianForecast
 from audioengram.measure.trajectories import particle_log_score

@@ -1,4 +1,6 @@
 "The runner refuses what would silently give wrong numbers, publishes whole pages, and keeps old ones when a run fails."
+import contextlib
+import io
 import json
 import os
 import re
@@ -194,6 +196,17 @@ def test_a_page_is_drawn_again_without_measuring(project):
     assert nb.cells[0].source == "# Toy\n> Written anew: 40." and nb.cells[-1].outputs[0].data["text/plain"] == "'now 40'"
     now = {p.name: p.read_bytes() for p in page.parent.iterdir()}
     assert {k for k in was if was[k] != now[k]} == {"page.ipynb", "manifest.json"} and read_run("d90_toy").check() == []
+
+
+def test_a_listing_shows_questions_and_answers_and_no_placeholder(project):
+    "A title may quote its answer, which only the published page has."
+    from audioengram.cli import list_
+    project("d90_toy", MEASURE, prose="# Beyond words: {claim:answer} of them\n> It is {claim:answer}.")
+    assert list_discussions()[["asks", "verdict"]].values.tolist() == [["Beyond words", ""]]
+    run_notebook("d90_toy", progress=False, publish=True)
+    assert list_discussions()[["asks", "verdict"]].values.tolist() == [["Beyond words", "It is 40."]]
+    with contextlib.redirect_stdout(io.StringIO()) as said: list_()
+    assert "Beyond words" in said.getvalue() and "It is 40" in said.getvalue() and "claim:" not in said.getvalue()
 
 
 def test_stages_of_the_dead_are_swept_and_those_of_the_living_are_not(project):

@@ -17,7 +17,7 @@ from audioengram.measure.structure import (
     phase0,
     ratio_of,
     step_scale,
-    verdict,
+    structure_verdict,
 )
 
 FEW = (KeySpec("pool", "pool", None, 16), KeySpec("PCA", "flat", 8, 16))   # keys of the right size for 16 planted clusters
@@ -186,7 +186,7 @@ def test_planted_clusters_pass_with_the_closed_ratio():
     rows, table = found.rows.assign(lag=1), decide(found.rows.assign(lag=1), FEW)
     assert table.passes.all() and np.allclose(table.ratio, closed, atol=.02) and np.allclose(table.worst_slice, closed, atol=.03)
     assert (table.degradation.abs() < .05).all() and (table.control - 1).abs().max() <= .01
-    assert verdict(table, found.readers[found.readers.slice == "all"]) == "key"
+    assert structure_verdict(table, found.readers[found.readers.slice == "all"]) == "key"
     estimate = ratio_of(rows[(rows.slice == "all") & (rows.key == "pool")])
     assert estimate.lo < estimate.value < estimate.hi and estimate.n == 5
     gain = rows[(rows.split == "held") & (rows.slice == "all") & (rows.key == "pool")]
@@ -202,7 +202,7 @@ def test_the_keys_on_noise_fail_and_their_controls_are_one():
     rows = found.rows.assign(lag=1)
     table = decide(rows)
     assert len(table) == 4 and not table.passes.any()
-    assert (table.ratio.iloc[:2] - 1).abs().max() < .01 and verdict(table, found.readers[found.readers.slice == "all"]) == "none"
+    assert (table.ratio.iloc[:2] - 1).abs().max() < .01 and structure_verdict(table, found.readers[found.readers.slice == "all"]) == "none"
     for (key, piece), g in rows[rows.split == "held"].groupby(["key", "slice"]):
         assert g.within_shuffled.sum() / g.total.sum() == pytest.approx(1, abs=.01), (key, piece)
         facts = found.summary[(found.summary.key == key) & (found.summary.slice == piece)].iloc[0]
@@ -250,7 +250,7 @@ def test_beyond_differencing_tells_linear_dynamics_from_differencing():
         beyond = beyond_differencing(found.readers)
         assert low < beyond.value < high
         expected = "linear" if low > 0 else "differencing"
-        assert verdict(decide(found.rows.assign(lag=1), FEW), found.readers) == expected
+        assert structure_verdict(decide(found.rows.assign(lag=1), FEW), found.readers) == expected
 
 
 def test_confidence_bins_share_the_frames_and_add_up():

@@ -10,27 +10,29 @@ from scipy.stats import energy_distance
 from torch.distributions import MultivariateNormal, Normal
 
 from audioengram.core import ParameterError, ShapeError
-from audioengram.measure.trajectories import (
+from audioengram.measure.free_runs import (
     DISTANCES,
     Occupancy,
     against_floor,
     autocorrelation_band,
     autocovariance,
-    effective_particles,
-    energy_score,
     floor_ratios,
     frechet,
     frechet_pairs,
     free_run_report,
-    gap_table,
     nearest_distance,
     novelty,
+    power_spectrum,
+    regions_in_use,
+)
+from audioengram.measure.gap import gap_table
+from audioengram.measure.trajectories import (
+    effective_particles,
+    energy_score,
     null_rollouts,
     particle_log_score,
-    perplexity,
     rms_step,
     rollout_rows,
-    spectrum,
     step_curves,
 )
 
@@ -161,7 +163,7 @@ def test_floor_is_fair_and_catches_speed_and_spread():
     same = ratio(ar1(.9, 200, 80, seed=2).numpy())
     assert (same < 2).all() and list(same.index) == list(DISTANCES)
     fast = ratio(ar1(.5, 200, 80, seed=3).numpy())
-    assert fast["frechet"] < 2 < 4 < fast["frechet pairs"] and fast["spectrum"] > 4 and fast["log step"] > 4
+    assert fast["frechet"] < 2 < 4 < fast["frechet pairs"] and fast["power_spectrum"] > 4 and fast["log step"] > 4
     backwards = frechet_pairs(real, real[:, ::-1])
     assert backwards < .05                                                              # reversible process: no arrow
     rows = against_floor(real[:7], real, speaker, repeats=2)
@@ -175,7 +177,7 @@ def test_occupancy_is_jensen_shannon_and_counts():
     where = Occupancy(frames.reshape(-1, 2), 8)
     p, q = where.share(frames), where.share(frames + 1)
     assert where(frames, frames + 1) == pytest.approx(jensenshannon(p, q)**2, abs=1e-9) and where(frames, frames) == pytest.approx(0, abs=1e-12)
-    assert perplexity(p) <= 8 and perplexity(np.eye(8)[0]) == pytest.approx(1) and p.sum() == pytest.approx(1)
+    assert regions_in_use(p) <= 8 and regions_in_use(np.eye(8)[0]) == pytest.approx(1) and p.sum() == pytest.approx(1)
 
 
 def test_autocovariance_by_hand_and_band():
@@ -190,7 +192,7 @@ def test_autocovariance_by_hand_and_band():
 
 def test_spectrum_of_a_sine_peaks_where_it_should():
     t = np.arange(256) / 12.5
-    f, p = spectrum(np.sin(2 * np.pi * 2. * t)[None, :, None].repeat(2, 2), frame_rate=12.5, length=128)
+    f, p = power_spectrum(np.sin(2 * np.pi * 2. * t)[None, :, None].repeat(2, 2), frame_rate=12.5, length=128)
     assert abs(f[p.argmax()] - 2.) < .1
 
 

@@ -91,7 +91,7 @@ CODECS |= {
 
 # %% ../../nbs/codecs/00_codecs.ipynb #b97042c4
 VIEWS = {
-    "stack": CodecEntry("audioengram.codecs.views:Stack", "stack4: four frames become one of four times the width"),
+    "stack": CodecEntry("audioengram.codecs.views:StackedFrames", "stack4: four frames become one, four times as wide"),
     "pca": CodecEntry("audioengram.codecs.views:Pca", "pca128: the 128 directions of largest variance"),
     "normalise": CodecEntry("audioengram.codecs.views:Normalise", "mean 0 and deviation 1 in every dimension")}
 

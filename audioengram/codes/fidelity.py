@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .model import CodeModel, Mel
+from .model import CodeModel, MelPicture
 
 # %% ../../nbs/codes/12_fidelity.ipynb #01635c6b
 RANGE = 60.    # dB under a file's own peak that count
 
 def picture_db(
-    mel: Mel,
+    mel: MelPicture,
     wav,             # [S] or [S,C]
 ) -> np.ndarray:     # [M,frames]; the channels of several stand one above the other, [C·M,frames]
     "Log-mel picture in dB."
@@ -40,7 +40,7 @@ def picture_distance(
     return float(np.abs(a - b)[:, sounds].mean()) if sounds.any() else 0.
 
 # %% ../../nbs/codes/12_fidelity.ipynb #e5652c6c
-def sound_distance(mel: Mel, true, made) -> float:   # dB, between two sounds [S]
+def sound_distance(mel: MelPicture, true, made) -> float:   # dB, between two sounds [S]
     "The distance of two sounds."
     return picture_distance(picture_db(mel, true), picture_db(mel, made))
 

@@ -20,21 +20,21 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from ..core import get_profile, read_json, spawn
 from ..data.cases import Case
 from ..data.corpora import get_corpus
-from audioengram.lab.studies import (
-    as_markdown,
-    asked_cases,
-    case_title,
-    claims_table,
-    publish_cases,
-    round_trip,
-    Study,
-)
-from ..lab.figures import band_plot, cloud, interval_plot, look, panels, reference
+from ..lab.figures import band_plot, cloud, interval_plot, looks, panels, reference
 from ..lab.players import read_row, write_row
-from ..measure.stats import Estimate, bootstrap_sums
+from ..lab.studies import Study, as_markdown, asked_cases, case_title, claims_table, publish_cases, round_trip
 from ..measure.keys import KEYS, KeySpec, fit_keys
 from ..measure.ridge import batches
-from ..measure.structure import RATIO_BOUND, VERDICTS, beyond_differencing, decide, phase0, ratio_of, verdict
+from ..measure.stats import Estimate, bootstrap_sums
+from audioengram.measure.structure import (
+    RATIO_BOUND,
+    VERDICTS,
+    beyond_differencing,
+    decide,
+    phase0,
+    ratio_of,
+    structure_verdict,
+)
 from ..stages import measures
 
 # %% ../../nbs/discussions/d00_structure.ipynb #32227518
@@ -172,7 +172,7 @@ def claims_of(
         case=about["title"],
         answer="Yes" if table.passes.any() else "No",
         outcome="passes" if table.passes.any() else "fails",
-        verdict=VERDICTS[verdict(table, first, n=n, seed=seed)],
+        verdict=VERDICTS[structure_verdict(table, first, n=n, seed=seed)],
         tried=len(table),
         minutes=about["minutes"],
         speakers_train=about["speakers_train"],
@@ -226,7 +226,7 @@ def _usable(df):
 # %% ../../nbs/discussions/d00_structure.ipynb #f6db2d64
 def _recolour(ax, keys):
     "A key keeps its colour and marker where other keys are left out."
-    styles = {str(k): v for k, v in look(keys).items()}
+    styles = {str(k): v for k, v in looks(keys).items()}
     bars = [c for c in ax.containers if hasattr(c, "lines")]
     for bar, line in zip(bars, [line for line in ax.lines if line.get_label() in styles], strict=True):
         style = styles[line.get_label()]
@@ -300,7 +300,7 @@ def draw_sizes(
     fig, axes = panels(len(cases), columns=2, width=4.3, height=3.7, titles=[t for t, *_ in cases])
     for (_, cells, summary), ax in zip(cases, axes, strict=True):
         lost = summary[(summary.slice == "all") & (summary.lag == summary.lag.min())].set_index("key")
-        for key, style in look(lost.index).items():
+        for key, style in looks(lost.index).items():
             sizes = np.sort(cells.frames[cells.key == key])[::-1]
             ax.plot(
                 np.arange(1, len(sizes) + 1),
@@ -319,7 +319,7 @@ def draw_spread(
     "Variance of the step within each cell against the cell's size."
     fig, axes = panels(len(cases), columns=2, width=4.3, height=3.5, titles=[t for t, _ in cases])
     for (_, cells), ax in zip(cases, axes, strict=True):
-        for key, style in look(cells.key).items():
+        for key, style in looks(cells.key).items():
             mine = cells[cells.key == key]
             dots = dict(s=9, color=style["color"], alpha=.6, linewidths=0, rasterized=True)
             ax.scatter(mine.frames, mine.variance, label=key, **dots)
@@ -374,7 +374,7 @@ def draw_confidence(
         band = {} if table.lo.isna().any() else dict(lo="lo", hi="hi")
         band_plot(table, "decile", "ratio", **band, hue="key", ax=ax, null=1, ylabel="variance ratio, out of sample",
                   xlabel="confidence of the assignment, decile")
-        styles = look(every.key)
+        styles = looks(every.key)
         for line in ax.lines: line.set_color(styles.get(line.get_label(), {}).get("color", line.get_color()))
         for fill, key in zip(ax.collections, dict.fromkeys(table.key), strict=False):
             fill.set_color(styles[key]["color"])
@@ -420,7 +420,7 @@ def draw_speakers(
     fig, axes = panels(len(cases), columns=2, width=4.5, height=3.0, titles=[t for t, _ in cases])
     for (_, rows), ax in zip(cases, axes, strict=True):
         mine = rows[(rows.split == "held") & (rows.slice == "all") & (rows.lag == rows.lag.min())]
-        for i, (key, style) in enumerate(look(mine.key).items()):
+        for i, (key, style) in enumerate(looks(mine.key).items()):
             own = mine[(mine.key == key) & (mine.frames >= 50)]
             wobble = np.random.default_rng(i).uniform(-.28, .28, len(own))
             ax.scatter(own.within / own.total, i + wobble, s=10, color=style["color"], alpha=.6, linewidths=0)

@@ -35,7 +35,8 @@ from audioengram.dynamics.gap import (
 from ..dynamics.injection import injection_rows, splice
 from ..dynamics.memory import MemoryPredictor, fit_forms, matched
 from ..dynamics.predictor import fitted
-from ..dynamics.rollout import Unroll, rollout, train_rollout
+from ..dynamics.rollout import rollout
+from ..dynamics.unroll import Unroll, train_rollout
 from audioengram.lab.studies import (
     add_rows,
     as_markdown,
@@ -55,7 +56,8 @@ from ..lab.players import read_row
 from ..lab.drafts import code_fingerprint
 from ..measure.prediction import fit_baselines, gain, of_sums, score_windows, speaker_sums
 from ..measure.rules import NO, YES, by_seed, crossed, decided
-from ..measure.trajectories import gap_sums, rms_step
+from ..measure.trajectories import rms_step
+from ..measure.gap import gap_sums
 from ..stages import measures
 
 # %% ../../nbs/discussions/d04_memory.ipynb #182f5e40
@@ -91,7 +93,7 @@ MEMORY_CODE = functools.partial(
     code_fingerprint,
     "audioengram.dynamics.memory:fit_forms",
     "audioengram.dynamics.memory:MemoryPredictor",
-    "audioengram.dynamics.rollout:train_rollout",
+    "audioengram.dynamics.unroll:train_rollout",
 )
 
 # %% ../../nbs/discussions/d04_memory.ipynb #3f190820

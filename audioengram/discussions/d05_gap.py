@@ -54,7 +54,8 @@ from ..lab.drafts import code_fingerprint
 from ..measure.prediction import fit_baselines
 from ..measure.speech import mel_distance
 from ..measure.stats import bootstrap_by, estimate_of
-from ..measure.trajectories import gap_table, null_rollouts, rms_step, rollout_rows, step_curves
+from ..measure.trajectories import null_rollouts, rms_step, rollout_rows, step_curves
+from ..measure.gap import gap_table
 from ..stages import measures
 
 # %% ../../nbs/discussions/d05_gap.ipynb #639e07a4

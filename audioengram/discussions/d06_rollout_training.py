@@ -6,8 +6,8 @@
 __all__ = ['NAME', 'CASES', 'START', 'ONE', 'POLAR', 'COUNTS', 'CODE', 'ROLL_CODE', 'SAID', 'STUDY', 'plans', 'particles_of',
            'plans_of', 'recipe', 'fit', 'train_by', 'measure_store', 'at_step', 'score', 'norms_of', 'limits',
            'explosion', 'roll_out_of_sight', 'typical_ratio', 'differences', 'change', 'over_null', 'method_table',
-           'verdict', 'by_count', 'in_the_limit', 'control_said', 'claims_of', 'draw_methods', 'looks', 'draw_pareto',
-           'draw_norms', 'draw_explosion', 'listen', 'tell', 'run', 'methods_table', 'verdict_table']
+           'verdict', 'by_count', 'in_the_limit', 'control_said', 'claims_of', 'draw_methods', 'method_looks',
+           'draw_pareto', 'draw_norms', 'draw_explosion', 'listen', 'tell', 'run', 'methods_table', 'verdict_table']
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #1f9ccf0a
 import copy
@@ -31,8 +31,13 @@ from audioengram.dynamics.gap import (
     sample_stretches,
 )
 from ..dynamics.injection import gap_rows, splice
-from ..dynamics.rollout import Unroll, rollout, train_rollout
+from ..dynamics.rollout import rollout
+from ..dynamics.unroll import Unroll, train_rollout
+from ..lab.drafts import code_fingerprint
+from ..lab.figures import band_plot, doublings, interval_plot, legend_below, looks, panels, reference
+from ..lab.players import read_row
 from audioengram.lab.studies import (
+    Study,
     add_rows,
     as_markdown,
     asked_cases,
@@ -41,25 +46,13 @@ from audioengram.lab.studies import (
     claims_table,
     pick,
     publish_cases,
-    Study,
     utterance_of,
     widest,
     write_decoded,
 )
-from audioengram.lab.figures import (
-    band_plot,
-    doublings,
-    interval_plot,
-    legend_below,
-    look,
-    panels,
-    reference,
-)
-from ..lab.players import read_row
-from ..lab.drafts import code_fingerprint
+from ..measure.gap import gap_sums
 from ..measure.rules import NO, UNKNOWN, YES, by_seed, crossed, decided
 from ..measure.stats import estimate_of, speaker_means
-from ..measure.trajectories import gap_sums
 from ..stages import measures
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #3b8fcfc5
@@ -71,7 +64,7 @@ COUNTS = (16, 64, 128)   # particles of the check that a gain is not the Monte-C
 CODE = functools.partial(
     code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
 )
-ROLL_CODE = functools.partial(code_fingerprint, "audioengram.dynamics.rollout:train_rollout")
+ROLL_CODE = functools.partial(code_fingerprint, "audioengram.dynamics.unroll:train_rollout")
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #678591fe
 def plans(
@@ -499,10 +492,10 @@ def draw_methods(cases: list, step: int):     # (title, method_table)
     return fig
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #b552adc6
-def looks(methods: list) -> dict:   # method -> colour and marker
+def method_looks(methods: list) -> dict:   # method -> colour and marker
     "A colour for each objective, a marker for each of its lengths and weights."
     objective = {m: m.split(",")[0] for m in methods}
-    colours, markers = look(objective.values()), [style["marker"] for style in look(range(7)).values()]
+    colours, markers = looks(objective.values()), [style["marker"] for style in looks(range(7)).values()]
     turn = {m: [o for o in methods if objective[o] == objective[m]].index(m) for m in methods}
     return {m: dict(color=colours[objective[m]]["color"], marker=markers[turn[m] % len(markers)]) for m in methods}
 
@@ -521,7 +514,7 @@ def draw_pareto(cases: list):      # (title, method_table)
                 xytext=(6, -14 - 11 * len(kept)),
                 fontsize=9,
             )
-        styles = looks([m for m in cases[0][1].method if m != START])
+        styles = method_looks([m for m in cases[0][1].method if m != START])
         for r in t.drop(kept.index).itertuples():
             ax.errorbar(
                 r.A,

@@ -26,7 +26,7 @@ from ..core import ParameterError, get_profile, read_json, spawn, write_json
 from ..data.audio import load_audio, resample
 from ..data.cases import Case, parse_cases
 from ..lab.studies import Study, as_markdown, case_title, gather, state, state_case, write_tables
-from ..lab.figures import look, panels, reference, use_style
+from ..lab.figures import looks, panels, reference, use_style
 from ..lab.players import read_row, write_row
 from ..lab.claims import format_claim
 from ..lab.runs import Run, read_run
@@ -566,7 +566,7 @@ def draw_tradeoff(
     groups = [g for small in (False, True) if (g := [p for p in points if (family(p[0]) == "nano-small") == small])]
     fig, axes = panels(len(which) * len(groups), columns=len(which), width=5.2, height=3.8)
     names = [c for c, _ in points]
-    styles = look([f for f in FAMILIES if any(family(c) == f for c, _ in points)])
+    styles = looks([f for f in FAMILIES if any(family(c) == f for c, _ in points)])
     label = {c: m.label for m in MEASURES.values() for c in list(m.columns)[:1]}
     for ax, (group, column) in zip(axes, itertools.product(groups, which), strict=True):
         for codec, s in group:
@@ -610,7 +610,7 @@ def draw_gains(
     groups = {f if i == 0 else f"{f}, others": g[i:i + 4] for f, g in families.items() for i in range(0, len(g), 4)}
     fig, axes = panels(len(groups), columns=3, width=3.5, height=3.4, titles=list(groups), sharey=True)
     for ax, (_, group) in zip(axes, groups.items(), strict=True):
-        for (codec, about, tables), style in zip(group, look([c for c, *_ in group]).values(), strict=True):
+        for (codec, about, tables), style in zip(group, looks([c for c, *_ in group]).values(), strict=True):
             gains, rate = tables["gains"], about["frame_rate"]
             lags = sorted(set(gains.lag))
             for model, null, line in (("gated", "mixture", "-"), ("ridge", "full", ":")):

@@ -67,7 +67,7 @@ from ..measure.prediction import fit_baselines
 from ..measure.rules import NO, UNKNOWN, YES, crossed, decided
 from ..measure.speech import mel_distance
 from ..measure.stats import bootstrap_by, paired_by, shuffle_index, speaker_means
-from ..measure.trajectories import gap_sums
+from ..measure.gap import gap_sums
 from ..stages import measures
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #48a04c41

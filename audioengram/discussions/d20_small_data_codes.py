@@ -35,7 +35,7 @@ from audioengram.codes.fidelity import (
 from ..codes.grid import CodeGrid
 from ..codes.health import usage_map
 from ..codes.losses import spectral_loss
-from ..codes.model import CodeModel, Mel, ModelConfig
+from ..codes.model import CodeModel, MelPicture, ModelConfig
 from ..codes.modelfile import load_model
 from ..codes.prior import Prior, PriorConfig, bits_per_code, choose_prior, fit_prior, table_bits, to_stream
 from ..codes.quantizer import choose_size, reference_size
@@ -180,7 +180,7 @@ def distances(
     judge=None,      # a ViSQOL object, or None
 ) -> dict:           # mel_db, stft, visqol (NaN where it was not asked), level (dB) and attack (ms) off, peak
     "How far a reconstruction is from its sound."
-    mel, n = Mel(config), -(-max(len(wav), 2048) // config.column) * config.column
+    mel, n = MelPicture(config), -(-max(len(wav), 2048) // config.column) * config.column
     a, b = (
         torch.nn.functional.pad(torch.as_tensor(np.asarray(x, np.float32)), (0, n - len(x)))[None] for x in (wav, made)
     )
@@ -212,7 +212,7 @@ def griffin_lim(
     wav, config,     # sound [S], ModelConfig
 ) -> np.ndarray:     # [S]
     "The true mel picture, inverted by non-negative least squares and Griffin-Lim."
-    size, mel = -(-len(wav) // config.column) * config.column, Mel(config)
+    size, mel = -(-len(wav) // config.column) * config.column, MelPicture(config)
     picture = (
         mel.log(torch.nn.functional.pad(torch.as_tensor(wav), (0, size - len(wav)))[None])[0].exp().numpy()
         * float(mel.window.sum())
@@ -233,7 +233,7 @@ def measure_nulls(
 ) -> list:                    # rows as of a model
     "What distances must be read against: silence, the nearest training sound, and no codes at all."
     config, rows = ModelConfig(width=how["width"]), []
-    mel = Mel(config)
+    mel = MelPicture(config)
     train = sounds.side(False)
     known = [picture_db(mel, w) for w in train]
     for i, w in zip([i for i in sounds.names if i in sounds.held], sounds.side(True), strict=True):

@@ -21,7 +21,9 @@ from .injection import gap_rows, scored, true_windows
 from .predictor import Predictor, fitted
 from .rollout import Stretches, check_stability, rollout
 from ..measure.stats import speaker_means
-from ..measure.trajectories import free_run_report, gap_sums, particle_log_score
+from ..measure.trajectories import particle_log_score
+from ..measure.gap import gap_sums
+from ..measure.free_runs import free_run_report
 from ..stages import measures
 
 # %% ../../nbs/dynamics/17_gap.ipynb #6099e029

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ANCHORS', 'SEQUENCE_HEADS', 'SequenceConfig', 'refuse_impossible', 'block_reaches', 'rotate', 'attend_whole',
-           'attend_kept', 'Block', 'Tower', 'Conditions', 'SequenceParts', 'SequenceReader', 'Run', 'SequenceStepper',
-           'SequenceModel']
+           'attend_kept', 'AttentionBlock', 'SequenceTower', 'Conditions', 'SequenceParts', 'SequenceReader',
+           'CachedRun', 'SequenceStepper', 'SequenceModel']
 
 # %% ../../nbs/dynamics/40_sequence.ipynb #7f7e3ec0
 from dataclasses import asdict, dataclass
@@ -138,7 +138,7 @@ def attend_kept(
     return (torch.cat(score, -1) / q.shape[-1]**.5).softmax(-1) @ torch.cat(values, 2)
 
 # %% ../../nbs/dynamics/40_sequence.ipynb #8b011875
-class Block(nn.Module):
+class AttentionBlock(nn.Module):
     "One transformer block that attends to `reach` frames, itself included, and to sinks."
     def __init__(self, config: SequenceConfig, reach: int):
         super().__init__()
@@ -162,18 +162,18 @@ class Block(nn.Module):
         return self._through(x, lambda q, k, v: attend_kept(q, k, v, kept, self.reach, sink))
 
 # %% ../../nbs/dynamics/40_sequence.ipynb #ea9d11ae
-class Tower(nn.Module):
+class SequenceTower(nn.Module):
     "Blocks that share a context, in both forms."
     def __init__(self, config: SequenceConfig, context: int, layers: int):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(config, r) for r in block_reaches(context, layers))
+        self.blocks = nn.ModuleList(AttentionBlock(config, r) for r in block_reaches(context, layers))
         self.norm = nn.RMSNorm(config.width)
 
-    def forward(self, x, same, back, sink=None) -> Tensor:   # as `Block.forward`
+    def forward(self, x, same, back, sink=None) -> Tensor:   # as `AttentionBlock.forward`
         for block in self.blocks: x = block(x, same, back, sink)
         return self.norm(x)
 
-    def step(self, x, kept: list, sink=False) -> Tensor:     # as `Block.step`, with one dict a block
+    def step(self, x, kept: list, sink=False) -> Tensor:     # as `AttentionBlock.step`, with one dict a block
         for block, held in zip(self.blocks, kept, strict=True): x = block.step(x, held, sink)
         return self.norm(x)
 
@@ -218,9 +218,10 @@ class SequenceParts(nn.Module):
         self.config, self.dim, self.window, w = config, config.dim, config.context, config.width
         with own_seed(spawn(config.seed, "sequence")):
             self.inp, self.start = nn.Linear(config.dim, w), nn.Parameter(torch.randn(w) * .02)
-            self.tower, self.conditions = Tower(config, config.context, config.layers), Conditions(config)
+            self.tower, self.conditions = SequenceTower(config, config.context, config.layers), Conditions(config)
             self.near_inp = nn.Linear(config.dim, w) if config.short else None
-            self.near = Tower(config, min(config.short_frames, config.context), config.short) if config.short else None
+            short = min(config.short_frames, config.context)
+            self.near = SequenceTower(config, short, config.short) if config.short else None
             self.head = SEQUENCE_HEADS[config.head](config, w + config.dim)
         self.register_buffer("in_mean", torch.zeros(config.dim))
         self.register_buffer("in_scale", torch.ones(config.dim))
@@ -265,7 +266,7 @@ class SequenceReader(SequenceParts):
 
 # %% ../../nbs/dynamics/40_sequence.ipynb #d174efd8
 @dataclass
-class Run:
+class CachedRun:
     "What a cached run keeps."
     kept: list           # keys and values, a dict a block, for each tower
     conditions: dict     # name -> [B,size], or None
@@ -274,12 +275,12 @@ class Run:
 # %% ../../nbs/dynamics/40_sequence.ipynb #23e50fb4
 class SequenceStepper(SequenceReader):
     "One position after another."
-    def begin(self, conditions=None) -> Run:   # name -> [B,size]
+    def begin(self, conditions=None) -> CachedRun:   # name -> [B,size]
         "Start a cached run that has read nothing."
-        return Run([[{} for _ in t.blocks] for t in (self.tower, self.near) if t is not None], conditions)
+        return CachedRun([[{} for _ in t.blocks] for t in (self.tower, self.near) if t is not None], conditions)
 
     def step(self,
-        run: Run,       # changed
+        run: CachedRun,       # changed
         before=None,    # the frame that came last, [B,D]; None: the utterance begins here
         rows: int = 1,  # B, where it begins
     ) -> Tensor:        # features of the next frame, [B,F]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEQUENCE_FORMAT', 'SHIPPED_SEQUENCE', 'SHIPPED_ONE_FRAME', 'INTRODUCTION', 'save_sequence', 'load_sequence',
-           'refuse_other_codec', 'card']
+           'refuse_other_codec', 'model_card']
 
 # %% ../../nbs/dynamics/43_sequence_file.ipynb #13230379
 import json
@@ -86,7 +86,7 @@ It has read no text, knows no words and promises none: what it says is babble wi
 It imitates the voice of the prompt a little; use it on the voices of people who agreed.
 """
 
-def card(
+def model_card(
     model: SequenceModel,   # of `load_sequence`
 ) -> str:                   # Markdown
     "What a model is and is not, whose voices it has heard and how it scores."

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..core import ParameterError, spawn
-from ..data.latents import encode_corpus, frame_energy
+from ..data.audio import frame_energy
+from ..data.latents import encode_corpus
 from .generate import Sampling, continue_latents
 from .predictor import Predictor, train
 from .sequence import SequenceModel

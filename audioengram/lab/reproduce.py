@@ -73,7 +73,7 @@ def list_discussions() -> pd.DataFrame:   # name, asks, verdict (of its page), p
         with contextlib.suppress(RunError): verdict = _title(read_notebook(read_run(path.stem).page or path))[1]
         rows.append(dict(
             name=path.stem,
-            asks=title,
+            asks=_question(title),
             verdict="" if quoted_claims(verdict) else verdict,
             parameters=", ".join(parameters_of(nb, path.stem)),
             stale="; ".join(stale_reasons(path)),
@@ -86,6 +86,10 @@ def _title(nb) -> tuple:   # title, verdict
     lines = nb.cells[0].source.splitlines() if nb.cells else []
     title = next((s.lstrip("# ") for s in lines if s.startswith("#")), "untitled")
     return title, " ".join(s.lstrip("> ") for s in lines if s.startswith(">"))
+
+def _question(title: str) -> str:
+    "A title without the answer that it quotes: that is filled in on the published page."
+    return title[:title.index("{claim:")].rstrip(" :,–") if quoted_claims(title) else title
 
 # %% ../../nbs/lab/32_reproduce.ipynb #1de2186d
 @dataclass(frozen=True)

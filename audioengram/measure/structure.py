@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STEPS_HELD', 'RATIO_BOUND', 'DEGRADATION_BOUND', 'CONTROL_TOLERANCE', 'VERDICTS', 'Side', 'drop_small_cells',
            'measure_cells', 'confidence_rows', 'cell_rows', 'Phase0', 'step_scale', 'side_of', 'phase0', 'reader_rows',
-           'ratio_of', 'decide', 'beyond_differencing', 'verdict']
+           'ratio_of', 'decide', 'beyond_differencing', 'structure_verdict']
 
 # %% ../../nbs/measure/10_structure.ipynb #92d78491
 import itertools
@@ -363,7 +363,7 @@ def beyond_differencing(
 VERDICTS = dict(key="structure in the key", linear="linear structure beyond differencing, but not in these keys",
                 differencing="nothing beyond differencing", none="no linear structure")
 
-def verdict(
+def structure_verdict(
     table: pd.DataFrame,     # from `decide`
     readers: pd.DataFrame,   # `Phase0.readers` at the first lag, slice "all"
     least: float = .01,      # R² that counts as something

@@ -14,15 +14,16 @@ from audioengram.dynamics.generate import Sampling, continue_latents
 from audioengram.dynamics.injection import gap_rows, injection_rows
 from audioengram.dynamics.memory import fit_forms
 from audioengram.dynamics.predictor import Predictor, fitted, train
-from audioengram.dynamics.rollout import Stretches, Unroll, check_stability, rollout, train_rollout
+from audioengram.dynamics.rollout import Stretches, check_stability, rollout
 from audioengram.dynamics.sequence import SEQUENCE_HEADS, SequenceConfig
 from audioengram.dynamics.sequence_data import Sequences
 from audioengram.dynamics.sequence_score import frame_scores
 from audioengram.dynamics.sequence_train import SequenceRecipe, SequenceTrainer
+from audioengram.dynamics.unroll import Unroll, train_rollout
 from audioengram.ember.jepa import Jepa, Tower, fit_jepa
 from audioengram.ember.recursion import fit_core, rivals, running_parity
+from audioengram.measure.free_runs import free_run_report
 from audioengram.measure.prediction import fit_baselines, score_windows
-from audioengram.measure.trajectories import free_run_report
 
 D, W = 4, 3
 SMALL = dict(hidden=16, layers=1, components=2)
