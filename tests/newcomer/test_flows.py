@@ -14,7 +14,7 @@ from audioengram.data.latents import LatentStore
 from audioengram.data.sources import synthesise
 from audioengram.lab.claims import NOT_MEASURED
 
-PAGES = ("d00", "d01", "d02", "d03", "d04", "d05", "d06", "d07", "d08", "d09", "d10", "d11", "d12")
+PAGES = tuple(f"d{n:02}" for n in (*range(13), 20, 21, 30, 31, 90))
 
 
 def done(r) -> str:
