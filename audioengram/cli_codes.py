@@ -102,6 +102,10 @@ def train_prior(
     ] = None,
     steps: Annotated[int, typer.Option(help="At most; stops when held-out files no longer gain.")] = 1000,
     memory: Annotated[str, typer.Option(help="Engram memory: '', suffix or column.")] = "",
+    labels: Annotated[
+        str, typer.Option(help="Kinds of sound to ask for later: folder (the outermost), none, or a regular expression "
+                               "on the file's name whose first group is the label.")
+    ] = "folder",
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json_: Json = False,
@@ -110,7 +114,7 @@ def train_prior(
     from audioengram.codes.copying import copy_report
     from audioengram.codes.modelfile import check_target, load_model, save_model
     from audioengram.codes.prior import choose_prior, fit_prior
-    from audioengram.codes.recordings import SHORTEST, hold_out, read_recordings
+    from audioengram.codes.recordings import SHORTEST, hold_out, label_files, read_recordings
     from audioengram.codes.texture import judge_texture, tell_texture, texture_rows
     from audioengram.codes.writing import without_rests
     from audioengram.data.corpora import get_corpus
@@ -121,16 +125,20 @@ def train_prior(
     held = frozenset(corpus.utterances.utterance_id[[s == "held out" for s in sides]])
     # other recordings than those of the model
     if None in sides or not held: held = hold_out(corpus.utterances.utterance_id, seed=seed)
+    kinds = dict(zip(corpus.utterances.utterance_id, label_files(corpus.utterances.utterance_id, labels), strict=True))
     sounds = read_recordings(corpus, m.config.rate, m.config.channels, held=held)
+    of = [[kinds[n] for n in sounds.names if (n in held) == h] for h in (False, True)]
+    taught = tuple(sorted(set(of[0]) - {""}))
     (codes, rests), (valid, _) = (without_rests(m, sounds.side(h)) for h in (False, True))
     m.prior = fit_prior(
         codes,
         valid,
-        choose_prior(sum(g.size for g in codes), m.config, memory=memory),
+        choose_prior(sum(g.size for g in codes), m.config, memory=memory, labels=taught),
         steps=steps,
         seed=seed,
         show=not json_,
         rests=rests,
+        labels=(of[0], [k if k in taught else "" for k in of[1]]),
     )
     report = copy_report(m, sounds.side(False), sounds.side(True), seed=seed)
     texture = tell_texture(judge_texture(texture_rows(m, sounds.side(False), seeds=3, seed=seed)))
@@ -144,6 +152,7 @@ def train_prior(
         steps=m.prior.about["history"][-1]["step"],
         copying=report.sentence,
         texture=texture,
+        labels=", ".join(taught),
     )
     if json_: print(json.dumps(facts, indent=1)); return
     show(report.signs, title="Copying"); show([dict(fact=k, value=v) for k, v in facts.items()])
@@ -175,6 +184,9 @@ def generate(
     top_p: Annotated[
         list[float], typer.Option(help="Only the likeliest codes with this probability; one, or one a level.")
     ] = [],  # noqa: B006
+    label: Annotated[
+        str, typer.Option(help="Kind of sound, as `train-prior --labels` learnt them; `info` lists them. Any if empty.")
+    ] = "",
     continue_: Annotated[
         Path | None, typer.Option("--continue", help="Go on from this recording.", show_default=False)
     ] = None,
@@ -203,7 +215,7 @@ def generate(
         raise ParameterError(f"there is no preset {preset!r}", remedy=f"Choose from {', '.join(PRESETS)}")
     told = dict(temperature=temperature, top_k=top_k, top_p=top_p, density=density)
     how = PRESETS[preset] | {k: v for k, v in told.items() if v not in (None, [])}
-    codes = write(m.prior, columns, prompt, seed=seed, mode=mode, rhythm=begins, **how)
+    codes = write(m.prior, columns, prompt, seed=seed, mode=mode, rhythm=begins, label=label, **how)
     print(write_sound(out, m.decode(codes), m.config.rate, channels, rate, bits, overwrite))
 
 # %% ../nbs/91_cli_codes.ipynb #209cd0e6

@@ -40,4 +40,4 @@ def study(
           f"{rows.hours.sum():.1f} hours without the download")
     if plan_: return
     check_space(chosen, rows)
-    print(run_study(chosen, device))
+    print(run_study(chosen, device, rows=rows))

@@ -118,8 +118,8 @@ def training_team(
         torch.cuda.set_device(chosen)
     with _told(team):      # a day, because the first may be encoding a corpus while the others wait
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(days=1))
-    try: yield team, chosen
-    finally: dist.destroy_process_group()
+    yield team, chosen
+    dist.destroy_process_group()   # after an error it is left to the end: its threads may abort
 
 @contextlib.contextmanager
 def first_goes_first(team: Team):

@@ -38,6 +38,23 @@ def test_generate_writes_every_format_and_the_seed_decides(home, tmp_path, suffi
     assert np.array_equal(a, b) and not np.array_equal(a, c)
 
 
+def test_a_folder_of_kinds_is_asked_for_by_name(home, tmp_path):
+    for kind, hz in (("low", 110), ("high", 1760)):
+        for i in range(4):
+            wav = .3 * np.sin(2 * np.pi * hz * (1 + .05 * i) * np.arange(12_000) / 24_000)
+            (tmp_path / "kit" / kind).mkdir(parents=True, exist_ok=True)
+            save_audio(tmp_path / "kit" / kind / f"{i}.wav", wav, 24_000)
+    args = ("train-prior", home / "bare.distill", tmp_path / "kit", "--out", tmp_path / "kit.distill", "--steps", 3)
+    assert call(*args, "--labels", "(").exit_code == 1
+    r = call(*args, "--json")
+    assert r.exit_code == 0 and json.loads(r.output)["labels"] == "high, low", r.output
+    assert call("generate", tmp_path / "kit.distill", tmp_path / "low.wav", "--seconds", .3, "--label", "low").exit_code == 0
+    wrong = call("generate", tmp_path / "kit.distill", tmp_path / "mid.wav", "--label", "mid")
+    assert "It has high, low" in str(wrong.exception) and not (tmp_path / "mid.wav").exists()
+    assert call(*args, "--labels", "none", "--overwrite").exit_code == 0
+    assert "no label" in str(call("generate", tmp_path / "kit.distill", tmp_path / "low2.wav", "--label", "low").exception)
+
+
 def test_continue_starts_with_what_it_was_given(home, tmp_path):
     assert call("generate", home / "full.distill", tmp_path / "long.wav", "--seconds", .5, "--continue", home / "sound.wav").exit_code == 0
     assert audio_info(tmp_path / "long.wav").seconds == pytest.approx(1.5, abs=.15)

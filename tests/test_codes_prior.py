@@ -1,4 +1,8 @@
 "Prior: the cache is the network, the seed decides, a hole is filled and nothing else."
+import json
+from dataclasses import asdict
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -16,8 +20,8 @@ from audioengram.codes.prior import (
     table_bits,
     to_stream,
 )
-from audioengram.codes.writing import Writer, choose, generate, infill, write_side_by_side
-from audioengram.core import ParameterError, TrainingError
+from audioengram.codes.writing import Writer, choose, generate, infill, write_side_by_side, write_sounds
+from audioengram.core import ModelFileError, ParameterError, TrainingError
 
 
 def prior(seed=0, **options):
@@ -113,6 +117,41 @@ def test_infill_chooses_what_the_codes_behind_ask_for():
     mask[0:2] = True
     fits, blind = np.mean([infill(p, files[i], mask, seed=i, candidates=24, ahead=6)[1:] for i in range(12)], 0)
     assert fits < .7 * blind, "with what follows in view, the true continuation is likelier than after a blind draw"
+
+
+@pytest.fixture(scope="module")
+def two_kinds():
+    "A prior of low sounds of 12 columns and of high ones of 30, with rests of 2 and of 20."
+    make = lambda a, n, i: np.random.default_rng(a + i).integers(a, a + 3, (n, 1, 1))
+    files, names = [make(a, n, i) for a, n in ((0, 12), (3, 30)) for i in range(10)], ["low"] * 10 + ["high"] * 10
+    train, valid = ([x for i, x in enumerate(files) if (i % 5 == 0) == held] for held in (False, True))
+    of = tuple([x for i, x in enumerate(names) if (i % 5 == 0) == held] for held in (False, True))
+    shape = PriorConfig(6, 1, 1, hidden=16, layers=1, heads=2, window=32, labels=("high", "low"))
+    return fit_prior(train, valid, shape, steps=150, lr=1e-2, patience=0, show=False, rests=[2 if k == "low" else 20 for k in of[0]], labels=of)
+
+
+def test_a_kind_can_be_asked_for(two_kinds):
+    low, high, any_ = (generate(two_kinds, 600, seed=1, label=name) for name in ("low", "high", ""))
+    sound = lambda g: g[g >= 0]
+    assert (sound(low) < 3).mean() > .95 and (sound(high) > 2).mean() > .95
+    assert .1 < (sound(any_) > 2).mean() < .9, "without a label both kinds are written"
+    assert (low < 0).mean() < .3 < (high < 0).mean(), "rests are those of the kind"
+    assert (generate(two_kinds, 600, seed=1, label="low") == low).all()
+    longest = {name: max(len(s) for s in write_sounds(two_kinds, 12, 30, label=name)) for name in ("low", "high")}
+    assert longest["low"] < 20 < longest["high"], longest
+    with pytest.raises(ParameterError, match="no label 'mid'. It has high, low"): generate(two_kinds, 9, label="mid")
+    with pytest.raises(ParameterError, match="no label 'low'. Train one on a folder with subfolders"): generate(prior(), 9, label="low")
+
+
+def test_labels_are_read_from_json_or_refused():
+    shape = PriorConfig(6, 1, 1, labels=("a", "b"))
+    model = SimpleNamespace(size=6, levels=1, grid_bands=1)
+    told = json.loads(json.dumps(asdict(shape)))
+    assert PriorConfig.read(told, model) == shape
+    del told["labels"]
+    assert PriorConfig.read(told, model).labels == (), "a file from before there were labels"
+    for bad in ("ab", [1], ["a", "a"], [""], ["x" * 400], None):
+        with pytest.raises(ModelFileError, match="impossible labels"): PriorConfig.read(told | dict(labels=bad), model)
 
 
 def test_baselines_against_a_known_source():

@@ -77,15 +77,23 @@ def test_two_processes_give_the_weights_of_one(tmp_path, job):
     assert sum(moved.values()) > .01
 
 
+def pair(folder, victim) -> tuple:
+    "Two processes of which one dies: the ended jobs and what each wrote."
+    port = free_port()
+    jobs = [subprocess.Popen([sys.executable, __file__, "sequence", str(folder), str(victim)], stderr=subprocess.PIPE, text=True,
+                             env=env(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)) for r in range(2)]
+    return jobs, [job.communicate(timeout=120)[1] for job in jobs]
+
+
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_is_told_in_one_sentence(tmp_path, victim):
-    port = free_port()
-    jobs = [subprocess.Popen([sys.executable, __file__, "sequence", str(tmp_path), str(victim)], stderr=subprocess.PIPE, text=True,
-                             env=env(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)) for r in range(2)]
-    said = [job.communicate(timeout=120)[1] for job in jobs]
+    for attempt in range(3):      # gloo's own thread can abort the survivor before Python hears of the lost peer (pytorch#50701): rare, and not ours
+        folder = tmp_path / str(attempt)
+        jobs, said = pair(folder, victim)
+        if jobs[1 - victim].returncode != -signal.SIGABRT: break
     assert jobs[victim].returncode == -signal.SIGKILL and jobs[1 - victim].returncode == 1
     assert said[1 - victim].splitlines()[-1] == "TrainingError: another of the 2 processes has ended. See what it said; the same command goes on from the last checkpoint"
-    assert (tmp_path / "checkpoint.safetensors").exists()
+    assert (folder / "checkpoint.safetensors").exists()
 
 
 def test_what_cannot_be_shared_is_refused():

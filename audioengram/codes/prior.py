@@ -36,6 +36,7 @@ class PriorConfig:
     memory: str = ""      # "" for none, else the keys of codes.engram: "suffix", "column"
     rows: int = 2048      # smallest table of the memory
     memory_dim: int = 64  # of a key's entry
+    labels: tuple = ()    # kinds of sound that can be asked for, by name
 
     def __post_init__(self):
         if self.hidden % (2 * self.heads):
@@ -46,12 +47,23 @@ class PriorConfig:
     @property
     def engram(self): return EngramConfig(self.memory, self.rows, dim=self.memory_dim) if self.memory else None
 
+    def kind(self,
+        label,      # a name of `labels`, "" or None for any
+    ) -> int:       # its row, 0 for any; raises ParameterError
+        "The number of a label."
+        if not label: return 0
+        if label not in self.labels:
+            has = f"It has {', '.join(self.labels)}" if self.labels else "Train one on a folder with subfolders"
+            raise ParameterError(f"the prior knows no label {label!r}", remedy=has)
+        return 1 + self.labels.index(label)
+
     @classmethod
     def read(cls, values, model) -> "PriorConfig":
         "From JSON, for a model's configuration; raises ModelFileError."
         limits = dict(hidden=2048, layers=48, heads=64, window=65_536, rows=10**7, memory_dim=1024)
-        if not isinstance(values, dict) or set(values) != {f.name for f in fields(cls)}:
+        if not isinstance(values, dict) or {"labels", *values} != {f.name for f in fields(cls)}:
             raise ModelFileError("holds a prior of another version")
+        values = values | dict(labels=_read_labels(values.get("labels", [])))   # files from before labels have none
         if any(values[k] != getattr(model, n) for k, n in (("size",) * 2, ("levels",) * 2, ("bands", "grid_bands"))):
             raise ModelFileError("holds the prior of another model")
         if values["memory"] not in ("", "suffix", "column") or any(
@@ -63,6 +75,15 @@ class PriorConfig:
             return cls(**values)
         except ParameterError as e:
             raise ModelFileError(f"holds an impossible configuration of its prior: {e}") from None
+
+# %% ../../nbs/codes/35_prior.ipynb #cca3d6ef
+def _read_labels(names) -> tuple:
+    "Names from JSON; raises ModelFileError."
+    if not isinstance(names, list) or len(names) > 4096 or len(set(map(str, names))) < len(names) or not all(
+        isinstance(n, str) and 0 < len(n) < 300 for n in names
+    ):
+        raise ModelFileError("holds impossible labels of its prior")
+    return tuple(names)
 
 # %% ../../nbs/codes/35_prior.ipynb #cde19636
 def choose_prior(
@@ -135,6 +156,8 @@ class Prior(nn.Module):
             "turn", 10_000.0 ** (-torch.arange(c.hidden // c.heads // 2) / (c.hidden // c.heads // 2)), persistent=False
         )
         for e in (self.token, self.slot): nn.init.normal_(e.weight, std=.02)
+        self.label = nn.Embedding(len(c.labels) + 1, c.hidden) if c.labels else None    # row 0: any kind
+        if self.label: nn.init.normal_(self.label.weight, std=.02)
         self.about: dict = {}
 
     @property
@@ -144,9 +167,10 @@ class Prior(nn.Module):
         self,
         tokens: Tensor,  # [B,N], starting at a column
         before=None,  # tokens that come before the first, [B,J], −1 where there are none; None: the piece starts here
+        kind=None,    # number of each piece's label, [B]; None: any
     ) -> Tensor:  # logits of each token given those before it, [B,N,K]
         "All positions at once."
-        return self.codes(self.states(tokens, before))
+        return self.codes(self.states(tokens, before, kind))
 
     def codes(self, x: Tensor) -> Tensor:   # states [B,N,C] -> logits of the codes [B,N,K]
         c = self.config
@@ -157,8 +181,8 @@ class Prior(nn.Module):
         return self.end(x[:, :: self.config.slots])[..., 0]
 
     def states(self,
-        tokens: Tensor, before=None,   # as `forward`
-    ) -> Tensor:                       # [B,N,C]
+        tokens: Tensor, before=None, kind=None,   # as `forward`
+    ) -> Tensor:                                  # [B,N,C]
         "What is known before each token."
         c, (B, N) = self.config, tokens.shape
         start = (
@@ -169,6 +193,7 @@ class Prior(nn.Module):
         x = self.token(torch.cat([start, tokens[:, :-1]], 1)) + self.slot(
             torch.arange(N, device=tokens.device) % c.slots
         )
+        if self.label: x = x + self.label(tokens.new_zeros(B) if kind is None else kind)[:, None]
         angle = torch.arange(N, device=tokens.device)[:, None] * self.turn
         mask = None
         if N > c.window:
@@ -192,13 +217,15 @@ class Prior(nn.Module):
 def bits_per_code(
     prior: Prior,
     grids,           # list of codes [T,F,Q]
+    labels=None,     # of each grid; any if None
 ) -> np.ndarray:     # sum of bits and number of codes of each grid, [files,2]
     "What the prior pays for each file."
     prior.eval()
-    rows = []
-    for g in grids:
-        s = to_stream(g, prior.config.size)[None].to(prior.turn.device)
-        nats = F.cross_entropy(prior(s)[0], s[0] % prior.config.size, reduction="sum") if s.numel() else torch.zeros(())
+    rows, device = [], prior.turn.device
+    for g, label in zip(grids, labels or [""] * len(grids), strict=True):
+        s = to_stream(g, prior.config.size)[None].to(device)
+        kind, wanted = torch.tensor([prior.config.kind(label)], device=device), s[0] % prior.config.size
+        nats = F.cross_entropy(prior(s, kind=kind)[0], wanted, reduction="sum") if s.numel() else torch.zeros(())
         rows.append((float(nats) / math.log(2), s.numel()))
     return np.array(rows)
 
@@ -245,12 +272,14 @@ def fit_prior(
     watch=None,               # called with (step, row)
     device="auto",            # the prior ends there; the codes stay on the CPU
     rests=(),                 # columns of silence behind each training sound, where they were cut off
-) -> Prior:                   # .about: history, bits per code of training and validation, lengths and rests
+    labels=(None, None),      # of the training and of the validation files, names of `config.labels`, "" for any
+) -> Prior:                   # .about: history, bits per code of training and validation, lengths, rests and labels
     "Train a prior."
     if not len(train) or not len(valid):
         raise TrainingError(
             "a prior needs codes of training and of validation files", remedy="Give at least two recordings"
         )
+    kinds = [config.kind(name) for name in labels[0] or [""] * len(train)]
     torch.manual_seed(spawn(seed, "prior"))
     prior, streams = Prior(config).to(working_device(device)), [to_stream(g, config.size) for g in train]
     slow = [p for n, p in prior.named_parameters() if "table" not in n]
@@ -268,11 +297,11 @@ def fit_prior(
                     group["lr"] = (
                         full * min(1, (step + 1) / 20) * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / steps)))
                     )
-                loss = _piece_loss(prior.train(), streams, batch, g, dropout)
+                loss = _piece_loss(prior.train(), streams, kinds, batch, g, dropout)
                 opt.zero_grad(set_to_none=True); loss.backward()
                 torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.); opt.step(); bar.update()
                 if (step + 1) % every and step + 1 < steps: continue
-                v = bits_per_code(prior, valid).sum(0)
+                v = bits_per_code(prior, valid, labels[1]).sum(0)
                 history.append(track(dict(step=step + 1, train=float(loss.detach()) / math.log(2), valid=v[0] / v[1])))
                 if watch: watch(step, history[-1])
                 since += 1
@@ -285,23 +314,25 @@ def fit_prior(
                 "interrupted before the first look at the validation files", remedy="Run it again"
             ) from None
     prior.load_state_dict(kept); prior.eval()
-    # some thirty training files tell enough
-    bits = {k: bits_per_code(prior, g).sum(0) for k, g in (("train", train[::-(-len(train) // 32)]), ("valid", valid))}
-    prior.about = dict(
-        history=history,
-        seed=seed,
-        tokens=sum(map(len, streams)),
-        lengths=[len(g) for g in train],
-        rests=[int(r) for r in rests],
-        **{f"{k}_bits": v[0] / v[1] for k, v in bits.items()},
-    )
+    prior.about = dict(history=history, seed=seed, tokens=sum(map(len, streams)), lengths=[len(g) for g in train],
+                       rests=[int(r) for r in rests], **_final_bits(prior, train, valid, labels))
+    if config.labels: prior.about["labels"] = list(labels[0] or [""] * len(train))
     return prior
+
+# %% ../../nbs/codes/35_prior.ipynb #54c35fba
+def _final_bits(prior, train, valid, labels) -> dict:
+    "Bits a code on both sides; some thirty training files tell enough."
+    few = slice(None, None, -(-len(train) // 32))
+    sides = dict(train=(train[few], labels[0] and labels[0][few]), valid=(valid, labels[1]))
+    bits = {k: bits_per_code(prior, *side).sum(0) for k, side in sides.items()}
+    return {f"{k}_bits": v[0] / v[1] for k, v in bits.items()}
 
 # %% ../../nbs/codes/35_prior.ipynb #9e16557d
 END = .2   # weight of the end of the sound beside the codes
 
 def _pieces(prior, streams, batch, g):
-    "Random pieces that start at a column: tokens [B,N] (−100: none), what comes before them, whether the file ends."
+    """Random pieces that start at a column: tokens [B,N] (−100: none), what comes before them, whether the file ends,
+    which file."""
     c = prior.config
     length = min(c.window // c.slots * c.slots, max(map(len, streams)) + c.slots)
     weights = torch.tensor([float(len(s)) for s in streams])
@@ -316,18 +347,23 @@ def _pieces(prior, streams, batch, g):
         tokens[i, :len(piece)], ends[i, :len(piece) // c.slots] = piece, 0
         if len(piece) < length: ends[i, len(piece) // c.slots] = 1
         if at: before[i, -min(at, before.shape[1]):] = s[max(0, at - before.shape[1]):at]
-    return tokens, before, ends
+    return tokens, before, ends, pick
 
 # %% ../../nbs/codes/35_prior.ipynb #33f1bf01
-def _piece_loss(prior, streams, batch, g, dropout):
+def _piece_loss(prior, streams, kinds, batch, g, dropout):
     "Cross-entropy of codes and ends on random pieces; a piece that starts a file starts with BOS."
     c, device = prior.config, prior.turn.device
-    tokens, before, ends = _pieces(prior, streams, batch, g)
+    tokens, before, ends, pick = _pieces(prior, streams, batch, g)
     absent = c.levels * c.size
     seen = torch.where(tokens < 0, absent, tokens)
     seen = torch.where(torch.rand(seen.shape, generator=g) < dropout, absent, seen)
     wanted = torch.where(tokens < 0, tokens, tokens % c.size).flatten()
-    x = prior.states(seen.to(device), before.to(device))
+    x = prior.states(seen.to(device), before.to(device), _told(kinds, pick, g, device) if prior.label else None)
     ending = F.binary_cross_entropy_with_logits(prior.ends(x)[ends >= 0], ends[ends >= 0].to(device))
     codes = F.cross_entropy(prior.codes(x).flatten(0, 1), wanted.to(device), ignore_index=-100)
     return codes + END * ending
+
+def _told(kinds, pick, g, device, unsaid=.15):
+    "The labels of pieces; some are not said, so that sounds of any kind can be asked for as well."
+    kind = torch.tensor(kinds)[pick]
+    return torch.where(torch.rand(len(kind), generator=g) < unsaid, 0, kind).to(device)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODES', 'PRESETS', 'one_thread', 'Writer', 'choose', 'per_level', 'sampling', 'write_sounds', 'rhythm_columns',
-           'steps_between', 'check_rhythm', 'sounds_in', 'write_on', 'generate', 'without_rests', 'write_side_by_side',
-           'infill']
+           'learnt', 'steps_between', 'check_rhythm', 'sounds_in', 'write_on', 'generate', 'without_rests',
+           'write_side_by_side', 'infill']
 
 # %% ../../nbs/codes/37_writing.ipynb #45dac2b6
 import copy
@@ -45,11 +45,14 @@ class Writer:
     def __init__(self,
         prior: Prior,
         batch: int = 1,   # streams in parallel
+        label="",         # kind of sound, of the prior's labels; any if empty
     ):
         # one token is no work for an accelerator
         self.prior = prior = prior if prior.turn.device.type == "cpu" else copy.deepcopy(prior).cpu()
         c = prior.config
         self.layers = [_of_layer(layer) for layer in prior.layers]
+        kind = c.kind(label)
+        self.said = prior.label.weight[kind].detach() if prior.label else None
         # keys and values of the last tokens; moved back when it is full
         self.cache = torch.zeros(c.layers, 2, batch, c.heads, 2 * c.window, c.hidden // c.heads)
         # i: tokens written; n: of them in the cache
@@ -82,6 +85,7 @@ class Writer:
         if self.n == 2 * c.window:
             self.cache[..., : c.window, :], self.n = self.cache[..., c.window :, :].clone(), c.window
         x = prior.token.weight[self.last] + prior.slot.weight[at]
+        if self.said is not None: x = x + self.said
         for i, weights in enumerate(self.layers):
             x = self._layer(x, weights, self.cache[i], cos, sin)
             if i == 0 and prior.memory:
@@ -173,6 +177,7 @@ def write_sounds(
     temperature=1.0, top_k=None, top_p=None,   # one value, or a list with one a level
     seed: int = 0,
     ends: bool = True,     # False: each goes on for `longest` columns, whatever it was
+    label="",              # kind of sound; any if empty
 ) -> list:                 # n grids [T,F,Q], int16
     "Write sounds until each is over."
     c = prior.eval().config
@@ -182,7 +187,7 @@ def write_sounds(
     tokens = torch.zeros(n, (first + longest) * c.slots, dtype=torch.long)
     tokens[:, :len(start)], length = torch.tensor(start), torch.full((n,), first + longest)
     with one_thread():
-        writer, alive = Writer(prior, 1), torch.arange(n)
+        writer, alive = Writer(prior, 1, label), torch.arange(n)
         for t in start: writer.logits(); writer.write([t])
         writer.keep(torch.zeros(n, dtype=torch.long))
         for i in range(len(start), tokens.shape[1]):
@@ -221,15 +226,26 @@ def rhythm_columns(
     return sorted({b for b in begins if b < columns})
 
 # %% ../../nbs/codes/37_writing.ipynb #a69f21da
+def learnt(
+    prior: Prior,
+    what: str,    # "lengths" or "rests"
+    label="",     # of the sounds; any if empty
+) -> list:        # columns
+    "What was counted on the training sounds, or on those with a label; raises ParameterError for an unknown one."
+    prior.config.kind(label)
+    values = prior.about.get(what) or []
+    return [v for v, name in zip(values, prior.about["labels"], strict=False) if name == label] if label else values
+
 def steps_between(
     prior: Prior,
     density: float,   # relative to the training sounds
     rng,              # of the rests
     rhythm=None,      # columns at which sounds begin
     total: int = 0,   # columns of the piece
+    label="",         # kind of sound
 ):                    # (columns of the sound that was written) -> columns until the next begins
     "When the next sound begins: after a rest as they were counted, or when the rhythm says."
-    rests = prior.about.get("rests") or [0]
+    rests = learnt(prior, "rests", label) or [0]
     if rhythm is None: return lambda written: max(1, round((written + rng.choice(rests)) / density))
     gaps = iter(np.diff([*rhythm, total]).tolist())
     return lambda written: next(gaps)
@@ -243,17 +259,17 @@ def check_rhythm(rhythm, columns: int, mode: str, prompt):
     if not len(rhythm) or list(rhythm) != sorted(set(rhythm)) or rhythm[0] < 0 or rhythm[-1] >= columns:
         raise ParameterError(f"the rhythm does not rise within {columns} columns", remedy="See `rhythm_columns`")
 
-def sounds_in(prior: Prior, columns: int, density: float, rhythm=None) -> int:
+def sounds_in(prior: Prior, columns: int, density: float, rhythm=None, label="") -> int:
     "How many sounds a piece will need, at most sixteen at a time."
     if rhythm is not None: return min(len(rhythm), 16)
     mean = lambda x: float(np.mean(x)) if x else 0.
-    length = mean(prior.about.get("lengths") or [columns]) + mean(prior.about.get("rests"))
+    length = mean(learnt(prior, "lengths", label) or [columns]) + mean(learnt(prior, "rests", label))
     return int(np.clip(math.ceil(columns / length * density), 1, 16))
 
 def write_on(
     prior: Prior, longest: int, prompt, seed: int,   # as `generate`
     batch: int,    # sounds side by side
-    how: dict,     # temperature, top_k, top_p
+    how: dict,     # temperature, top_k, top_p, label
 ):                 # yields grids; the first goes on from the prompt
     "Sounds without end."
     yield write_sounds(prior, 1, longest, prompt, seed=spawn(seed, "sound"), **how)[0]
@@ -269,22 +285,22 @@ def generate(
     mode: str = "texture", # sounds and rests until all is written; or one-shot: one sound, which may be shorter
     density: float = 1.0,  # of a texture, relative to the training sounds
     rhythm=None,           # columns at which sounds begin, instead of rests; see `rhythm_columns`
+    label="",              # kind of sound, one of the prior's labels; any if empty
 ) -> np.ndarray:           # codes [T,F,Q], int16; raises ParameterError
     "Write a grid, or go on with one."
     if mode not in MODES: raise ParameterError(f"there is no mode {mode!r}", remedy=f"Choose {' or '.join(MODES)}")
     if not 0 < density <= 100: raise ParameterError(f"density is {density}", remedy="Give a number over 0, 1 as learnt")
     check_rhythm(rhythm, columns, mode, prompt)
-    lengths, c = prior.about.get("lengths") or [columns], prior.config
-    longest, how = min(columns, max(lengths)), dict(temperature=temperature, top_k=top_k, top_p=top_p)
-    sounds = write_on(prior, longest, prompt, seed, sounds_in(prior, columns, density, rhythm), how)
+    how = dict(temperature=temperature, top_k=top_k, top_p=top_p, label=label)
+    longest = min(columns, max(learnt(prior, "lengths", label) or [columns]))
+    sounds = write_on(prior, longest, prompt, seed, sounds_in(prior, columns, density, rhythm, label), how)
     if mode == "one-shot": return next(sounds)
     head = 0 if prompt is None else len(prompt)
     total, written = columns + head, 0 if rhythm is None else rhythm[0]
-    step = steps_between(prior, density, np.random.default_rng(spawn(seed, "rests")), rhythm, total)
-    piece = np.full((total, c.bands, c.levels), ABSENT, np.int16)
+    step = steps_between(prior, density, np.random.default_rng(spawn(seed, "rests")), rhythm, total, label)
+    piece = np.full((total, prior.config.bands, prior.config.levels), ABSENT, np.int16)
     while written < total:
-        sound = next(sounds)
-        end = min(total, written + head + step(len(sound) - head))
+        end = min(total, written + head + step(len(sound := next(sounds)) - head))
         piece[written:end] = ABSENT
         piece[written:min(end, written + len(sound))] = sound[:end - written]
         written, head = end, 0

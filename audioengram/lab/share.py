@@ -26,6 +26,7 @@ class Result:
     measured: datetime
     commit: str
     picture: str = ""   # PNG of its first clip, relative to the site, which draws it
+    rows: str = "results.csv"   # file of the rows
 
     @property
     def name(self) -> str: return self.page.path.parent.name
@@ -45,7 +46,8 @@ def read_results(
         clips = (Path(page.path.parent, c["file"]) for c in m.get("clips", {}).values())
         picture = next((c.with_suffix(".png").as_posix() for c in clips if Path(root, c).is_file()), "")
         commit = (m.get("git") or {}).get("commit", "")
-        found.append(Result(page, datetime.fromisoformat(m["started"]), commit, picture))
+        rows = "results.csv.gz" if "results.csv.gz" in m["files"] else "results.csv"
+        found.append(Result(page, datetime.fromisoformat(m["started"]), commit, picture, rows))
     return found
 
 def first_sentence(
@@ -151,7 +153,7 @@ def foot(
     made = (
         f'Measured on <time datetime="{result.measured:%Y-%m-%d}">{result.measured:%Y-%m-%d}</time> at commit '
         f'<a href="{project.repo}/tree/{result.commit}">{result.commit[:7]}</a>: '
-        '<a href="results.csv">rows</a>, <a href="claims.json">claims</a>, <a href="manifest.json">manifest</a>'
+        f'<a href="{result.rows}">rows</a>, <a href="claims.json">claims</a>, <a href="manifest.json">manifest</a>'
     )
     cite = html.escape(bibtex(result, project))
     return (
