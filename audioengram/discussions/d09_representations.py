@@ -7,8 +7,8 @@ __all__ = ['NAME', 'EMBEDDED', 'RATES', 'WEIGHTS', 'CASES', 'SMOKE', 'HORIZON', 
            'fit_mixture', 'mixing_weight', 'recipe', 'window_length', 'gain_rows', 'geometry_rows', 'phase0_rows',
            'chosen_utterances', 'there_and_back', 'speech_rows', 'sound_rows', 'measure_store', 'nearest_lag',
            'gain_of', 'claims_of', 'intrinsic_dimension_of', 'main_claims', 'paired_claims', 'family', 'short',
-           'draw_tradeoff', 'draw_gains', 'draw_geometry', 'listen', 'run', 'signed', 'publish', 'small_table',
-           'comparison', 'sound_table']
+           'draw_tradeoff', 'draw_gains', 'draw_geometry', 'listen', 'run', 'signed', 'state_changes', 'state_default',
+           'draw_corpus', 'publish', 'small_table', 'comparison', 'sound_table']
 
 # %% ../../nbs/discussions/d09_representations.ipynb #415c5934
 import functools
@@ -747,6 +747,53 @@ CHANGES = {
     "small-pred": "`L_pred`",
 }
 
+# %% ../../nbs/discussions/d09_representations.ipynb #b1ceaa9d
+def _trained_with() -> dict:
+    "What the page quotes of the small codecs' recipes."
+    base = SMALL["small"]
+    return dict(small_steps=base.steps, small_noise=base.noise, w_smooth=SMALL["small-smooth"].w_smooth,
+                w_pred=SMALL["small-pred"].w_pred)
+
+def state_changes(run, here: list, n: int, seed: int):   # (case, provenance, tables, claims) of one corpus
+    "What each change of the small codec does, beside the codec as it is."
+    small = {c.codec.removeprefix("nano-"): (a, t) for c, a, t, _ in here if family(c.codec) == "nano-small"}
+    changed = paired_claims(small, "small", n, seed)
+    state(run, "small", changed)
+    told = []
+    for k in ("small-pred", "small-smooth", "small-exact", "small-128"):
+        if f"{k}.gain" not in changed: continue
+        gain, stoi = (signed(changed[f"{k}.{what}"]) for what in ("gain", "stoi"))
+        told.append(f"{CHANGES[k]}: predictable bits a second {gain}, STOI {stoi}")
+    state(run, "main", {"verdict_training": "; ".join(told)})
+
+def state_default(run, here: list, n: int, seed: int):
+    "The default codec against the linear one, paired by speaker."
+    rivals = {c.codec: (a, t) for c, a, t, _ in here if c.codec in ("nano", "nano-linear")}
+    apart = {k.removeprefix("nano."): e for k, e in paired_claims(rivals, "nano-linear", n, seed).items()}
+    names = dict(stoi="STOI", pesq_wb="PESQ", gain="predictable bits a second")
+    told = ", ".join(f"{what} {signed(apart[k])}" for k, what in names.items() if apart.get(k))
+    state(run, "main", {"verdict_default": f"`nano` against `nano-linear`, paired by speaker: {told}." if told else ""})
+    state(run, "default", apart)
+
+# %% ../../nbs/discussions/d09_representations.ipynb #403587eb
+def draw_corpus(
+    run,          # open Run
+    here: list,   # (case, provenance, tables, claims) of one corpus
+    corpus: str,
+    name: str,    # behind the figures' names
+    n: int, seed: int,
+):
+    "The three figures of a corpus."
+    kept = sorted({a["measured"] for _, a, *_ in here if a["kept"]})
+    note = f" (some rows published {', '.join(kept)})" if kept else ""
+    said = [(c.codec, s) for c, _, _, s in here]
+    run.figure(f"tradeoff{name}", draw_tradeoff(said, corpus + note),
+               f"{corpus}: fidelity against predictable bits a second, a point a representation")
+    run.figure(f"gains{name}", draw_gains([(c.codec, a, t) for c, a, t, _ in here], n, seed),
+               f"{corpus}: predictable bits a second by horizon, a panel a family of representations")
+    run.figure(f"geometry{name}", draw_geometry(said),
+               f"{corpus}: dimensions, effective rank and intrinsic dimension of each representation")
+
 # %% ../../nbs/discussions/d09_representations.ipynb #d887fade
 def publish(
     run,          # open Run
@@ -760,67 +807,12 @@ def publish(
     for _, a, _, s in says: state_case(run, study, a, s, a["case"])
     corpora = list(dict.fromkeys(c.corpus for c, *_ in says))
     best = max(corpora, key=lambda k: sum(c.corpus == k for c, *_ in says))
-    base = SMALL["small"]
-    training = dict(
-        small_steps=base.steps,
-        small_noise=base.noise,
-        w_smooth=SMALL["small-smooth"].w_smooth,
-        w_pred=SMALL["small-pred"].w_pred,
-    )
-    small = {
-        c.codec.removeprefix("nano-"): (a, t)
-        for c, a, t, _ in says
-        if c.corpus == best and family(c.codec) == "nano-small"
-    }
-    state(
-        run,
-        "main",
-        main_claims([(a, s) for c, a, _, s in says if c.corpus == best and family(c.codec) != "nano-small"]) | training,
-    )
-    changed = paired_claims(small, "small", n, seed)
-    effect = lambda name: (
-        f"{CHANGES[name]}: predictable bits a second {signed(changed[f'{name}.gain'])}, STOI "
-        f"{signed(changed[f'{name}.stoi'])}"
-    )
-    state(run, "small", changed)
-    state(
-        run,
-        "main",
-        {
-            "verdict_training": "; ".join(
-                effect(k) for k in ("small-pred", "small-smooth", "small-exact", "small-128") if f"{k}.gain" in changed
-            )
-        },
-    )
-    rivals = {c.codec: (a, t) for c, a, t, _ in says if c.corpus == best and c.codec in ("nano", "nano-linear")}
-    apart = {k.removeprefix("nano."): e for k, e in paired_claims(rivals, "nano-linear", n, seed).items()}
-    told = ", ".join(
-        f"{what} {signed(e)}"
-        for k, what in dict(stoi="STOI", pesq_wb="PESQ", gain="predictable bits a second").items()
-        if (e := apart.get(k))
-    )
-    state(run, "main", {"verdict_default": f"`nano` against `nano-linear`, paired by speaker: {told}." if told else ""})
-    state(run, "default", apart)
-    for k in corpora:
-        here = [(c, a, t, s) for c, a, t, s in says if c.corpus == k]
-        kept = sorted({a["measured"] for _, a, *_ in here if a["kept"]})
-        note = f" (some rows published {', '.join(kept)})" if kept else ""
-        name = "" if k == best else f"_{k}"
-        run.figure(
-            f"tradeoff{name}",
-            draw_tradeoff([(c.codec, s) for c, _, _, s in here], k + note),
-            f"{k}: fidelity against predictable bits a second, a point a representation",
-        )
-        run.figure(
-            f"gains{name}",
-            draw_gains([(c.codec, a, t) for c, a, t, _ in here], n, seed),
-            f"{k}: predictable bits a second by horizon, a panel a family of representations",
-        )
-        run.figure(
-            f"geometry{name}",
-            draw_geometry([(c.codec, s) for c, _, _, s in here]),
-            f"{k}: dimensions, effective rank and intrinsic dimension of each representation",
-        )
+    here = [x for x in says if x[0].corpus == best]
+    compared = [(a, s) for c, a, _, s in here if family(c.codec) != "nano-small"]
+    state(run, "main", main_claims(compared) | _trained_with())
+    state_changes(run, here, n, seed)
+    state_default(run, here, n, seed)
+    for k in corpora: draw_corpus(run, [x for x in says if x[0].corpus == k], k, "" if k == best else f"_{k}", n, seed)
     write_json(run.path("cases.json"), [a for _, a, *_ in says])
 
 # %% ../../nbs/discussions/d09_representations.ipynb #8a82eae9
