@@ -10,6 +10,7 @@ __all__ = ['app', 'Profile', 'FOLDER', 'options', 'doctor', 'parse_parameters', 
 import errno
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -217,7 +218,9 @@ def main(
     "Entry point: deliberate errors are one line and exit code 1."
     words = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in words
-    try: app([w for w in words if w != "--debug"])
+    try:
+        _no_page(words)
+        app([w for w in words if w != "--debug"])
     except (AudioengramError, ModuleNotFoundError, OSError) as e:
         if debug or (error := _in_one_sentence(e)) is None: raise
         from rich.console import Console
@@ -225,6 +228,11 @@ def main(
         told = f"[red]{type(error).__name__}[/red] {escape(str(error))}"
         Console(stderr=True, highlight=False, soft_wrap=True).print(told)
         sys.exit(1)
+
+def _no_page(words: list):
+    "A page is run by a command of its own. Raises ParameterError."
+    if words and re.fullmatch(r"d\d\d(_\w+)?", words[0]):
+        raise ParameterError(f"{words[0]} is a discussion, not a command", remedy=f"Write `audioengram run {words[0]}`")
 
 def _in_one_sentence(e) -> AudioengramError | None:
     "What a reader of the shell is told; None for what we did not expect, which keeps its traceback."

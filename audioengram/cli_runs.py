@@ -21,20 +21,26 @@ Other = Annotated[str, typer.Argument(help="The run to hold it against.")]
 def list_(json_: Json = False):
     "Drafts, the newest first."
     from audioengram.lab.compare_runs import list_runs
-    show(list_runs(), json_)
+    from audioengram.lab.provenance import runs_dir
+    found = list_runs()
+    if json_: show(found, True); return
+    if found.empty: print(f"There are none in {runs_dir()}: `audioengram run d00` makes one."); return
+    show(found.drop(columns="page"))
+    print(f"Each has a page for JupyterLab: {runs_dir()}/NAME/page.ipynb")
 
 # %% ../nbs/96_cli_runs.ipynb #69f67cc0
 @app.command()
 def compare(
     a: One, b: Other,
-    all_: Annotated[bool, typer.Option("--all", help="Claims that agree as well.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Claims that agree, and those of one run only, as well.")] = False,
     json_: Json = False,
 ):
     "Claims of two runs side by side: those that differ, or all."
-    from audioengram.lab.compare_runs import compare_claims, find_run
+    from audioengram.lab.compare_runs import compare_claims, find_run, in_words
     runs = find_run(a), find_run(b)
     table = compare_claims(*(r.claims for r in runs))
-    agreed = (table.agree == "yes").sum()
-    rows = table if all_ or json_ else table[table.agree != "yes"]
-    show(rows.rename(columns=dict(a=str(runs[0].folder), b=str(runs[1].folder))), json_)
-    if not json_: print(f"{agreed} of {len(table)} claims agree")
+    if json_: show(table, True); return
+    rows = table if all_ else table[table.agree == "no"]
+    for letter, run in zip("ab", runs, strict=True): print(f"{letter}: {run.folder}")
+    if len(rows): show(rows)
+    print(in_words(table, runs[0].folder.name == runs[1].folder.name))

@@ -82,11 +82,13 @@ def test_snac_from_the_file_that_is_published(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_music2latent_from_the_file_that_is_published(tmp_path):
+def test_music2latent_from_the_file_that_is_published(tmp_path, monkeypatch):
     pytest.importorskip("music2latent", reason="music2latent is an extra of its own: not for commercial use")
-    from audioengram.codecs.music import MUSIC_FILE, MUSIC_PART, Music2Latent
+    from audioengram.codecs.music import MUSIC_FILE, MUSIC_PART, MUSIC_REPO, MUSIC_REVISION, Music2Latent
     random, wav = Music2Latent(weights="random", seed=3), torch.randn(1, 5000, generator=torch.Generator().manual_seed(0)) * .1
     torch.save({MUSIC_PART: random.model.state_dict(), "step": 1}, tmp_path / MUSIC_FILE)
     read = Music2Latent(weights=tmp_path)
     assert torch.equal(read.encode(wav), random.encode(wav)) and read.fingerprint != random.fingerprint
-    with pytest.raises(CodecError, match="no commit of it is on record"): Music2Latent()
+    asked = []
+    monkeypatch.setattr(weights_module, "hub_file", lambda repo, name, commit, *a: asked.append((repo, name, commit)) or tmp_path / MUSIC_FILE)
+    assert Music2Latent().fingerprint == read.fingerprint and asked == [(MUSIC_REPO, MUSIC_FILE, MUSIC_REVISION)]

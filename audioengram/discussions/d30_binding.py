@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from ..core import get_profile, spawn
-from ..data.corpora import get_corpus
+from ..data.cases import page_corpus
 from ..ember.cochlea import Cochlea
 from ..ember.fine import FINE, pair_maker
 from ..ember.observers import Front, answers, folded, observe
@@ -81,20 +81,20 @@ def recipe(
 
 # %% ../../nbs/discussions/d30_binding.ipynb #b0cd8b27
 @functools.lru_cache(2)
-def corpus_of(name: str):   # a Corpus
+def corpus_of(name: str, root=None):   # a Corpus
     "Speech to cut pairs from."
-    toy = dict(n_speakers=8, n_utterances=4, seconds=.8)
-    return get_corpus(name, show=False, **(toy if name == "synthetic" else {}))
+    return page_corpus(name, root, n_speakers=8, n_utterances=4, seconds=.8)[0]
 
 def stimuli(
     task: str, how: dict,   # a key of FINE; recipe
 ) -> tuple:                 # clips [N,S] or [N,2,S], table: pair, label, speaker, utterance, held
     "Pairs for learning and for the test, from speakers apart."
-    return _stimuli(task, how["corpus"], how["learned"], how["tested"], how["utterances"], how["held"], how["seed"])
+    return _stimuli(task, how["corpus"], how["learned"], how["tested"], how["utterances"], how["held"], how["seed"],
+                    how.get("root"))
 
 @functools.lru_cache(1)
-def _stimuli(task, corpus, learned, tested, utterances, held, seed):
-    source = corpus_of(corpus)
+def _stimuli(task, corpus, learned, tested, utterances, held, seed, root=None):
+    source = corpus_of(corpus, root)
     split, parts = source.split(held, seed), []
     for ids, count, speakers in ((split.train_utterances, learned, split.train),
                                  (split.eval_utterances, tested, split.eval)):
@@ -127,9 +127,11 @@ def certify(
 
 # %% ../../nbs/discussions/d30_binding.ipynb #233e2987
 @functools.lru_cache(2)
-def ear_of(channels: int, corpus: str, learned: int, tested: int, utterances: int, held: float, seed: int):
+def ear_of(
+    channels: int, corpus: str, learned: int, tested: int, utterances: int, held: float, seed: int, root=None,
+):
     "Cochlea and neurons that fire 80 times a second on the control of training speakers; nothing else is fitted."
-    clips, table = _stimuli(CONTROL, corpus, learned, tested, utterances, held, seed)
+    clips, table = _stimuli(CONTROL, corpus, learned, tested, utterances, held, seed, root)
     ear, encoder = Cochlea(channels), SpikingEncoder(channels)
     encoder.calibrate(ear(torch.from_numpy(clips[~table.held.to_numpy()][:24])), 80., steps=25)
     return ear, encoder
@@ -137,10 +139,10 @@ def ear_of(channels: int, corpus: str, learned: int, tested: int, utterances: in
 @functools.lru_cache(1)
 def _inputs(task, *setting):
     "What every sense makes of the clips of a task, and spikes of clips with random phases."
-    channels, corpus, *which, seed = setting
+    _, corpus, *which = setting
     ear, encoder = ear_of(*setting)
-    clips, _ = _stimuli(task, corpus, *which, seed)
-    blurred = np.stack([ablate(c, "phase", [seed, i]) for i, c in enumerate(clips)])
+    clips, _ = _stimuli(task, corpus, *which)
+    blurred = np.stack([ablate(c, "phase", [which[-2], i]) for i, c in enumerate(clips)])
     return sensed(clips, SENSES, ear, encoder) | {RANDOM: sensed(blurred, ["spikes"], ear, encoder)["spikes"]}
 
 def inputs(
@@ -148,7 +150,7 @@ def inputs(
 ) -> dict:                  # condition -> [N,C,G]
     "Inputs of every condition."
     keys = ("channels", "corpus", "learned", "tested", "utterances", "held", "seed")
-    return _inputs(task, *(how[k] for k in keys))
+    return _inputs(task, *(how[k] for k in keys), how.get("root"))
 
 # %% ../../nbs/discussions/d30_binding.ipynb #c19f22e4
 @measures("binding", 2)
@@ -177,7 +179,7 @@ def measure_costs(
     "What senses and their readers take, on the control."
     x, (clips, table) = inputs(CONTROL, how), stimuli(CONTROL, how)
     keys = ("channels", "corpus", "learned", "tested", "utterances", "held", "seed")
-    ear, encoder = ear_of(*(how[k] for k in keys))
+    ear, encoder = ear_of(*(how[k] for k in keys), how.get("root"))
     with torch.no_grad(): fired = activity(encoder(ear(torch.from_numpy(clips[table.held][:32])))[0], how["channels"])
     rows = []
     for name, sense in SENSES.items():
@@ -388,7 +390,7 @@ def measure(
     how: dict,   # from `recipe`
 ):
     "Certificates, readers and costs, each kept as soon as it is measured; and sounds."
-    source, here = corpus_of(how["corpus"]), f"audioengram.discussions.{NAME}"
+    source, here = corpus_of(how["corpus"], how.get("root")), f"audioengram.discussions.{NAME}"
     keep = lambda fn, *parts: cached([source.fingerprint, how, *parts], functools.partial(fn, *parts, how),
                                      code=f"{here}:{fn.__name__}")
     sounds = {}
@@ -423,10 +425,12 @@ def run(
     corpus=None,       # speech
     tasks=None,        # "clicks, dips, curve, ears"
     seed: int = 0,
+    corpus_root=None,  # where that speech lies
     folder=None,       # another place than figures/
 ):                     # the published RunResult
     "Certify, train, measure and publish."
     p, how = get_profile(profile), recipe(profile, corpus, tasks, seed)
+    if corpus_root: how["root"] = corpus_root
     use_style()
     about = dict(corpus=how["corpus"], tasks=", ".join(how["tasks"]), seed=seed)
     with Run(NAME, about, folder=folder, profile=p) as out:

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from ..core import ShapeError, generator, get_profile, spawn
-from ..data.corpora import get_corpus
+from ..data.cases import page_corpus
 from ..devices import device_of
 from ..ember.cochlea import Cochlea
 from ..ember.coincidence import TOKEN
@@ -112,13 +112,11 @@ def _excerpt_of(source, utterance):
 @measures("recursion", 2)   # 2: tasks that are not at their ceiling, tied depth, five seeds
 @functools.lru_cache(2)
 def order_set(
-    corpus: str, clips: int, each: int, sizes: tuple, channels: int, seed: int,
+    corpus: str, clips: int, each: int, sizes: tuple, channels: int, seed: int, root=None,
 ) -> dict:   # side -> (x [N,T,C], places [N,T], table); a clip of most sounds
     "Speaker-disjoint clips as spikes counted in 20 ms."
-    source = get_corpus(
-        corpus, show=False, **(dict(n_speakers=6, n_utterances=3, seconds=1.0) if corpus == "synthetic" else {})
-    )
-    split, sides, ear, encoder = source.split(.4, seed), {}, Cochlea(channels), SpikingEncoder(channels)
+    source, share = page_corpus(corpus, root, .4, n_speakers=6, n_utterances=3, seconds=1.)
+    split, sides, ear, encoder = source.split(share, seed), {}, Cochlea(channels), SpikingEncoder(channels)
     often = max(1, clips // (len(split.train) * len(sizes)))
     for side, ids, n in (("train", split.train_utterances, often), ("test", split.eval_utterances, each)):
         wavs, places, table = ordered_clips(source, ids, sizes, n, spawn(seed, side))
@@ -152,7 +150,8 @@ def questions(
         make = dict(parity=running_parity, maze=reach_maze)[task]
         tests = [("draws", size, *make(test(size), how["tested"], size)[::2]) for size in sizes]
         return lambda g: make(g, how["batch"][task], sizes[0]), tests
-    sides = order_set(how["corpus"], how["clips"], how["each"], tuple(sizes), how["channels"], how["seed"])
+    sides = order_set(how["corpus"], how["clips"], how["each"], tuple(sizes), how["channels"], how["seed"],
+                      how.get("root"))
     (x, y, _), (tx, ty, table) = sides["train"], sides["test"]
     def draw(g):
         i = torch.randint(len(x), (how["batch"][task],), generator=g)
@@ -376,7 +375,7 @@ def measure(
 ):
     "Rows of every task, seed and network, and a sound."
     sides = order_set(how["corpus"], how["clips"], how["each"], tuple(how["sizes"]["order"]), how["channels"],
-                      how["seed"])
+                      how["seed"], how.get("root"))
     for index, task, model in itertools.product(range(how["seeds"]), TASKS, MODELS):
         got = cached(
             [sides["fingerprint"], task, model, index, how],
@@ -405,10 +404,12 @@ def run(
     profile="quick",   # "smoke", "quick" or "full"
     corpus=None,       # speech from which sounds are cut
     seed: int = 0,
+    corpus_root=None,  # where that speech lies
     folder=None,       # another place than figures/
 ):                     # the published RunResult
     "Train, measure and publish."
     p, how = get_profile(profile), recipe(profile, corpus, seed)
+    if corpus_root: how["root"] = corpus_root
     use_style()
     with Run(NAME, dict(corpus=how["corpus"], seed=seed), folder=folder, profile=p) as out:
         out.measured(measure, how)

@@ -23,6 +23,7 @@ from ..codecs import get_codec
 from ..codecs.nano import HOP, MARGIN, LinearNano, griffin_lim, mel_loudness, spectra, spread_bands
 from ..codecs.nano_learned import LearnedNano, sharpen
 from ..core import AudioengramError, generator, get_profile, read_json, write_json
+from ..data.cases import page_corpus
 from ..data.corpora import get_corpus
 from ..lab.studies import as_markdown, carry_claims, state
 from ..lab.figures import band_plot, interval_plot, panels, reference, use_style
@@ -341,6 +342,7 @@ def gather(
     run,            # open Run
     names: tuple,   # corpora; the first must be here
     how: dict,      # from `recipe`
+    root=None,      # where the only one lies
 ) -> tuple:         # score rows, latent rows, corpora opened, names of those kept
     "Rows of every corpus: measured, remembered or kept."
     code = tuple(f"audioengram.discussions.{NAME}:{f}" for f in MEASURING)
@@ -349,10 +351,8 @@ def gather(
     with recording() as seen:
         for i, name in enumerate(names):
             try:
-                corpus = get_corpus(
-                    name, show=False, **(dict(n_speakers=8, n_utterances=6) if name == "synthetic" else {})
-                )
-                lyra, note = _lyra(get_corpus(names[0], show=False)) if how["full"] else (None, "")
+                corpus = page_corpus(name, root, n_speakers=8, n_utterances=6)[0]
+                lyra, note = _lyra(get_corpus(names[0], root, show=False)) if how["full"] else (None, "")
             except AudioengramError as e:
                 if i == 0: raise
                 rows = published_rows(key, name)
@@ -646,9 +646,10 @@ def measure_card(
     out,                    # open Run
     names: tuple,           # corpora; the last is the one prose is about
     p, how: dict, seed: int,  # profile, recipe, seed
+    root=None,              # where the only corpus lies
 ):
     "Rows, claims, figures and clips of the card."
-    scores, dims, opened, kept = gather(out, names, how)
+    scores, dims, opened, kept = gather(out, names, how, root)
     first = opened[names[0]]
     speech = read_wavs(first, pick_utterances(first, how, LearnedNano().heard), how)[0]
     odd, backs = measure_odd(speech, seed)
@@ -706,6 +707,8 @@ def run(
     corpora="auto",  # names, separated by commas; speakers who were trained on are left out; the last is the one prose
     # is about
     seed: int = 0,  # of utterances, noise and bootstrap
+    corpus=None,  # one corpus instead of the list
+    corpus_root=None,  # where it lies
     folder=None,  # another place than figures/d90_codec_card
 ):  # the published RunResult
     "Measure the embedded codec and publish its card."
@@ -714,15 +717,15 @@ def run(
         c.strip()
         for c in (
             p.pick("synthetic", "debian-speech,librispeech", "debian-speech,librispeech")
-            if corpora == "auto"
-            else corpora
+            if (corpus or corpora) == "auto"
+            else corpus or corpora
         ).split(",")
         if c.strip()
     )
     use_style()
     with Run(NAME, dict(corpora=", ".join(names), seed=seed), folder=folder, profile=p) as out:
         if out.was: draw_again(out)
-        else: measure_card(out, names, p, how, seed)
+        else: measure_card(out, names, p, how, seed, corpus_root)
     return read_run(out.final)
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #36aca831

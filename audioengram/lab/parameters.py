@@ -138,7 +138,7 @@ def check_inputs(
     if not 0 < share < 1: raise ParameterError(f"eval_fraction is {share}, not a share", remedy="Use 0.2, for example")
     if root and not corpus:
         raise ParameterError("corpus_root is given without a corpus", remedy="Add corpus=folder (or librispeech)")
-    if corpus: check_corpus(corpus, root, share if "eval_fraction" in asked else None)
+    if corpus: check_corpus(corpus, root, share)
     if codec: find_codec(codec)
     if cases and cases != "auto" and not (corpus or codec) and "codec" in asked:
         first, *others = parse_cases(cases)

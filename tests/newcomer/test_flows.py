@@ -13,8 +13,11 @@ from audioengram.data.audio import audio_info, save_audio
 from audioengram.data.latents import LatentStore
 from audioengram.data.voices import synthesise
 from audioengram.lab.claims import NOT_MEASURED
+from audioengram.lab.notebooks import read_notebook
+from audioengram.lab.parameters import parameters_of
+from audioengram.lab.reproduce import discussion_paths
 
-PAGES = ("d00", "d01", "d02", "d03", "d04", "d05", "d06", "d07", "d08", "d09", "d10", "d11", "d12")
+PAGES = tuple(p.stem.split("_")[0] for p in discussion_paths())
 
 
 def done(r) -> str:
@@ -99,7 +102,12 @@ def test_a_page_on_five_recordings_and_runs_beside_each_other(shell, recordings,
     assert "Few recordings" in text and "read recordings" in text and "{claim:" not in text
     assert "AUDIOENGRAM_OWN_RECORDINGS" not in os.environ
     assert "d09_representations" in done(shell("runs", "list"))
-    assert "claims agree" in done(shell("runs", "compare", "d09", home / "runs" / "d09_representations"))
+    told = done(shell("runs", "compare", "d09", home / "runs" / "d09_representations"))
+    assert "claims that both state agree." in told and "agree  " not in told, "a run agrees with itself: no table"
+
+
+def test_every_page_takes_recordings_of_ones_own():
+    for page in discussion_paths(): assert {"corpus", "corpus_root"} <= {*parameters_of(read_notebook(page), page.stem)}, page.stem
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ SLIPS = {   # what went wrong -> (words, what the answer says)
     "somebody's home that is not there": (("run", "d00", *OWN, "corpus_root=~no-such-person/rec"), "home folder"),
     "an empty folder": (("run", "d00", *OWN, "corpus_root=empty"), "holds no recording"),
     "a single speaker": (("run", "d00", *OWN, "corpus_root=alone"), "more speakers"),
+    "a single speaker on a page of codes": (("run", "d20", *OWN, "corpus_root=alone"), "more speakers"),
+    "a page without run": (("d00",), "audioengram run d00"),
     "a device that is not here": (("run", "d00", "--device", "cuda:7"), "is not available"),
     "a corpus that is not there": (("corpus", "show", "librispeach"), "did you mean 'librispeech'"),
     "an option of another corpus": (("corpus", "show", "synthetic", "--licence", "CC0-1.0"), "has no option licence"),
