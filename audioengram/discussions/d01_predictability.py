@@ -16,13 +16,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import get_profile, read_json, spawn
-from ..devices import batches_on, device_of
+from ..core import get_profile, spawn
 from ..data.cases import shared_windows, split_windows
 from ..data.windows import step_lengths
+from ..devices import batches_on, device_of
 from ..dynamics.predictor import Predictor, fitted
+from ..lab.case_tables import case_tables, minus, with_bounds
+from ..lab.drafts import code_fingerprint
+from ..lab.figures import PALETTE, case_plot, doublings, interval_plot, legend_below, panels, reference
+from ..lab.players import write_row
 from audioengram.lab.studies import (
-    as_markdown,
+    Study,
     asked_cases,
     by_title,
     case_title,
@@ -30,11 +34,7 @@ from audioengram.lab.studies import (
     pick,
     publish_cases,
     round_trip,
-    Study,
 )
-from ..lab.figures import PALETTE, doublings, interval_plot, legend_below, panels, reference
-from ..lab.players import read_row, write_row
-from ..lab.drafts import code_fingerprint
 from audioengram.measure.prediction import (
     LADDER,
     CopyLast,
@@ -43,8 +43,8 @@ from audioengram.measure.prediction import (
     fit_baselines,
     gain,
     ladder,
-    of_sums,
     nominal_coverage,
+    of_sums,
     pit_histogram,
     rank_bins,
     score_points,
@@ -429,19 +429,8 @@ def draw_ladder(cases: list):      # (title, ladder_table)
     "The rungs of each case."
     df = pd.concat([t.assign(case=title) for title, t in cases])
     fig, (ax,) = panels(1, columns=1, width=7.2, height=3.4)
-    interval_plot(
-        df[df.rung != "total"],
-        "rung",
-        "value",
-        "lo",
-        "hi",
-        hue="case",
-        ax=ax,
-        connect=False,
-        xlabel="",
-        ylabel="nats a frame",
-    )
-    reference(ax, 0); legend_below(ax)
+    case_plot(df[df.rung != "total"], "rung", "value", ax, "nats a frame")
+    legend_below(ax)
     return fig
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #3ca363c7
@@ -485,19 +474,8 @@ def draw_heads(cases: list, heads: list):   # (title, gain_table)
     df = pd.concat([t[(t.lag == t.lag.min()) & t.model.isin(heads)].assign(case=title) for title, t in cases])
     df = df.assign(order=df.model.map(list(heads).index)).sort_values("order", kind="stable")
     fig, (ax,) = panels(1, columns=1, width=7.2, height=3.4)
-    interval_plot(
-        df,
-        "model",
-        "gain",
-        "gain_lo",
-        "gain_hi",
-        hue="case",
-        ax=ax,
-        connect=False,
-        xlabel="",
-        ylabel="gain over the marginal, nats a frame",
-    )
-    reference(ax, 0, "the semi-tied marginal"); legend_below(ax)
+    case_plot(df, "model", "gain", ax, "gain over the marginal, nats a frame", zero="the semi-tied marginal")
+    legend_below(ax)
     return fig
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #999cf03b
@@ -643,32 +621,24 @@ def run(
 # %% ../../nbs/discussions/d01_predictability.ipynb #c1f37c27
 def phase1_table(result) -> str:
     "The Phase 1 table of every case: each number beside its null."
-    parts = []
-    for about in read_json(result.folder / "cases.json"):
-        df = result.table("gains").query("case == @about['case']")
+    def lines(df):
         null = df[df.model == "marginal"].set_index("lag")
-        show = lambda v, lo, hi, d=2: f"{v:.{d}f} [{lo:.{d}f}, {hi:.{d}f}]".replace("-", "−")
-        rows = [
+        return [
             {
                 "model": r.model,
                 "lag": r.lag,
-                "gain over the marginal, nats": show(r.gain, r.gain_lo, r.gain_hi),
-                "over the diagonal one": f"{r.gain_diagonal:.2f}".replace("-", "−"),
-                "bits/s": f"{r.bits:.0f}".replace("-", "−"),
+                "gain over the marginal, nats": with_bounds(r, "gain"),
+                "over the diagonal one": minus(f"{r.gain_diagonal:.2f}"),
+                "bits/s": minus(f"{r.bits:.0f}"),
                 "cosine (null)": f"{r.cosine:.3f} ({null.cosine[r.lag]:.3f})",
-                "R² of log length (null)": f"{r.r2:.2f} ({null.r2[r.lag]:.2f})".replace("-", "−"),
+                "R² of log length (null)": minus(f"{r.r2:.2f} ({null.r2[r.lag]:.2f})"),
                 "90 % covers": f"{r.cover90:.0%}",
                 "energy score (null)": f"{r.energy:.2f} ({null.energy[r.lag]:.2f})",
             }
             for r in df.itertuples()
             if not r.model.startswith(("step", "marginal", "diagonal"))
         ]
-        kept = f", rows published on {about['measured']}" if about["kept"] else ""
-        parts.append(
-            f"**{about['title']}** ({about['minutes']} min, {about['speakers_held']} held-out speakers{kept})\n\n"
-            + as_markdown(pd.DataFrame(rows))
-        )
-    return "\n\n".join(parts)
+    return case_tables(result, "gains", lines, minutes=True)
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #ef35f17a
 def verdict_table(result) -> str:

@@ -21,9 +21,9 @@ import pandas as pd
 import torch
 
 from ..core import ShapeError, get_profile, read_json, spawn
-from ..devices import batches_on, device_of
 from ..data.audio import load_audio
 from ..data.cases import split_windows
+from ..devices import batches_on, device_of
 from audioengram.dynamics.archetypes import (
     MARGIN,
     closest_null,
@@ -34,6 +34,10 @@ from audioengram.dynamics.archetypes import (
     pick_size,
     tightness_table,
 )
+from ..dynamics.basis import COSTS, RIVALS, Direct, FromLast, multiply_adds, prepared, rival_models
+from ..dynamics.clusters import assign, spherical_kmeans
+from ..dynamics.gap import ahead, ahead_of, measure_free, measure_stability, ratio_of_sums, sample_stretches
+from ..dynamics.injection import gap_rows, splice
 from audioengram.dynamics.membership import (
     bigram_information,
     direction_code,
@@ -42,15 +46,15 @@ from audioengram.dynamics.membership import (
     state_effect,
     transfer_table,
 )
-from ..dynamics.steps import axes_of, frames_of, near_zero, steps_of, threshold_of
-from ..dynamics.clusters import assign, spherical_kmeans
 from ..dynamics.nulls import NULLS, fit_nulls, imitate, simulate
-from ..dynamics.basis import COSTS, RIVALS, Direct, FromLast, multiply_adds, prepared, rival_models
-from ..dynamics.gap import ahead, ahead_of, measure_free, measure_stability, ratio_of_sums, sample_stretches
-from ..dynamics.injection import gap_rows, splice
 from ..dynamics.predictor import fitted
 from ..dynamics.rollout import rollout
+from ..dynamics.steps import axes_of, frames_of, near_zero, steps_of, threshold_of
+from ..lab.drafts import code_fingerprint
+from ..lab.figures import MARKERS, NULL, PALETTE, interval_plot, legend_below, panels, reference
+from ..lab.players import write_row
 from audioengram.lab.studies import (
+    Study,
     as_markdown,
     asked_cases,
     by_title,
@@ -58,16 +62,12 @@ from audioengram.lab.studies import (
     pick,
     publish_cases,
     round_trip,
-    Study,
 )
-from ..lab.figures import MARKERS, NULL, PALETTE, interval_plot, legend_below, panels, reference
-from ..lab.players import read_row, write_row
-from ..lab.drafts import code_fingerprint
+from ..measure.gap import gap_sums
 from ..measure.prediction import fit_baselines
 from ..measure.rules import NO, UNKNOWN, YES, crossed, decided
 from ..measure.speech import mel_distance
 from ..measure.stats import bootstrap_by, paired_by, shuffle_index, speaker_means
-from ..measure.gap import gap_sums
 from ..stages import measures
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #48a04c41
