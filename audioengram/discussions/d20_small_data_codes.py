@@ -6,10 +6,10 @@
 __all__ = ['NAME', 'METHODS', 'CEILING', 'SILENCE', 'NEAREST', 'MAPPED', 'COPYING', 'CLOCKS', 'recipe', 'read_case',
            'of_one_corpus', 'draw_files', 'trained', 'distances', 'visqol', 'griffin_lim', 'measure_nulls',
            'usage_rows', 'measure_models', 'learnt_prior', 'clock', 'measure_prior', 'measure_holes', 'measure_texture',
-           'draw_sets', 'judge_set', 'measure_copying', 'measure_edits', 'over_files_and_seeds', 'rate',
-           'claims_of_copying', 'claims_of_size', 'claims_of_rivals', 'claims_of_sound', 'claims_of_texture',
-           'claims_of_bits', 'claims_of_holes', 'claims_of_use', 'claims_of', 'state', 'draw_distances', 'draw_health',
-           'draw_copying', 'listen', 'peak_memory', 'measure', 'tell', 'run', 'table']
+           'draw_sets', 'judge_set', 'measure_copying', 'measure_edits', 'claims_of_copying', 'claims_of_size',
+           'claims_of_rivals', 'claims_of_sound', 'claims_of_texture', 'claims_of_bits', 'claims_of_holes',
+           'claims_of_use', 'claims_of', 'state', 'draw_distances', 'draw_health', 'draw_copying', 'listen',
+           'peak_memory', 'measure', 'tell', 'run', 'table']
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #4469f389
 import resource
@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 import soxr
 import torch
-from scipy.stats import binomtest
 
 from ..codes.copying import ALARM, copy_report
 from audioengram.codes.fidelity import (
@@ -42,17 +41,17 @@ from ..codes.modelfile import load_model
 from ..codes.prior import Prior, PriorConfig, bits_per_code, choose_prior, fit_prior, table_bits, to_stream
 from ..codes.quantizer import choose_size, reference_size
 from ..codes.recordings import Recordings, hold_out, read_recordings
-from ..codes.training import count_vectors, fit
 from ..codes.texture import judge_texture, texture_rows
+from ..codes.training import count_vectors, fit
 from ..codes.writing import generate, infill, without_rests, write_sounds
 from ..core import ParameterError, cache_dir, fingerprint, get_profile, need, spawn
 from ..data.cases import page_corpus
 from ..devices import device_of
-from ..lab.figures import heat_map, interval_plot, panels, use_style
-from ..lab.players import read_row, write_row
 from ..lab.drafts import cached, code_fingerprint
+from ..lab.figures import heat_map, interval_plot, panels, use_style
+from ..lab.players import write_row
 from ..lab.runs import Run, read_run
-from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums, interval, resample_counts
+from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums, crossed_mean, error_rate
 from ..stages import measures
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #54f4cc50
@@ -565,26 +564,6 @@ def measure_edits(
         )
     return pd.DataFrame(rows)
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #4240f6f6
-def over_files_and_seeds(
-    rows,            # DataFrame with file, seed and a column of values
-    column: str,
-    n: int = 2000,   # resamples
-) -> Estimate:       # of the mean
-    "Crossed bootstrap: files and seeds are drawn independently."
-    table = rows.pivot(index="file", columns="seed", values=column).to_numpy()
-    F, S = table.shape
-    draws = np.einsum("nf,fs,ns->n", resample_counts(F, n), table, resample_counts(S, n, seed=1)) / (F * S)
-    lo, hi = interval(draws, float(table.mean()), F) if F > 1 else (None, None)
-    return Estimate(float(table.mean()), lo, hi, F, "file")
-
-def rate(
-    wrong, of: int,    # errors; trials
-) -> Estimate:         # share with its Wilson interval
-    "An error rate."
-    lo, hi = binomtest(int(wrong), of).proportion_ci(method="wilson")
-    return Estimate(int(wrong) / of, float(lo), float(hi), of, "set")
-
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #1f1a5ae1
 COPYING = [f"{sign}_{kind}" for sign in ("gap", "runs", "distance") for kind in ("bad", "good")]
 
@@ -602,8 +581,8 @@ def claims_of_copying(
     )
     return dict(
         sets=len(bad),
-        missed=rate((~bad.flagged).sum(), len(bad)),
-        alarms=rate(good.flagged.sum(), len(good)),
+        missed=error_rate((~bad.flagged).sum(), len(bad)),
+        alarms=error_rate(good.flagged.sum(), len(good)),
         bits_by_heart=float(bad.train_bits.mean()),
         bits_healthy=float(good.train_bits.mean()),
         **{f"{k}_{d}": int(seen.loc[v.index, k].sum()) for k in seen for d, v in (("bad", bad), ("good", good))},
@@ -629,7 +608,7 @@ def claims_of_size(
     for column, short in (("mel_db", "mel"), ("stft", "stft"), ("visqol", "visqol")):
         for method, suffix in zip(METHODS, ("", "_reference", "_plain"), strict=True):
             got = at[at.method == method].dropna(subset=column)
-            if len(got): say[f"{short}_{tag}{suffix}"] = over_files_and_seeds(got, column, n)
+            if len(got): say[f"{short}_{tag}{suffix}"] = crossed_mean(got, column, n)
     return say | claims_of_rivals(at, levels[levels.n == k], tag, n)
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #191b8272
@@ -642,7 +621,7 @@ def claims_of_rivals(at, levels, tag: str, n: int) -> dict:   # as of `claims_of
         say |= {
             f"{suffix}_utilisation_{tag}": float(rival.utilisation.min()),
             f"{suffix}_bits_{tag}": float(rival.bits_per_second.iloc[0]),
-            f"gain_{suffix}_{tag}": over_files_and_seeds(paired, "gain", n),
+            f"gain_{suffix}_{tag}": crossed_mean(paired, "gain", n),
             f"agree_{suffix}_{tag}": int((paired.groupby("seed").gain.mean() > 0).sum()),
         }
     return say
@@ -650,7 +629,7 @@ def claims_of_rivals(at, levels, tag: str, n: int) -> dict:   # as of `claims_of
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #b7cab94f
 def claims_of_sound(mine, sizes: dict, n: int) -> dict:   # distances of one corpus; tag -> number of files
     "Level and attack of the default, and what distances are to be read against."
-    far = lambda df, column: over_files_and_seeds(df.dropna(subset=column), column, n)
+    far = lambda df, column: crossed_mean(df.dropna(subset=column), column, n)
     ours, ceiling = mine[mine.method == "ours"], mine[mine.method == CEILING]
     default = ours[(ours.n == sizes["middle"]) & (ours.seed == 0)]
     nearest = {k: mine[(mine.method == NEAREST) & (mine.n == files)] for k, files in sizes.items()}
