@@ -92,6 +92,15 @@ def train(
     print(*model.about["verdict"])
     print(out)
 
+# %% ../nbs/91_cli_codes.ipynb #b6249f75
+def _kinds_of(ids, names, held, labels) -> tuple:
+    "Kinds of the training files and of those held out, \"\" where nothing is known of it; and those that are taught."
+    from audioengram.codes.recordings import label_files
+    kinds = dict(zip(ids, label_files(ids, labels), strict=True))
+    own, others = ([kinds[n] for n in names if (n in held) == side] for side in (False, True))
+    taught = tuple(sorted(set(own) - {""}))
+    return own, [k if k in taught else "" for k in others], taught
+
 # %% ../nbs/91_cli_codes.ipynb #61eea8c1
 @app.command("train-prior")
 def train_prior(
@@ -114,7 +123,7 @@ def train_prior(
     from audioengram.codes.copying import copy_report
     from audioengram.codes.modelfile import check_target, load_model, save_model
     from audioengram.codes.prior import choose_prior, fit_prior
-    from audioengram.codes.recordings import SHORTEST, hold_out, label_files, read_recordings
+    from audioengram.codes.recordings import SHORTEST, hold_out, read_recordings
     from audioengram.codes.texture import judge_texture, tell_texture, texture_rows
     from audioengram.codes.writing import without_rests
     from audioengram.data.corpora import get_corpus
@@ -125,35 +134,19 @@ def train_prior(
     held = frozenset(corpus.utterances.utterance_id[[s == "held out" for s in sides]])
     # other recordings than those of the model
     if None in sides or not held: held = hold_out(corpus.utterances.utterance_id, seed=seed)
-    kinds = dict(zip(corpus.utterances.utterance_id, label_files(corpus.utterances.utterance_id, labels), strict=True))
     sounds = read_recordings(corpus, m.config.rate, m.config.channels, held=held)
-    of = [[kinds[n] for n in sounds.names if (n in held) == h] for h in (False, True)]
-    taught = tuple(sorted(set(of[0]) - {""}))
+    own, others, taught = _kinds_of(corpus.utterances.utterance_id, sounds.names, held, labels)
     (codes, rests), (valid, _) = (without_rests(m, sounds.side(h)) for h in (False, True))
-    m.prior = fit_prior(
-        codes,
-        valid,
-        choose_prior(sum(g.size for g in codes), m.config, memory=memory, labels=taught),
-        steps=steps,
-        seed=seed,
-        show=not json_,
-        rests=rests,
-        labels=(of[0], [k if k in taught else "" for k in of[1]]),
-    )
+    config = choose_prior(sum(g.size for g in codes), m.config, memory=memory, labels=taught)
+    m.prior = fit_prior(codes, valid, config, steps=steps, seed=seed, show=not json_, rests=rests, labels=(own, others))
     report = copy_report(m, sounds.side(False), sounds.side(True), seed=seed)
     texture = tell_texture(judge_texture(texture_rows(m, sounds.side(False), seeds=3, seed=seed)))
     signs = json.loads(report.signs.to_json(orient="records"))
     m.prior.about |= dict(copying=report.sentence, signs=signs, texture=texture)
     save_model(m, out or model, overwrite=True)
-    facts = dict(
-        file=str(out or model),
-        train_bits=m.prior.about["train_bits"],
-        held_out_bits=m.prior.about["valid_bits"],
-        steps=m.prior.about["history"][-1]["step"],
-        copying=report.sentence,
-        texture=texture,
-        labels=", ".join(taught),
-    )
+    told = m.prior.about
+    facts = dict(file=str(out or model), train_bits=told["train_bits"], held_out_bits=told["valid_bits"],
+                 steps=told["history"][-1]["step"], copying=report.sentence, texture=texture, labels=", ".join(taught))
     if json_: print(json.dumps(facts, indent=1)); return
     show(report.signs, title="Copying"); show([dict(fact=k, value=v) for k, v in facts.items()])
 

@@ -69,7 +69,7 @@ def test_gains_of_heads_are_over_all_seeds_and_paired_by_speaker():
 def test_descriptors_of_a_tone_and_of_noise():
     rate, t = 16_000, np.arange(16_000) / 16_000
     tone, noise = .3 * np.sign(np.sin(2 * np.pi * 125 * t)), .01 * np.random.default_rng(0).standard_normal(len(t))
-    a, b = (d10.sound_of(x, rate, 12) for x in (tone, noise))
+    a, b = (d10.frame_descriptors(x, rate, 12) for x in (tone, noise))
     assert (a["voicing"] > .9).all() and (b["voicing"] < .6).all()
     right = np.isclose(2 ** a["pitch"], 125, rtol=.02)                          # a frame at the edge may be heard an octave lower
     assert right.mean() >= .7 and np.isclose(2 ** a["pitch"][~right], 62.5, rtol=.02).all() and np.isnan(b["pitch"]).all()

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from audioengram.codecs import get_codec, register_codec
 from audioengram.codecs.base import LatentCodec
 from audioengram.core import CodecError, CorpusError, ParameterError, StoreError
-from audioengram.data import encode, latents, windows
+from audioengram.data import encode, latents, store_files, windows
 from audioengram.data.audio import frame_energy, stacked_energy
 from audioengram.data.encode import plan_batches, plan_shards
 from audioengram.data.latents import LatentStore, encode_corpus
@@ -131,7 +131,7 @@ def test_format_is_plain_zarr_and_parquet(made):
 
 
 def test_many_chunks(ragged, tmp_path, codec, made, monkeypatch):
-    monkeypatch.setattr(latents, "_CHUNK_BYTES", 4 * DIM * 100)
+    monkeypatch.setattr(store_files, "_CHUNK_BYTES", 4 * DIM * 100)
     store = quiet(ragged, codec, path=tmp_path / "s", shard_seconds=4)
     assert len(list((store.path / "z/c").iterdir())) == -(-len(made.z) // 100) and np.array_equal(store.z, made.z)
     assert np.array_equal(store.energy, made.energy) and np.array_equal(LatentStore(store.path, memory="map").z, made.z)

@@ -56,11 +56,11 @@ def test_the_legend_hides_no_point():
 def test_missing_columns_and_too_many_hues():
     for draw in (lambda: f.interval_plot(ROWS, "lag", "nope"), lambda: f.band_plot(ROWS, "lag", "nope"), lambda: f.distribution(ROWS, "nope")):
         with pytest.raises(ParameterError, match="no column 'nope'.*It has key, lag, ratio"): draw()
-    with pytest.raises(ParameterError, match="too many"): f.look("abcdefgh")
+    with pytest.raises(ParameterError, match="too many"): f.looks("abcdefgh")
 
 
 def test_colours_stay_with_names():
-    assert f.look(["x", "y", "x"]) == f.look(["x", "y"]) and len({s["marker"] for s in f.look("abcdefg").values()}) == 7
+    assert f.looks(["x", "y", "x"]) == f.looks(["x", "y"]) and len({s["marker"] for s in f.looks("abcdefg").values()}) == 7
 
 
 def test_heat_map_numbers_and_centre():

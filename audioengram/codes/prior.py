@@ -256,6 +256,18 @@ def table_bits(
         out.append((-np.log2(p).sum(), len(now)))
     return np.array(out)
 
+# %% ../../nbs/codes/35_prior.ipynb #ce0da033
+def _optimiser(prior, lr):
+    "AdamW; tables take five times the rate and no decay, as in the paper."
+    groups = [dict(params=[p for n, p in prior.named_parameters() if "table" not in n], lr=lr, weight_decay=.05)]
+    if prior.memory: groups.append(dict(params=prior.memory.table.parameters(), lr=5 * lr, weight_decay=0.))
+    return torch.optim.AdamW(groups, betas=(.9, .95), foreach=True)
+
+def _set_rates(opt, lr, step, steps):
+    "Twenty steps to warm up, then half a cosine to a tenth."
+    for group, full in zip(opt.param_groups, (lr, 5 * lr), strict=False):
+        group["lr"] = full * min(1, (step + 1) / 20) * (.1 + .9 * .5 * (1 + math.cos(math.pi * step / steps)))
+
 # %% ../../nbs/codes/35_prior.ipynb #b3da05d3
 @measures("codes", 2)
 def fit_prior(
@@ -276,27 +288,18 @@ def fit_prior(
 ) -> Prior:                   # .about: history, bits per code of training and validation, lengths, rests and labels
     "Train a prior."
     if not len(train) or not len(valid):
-        raise TrainingError(
-            "a prior needs codes of training and of validation files", remedy="Give at least two recordings"
-        )
+        raise TrainingError("a prior needs codes of training and of validation files",
+                            remedy="Give at least two recordings")
     kinds = [config.kind(name) for name in labels[0] or [""] * len(train)]
     torch.manual_seed(spawn(seed, "prior"))
     prior, streams = Prior(config).to(working_device(device)), [to_stream(g, config.size) for g in train]
-    slow = [p for n, p in prior.named_parameters() if "table" not in n]
-    # tables: 5 × the rate, no decay, as in the paper
-    groups = [dict(params=slow, lr=lr, weight_decay=0.05)] + (
-        [dict(params=prior.memory.table.parameters(), lr=5 * lr, weight_decay=0.0)] if prior.memory else []
-    )
-    opt = torch.optim.AdamW(groups, betas=(.9, .95), foreach=True)
+    opt = _optimiser(prior, lr)
     best, kept, since, history = math.inf, None, 0, []
     try:
         with progress_bar(steps, "prior", show, unit="step") as bar:
             for step in range(steps):
                 g = generator(spawn(seed, "pieces", step))
-                for group, full in zip(opt.param_groups, (lr, 5 * lr), strict=False):
-                    group["lr"] = (
-                        full * min(1, (step + 1) / 20) * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-                    )
+                _set_rates(opt, lr, step, steps)
                 loss = _piece_loss(prior.train(), streams, kinds, batch, g, dropout)
                 opt.zero_grad(set_to_none=True); loss.backward()
                 torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.); opt.step(); bar.update()
@@ -310,9 +313,8 @@ def fit_prior(
                 if patience and since >= patience: break
     except KeyboardInterrupt:
         if kept is None:
-            raise TrainingError(
-                "interrupted before the first look at the validation files", remedy="Run it again"
-            ) from None
+            raise TrainingError("interrupted before the first look at the validation files",
+                                remedy="Run it again") from None
     prior.load_state_dict(kept); prior.eval()
     prior.about = dict(history=history, seed=seed, tokens=sum(map(len, streams)), lengths=[len(g) for g in train],
                        rests=[int(r) for r in rests], **_final_bits(prior, train, valid, labels))

@@ -18,29 +18,29 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from ..core import flush_denormal, generator, get_profile, read_json, spawn
-from ..devices import device_of, from_cpu
+from ..core import flush_denormal, generator, get_profile, spawn
 from ..data.audio import resample
 from ..data.cases import shared_windows, split_windows
-from ..data.windows import blocks_of, step_lengths
-from ..dynamics.factorizer import Both, Factorizer, fit_factorizer, judge
-from ..dynamics.slow import slow_directions
 from ..data.memory_store import MemoryStore
+from ..data.windows import blocks_of, step_lengths
+from ..devices import device_of, from_cpu
+from ..dynamics.factorizer import Both, Factorizer, fit_factorizer, judge
 from ..dynamics.predictor import Predictor, fitted
+from ..dynamics.slow import slow_directions
+from ..lab.case_tables import case_tables, minus, with_bounds
+from ..lab.drafts import code_fingerprint
+from ..lab.figures import PALETTE, case_plot, interval_plot, legend_below, panels, reference
+from ..lab.players import write_row
 from audioengram.lab.studies import (
+    Study,
     add_rows,
-    as_markdown,
     asked_cases,
     by_title,
     case_title,
     claims_table,
     pick,
     publish_cases,
-    Study,
 )
-from ..lab.figures import PALETTE, interval_plot, legend_below, panels, reference
-from ..lab.players import read_row, write_row
-from ..lab.drafts import code_fingerprint
 from audioengram.measure.prediction import (
     LADDER,
     bits_per_second,
@@ -627,18 +627,7 @@ def draw_ladder(cases: list):     # (title, state, ladder)
     "Where the nats of a forecast of the step come from."
     df = pd.concat([t.assign(case=f"{title}, {LABELS[state]}") for title, state, t in cases])
     fig, (ax,) = panels(1, columns=1, width=7.2, height=3.4)
-    interval_plot(
-        df[df.rung != "total"],
-        "rung",
-        "value",
-        "lo",
-        "hi",
-        hue="case",
-        ax=ax,
-        connect=False,
-        xlabel="",
-        ylabel="nats a frame",
-    )
+    case_plot(df[df.rung != "total"], "rung", "value", ax, "nats a frame", zero=False)
     legend_below(ax); reference(ax, 0)
     return fig
 
@@ -648,18 +637,7 @@ def draw_loss(cases: list):       # (title, sound_table, state_table)
     fig, axes = panels(2, columns=2, width=4.3, height=3.6, titles=["STOI", "mel distance, dB"])
     df = pd.concat([t.assign(case=title) for title, t in cases])
     for ax, m in zip(axes, ("stoi", "mel_db"), strict=True):
-        interval_plot(
-            df[df.measure == m],
-            "way",
-            "value",
-            "lo",
-            "hi",
-            hue="case",
-            ax=ax,
-            connect=False,
-            xlabel="",
-            ylabel="against the decoded true latents",
-        )
+        case_plot(df[df.measure == m], "way", "value", ax, "against the decoded true latents", zero=False)
         names = list(dict.fromkeys(df.way))
         ax.set_xticks(
             range(len(names)),
@@ -765,33 +743,17 @@ def run(
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #996b6ee5
 def states_table(result) -> str:
     "Every state of every case, each number beside its null."
-    parts = []
-    for about in read_json(result.folder / "cases.json"):
-        df = result.table("states").query("case == @about['case']")
-        show = lambda r, what, d=2: (
-            f"{getattr(r, what):.{d}f} [{getattr(r, what + '_lo'):.{d}f}, {getattr(r, what + '_hi'):.{d}f}]".replace(
-                "-", "−"
-            )
-        )
-        rows = [
-            {
-                "state": LABELS[r.state],
-                "dimensions": r.d,
-                "gain over its marginal, nats": show(r, "gain"),
-                "a dimension": f"{r.each:.3f}".replace("-", "−"),
-                "over all frames": show(r, "all"),
-                "cosine (its marginal's)": f"{r.cosine:.3f} ({r.cosine_null:.3f})",
-                "over N(z_t, ·), as reported before": show(r, "delta", 1),
-                "R² of the latent": "–" if r.state == "whole" else show(r, "r2"),
-            }
-            for r in df.itertuples()
-        ]
-        kept = f", rows published on {about['measured']}" if about["kept"] else ""
-        parts.append(
-            f"**{about['title']}** ({about['minutes']} min, {about['speakers_held']} held-out speakers{kept})\n\n"
-            + as_markdown(pd.DataFrame(rows))
-        )
-    return "\n\n".join(parts)
+    line = lambda r: {
+        "state": LABELS[r.state],
+        "dimensions": r.d,
+        "gain over its marginal, nats": with_bounds(r, "gain"),
+        "a dimension": minus(f"{r.each:.3f}"),
+        "over all frames": with_bounds(r, "all"),
+        "cosine (its marginal's)": f"{r.cosine:.3f} ({r.cosine_null:.3f})",
+        "over N(z_t, ·), as reported before": with_bounds(r, "delta", 1),
+        "R² of the latent": "–" if r.state == "whole" else with_bounds(r, "r2"),
+    }
+    return case_tables(result, "states", lambda df: [line(r) for r in df.itertuples()], minutes=True)
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #fb9c8c0b
 def verdict_table(result) -> str:

@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import cache_dir, fingerprint, get_profile, read_json, spawn
-from ..devices import working_device
+from ..core import cache_dir, fingerprint, get_profile, spawn
 from ..data.cases import split_windows
 from ..data.windows import step_lengths
+from ..devices import working_device
 from audioengram.dynamics.gap import (
     direct_models,
     floor_of,
@@ -37,27 +37,26 @@ from ..dynamics.memory import MemoryPredictor, fit_forms, matched
 from ..dynamics.predictor import fitted
 from ..dynamics.rollout import rollout
 from ..dynamics.unroll import Unroll, train_rollout
+from ..lab.case_tables import case_tables, with_bounds
+from ..lab.drafts import code_fingerprint
+from ..lab.figures import band_plot, case_plot, doublings, legend_below, panels, reference
 from audioengram.lab.studies import (
+    Study,
     add_rows,
-    as_markdown,
     asked_cases,
     by_title,
     case_title,
     claims_table,
     pick,
     publish_cases,
-    Study,
     utterance_of,
     widest,
     write_decoded,
 )
-from ..lab.figures import band_plot, doublings, interval_plot, legend_below, panels, reference
-from ..lab.players import read_row
-from ..lab.drafts import code_fingerprint
+from ..measure.gap import gap_sums
 from ..measure.prediction import fit_baselines, gain, of_sums, score_windows, speaker_sums
 from ..measure.rules import NO, YES, by_seed, crossed, decided
 from ..measure.trajectories import rms_step
-from ..measure.gap import gap_sums
 from ..stages import measures
 
 # %% ../../nbs/discussions/d04_memory.ipynb #182f5e40
@@ -496,18 +495,7 @@ def draw_forced(cases: list):     # (title, model_table)
         & (df.model != EVERY)
     ]
     fig, (ax,) = panels(1, columns=1, width=7.4, height=3.6)
-    interval_plot(
-        df,
-        "model",
-        "over_param",
-        "over_param_lo",
-        "over_param_hi",
-        hue="case",
-        ax=ax,
-        connect=False,
-        xlabel="",
-        ylabel="gain over the network alone, nats a frame",
-    )
+    case_plot(df, "model", "over_param", ax, "gain over the network alone, nats a frame", zero=False)
     names = list(dict.fromkeys(df.model))
     ax.set_xticks(range(len(names)), names, rotation=20, ha="right")
     reference(ax, 0)
@@ -674,39 +662,21 @@ def run(
 # %% ../../nbs/discussions/d04_memory.ipynb #680c4d4e
 def models_table(result) -> str:
     "Every model of every case."
-    parts = []
-    for about in read_json(result.folder / "cases.json"):
-        df = result.table("models").query("case == @about['case']")
-        millions = lambda x: "–" if pd.isna(x) else f"{x / 1e6:.2f} M"
-        show = lambda r, what, d=1: (
-            "–"
-            if pd.isna(getattr(r, what, np.nan))
-            else f"{getattr(r, what):.{d}f} [{getattr(r, what + '_lo'):.{d}f}, "
-                 f"{getattr(r, what + '_hi'):.{d}f}]".replace(
-                "-", "−"
-            )
-        )
-        rows = [
-            {
-                "model": r.model,
-                "teacher-forced, over the baseline": show(r, "delta"),
-                "over the marginal": show(r, "over_marginal"),
-                "cosine": show(r, "cosine", 3),
-                "particles, last step": show(r, "rolled"),
-                "mean rollout, last step": show(r, "rolled_mean"),
-                "its step norm / true": show(r, "step_mean", 3),
-                "memory's gate": "–" if pd.isna(r.gate) else f"{r.gate:.2f}",
-                "multiply-adds": millions(r.multiply_adds),
-                "numbers stored": millions(r.stored),
-            }
-            for r in df.itertuples()
-        ]
-        kept = f", rows published on {about['measured']}" if about["kept"] else ""
-        parts.append(
-            f"**{about['title']}** ({about['speakers_held']} held-out speakers{kept}); gains in nats a frame\n\n"
-            + as_markdown(pd.DataFrame(rows))
-        )
-    return "\n\n".join(parts)
+    millions = lambda x: "–" if pd.isna(x) else f"{x / 1e6:.2f} M"
+    line = lambda r: {
+        "model": r.model,
+        "teacher-forced, over the baseline": with_bounds(r, "delta", 1),
+        "over the marginal": with_bounds(r, "over_marginal", 1),
+        "cosine": with_bounds(r, "cosine", 3),
+        "particles, last step": with_bounds(r, "rolled", 1),
+        "mean rollout, last step": with_bounds(r, "rolled_mean", 1),
+        "its step norm / true": with_bounds(r, "step_mean", 3),
+        "memory's gate": "–" if pd.isna(r.gate) else f"{r.gate:.2f}",
+        "multiply-adds": millions(r.multiply_adds),
+        "numbers stored": millions(r.stored),
+    }
+    lines = lambda df: [line(r) for r in df.itertuples()]
+    return case_tables(result, "models", lines, tail="; gains in nats a frame")
 
 # %% ../../nbs/discussions/d04_memory.ipynb #ab083bd3
 def verdict_table(result) -> str:

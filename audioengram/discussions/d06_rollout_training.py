@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import cache_dir, fingerprint, get_profile, read_json, spawn
+from ..core import cache_dir, fingerprint, get_profile, spawn
 from ..data.cases import split_windows
 from audioengram.dynamics.gap import (
     direct_models,
@@ -33,13 +33,12 @@ from audioengram.dynamics.gap import (
 from ..dynamics.injection import gap_rows, splice
 from ..dynamics.rollout import rollout
 from ..dynamics.unroll import Unroll, train_rollout
+from ..lab.case_tables import case_tables, with_bounds
 from ..lab.drafts import code_fingerprint
 from ..lab.figures import band_plot, doublings, interval_plot, legend_below, looks, panels, reference
-from ..lab.players import read_row
 from audioengram.lab.studies import (
     Study,
     add_rows,
-    as_markdown,
     asked_cases,
     by_title,
     case_title,
@@ -658,34 +657,24 @@ def run(
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #151041ab
 def methods_table(result) -> str:
     "Every method of every case."
-    def show(r, what, d=1):
-        text = f"{getattr(r, what):.{d}f} [{getattr(r, what + '_lo'):.{d}f}, {getattr(r, what + '_hi'):.{d}f}]"
-        return text.replace("-", "−")
-    columns = lambda r: {
+    line = lambda r: {
         "training": r.method,
         "seeds": r.seeds,
         "updates (kept)": f"{r.updates:,} ({r.kept:,})",
-        "A, change": show(r, "A"),
-        "R, change": show(r, "R"),
-        "R_mean, change": show(r, "R_mean"),
-        "R over the marginal": show(r, "over"),
-        "step norm, mean": show(r, "step_mean", 3),
-        "step norm, samples": show(r, "step", 2),
-        "spread / error, step 1": show(r, "spread_first", 2),
+        "A, change": with_bounds(r, "A", 1),
+        "R, change": with_bounds(r, "R", 1),
+        "R_mean, change": with_bounds(r, "R_mean", 1),
+        "R over the marginal": with_bounds(r, "over", 1),
+        "step norm, mean": with_bounds(r, "step_mean", 3),
+        "step norm, samples": with_bounds(r, "step"),
+        "spread / error, step 1": with_bounds(r, "spread_first"),
         "free: Fréchet": f"{r.frechet:.2f}",
         "… pairs": f"{r.pairs:.2f}",
         "… step norm": f"{r.norm:.2f}",
         "… autocorrelation inside": f"{r.inside:.0%}",
     }
-    parts = []
-    for about in read_json(result.folder / "cases.json"):
-        rows = [columns(r) for r in result.table("methods").query("case == @about['case']").itertuples()]
-        kept = f", rows published on {about['measured']}" if about["kept"] else ""
-        parts.append(
-            f"**{about['title']}** ({about['speakers_held']} held-out speakers{kept}); nats a frame, rollouts judged "
-            f"{result.claims['main.step']['value']} steps ahead\n\n" + as_markdown(pd.DataFrame(rows))
-        )
-    return "\n\n".join(parts)
+    ahead = f"; nats a frame, rollouts judged {result.claims['main.step']['value']} steps ahead"
+    return case_tables(result, "methods", lambda df: [line(r) for r in df.itertuples()], tail=ahead)
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #9ba7b436
 def verdict_table(result) -> str:

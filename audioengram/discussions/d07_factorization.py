@@ -19,31 +19,30 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..core import get_profile, read_json, spawn
-from ..devices import batches_on, device_of
+from ..core import get_profile, spawn
 from ..data.cases import split_windows
 from ..data.windows import blocks_of, step_lengths
+from ..devices import batches_on, device_of
 from ..dynamics.predictor import Predictor, fitted, train
 from ..dynamics.side import WithSide, step_signals
 from ..heads.bounds import soft_bound
 from ..heads.direction import step_log_probs
-from ..heads.polar import Polar
 from ..heads.lengths import LogNormal
+from ..heads.polar import Polar
 from ..heads.vmf import VonMisesFisher
+from ..lab.case_tables import case_tables, with_bounds
+from ..lab.drafts import code_fingerprint
+from ..lab.figures import PALETTE, band_plot, case_plot, legend_below, panels, reference
 from audioengram.lab.studies import (
+    Study,
     add_rows,
-    as_markdown,
     asked_cases,
     by_title,
     claims_table,
     pick,
     publish_cases,
     round_trip,
-    Study,
 )
-from ..lab.figures import PALETTE, band_plot, interval_plot, legend_below, panels, reference
-from ..lab.players import read_row
-from ..lab.drafts import code_fingerprint
 from audioengram.measure.prediction import (
     gain,
     nominal_coverage,
@@ -554,18 +553,7 @@ def draw_heads(cases: list):      # (title, head_table)
     df = pd.concat([t.assign(case=title) for title, t in cases])
     names = list(dict.fromkeys(df.model))
     fig, (ax,) = panels(1, columns=1, width=7.4, height=3.8)
-    interval_plot(
-        df,
-        "model",
-        "gain",
-        "gain_lo",
-        "gain_hi",
-        hue="case",
-        ax=ax,
-        connect=False,
-        xlabel="",
-        ylabel=f"gain over the {names[0]} head, nats a frame",
-    )
+    case_plot(df, "model", "gain", ax, f"gain over the {names[0]} head, nats a frame", zero=False)
     ax.set_xticks(range(len(names)), names, rotation=28, ha="right"); reference(ax, 0)
     legend_below(ax, -.42)
     return fig
@@ -582,19 +570,7 @@ def draw_split(cases: list, n=2000, seed=0):   # (title, table split)
         for e in [part_gain(split, part, n=n, seed=seed)]
     ]
     fig, (ax,) = panels(1, columns=1, width=6.4, height=3.2)
-    interval_plot(
-        pd.DataFrame(rows),
-        "of",
-        "value",
-        "lo",
-        "hi",
-        hue="case",
-        ax=ax,
-        connect=False,
-        xlabel="",
-        ylabel="gain over the marginal, nats a frame",
-    )
-    reference(ax, 0)
+    case_plot(pd.DataFrame(rows), "of", "value", ax, "gain over the marginal, nats a frame")
     legend_below(ax)
     return fig
 
@@ -609,19 +585,8 @@ def draw_factors(cases: list, n=2000, seed=0):   # (title, table parts)
         for e in [factor_gain(parts, what, data, n=n, seed=seed)]
     ]
     fig, (ax,) = panels(1, columns=1, width=7.2, height=3.4)
-    interval_plot(
-        pd.DataFrame(rows),
-        "of",
-        "value",
-        "lo",
-        "hi",
-        hue="case",
-        ax=ax,
-        connect=False,
-        xlabel="",
-        ylabel="nats a frame that the context earns",
-    )
-    reference(ax, 0); legend_below(ax)
+    case_plot(pd.DataFrame(rows), "of", "value", ax, "nats a frame that the context earns")
+    legend_below(ax)
     return fig
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #8f1c05c4
@@ -629,19 +594,8 @@ def draw_stories(cases: list):    # (title, story_table)
     "Gain of each story over one law for all lengths."
     df = pd.concat([t.assign(case=title) for title, t in cases])
     fig, axes = panels(2, columns=2, width=4.6, height=3.4, titles=["likelihood", "R² of log length"])
-    interval_plot(
-        df,
-        "story",
-        "gain",
-        "gain_lo",
-        "gain_hi",
-        hue="case",
-        ax=axes[0],
-        connect=False,
-        xlabel="",
-        ylabel="gain over story A, nats a frame",
-    )
-    interval_plot(df, "story", "r2", "r2_lo", "r2_hi", hue="case", ax=axes[1], connect=False, xlabel="", ylabel="R²")
+    case_plot(df, "story", "gain", axes[0], "gain over story A, nats a frame", zero=False)
+    case_plot(df, "story", "r2", axes[1], "R²", zero=False)
     for ax in axes:
         reference(ax, 0)
         ax.set_xticks(range(4), list(dict.fromkeys(df.story)), rotation=20, ha="right", fontsize=8)
@@ -776,33 +730,17 @@ def run(
 # %% ../../nbs/discussions/d07_factorization.ipynb #f24df142
 def heads_table(result) -> str:
     "Every head of every case."
-    parts = []
-    for about in read_json(result.folder / "cases.json"):
-        df = result.table("heads").query("case == @about['case']")
-        show = lambda r, what, d=2: (
-            f"{getattr(r, what):.{d}f} [{getattr(r, what + '_lo'):.{d}f}, {getattr(r, what + '_hi'):.{d}f}]".replace(
-                "-", "−"
-            )
-        )
-        rows = [
-            {
-                "head": r.model,
-                "gain over the first, nats": show(r, "gain"),
-                "cosine": show(r, "cosine", 3),
-                "R² of log length": show(r, "r2"),
-                "90 % covers": f"{r.cover90:.0%}",
-                "energy score": f"{r.energy:.3f}",
-                "parameters": f"{r.parameters / 1e6:.2f} M",
-                "multiply-adds": f"{r.multiply_adds / 1e6:.2f} M",
-            }
-            for r in df.itertuples()
-        ]
-        kept = f", rows published on {about['measured']}" if about["kept"] else ""
-        parts.append(
-            f"**{about['title']}** ({about['minutes']} min, {about['speakers_held']} held-out speakers{kept})\n\n"
-            + as_markdown(pd.DataFrame(rows))
-        )
-    return "\n\n".join(parts)
+    line = lambda r: {
+        "head": r.model,
+        "gain over the first, nats": with_bounds(r, "gain"),
+        "cosine": with_bounds(r, "cosine", 3),
+        "R² of log length": with_bounds(r, "r2"),
+        "90 % covers": f"{r.cover90:.0%}",
+        "energy score": f"{r.energy:.3f}",
+        "parameters": f"{r.parameters / 1e6:.2f} M",
+        "multiply-adds": f"{r.multiply_adds / 1e6:.2f} M",
+    }
+    return case_tables(result, "heads", lambda df: [line(r) for r in df.itertuples()], minutes=True)
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #870fb31e
 def verdict_table(result) -> str:

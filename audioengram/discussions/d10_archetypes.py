@@ -4,26 +4,24 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'DESCRIPTORS', 'SHADOWS', 'CODE', 'BAR', 'BASIS', 'GATED', 'DIRECTIONS', 'STATES', 'HELPS', 'IDS',
-           'TABLES', 'STUDY', 'recipe', 'measure_store', 'shadows', 'codes', 'sound_of', 'step_sounds', 'meanings',
-           'head_sets', 'fit_heads', 'memories', 'head_rows', 'free_runs', 'free_value', 'horizon', 'some_utterances',
-           'splices', 'source_mean', 'agreement', 'head_gain', 'head_values', 'memory_claims', 'recurrence',
-           'claims_of', 'draw_tightness', 'draw_excess', 'draw_transfer', 'plt_align', 'draw_meaning', 'draw_heads',
-           'draw_horizon', 'listen', 'listen_heads', 'transitions', 'tell', 'run', 'verdict_table', 'head_tables',
-           'tables_of']
+           'TABLES', 'STUDY', 'recipe', 'measure_store', 'shadows', 'codes', 'step_sounds', 'meanings', 'head_sets',
+           'fit_heads', 'memories', 'head_rows', 'free_runs', 'free_value', 'horizon', 'some_utterances', 'splices',
+           'source_mean', 'agreement', 'head_gain', 'head_values', 'memory_claims', 'recurrence', 'claims_of',
+           'draw_tightness', 'draw_excess', 'draw_transfer', 'plt_align', 'draw_meaning', 'draw_heads', 'draw_horizon',
+           'listen', 'listen_heads', 'transitions', 'tell', 'run', 'verdict_table', 'head_tables', 'tables_of']
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #c70965e2
 import functools
 from dataclasses import replace
 
-import librosa
 import numpy as np
 import pandas as pd
 import torch
 
 from ..core import ShapeError, get_profile, read_json, spawn
-from ..devices import batches_on, device_of
 from ..data.audio import load_audio
 from ..data.cases import split_windows
+from ..devices import batches_on, device_of
 from audioengram.dynamics.archetypes import (
     MARGIN,
     closest_null,
@@ -34,6 +32,10 @@ from audioengram.dynamics.archetypes import (
     pick_size,
     tightness_table,
 )
+from ..dynamics.basis import COSTS, RIVALS, Direct, FromLast, multiply_adds, prepared, rival_models
+from ..dynamics.clusters import assign, spherical_kmeans
+from ..dynamics.gap import ahead, ahead_of, measure_free, measure_stability, ratio_of_sums, sample_stretches
+from ..dynamics.injection import gap_rows, splice
 from audioengram.dynamics.membership import (
     bigram_information,
     direction_code,
@@ -42,15 +44,15 @@ from audioengram.dynamics.membership import (
     state_effect,
     transfer_table,
 )
-from ..dynamics.steps import axes_of, frames_of, near_zero, steps_of, threshold_of
-from ..dynamics.clusters import assign, spherical_kmeans
 from ..dynamics.nulls import NULLS, fit_nulls, imitate, simulate
-from ..dynamics.basis import COSTS, RIVALS, Direct, FromLast, multiply_adds, prepared, rival_models
-from ..dynamics.gap import ahead, ahead_of, measure_free, measure_stability, ratio_of_sums, sample_stretches
-from ..dynamics.injection import gap_rows, splice
 from ..dynamics.predictor import fitted
 from ..dynamics.rollout import rollout
+from ..dynamics.steps import axes_of, frames_of, near_zero, steps_of, threshold_of
+from ..lab.drafts import code_fingerprint
+from ..lab.figures import MARKERS, NULL, PALETTE, interval_plot, legend_below, panels, reference
+from ..lab.players import write_row
 from audioengram.lab.studies import (
+    Study,
     as_markdown,
     asked_cases,
     by_title,
@@ -58,16 +60,13 @@ from audioengram.lab.studies import (
     pick,
     publish_cases,
     round_trip,
-    Study,
 )
-from ..lab.figures import MARKERS, NULL, PALETTE, interval_plot, legend_below, panels, reference
-from ..lab.players import read_row, write_row
-from ..lab.drafts import code_fingerprint
+from ..measure.descriptors import descriptor_changes, frame_descriptors
+from ..measure.gap import gap_sums
 from ..measure.prediction import fit_baselines
 from ..measure.rules import NO, UNKNOWN, YES, crossed, decided
 from ..measure.speech import mel_distance
 from ..measure.stats import bootstrap_by, paired_by, shuffle_index, speaker_means
-from ..measure.gap import gap_sums
 from ..stages import measures
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #48a04c41
@@ -214,29 +213,6 @@ def codes(train, held, how) -> pd.DataFrame:
         ]
     )
 
-# %% ../../nbs/discussions/d10_archetypes.ipynb #725aa73b
-def sound_of(
-    wav, rate, frames: int
-) -> (
-    pd.DataFrame
-):  # one row a frame: level (dB), voicing, pitch (octaves; NaN where unvoiced), and the mel spectrum under `mel`
-    "Descriptors of each frame of a recording."
-    hop = int(np.ceil(len(wav) / frames))
-    x = np.pad(np.asarray(wav, np.float64), (0, frames * hop - len(wav))).reshape(frames, hop)
-    power = np.abs(np.fft.rfft(x * np.hanning(hop), 2 * hop)) ** 2
-    r = np.fft.irfft(np.abs(np.fft.rfft(x - x.mean(1, keepdims=True), 2 * hop)) ** 2)[:, :hop]
-    lags = np.arange(int(rate / 400), min(int(rate / 60), hop - 1))
-    near = r[:, lags] / np.maximum(r[:, :1], 1e-9) * hop / (hop - lags)
-    voicing, pitch = near.max(1).clip(0, 1), np.log2(rate / lags[near.argmax(1)])
-    level = 10 * np.log10((x**2).mean(1) + 1e-8)
-    mel = np.log(power @ librosa.filters.mel(sr=rate, n_fft=2 * hop, n_mels=24).T + 1e-4)
-    return dict(
-        level=level,
-        voicing=np.where(level > -50, voicing, 0.0),
-        pitch=np.where((voicing > 0.6) & (level > -50), pitch, np.nan),
-        mel=mel,
-    )
-
 # %% ../../nbs/discussions/d10_archetypes.ipynb #8be714d1
 def step_sounds(store, frames, steps) -> dict:
     "Descriptors of each step."
@@ -245,19 +221,9 @@ def step_sounds(store, frames, steps) -> dict:
     for i, n in zip(first, np.diff(np.r_[first, len(frames.z)]), strict=True):
         mine = np.flatnonzero((steps.at >= i) & (steps.at < i + n))
         if not len(mine): continue
-        s, t = (
-            sound_of(load_audio(store.index.path.iloc[frames.utterance[i]], rate)[0], rate, int(n)),
-            steps.at[mine] - i,
-        )
-        rise = s["level"][t + 1] - s["level"][t]
-        for name, v in dict(
-            energy=rise,
-            flux=np.maximum(s["mel"][t + 1] - s["mel"][t], 0).sum(1),
-            voicing=s["voicing"][t + 1] - s["voicing"][t],
-            pitch=s["pitch"][t + 1] - s["pitch"][t],
-            onset=(rise > 6) * 1.0,
-        ).items():
-            out[name][mine] = v
+        sound = load_audio(store.index.path.iloc[frames.utterance[i]], rate)[0]
+        change = descriptor_changes(frame_descriptors(sound, rate, int(n)), steps.at[mine] - i)
+        for name in out: out[name][mine] = change[name]
     return out
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #ee69ea8c

@@ -6,8 +6,9 @@
 __all__ = ['NAME', 'METHODS', 'CEILING', 'SILENCE', 'NEAREST', 'MAPPED', 'COPYING', 'CLOCKS', 'recipe', 'read_case',
            'of_one_corpus', 'draw_files', 'trained', 'distances', 'visqol', 'griffin_lim', 'measure_nulls',
            'usage_rows', 'measure_models', 'learnt_prior', 'clock', 'measure_prior', 'measure_holes', 'measure_texture',
-           'draw_sets', 'judge_set', 'measure_copying', 'measure_edits', 'over_files_and_seeds', 'rate',
-           'claims_of_copying', 'claims_of', 'state', 'draw_distances', 'draw_health', 'draw_copying', 'listen',
+           'draw_sets', 'judge_set', 'measure_copying', 'measure_edits', 'claims_of_copying', 'claims_of_size',
+           'claims_of_rivals', 'claims_of_sound', 'claims_of_texture', 'claims_of_bits', 'claims_of_holes',
+           'claims_of_use', 'claims_of', 'state', 'draw_distances', 'draw_health', 'draw_copying', 'listen',
            'peak_memory', 'measure', 'tell', 'run', 'table']
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #4469f389
@@ -21,7 +22,6 @@ import numpy as np
 import pandas as pd
 import soxr
 import torch
-from scipy.stats import binomtest
 
 from ..codes.copying import ALARM, copy_report
 from audioengram.codes.fidelity import (
@@ -41,17 +41,17 @@ from ..codes.modelfile import load_model
 from ..codes.prior import Prior, PriorConfig, bits_per_code, choose_prior, fit_prior, table_bits, to_stream
 from ..codes.quantizer import choose_size, reference_size
 from ..codes.recordings import Recordings, hold_out, read_recordings
-from ..codes.training import count_vectors, fit
 from ..codes.texture import judge_texture, texture_rows
+from ..codes.training import count_vectors, fit
 from ..codes.writing import generate, infill, without_rests, write_sounds
 from ..core import ParameterError, cache_dir, fingerprint, get_profile, need, spawn
 from ..data.cases import page_corpus
 from ..devices import device_of
-from ..lab.figures import heat_map, interval_plot, panels, use_style
-from ..lab.players import read_row, write_row
 from ..lab.drafts import cached, code_fingerprint
+from ..lab.figures import heat_map, interval_plot, panels, use_style
+from ..lab.players import write_row
 from ..lab.runs import Run, read_run
-from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums, interval, resample_counts
+from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums, crossed_mean, error_rate
 from ..stages import measures
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #54f4cc50
@@ -564,26 +564,6 @@ def measure_edits(
         )
     return pd.DataFrame(rows)
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #4240f6f6
-def over_files_and_seeds(
-    rows,            # DataFrame with file, seed and a column of values
-    column: str,
-    n: int = 2000,   # resamples
-) -> Estimate:       # of the mean
-    "Crossed bootstrap: files and seeds are drawn independently."
-    table = rows.pivot(index="file", columns="seed", values=column).to_numpy()
-    F, S = table.shape
-    draws = np.einsum("nf,fs,ns->n", resample_counts(F, n), table, resample_counts(S, n, seed=1)) / (F * S)
-    lo, hi = interval(draws, float(table.mean()), F) if F > 1 else (None, None)
-    return Estimate(float(table.mean()), lo, hi, F, "file")
-
-def rate(
-    wrong, of: int,    # errors; trials
-) -> Estimate:         # share with its Wilson interval
-    "An error rate."
-    lo, hi = binomtest(int(wrong), of).proportion_ci(method="wilson")
-    return Estimate(int(wrong) / of, float(lo), float(hi), of, "set")
-
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #1f1a5ae1
 COPYING = [f"{sign}_{kind}" for sign in ("gap", "runs", "distance") for kind in ("bad", "good")]
 
@@ -601,114 +581,102 @@ def claims_of_copying(
     )
     return dict(
         sets=len(bad),
-        missed=rate((~bad.flagged).sum(), len(bad)),
-        alarms=rate(good.flagged.sum(), len(good)),
+        missed=error_rate((~bad.flagged).sum(), len(bad)),
+        alarms=error_rate(good.flagged.sum(), len(good)),
         bits_by_heart=float(bad.train_bits.mean()),
         bits_healthy=float(good.train_bits.mean()),
         **{f"{k}_{d}": int(seen.loc[v.index, k].sum()) for k in seen for d, v in (("bad", bad), ("good", good))},
     )
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #8de4f7b6
-@measures("palette", 3)
-def claims_of(
-    files, levels, pay, speed, holes, copying, edits, texture,   # tables
-    how: dict,
-    n: int = 2000,   # bootstrap resamples
-) -> dict:           # id -> Estimate, number or word
-    "What prose may say."
-    name, sizes = read_case(how["cases"][0])
-    mine, ours = files[files.corpus == name], levels[(levels.corpus == name) & (levels.method == "ours")]
-    far = lambda df, column: over_files_and_seeds(df, column, n)
-    say = dict(
-        corpus=name,
-        few=sizes[0],
-        middle=sizes[min(1, len(sizes) - 1)],
-        many=sizes[-1],
-        held=int(mine.file.nunique()),
-        utilisation=float(levels[levels.method == "ours"].utilisation.min()),
-        dead=int(levels[levels.method == "ours"].dead.max()),
-        seeds=how["seeds"],
-    )
-    for tag, k in (("few", sizes[0]), ("middle", say["middle"]), ("many", sizes[-1])):
-        at = mine[mine.n == k]
-        one = ours[ours.n == k]
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #dff4d1b3
+def claims_of_size(
+    at, levels,       # distances at one number of files; codes in use, all of one corpus
+    k: int,           # files
+    tag: str,         # behind the claims' names
+    n: int,           # bootstrap resamples
+) -> dict:
+    "The vocabulary learnt from so many files, and how far its sound is from the original."
+    one = levels[(levels.method == "ours") & (levels.n == k)]
+    say = {
+        f"size_{tag}": int(one["size"].iloc[0]),
+        f"vectors_{tag}": int(one.vectors.iloc[0]),
+        f"bits_{tag}": float(one.bits_per_second.iloc[0]),
+        f"explained_{tag}": float(one[one.level == one.level.max()].variance_explained.mean()),
+        f"perplexity_{tag}": float(one[one.level == 1].perplexity.mean()),
+        f"cpu_{tag}": float(one.cpu_seconds.mean()),
+    }
+    for column, short in (("mel_db", "mel"), ("stft", "stft"), ("visqol", "visqol")):
+        for method, suffix in zip(METHODS, ("", "_reference", "_plain"), strict=True):
+            got = at[at.method == method].dropna(subset=column)
+            if len(got): say[f"{short}_{tag}{suffix}"] = crossed_mean(got, column, n)
+    return say | claims_of_rivals(at, levels[levels.n == k], tag, n)
+
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #191b8272
+def claims_of_rivals(at, levels, tag: str, n: int) -> dict:   # as of `claims_of_size`, at one number of files
+    "The other two methods: their codes, and what ours gains on the same files and seeds."
+    say, mel = {}, lambda method: at[at.method == method].set_index(["file", "seed"]).mel_db
+    for method, suffix in zip(METHODS[1:], ("reference", "plain"), strict=True):
+        rival = levels[levels.method == method]
+        paired = (mel(method) - mel("ours")).rename("gain").reset_index()
         say |= {
-            f"size_{tag}": int(one["size"].iloc[0]),
-            f"vectors_{tag}": int(one.vectors.iloc[0]),
-            f"bits_{tag}": float(one.bits_per_second.iloc[0]),
-            f"explained_{tag}": float(one[one.level == one.level.max()].variance_explained.mean()),
-            f"perplexity_{tag}": float(one[one.level == 1].perplexity.mean()),
-            f"cpu_{tag}": float(one.cpu_seconds.mean()),
+            f"{suffix}_utilisation_{tag}": float(rival.utilisation.min()),
+            f"{suffix}_bits_{tag}": float(rival.bits_per_second.iloc[0]),
+            f"gain_{suffix}_{tag}": crossed_mean(paired, "gain", n),
+            f"agree_{suffix}_{tag}": int((paired.groupby("seed").gain.mean() > 0).sum()),
         }
-        for column, short in (("mel_db", "mel"), ("stft", "stft"), ("visqol", "visqol")):
-            for method, suffix in zip(METHODS, ("", "_reference", "_plain"), strict=True):
-                got = at[(at.method == method)].dropna(subset=column)
-                if len(got): say[f"{short}_{tag}{suffix}"] = far(got, column)
-        for method, suffix in zip(METHODS[1:], ("reference", "plain"), strict=True):
-            rival = levels[(levels.corpus == name) & (levels.method == method) & (levels.n == k)]
-            paired = (
-                (
-                    at[at.method == method].set_index(["file", "seed"]).mel_db
-                    - at[at.method == "ours"].set_index(["file", "seed"]).mel_db
-                )
-                .rename("gain")
-                .reset_index()
-            )
-            say |= {
-                f"{suffix}_utilisation_{tag}": float(rival.utilisation.min()),
-                f"{suffix}_bits_{tag}": float(rival.bits_per_second.iloc[0]),
-                f"gain_{suffix}_{tag}": over_files_and_seeds(paired, "gain", n),
-                f"agree_{suffix}_{tag}": int((paired.groupby("seed").gain.mean() > 0).sum()),
-            }
-    default = mine[(mine.method == "ours") & (mine.n == say["middle"]) & (mine.seed == 0)]
-    say |= dict(
+    return say
+
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #b7cab94f
+def claims_of_sound(mine, sizes: dict, n: int) -> dict:   # distances of one corpus; tag -> number of files
+    "Level and attack of the default, and what distances are to be read against."
+    far = lambda df, column: crossed_mean(df.dropna(subset=column), column, n)
+    ours, ceiling = mine[mine.method == "ours"], mine[mine.method == CEILING]
+    default = ours[(ours.n == sizes["middle"]) & (ours.seed == 0)]
+    nearest = {k: mine[(mine.method == NEAREST) & (mine.n == files)] for k, files in sizes.items()}
+    return dict(
         level=float(default.level.abs().median()),
         level_worst=float(default.level.abs().max()),
         attack=float(default.attack.abs().median()),
         attack_worst=float(default.attack.abs().max()),
-        clipped=int((mine[mine.method == "ours"].peak > 1).sum()),
+        clipped=int((ours.peak > 1).sum()),
         mel_silence=far(mine[mine.method == SILENCE], "mel_db"),
-        **{
-            f"mel_nearest_{tag}": far(mine[(mine.method == NEAREST) & (mine.n == k)], "mel_db")
-            for tag, k in (("few", sizes[0]), ("middle", say["middle"]), ("many", sizes[-1]))
-        },
+        **{f"mel_nearest_{k}": far(rows, "mel_db") for k, rows in nearest.items()},
+        mel_ceiling=far(ceiling, "mel_db"),
+        stft_ceiling=far(ceiling, "stft"),
+        visqol_ceiling=far(ceiling, "visqol"),
     )
+
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #b120394f
+def claims_of_texture(texture, name: str) -> dict:   # facts of what is written; the corpus that is told in detail
+    "Whether what is written goes on as the training files do."
     judged = {c: judge_texture(t) for c, t in texture.groupby("corpus", sort=False)}
+    say = {}
     for r in judged[name].itertuples():
         say |= {f"{r.fact}_written": r.written, f"{r.fact}_low": r.low, f"{r.fact}_high": r.high}
     say |= {f"true_{c.replace('-', '_')}": int(t.true.sum()) for c, t in judged.items()}
-    say |= dict(true_all=int(sum(t.true.sum() for t in judged.values())), facts=sum(map(len, judged.values())))
-    lim = mine[mine.method == CEILING]
-    say |= dict(
-        mel_ceiling=far(lim, "mel_db"),
-        stft_ceiling=far(lim, "stft"),
-        visqol_ceiling=far(lim.dropna(subset="visqol"), "visqol"),
-    )
-    pivot = pay.pivot(index="file", columns="by", values="bits").assign(codes=pay.groupby("file").codes.first())
-    for by, id in (("prior", "prior"), ("single codes", "unigram"), ("pairs", "bigram")):
-        say[f"bits_{id}"] = bootstrap_sums(
-            pivot[[by, "codes"]].to_numpy(), pivot.index, lambda s: s[..., 0] / s[..., 1], n=n, unit="file"
-        )
-    say["bits_saved"] = bootstrap_sums(
-        np.c_[pivot["pairs"] - pivot["prior"], pivot.codes],
-        pivot.index,
-        lambda s: s[..., 0] / s[..., 1],
-        n=n,
-        unit="file",
-    )
-    say |= dict(alpha=ALARM, set_few=how["set_files"][0], set_many=how["set_files"][1]) | claims_of_copying(copying)
+    return say | dict(true_all=int(sum(t.true.sum() for t in judged.values())), facts=sum(map(len, judged.values())))
+
+def claims_of_bits(pay, n: int) -> dict:   # bits that codes cost
+    "What a code costs the prior, beside single codes and pairs."
+    bits = pay.pivot(index="file", columns="by", values="bits").assign(codes=pay.groupby("file").codes.first())
+    a_code = lambda what: bootstrap_sums(np.c_[what, bits.codes], bits.index, lambda s: s[..., 0] / s[..., 1], n=n,
+                                         unit="file")
+    names = dict(bits_prior="prior", bits_unigram="single codes", bits_bigram="pairs")
+    return {id: a_code(bits[by]) for id, by in names.items()} | dict(bits_saved=a_code(bits["pairs"] - bits["prior"]))
+
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #641daee5
+def claims_of_holes(holes, n: int) -> dict:   # bits and distances with what follows and without
+    "What it helps to know what comes behind a hole."
     wide = holes.pivot(index="file", columns="manner")
-    gain = {
-        c: bootstrap_by((wide[c]["blind"] - wide[c]["by what follows"]).to_numpy(), wide.index, n=n, unit="file")
-        for c in ("bits_seen", "bits_behind", "distance")
-    }
-    say |= dict(
-        hole_seen=gain["bits_seen"],
-        hole_behind=gain["bits_behind"],
-        hole_distance=gain["distance"],
-        hole_blind=float(wide["distance"]["blind"].mean()),
+    gain = lambda c: bootstrap_by(
+        (wide[c]["blind"] - wide[c]["by what follows"]).to_numpy(), wide.index, n=n, unit="file"
     )
-    say |= dict(
+    return dict(hole_seen=gain("bits_seen"), hole_behind=gain("bits_behind"), hole_distance=gain("distance"),
+                hole_blind=float(wide["distance"]["blind"].mean()))
+
+def claims_of_use(speed, edits) -> dict:   # seconds by manner; how far edits are heard
+    "How fast it writes, and how far an edit reaches."
+    return dict(
         faster=speed["recomputed"] / speed["cached"],
         sampling=speed["cached"],
         decoding=speed["decoding"],
@@ -721,7 +689,29 @@ def claims_of(
         edits=len(edits),
         memory=speed["memory"],
     )
-    return say
+
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #80aeb117
+@measures("palette", 3)
+def claims_of(
+    files, levels, pay, speed, holes, copying, edits, texture,   # tables
+    how: dict,
+    n: int = 2000,   # bootstrap resamples
+) -> dict:           # id -> Estimate, number or word
+    "What prose may say."
+    name, counts = read_case(how["cases"][0])
+    sizes = dict(few=counts[0], middle=counts[min(1, len(counts) - 1)], many=counts[-1])
+    mine, ours = files[files.corpus == name], levels[levels.method == "ours"]
+    say = dict(corpus=name) | sizes | dict(
+        held=int(mine.file.nunique()),
+        utilisation=float(ours.utilisation.min()),
+        dead=int(ours.dead.max()),
+        seeds=how["seeds"],
+    )
+    for tag, k in sizes.items():
+        say |= claims_of_size(mine[mine.n == k], levels[levels.corpus == name], k, tag, n)
+    say |= claims_of_sound(mine, sizes, n) | claims_of_texture(texture, name) | claims_of_bits(pay, n)
+    say |= dict(alpha=ALARM, set_few=how["set_files"][0], set_many=how["set_files"][1]) | claims_of_copying(copying)
+    return say | claims_of_holes(holes, n) | claims_of_use(speed, edits)
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #b3ff03f9
 # of the machine, not of the method

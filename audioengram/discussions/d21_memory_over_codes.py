@@ -31,9 +31,9 @@ from ..core import ParameterError, cache_dir, fingerprint, get_profile, spawn
 from ..data.cases import open_case, page_corpus, parse_cases
 from ..devices import device_of
 from ..dynamics.memory import Neighbours, kmeans
-from ..lab.figures import band_plot, interval_plot, panels, reference, use_style
-from ..lab.players import read_row, write_row
 from ..lab.drafts import cached, code_fingerprint
+from ..lab.figures import band_plot, interval_plot, panels, reference, use_style
+from ..lab.players import write_row
 from ..lab.runs import Run, read_run
 from ..lab.studies import as_markdown, state
 from ..measure.rules import by_seed, crossed

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['NAME', 'LEARNED', 'LINEAR', 'LYRA', 'BLURRED', 'SHARPENED', 'RANDOM', 'TOLD', 'OTHERS', 'BARS', 'LEVELS', 'PLAIN',
-           'FULL', 'BASS', 'MEASURING', 'recipe', 'pick_utterances', 'read_wavs', 'with_noise', 'Sharpened',
-           'true_spectra', 'true_spectrum', 'told_phase', 'true_bands', 'fitted_lyra', 'measure_corpus',
+           'FULL', 'BASS', 'MEASURING', 'MEANS', 'GAINS', 'recipe', 'pick_utterances', 'read_wavs', 'with_noise',
+           'Sharpened', 'true_spectra', 'true_spectrum', 'told_phase', 'true_bands', 'fitted_lyra', 'measure_corpus',
            'measure_latents', 'odd_sounds', 'measure_odd', 'measure_speed', 'gather', 'published_rows', 'score_table',
-           'gain', 'claims_of', 'verdicts', 'draw_scores', 'draw_noise', 'draw_latents', 'draw_curve', 'draw_card',
-           'draw_again', 'measure_card', 'run', 'listen']
+           'gain', 'claims_of', 'worst_claims', 'latent_claims', 'verdicts', 'draw_scores', 'draw_noise',
+           'draw_latents', 'draw_curve', 'draw_card', 'draw_again', 'measure_card', 'run', 'listen']
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #ccb11c3f
 import time
@@ -439,7 +439,29 @@ def gain(
     at = scores[scores.noise == noise].pivot_table(index="speaker", columns="system", values=measure)[[a, b]].dropna()
     return paired_by(at[a], at[b], at.index, n=n, seed=seed)
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #f445cd2f
+# %% ../../nbs/discussions/d90_codec_card.ipynb #bab76e08
+# claim -> system, measure: means over speakers, without noise
+MEANS = {
+    "stoi": (LEARNED, "stoi"), "pesq": (LEARNED, "pesq_wb"),
+    "stoi_linear": (LINEAR, "stoi"), "pesq_linear": (LINEAR, "pesq_wb"),
+    "stoi_mel": ("true mel", "stoi"), "pesq_mel": ("true mel", "pesq_wb"),
+    "pesq_bass": ("true below 750 Hz", "pesq_wb"), "stoi_bass": ("true below 750 Hz", "stoi"),
+    "stoi_spectrum": ("true spectrum", "stoi"), "pesq_spectrum": ("true spectrum", "pesq_wb"),
+    "stoi_blurred": (BLURRED, "stoi"), "pesq_blurred": (BLURRED, "pesq_wb"),
+    "stoi_sharpened": (SHARPENED, "stoi"), "pesq_sharpened": (SHARPENED, "pesq_wb"),
+    "stoi_random": (RANDOM, "stoi"), "pesq_random": (RANDOM, "pesq_wb"),
+    "stoi_told": (TOLD, "stoi"), "pesq_told": (TOLD, "pesq_wb"),
+}
+# claim -> measure, system, the system that it is compared with: by speaker
+GAINS = {
+    "sharp_mel": ("mel_db", LEARNED, BLURRED), "sharp_pesq": ("pesq_wb", LEARNED, BLURRED),
+    "sharp_stoi": ("stoi", LEARNED, BLURRED), "learned_pesq": ("pesq_wb", LEARNED, SHARPENED),
+    "learned_stoi": ("stoi", LEARNED, SHARPENED), "peak_stoi": ("stoi", LEARNED, RANDOM),
+    "peak_pesq": ("pesq_wb", LEARNED, RANDOM), "told_stoi": ("stoi", TOLD, LEARNED),
+    "told_pesq": ("pesq_wb", TOLD, LEARNED),
+}
+
+# %% ../../nbs/discussions/d90_codec_card.ipynb #bbafec05
 def claims_of(
     scores: pd.DataFrame,   # of one corpus
     dims: pd.DataFrame,     # of one corpus
@@ -449,73 +471,48 @@ def claims_of(
     def mean(system, measure, noise=0.):
         g = scores[(scores.system == system) & (scores.noise == noise)].dropna(subset=measure)
         return bootstrap_by(g[measure], g.speaker, "macro", n=n, seed=seed)
-    worst = scores[(scores.system == LEARNED) & (scores.noise == 0)]
-    say = dict(
-        corpus=scores.corpus.iloc[0],
-        speakers=int(scores.speaker.nunique()),
-        stoi=mean(LEARNED, "stoi"),
-        pesq=mean(LEARNED, "pesq_wb"),
-        stoi_worst=float(worst.stoi.min()),
-        pesq_worst=float(worst.pesq_wb.min()),
-        stoi_linear=mean(LINEAR, "stoi"),
-        pesq_linear=mean(LINEAR, "pesq_wb"),
-        stoi_mel=mean("true mel", "stoi"),
-        pesq_mel=mean("true mel", "pesq_wb"),
-        pesq_bass=mean("true below 750 Hz", "pesq_wb"),
-        stoi_bass=mean("true below 750 Hz", "stoi"),
-        stoi_spectrum=mean("true spectrum", "stoi"),
-        pesq_spectrum=mean("true spectrum", "pesq_wb"),
-    )
+    say = dict(corpus=scores.corpus.iloc[0], speakers=int(scores.speaker.nunique()))
+    say |= {id: mean(*of) for id, of in MEANS.items()} | worst_claims(scores)
+    say |= {id: gain(scores, what, 0., n, seed, a, b) for id, (what, a, b) in GAINS.items()}
     say |= dict(
-        stoi_blurred=mean(BLURRED, "stoi"),
-        pesq_blurred=mean(BLURRED, "pesq_wb"),
-        stoi_sharpened=mean(SHARPENED, "stoi"),
-        pesq_sharpened=mean(SHARPENED, "pesq_wb"),
-        sharp_mel=gain(scores, "mel_db", 0.0, n, seed, LEARNED, BLURRED),
-        sharp_pesq=gain(scores, "pesq_wb", 0.0, n, seed, LEARNED, BLURRED),
-        sharp_stoi=gain(scores, "stoi", 0.0, n, seed, LEARNED, BLURRED),
-        learned_pesq=gain(scores, "pesq_wb", 0.0, n, seed, LEARNED, SHARPENED),
-        learned_stoi=gain(scores, "stoi", 0.0, n, seed, LEARNED, SHARPENED),
+        gain_stoi=gain(scores, "stoi", 0., n, seed),
+        gain_pesq=gain(scores, "pesq_wb", 0., n, seed),
+        gain_stoi_noise3=gain(scores, "stoi", .3, n, seed),
     )
+    for i, level in ((1, .1), (3, .3)):
+        say |= {f"stoi_noise{i}": mean(LEARNED, "stoi", level), f"stoi_linear_noise{i}": mean(LINEAR, "stoi", level)}
+    if LYRA in set(scores.system): say |= dict(stoi_lyra=mean(LYRA, "stoi"), pesq_lyra=mean(LYRA, "pesq_wb"))
+    return say | latent_claims(dims)
+
+# %% ../../nbs/discussions/d90_codec_card.ipynb #d39502dd
+def worst_claims(scores: pd.DataFrame) -> dict:
+    "The worst of every system, and the range over codecs trained alike from other seeds."
+    worst = lambda system, what="stoi": float(scores[(scores.system == system) & (scores.noise == 0)][what].min())
     same = scores[scores.system.isin((LEARNED, *OTHERS)) & (scores.noise == 0)].groupby("system").stoi
-    say |= dict(
+    return dict(
+        stoi_worst=worst(LEARNED),
+        pesq_worst=worst(LEARNED, "pesq_wb"),
+        stoi_worst_linear=worst(LINEAR),
+        stoi_worst_random=worst(RANDOM),
+        stoi_worst_told=worst(TOLD),
         stoi_least=float(same.mean().min()),
         stoi_most=float(same.mean().max()),
         stoi_worst_least=float(same.min().min()),
         stoi_worst_most=float(same.min().max()),
     )
-    for name, system in (("random", RANDOM), ("told", TOLD)):
-        say |= {
-            f"stoi_{name}": mean(system, "stoi"),
-            f"pesq_{name}": mean(system, "pesq_wb"),
-            f"stoi_worst_{name}": float(scores[scores.system == system].stoi.min()),
-        }
-    say |= dict(
-        peak_stoi=gain(scores, "stoi", 0.0, n, seed, LEARNED, RANDOM),
-        peak_pesq=gain(scores, "pesq_wb", 0.0, n, seed, LEARNED, RANDOM),
-        told_stoi=gain(scores, "stoi", 0.0, n, seed, TOLD, LEARNED),
-        told_pesq=gain(scores, "pesq_wb", 0.0, n, seed, TOLD, LEARNED),
-    )
-    say |= dict(
-        stoi_worst_linear=float(scores[(scores.system == LINEAR) & (scores.noise == 0)].stoi.min()),
-        gain_stoi=gain(scores, "stoi", 0.0, n, seed),
-        gain_pesq=gain(scores, "pesq_wb", 0.0, n, seed),
-        gain_stoi_noise3=gain(scores, "stoi", 0.3, n, seed),
-    )
-    for i, level in ((1, 0.1), (3, 0.3)):
-        say |= {f"stoi_noise{i}": mean(LEARNED, "stoi", level), f"stoi_linear_noise{i}": mean(LINEAR, "stoi", level)}
-    if LYRA in set(scores.system): say |= dict(stoi_lyra=mean(LYRA, "stoi"), pesq_lyra=mean(LYRA, "pesq_wb"))
-    say |= dict(
+
+def latent_claims(dims: pd.DataFrame) -> dict:
+    "How latents are spread, and how far they lie from the prior."
+    return dict(
         kl_total=float(dims.kl.sum()),
         kl_least=float(dims.kl.min()),
         kl_most=float(dims.kl.max()),
-        active=int((dims.kl > 0.1).sum()),
+        active=int((dims.kl > .1).sum()),
         dims=len(dims),
         spread_least=float(dims.spread.min()),
         spread_most=float(dims.spread.max()),
         reach=float(dims.reach.max()),
     )
-    return say
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #483ef71e
 def verdicts(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'MARKERS', 'WIDEST', 'NULL', 'use_style', 'looks', 'panels', 'reference', 'legend_below', 'doublings',
-           'interval_plot', 'band_plot', 'heat_map', 'cloud', 'distribution', 'save_svg']
+           'interval_plot', 'case_plot', 'band_plot', 'heat_map', 'cloud', 'distribution', 'save_svg']
 
 # %% ../../nbs/lab/10_figures.ipynb #7e0c9601
 import contextlib
@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from ..core import ParameterError
-from .pictures import save_svg
 
 # %% ../../nbs/lab/10_figures.ipynb #0246731f
 _all_ = ["save_svg"]  # discussions find everything that draws in one place
@@ -215,6 +214,20 @@ def interval_plot(
     if not numeric: ax.set_xlim(-.5, len(ticks) - .5)
     if hue: _legend(ax)
     _labels(ax, x if xlabel is None else xlabel, y if ylabel is None else ylabel, title)
+    return ax
+
+# %% ../../nbs/lab/10_figures.ipynb #536ade60
+def case_plot(
+    df: pd.DataFrame,   # one row a name and case, with a column `case`
+    x: str, y: str,     # columns: names along the axis, values; intervals are `y`_lo and `y`_hi, else lo and hi
+    ax,                 # where to draw
+    ylabel="",
+    zero=True,          # draw the line at 0; or what to call it
+) -> plt.Axes:
+    "Values with intervals, names beside each other and a hue a case."
+    lo, hi = (f"{y}_lo", f"{y}_hi") if f"{y}_lo" in df else ("lo", "hi")
+    interval_plot(df, x, y, lo, hi, hue="case", ax=ax, connect=False, xlabel="", ylabel=ylabel)
+    if zero: reference(ax, 0, *([zero] if isinstance(zero, str) else []))
     return ax
 
 # %% ../../nbs/lab/10_figures.ipynb #29a19212

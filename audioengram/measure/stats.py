@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['Estimate', 'estimate_of', 'group_sums', 'resample_counts', 'interval', 'bootstrap_sums', 'speaker_means',
-           'bootstrap_by', 'paired_by', 'sign_flip_p', 'shuffle_index', 'circular_index', 'block_index',
-           'permutation_p']
+           'bootstrap_by', 'paired_by', 'sign_flip_p', 'crossed_mean', 'error_rate', 'shuffle_index', 'circular_index',
+           'block_index', 'permutation_p']
 
 # %% ../../nbs/measure/05_stats.ipynb #28d7f0a9
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy import stats as sps
+from scipy.stats import binomtest
 
 from ..core import ParameterError, ShapeError
 from ..stages import measures
@@ -193,6 +194,27 @@ def sign_flip_p(
     else: signs = np.random.default_rng(seed).choice([-1, 1], size=(n, len(d)))
     hits = (np.abs(signs @ d) >= np.abs(d.sum()) * (1 - 1e-12)).sum()
     return float(hits / len(signs) if exact else (hits + 1) / (n + 1))
+
+# %% ../../nbs/measure/05_stats.ipynb #ace3fa9b
+def crossed_mean(
+    rows,            # DataFrame with file, seed and a column of values
+    column: str,
+    n: int = 2000,   # resamples
+) -> Estimate:       # of the mean
+    "Crossed bootstrap: files and seeds are drawn independently."
+    table = rows.pivot(index="file", columns="seed", values=column).to_numpy()
+    F, S = table.shape
+    draws = np.einsum("nf,fs,ns->n", resample_counts(F, n), table, resample_counts(S, n, seed=1)) / (F * S)
+    lo, hi = interval(draws, float(table.mean()), F) if F > 1 else (None, None)
+    return Estimate(float(table.mean()), lo, hi, F, "file")
+
+# %% ../../nbs/measure/05_stats.ipynb #5f35b471
+def error_rate(
+    wrong, of: int,    # errors; trials
+) -> Estimate:         # share with its Wilson interval
+    "An error rate."
+    lo, hi = binomtest(int(wrong), of).proportion_ci(method="wilson")
+    return Estimate(int(wrong) / of, float(lo), float(hi), of, "set")
 
 # %% ../../nbs/measure/05_stats.ipynb #96bf79f7
 def shuffle_index(
