@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import ShapeError, spawn
-from .stats import bootstrap_sums, circular_index, group_sums, shuffle_index
+from .stats import bootstrap_sums, circular_index, shuffle_index
 from .keys import KEYS, ArrayWindows, KeySpec, fit_keys, windows_from
 from .lookup import StepRows, Table, entropy_reduction, fit_table, frame_errors, likelihood_gain
 from .ridge import batches, fit_readers, reader_errors
@@ -117,16 +117,17 @@ def _controls(train, held, K, repeats, seed):
 
 def _by_speaker(columns, speaker, split):
     "Sums by speaker of per-frame columns."
-    codes, sums, counts = group_sums(np.stack(list(columns.values()), 1), speaker)
-    return pd.DataFrame(sums, columns=list(columns)).assign(split=split, speaker=codes, frames=counts)
+    codes, of, counts = np.unique(np.asarray(speaker), return_inverse=True, return_counts=True)
+    sums = {name: np.bincount(of, weights=x, minlength=len(codes)) for name, x in columns.items()}
+    return pd.DataFrame(sums).assign(split=split, speaker=codes, frames=counts)
 
 # %% ../../nbs/measure/10_structure.ipynb #16232fe0
 def _left_out(table, side):
     "Sums over the table's own frames, each left out of its cell's mean; a block of frames at a time."
     within = total = 0.
-    for i in range(0, len(side.x), 2**18):
-        cell = side.cell[i:i + 2**18]
-        n, (inside, all_) = table.count[cell], frame_errors(table, side.x[i:i + 2**18], cell)
+    for i in range(0, len(side.x), 2**15):
+        cell = side.cell[i:i + 2**15]
+        n, (inside, all_) = table.count[cell], frame_errors(table, side.x[i:i + 2**15], cell)
         within, total = within + (inside * (n / np.maximum(n - 1, 1))**2).sum(), total + all_.sum()
     total *= (len(side.x) / (len(side.x) - 1))**2
     return pd.DataFrame([dict(within=within, total=total, split="train", speaker=0, frames=len(side.x))])
@@ -257,6 +258,7 @@ def phase0(
 def _measure_slice(train, held, keys, scale, min_count, repeats, bins, seed, details):
     "All tables of one slice; `details`: with the confidence curve and the cells."
     mean, sd, now_mean = scale
+    readers = reader_rows(train, held, mean, sd, now_mean, seed)     # first, while nothing a frame is held
     sides, others = side_of(train, keys, mean, sd), side_of(held, keys, mean, sd)
     found = dict(rows=[], summary=[], confidence=[], cells=[])
     for key in keys:
@@ -269,7 +271,7 @@ def _measure_slice(train, held, keys, scale, min_count, repeats, bins, seed, det
             found["confidence"].append(confidence_rows(*behind[:3], bins).assign(key=key))
             found["cells"].append(cell_rows(*behind, spawn(seed, key)).assign(key=key))
     found = {t: pd.concat(dfs, ignore_index=True) for t, dfs in found.items() if dfs}
-    found["readers"] = reader_rows(train, held, mean, sd, now_mean, seed)
+    found["readers"] = readers
     return {t: _with_names(df, held.speakers) if "split" in df else df for t, df in found.items()}
 
 def _with_names(df, names):
