@@ -145,3 +145,15 @@ def test_unheard_drums_come_back_with_level_and_attack(tmp_path):
     said = fit(tmp_path, show=False).about["fidelity"]
     assert said["distance"] < 3 and said["distance"] < said["nearest"] < said["silence"]
     assert said["level"] < 3 and said["level_worst"] < 10 and said["attack"] < 5 and said["clipped"] == 0
+
+
+@pytest.mark.slow
+def test_two_thousand_files(tmp_path):
+    "In memory that does not grow with their length, and none is passed over."
+    for i in range(2000): save_audio(tmp_path / f"{i % 20:02d}" / f"{i:04d}.wav", np.resize(drum(i), 24_000 * (1 + i % 8)), 24_000)
+    sounds = read_recordings(tmp_path, show=False)
+    assert len(sounds.names) + len(sounds.left_out) == 2000 and all(w.base is None for w in sounds.wavs)
+    assert sum(w.nbytes for w in sounds.wavs) <= 2000 * 3 * 24_000 * 4
+    told = fit(tmp_path, tmp_path / "m.distill", steps=100, show=False).about
+    assert len(told["provenance"]) == len(sounds.names) and told["fidelity"]["distance"] < told["fidelity"]["silence"]
+    assert load_model(tmp_path / "m.distill").fingerprint

@@ -132,7 +132,8 @@ def read_recordings(
     held = hold_out(u.utterance_id, share, seed) if held is None else frozenset(held)
     if rate is None: rate, channels = own_shape(u)
     longest = longest or memory_seconds(len(u), rate, channels)
-    wavs = tuple(read_sound(p, rate, channels)[:int(longest * rate)] for p in u.path)
+    # copied, for a view would keep the whole file in memory
+    wavs = tuple(read_sound(p, rate, channels)[:int(longest * rate)].copy() for p in u.path)
     rows = pd.DataFrame(
         dict(
             name=u.utterance_id,

@@ -226,6 +226,7 @@ def page_problems(
         )
     first = next((text_of(c["source"]) for c in nb["cells"] if c["cell_type"] == "markdown"), "")
     if not re.match(r"# .+\n+> .+", first): found.append("has no title cell with a `>` line that answers")
+    if re.search(r"^> .*\]\(", first, re.M): found.append("has a link in its `>` line, which is quoted elsewhere")
     if any(
         re.search(r"^#\| *eval: *false", text_of(c["source"]), re.M) for c in nb["cells"] if c["cell_type"] == "code"
     ):
