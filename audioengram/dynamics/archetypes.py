@@ -31,33 +31,21 @@ def tightness_table(
     threshold=None,  # least length; half the median if None
     share: float = 0.9,  # of variance that the axes keep
     nulls=NULLS,
-    innovations=False,  # also directions of what the linear process leaves over ("innovation"), with the covariance
-    # null of those
+    innovations=False,  # also directions of what the linear process leaves over, with their covariance null
     seed: int = 0,
     **options,  # of spherical_kmeans
-) -> (
-    pd.DataFrame
-):  # one row a source, K and held-out speaker: cosine (sum), steps, own (training tightness), used, perplexity
+) -> pd.DataFrame:  # a source, K and held-out speaker: cosine (sum), steps, own (in training), used, perplexity
     "Held-out tightness by speaker of real directions and of every null."
     threshold = threshold_of(train) if threshold is None else threshold
     axes = axes_of(train, threshold, share)
     fitted = fit_nulls(train, threshold, axes)
     real = tuple(steps_of(f, threshold, axes) for f in (train, held))
-    sources = {"real": real} | {
-        k: tuple(
-            imitate(k, f, s, fitted, spawn(seed, f"{k}{i}"))
-            for i, (f, s) in enumerate(zip((train, held), real, strict=True))
-        )
-        for k in nulls
-    }
+    sources = {"real": real} | {k: _imitated(k, train, held, real, fitted, seed) for k in nulls}
     if innovations: sources |= _innovations(train, held, fitted, seed)
     rows = []
     for (name, (a, b)), K in ((s, K) for s in sources.items() for K in sizes if K <= len(s[1][0]) // 8):
-        centres = (
-            random_groups(a.d, K, seed)
-            if name == "shuffled assignment"
-            else spherical_kmeans(a.d, K, seed=seed, **options)
-        )
+        plain = name == "shuffled assignment"
+        centres = random_groups(a.d, K, seed) if plain else spherical_kmeans(a.d, K, seed=seed, **options)
         rows.append(_by_speaker(name, K, a, b, centres))
         if name == "real": rows.append(_by_speaker("mirrored", K, replace(a, d=-a.d), replace(b, d=-b.d), centres))
     return pd.concat(rows, ignore_index=True)
@@ -80,6 +68,11 @@ def _by_speaker(name, K, a, b, centres):
     )
 
 # %% ../../nbs/dynamics/30_archetypes.ipynb #bc7c5ed9
+def _imitated(kind, train, held, real, fitted, seed, name=None) -> tuple:
+    "What a null makes of the training and of the held-out speakers."
+    pairs = enumerate(zip((train, held), real, strict=True))
+    return tuple(imitate(kind, f, s, fitted, spawn(seed, f"{name or kind}{i}")) for i, (f, s) in pairs)
+
 def _innovations(train, held, fitted, seed):
     "Directions of what the linear process does not expect, and an ellipse of the same scatter."
     left = tuple(
@@ -88,12 +81,10 @@ def _innovations(train, held, fitted, seed):
     own = fitted | dict(scatter=scatter_of(left[0].d))
     return {
         "innovation": left,
-        "innovation, covariance": tuple(
-            imitate("covariance", f, s, own, spawn(seed, f"innovation{i}"))
-            for i, (f, s) in enumerate(zip((train, held), left, strict=True))
-        ),
+        "innovation, covariance": _imitated("covariance", train, held, left, own, seed, "innovation"),
     }
 
+# %% ../../nbs/dynamics/30_archetypes.ipynb #84dda1c7
 def random_groups(
     d,               # unit directions, [N,P]
     clusters: int,   # K
@@ -202,15 +193,9 @@ def mixture_table(
     P = train.d.shape[1]
     rival, rows = elliptic_log_prob(held.d, scatter_of(train.d[pick])), []
     for K in sizes:
-        model = max(
-            (
-                MixtureVonMisesFisher.fit(
-                    x, K, max_iterations=iterations, tolerance=1e-4, pseudo_count=1.0, seed=seed + i
-                )
-                for i in range(restarts)
-            ),
-            key=lambda m: m.history[-1],
-        )
+        plan = dict(max_iterations=iterations, tolerance=1e-4, pseudo_count=1.)
+        fits = [MixtureVonMisesFisher.fit(x, K, seed=seed + i, **plan) for i in range(restarts)]
+        model = max(fits, key=lambda m: m.history[-1])
         score = np.concatenate([model.log_prob(part).cpu().numpy() for part in y.split(8192)])
         speakers, sums, n = group_sums(np.stack([score, rival], 1), held.speaker)
         bic = (K * (P + 1) - 1) * np.log(len(x)) - 2 * float(model.log_prob(x).sum())

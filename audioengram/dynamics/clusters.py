@@ -14,6 +14,13 @@ from sklearn.cluster import MiniBatchKMeans
 from ..core import ParameterError, check_shape
 from ..devices import working_device
 
+# %% ../../nbs/dynamics/27_clusters.ipynb #c2bd8692
+_STARTS = {
+    "k-means++": faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
+    "afkmc2": faiss.ClusteringInitMethod_AFK_MC2,
+    "sample": faiss.ClusteringInitMethod_RANDOM,
+}
+
 # %% ../../nbs/dynamics/27_clusters.ipynb #65151559
 def spherical_kmeans(
     d,                          # unit directions, [N,P]
@@ -29,40 +36,29 @@ def spherical_kmeans(
     n, P = check_shape(d := np.ascontiguousarray(d, np.float32), "N P", "directions", finite=True).values()
     if not 1 <= clusters <= n:
         raise ParameterError(f"{n} directions cannot make {clusters} clusters", remedy="Use fewer clusters")
+    if init not in _STARTS:
+        raise ParameterError(f"unknown start {init!r}", remedy=f"Choose one of {', '.join(_STARTS)}")
     if batch:
-        c = (
-            MiniBatchKMeans(clusters, batch_size=batch, n_init=restarts, max_iter=iterations, random_state=seed)
-            .fit(d)
-            .cluster_centers_
-        )
+        plan = dict(batch_size=batch, n_init=restarts, max_iter=iterations, random_state=seed)
+        c = MiniBatchKMeans(clusters, **plan).fit(d).cluster_centers_
         return np.ascontiguousarray(unit_centres(c, d, seed), np.float32)
-    inits = {
-        "k-means++": faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
-        "afkmc2": faiss.ClusteringInitMethod_AFK_MC2,
-        "sample": faiss.ClusteringInitMethod_RANDOM,
-    }
-    if init not in inits: raise ParameterError(f"unknown start {init!r}", remedy=f"Choose one of {', '.join(inits)}")
-    run = faiss.Kmeans(
-        P,
-        clusters,
-        niter=iterations,
-        nredo=restarts,
-        spherical=True,
-        seed=seed,
-        init_method=inits[init],
-        min_points_per_centroid=1,
-        max_points_per_centroid=points,
-    )
+    plan = dict(niter=iterations, nredo=restarts, init_method=_STARTS[init], max_points_per_centroid=points)
+    run = faiss.Kmeans(P, clusters, spherical=True, seed=seed, min_points_per_centroid=1, **plan)
     run.train(d)
     return np.ascontiguousarray(unit_centres(run.centroids, d, seed))
 
 # %% ../../nbs/dynamics/27_clusters.ipynb #7923f36f
-def unit_centres(c, d, seed):
+def unit_centres(
+    c,      # centres, [K,P]
+    d,      # the data, [N,P]
+    seed,   # which points stand in
+):          # [K,P]
     "Centres of length one; one that has no direction becomes a random point of the data."
     size = np.linalg.norm(c, axis=1, keepdims=True)
     spare = d[np.random.default_rng(seed).integers(0, len(d), len(c))]
     return np.where(size > 1e-6, c / np.maximum(size, 1e-12), spare)
 
+# %% ../../nbs/dynamics/27_clusters.ipynb #a4077720
 def assign(
     d,                 # unit directions, [N,P]
     centres,           # unit, [K,P]

@@ -155,6 +155,28 @@ def transfer_table(
         )
     return pd.DataFrame(rows)
 
+# %% ../../nbs/dynamics/32_membership.ipynb #1690cd9a
+def _contexts(frames, steps, centres, window) -> tuple:
+    "Frames up to each step's start, its archetype and its speaker; steps too near an utterance's start are left out."
+    ok = steps.at >= window - 1
+    at = steps.at[ok][:, None] - np.arange(window - 1, -1, -1)
+    ok[ok] = (frames.utterance[at] == frames.utterance[at[:, -1:]]).all(1)
+    at = steps.at[ok][:, None] - np.arange(window - 1, -1, -1)
+    return frames.z[at].reshape(len(at), -1), assign(steps.d[ok], centres)[1], steps.speaker[ok]
+
+def _reader(hidden, epochs, batch, seed):
+    return MLPClassifier((hidden,), batch_size=batch, max_iter=epochs, alpha=1e-3, learning_rate_init=2e-3,
+                         early_stopping=True, n_iter_no_change=3, random_state=seed)
+
+def _guesses(p, prior, truth, speaker) -> pd.DataFrame:
+    "How often the archetype is among the first one and five, and its log loss, beside the prior's: sums by speaker."
+    rank = lambda p: (p > np.take_along_axis(p, truth[:, None], 1)).sum(1)
+    mine, usual = rank(p), rank(np.tile(prior, (len(truth), 1)))
+    columns = dict(top1=mine < 1, top5=mine < 5, log_loss=-np.log(p[np.arange(len(truth)), truth]),
+                   prior_loss=-np.log(prior[truth]), prior_top1=usual < 1, prior_top5=usual < 5)
+    speakers, sums, n = group_sums(np.stack([np.asarray(c, float) for c in columns.values()], 1), speaker)
+    return pd.DataFrame(dict(zip(columns, sums.T, strict=True))).assign(speaker=speakers, steps=n)
+
 # %% ../../nbs/dynamics/32_membership.ipynb #64b81e91
 def membership_table(
     train: tuple,  # (Frames, Steps) of training speakers
@@ -166,24 +188,9 @@ def membership_table(
     seed: int = 0,
 ) -> pd.DataFrame:  # one row a held-out speaker, sums: top1, top5, log_loss, prior_loss, prior_top1, prior_top5, steps
     "Can the context name the archetype to come?"
-    def data(frames, steps):
-        ok = steps.at >= window - 1
-        at = steps.at[ok][:, None] - np.arange(window - 1, -1, -1)
-        ok[ok] = (frames.utterance[at] == frames.utterance[at[:, -1:]]).all(1)
-        at = steps.at[ok][:, None] - np.arange(window - 1, -1, -1)
-        return frames.z[at].reshape(len(at), -1), assign(steps.d[ok], centres)[1], steps.speaker[ok]
-    (x, label, _), (y, truth, speaker) = data(*train), data(*held)
+    (x, label, _), (y, truth, speaker) = (_contexts(*side, centres, window) for side in (train, held))
     mean, scale, K = x.mean(0), x.std(0) + 1e-6, len(centres)
-    net = MLPClassifier(
-        (hidden,),
-        batch_size=min(512, len(x)),
-        max_iter=epochs,
-        alpha=1e-3,
-        learning_rate_init=2e-3,
-        early_stopping=True,
-        n_iter_no_change=3,
-        random_state=seed,
-    )
+    net = _reader(hidden, epochs, min(512, len(x)), seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)    # the budget is the recipe's
         net.fit((x - mean) / scale, label)
@@ -191,18 +198,7 @@ def membership_table(
     # classes the network never saw keep a share of the prior
     p = np.tile(1e-3 * prior, (len(y), 1))
     p[:, net.classes_] += (1 - 1e-3) * net.predict_proba((y - mean) / scale)
-    rank = lambda p: (p > np.take_along_axis(p, truth[:, None], 1)).sum(1)
-    usual = rank(np.tile(prior, (len(y), 1)))
-    columns = dict(
-        top1=rank(p) < 1,
-        top5=rank(p) < 5,
-        log_loss=-np.log(p[np.arange(len(y)), truth]),
-        prior_loss=-np.log(prior[truth]),
-        prior_top1=usual < 1,
-        prior_top5=usual < 5,
-    )
-    speakers, sums, n = group_sums(np.stack([np.asarray(c, float) for c in columns.values()], 1), speaker)
-    return pd.DataFrame(dict(zip(columns, sums.T, strict=True))).assign(speaker=speakers, steps=n)
+    return _guesses(p, prior, truth, speaker)
 
 # %% ../../nbs/dynamics/32_membership.ipynb #a5b4176a
 def explained(

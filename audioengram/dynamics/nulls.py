@@ -167,7 +167,10 @@ def imitate(
     if kind == "shuffled assignment": return steps
     raise ParameterError(f"unknown null {kind!r}", remedy=f"Choose one of {', '.join(NULLS)}")
 
-def unit_rows(x): return np.ascontiguousarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
+def unit_rows(
+    x,   # [N,P]
+):       # the same directions at length one, float32
+    return np.ascontiguousarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
 
 # %% ../../nbs/dynamics/28_nulls.ipynb #64d61656
 def fit_nulls(frames: Frames, threshold: float, axes) -> dict:
