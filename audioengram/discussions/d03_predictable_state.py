@@ -697,26 +697,17 @@ def tell(
     kw = dict(n=n, seed=how["seed"])
     of = functools.partial(by_title, found)
     add_rows(run, found, lambda t: state_table(t, **kw), "states")
-    run.figure(
-        "gains",
-        draw_gains(of(lambda t: state_table(t, **kw))),
-        "Gain over the marginal of each state by dimension, with intervals over speakers",
-    )
-    run.figure(
-        "spectrum",
-        draw_spectrum(of(lambda t: t["spectrum"])),
-        "R squared of each direction of the states, with intervals over speakers",
-    )
+    run.figure("gains", draw_gains(of(lambda t: state_table(t, **kw))),
+               "Gain over the marginal of each state by dimension, with intervals over speakers")
+    run.figure("spectrum", draw_spectrum(of(lambda t: t["spectrum"])),
+               "R squared of each direction of the states, with intervals over speakers")
     run.figure(
         "ladder",
         draw_ladder([(case_title(a), s, ladder_of(t, s, **kw)) for t, a in found for s in ("zdyn", "slow")]),
         "The ladder of nats for the learned and the linear state",
     )
-    run.figure(
-        "loss",
-        draw_loss(of(lambda t: sound_table(t, **kw))),
-        "STOI and mel distance of speech rebuilt from a state, with intervals over speakers",
-    )
+    run.figure("loss", draw_loss(of(lambda t: sound_table(t, **kw))),
+               "STOI and mel distance of speech rebuilt from a state, with intervals over speakers")
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #61d1500c
 STUDY = Study(

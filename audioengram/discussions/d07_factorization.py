@@ -676,37 +676,19 @@ def tell(
     "Tables and figures over all cases."
     of = functools.partial(by_title, found)
     add_rows(run, found, lambda t: head_table(t, n, how["seed"]), "heads")
-    run.figure(
-        "heads",
-        draw_heads(of(lambda t: head_table(t, n, how["seed"]))),
-        "Gain of each head over a diagonal Gaussian, with intervals over speakers",
-    )
-    run.figure(
-        "split",
-        draw_split(of(lambda t: t["split"]), n, how["seed"]),
-        "Nats over the marginal for the whole step, its direction and its length, with intervals over speakers",
-    )
-    run.figure(
-        "factors",
-        draw_factors(of(lambda t: t["parts"]), n, how["seed"]),
-        "Nats that the context earns for direction and length, on real and on independent frames",
-    )
-    run.figure(
-        "stories",
-        draw_stories(of(lambda t: story_table(t, n, how["seed"]))),
-        "Gain and R squared of the four stories of the length",
-    )
-    run.figure(
-        "calibration",
-        draw_calibration(of(lambda t: t["pit"])),
-        "Histograms of the probability integral transform of the step length",
-    )
+    run.figure("heads", draw_heads(of(lambda t: head_table(t, n, how["seed"]))),
+               "Gain of each head over a diagonal Gaussian, with intervals over speakers")
+    run.figure("split", draw_split(of(lambda t: t["split"]), n, how["seed"]),
+               "Nats over the marginal for the whole step, its direction and its length, with intervals over speakers")
+    run.figure("factors", draw_factors(of(lambda t: t["parts"]), n, how["seed"]),
+               "Nats that the context earns for direction and length, on real and on independent frames")
+    run.figure("stories", draw_stories(of(lambda t: story_table(t, n, how["seed"]))),
+               "Gain and R squared of the four stories of the length")
+    run.figure("calibration", draw_calibration(of(lambda t: t["pit"])),
+               "Histograms of the probability integral transform of the step length")
     run.figure("curves", draw_curves(of(lambda t: t["curves"])), "Likelihood, cosine and distance through training")
-    run.figure(
-        "clamps",
-        draw_clamps(of(lambda t: t["clamps"])),
-        "Loss, concentration and gradient under a hard clamp and a smooth bound",
-    )
+    run.figure("clamps", draw_clamps(of(lambda t: t["clamps"])),
+               "Loss, concentration and gradient under a hard clamp and a smooth bound")
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #f3072fb8
 STUDY = Study(

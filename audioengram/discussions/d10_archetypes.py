@@ -861,39 +861,24 @@ def tell(
 ):
     "Tables and figures over all cases."
     of = functools.partial(by_title, found)
-    run.figure(
-        "tightness",
-        draw_tightness(of(lambda t: t["tightness"]), n, how["seed"]),
-        "Held-out mean cosine with the nearest centre over the number of centres, for real directions and every "
-        "null",
-    )
-    run.figure(
-        "excess",
-        draw_excess(of(lambda t: t["tightness"]), n, how["seed"]),
-        "Difference of mean cosines from the strongest null, and of innovations from an ellipse",
-    )
+    run.figure("tightness", draw_tightness(of(lambda t: t["tightness"]), n, how["seed"]),
+               "Held-out mean cosine with the nearest centre over the number of centres, for real directions and every "
+               "null")
+    run.figure("excess", draw_excess(of(lambda t: t["tightness"]), n, how["seed"]),
+               "Difference of mean cosines from the strongest null, and of innovations from an ellipse")
     run.figure(
         "transfer",
         draw_transfer(of(lambda t: t), n, how["seed"]),
         "Agreement between groups of speakers, predictability of the archetype and effect of the state, real and "
         "nulls",
     )
-    run.figure(
-        "meaning",
-        draw_meaning(of(lambda t: t["meaning"])),
-        "Share of variance of descriptors of sound that archetypes explain",
-    )
-    run.figure(
-        "heads",
-        draw_heads(of(lambda t: t), n, how["seed"]),
-        "Nats a frame of heads with a memory over a plain vMF head at equal parameters and at equal "
-        "multiply-adds, with every seed",
-    )
-    run.figure(
-        "horizon",
-        draw_horizon(of(lambda t: t), n, how["seed"]),
-        "Teacher forcing, direct density and particles of every head several frames ahead",
-    )
+    run.figure("meaning", draw_meaning(of(lambda t: t["meaning"])),
+               "Share of variance of descriptors of sound that archetypes explain")
+    run.figure("heads", draw_heads(of(lambda t: t), n, how["seed"]),
+               "Nats a frame of heads with a memory over a plain vMF head at equal parameters and at equal "
+               "multiply-adds, with every seed")
+    run.figure("horizon", draw_horizon(of(lambda t: t), n, how["seed"]),
+               "Teacher forcing, direct density and particles of every head several frames ahead")
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #b0dea093
 TABLES = (
