@@ -33,7 +33,7 @@ def _names(text) -> list | None:
 def list_(json_: Json = False):
     "Codecs and views, and whether their weights and packages are here."
     from audioengram.codecs import codec_status
-    show(codec_status(), json_)
+    show(codec_status(build=False), json_)
 
 # %% ../nbs/93_cli_codec.ipynb #cb09eb4f
 @app.command()

@@ -29,7 +29,7 @@ def why_stale(
     m = result.manifest
     old = (m.get("page") or {}).get("parameters", m["parameters"])
     wanted = plain(parameters or {})
-    reasons = [f"parameter {k} was {old.get(k)!r}, is {v!r}" for k, v in wanted.items() if k not in old or old[k] != v]
+    reasons = [f"parameter {k} was {old.get(k)!r}, is {v!r}" for k, v in wanted.items() if old.get(k) != v]
     if profile and get_profile(profile).name != m["profile"]:
         reasons.append(f"profile was {m['profile']}, is {get_profile(profile).name}")
     reasons += moved_stages(m["made_by"])
