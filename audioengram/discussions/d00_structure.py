@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'SMALL_KEYS', 'READERS', 'FEW_SECONDS', 'STUDY', 'recipe', 'measure_store', 'ratio_table',
-           'reader_table', 'claims_of', 'draw_ratio', 'draw_slices', 'draw_sizes', 'draw_spread', 'draw_means',
-           'confidence_table', 'draw_confidence', 'draw_readers', 'draw_speakers', 'cell_clip', 'telling_cells',
-           'listen', 'tell', 'for_few', 'run', 'decision_tables', 'case_table']
+           'reader_table', 'claims_of', 'best_claims', 'key_claims', 'draw_ratio', 'draw_slices', 'draw_sizes',
+           'draw_spread', 'draw_means', 'confidence_table', 'draw_confidence', 'draw_readers', 'draw_speakers',
+           'cell_clip', 'telling_cells', 'listen', 'tell', 'for_few', 'run', 'decision_tables', 'case_table']
 
 # %% ../../nbs/discussions/d00_structure.ipynb #9b0e1196
-import functools
 import itertools
 
 import numpy as np
@@ -21,8 +20,17 @@ from ..core import get_profile, read_json, spawn
 from ..data.cases import Case
 from ..data.corpora import get_corpus
 from ..lab.figures import band_plot, cloud, interval_plot, looks, panels, reference
-from ..lab.players import read_row, write_row
-from ..lab.studies import Study, as_markdown, asked_cases, case_title, claims_table, publish_cases, round_trip
+from ..lab.players import write_row
+from audioengram.lab.studies import (
+    Study,
+    as_markdown,
+    asked_cases,
+    case_title,
+    claims_table,
+    pick,
+    publish_cases,
+    round_trip,
+)
 from ..measure.keys import KEYS, KeySpec, fit_keys
 from ..measure.ridge import batches
 from ..measure.stats import Estimate, bootstrap_sums
@@ -144,7 +152,7 @@ def reader_table(
             table.append(dict(lag=lag, slice=part, reader=name, r2=e.value, lo=e.lo, hi=e.hi, speakers=e.n))
     return pd.DataFrame(table)
 
-# %% ../../nbs/discussions/d00_structure.ipynb #b79fb832
+# %% ../../nbs/discussions/d00_structure.ipynb #00f56eda
 def claims_of(
     tables: dict,   # of one case
     about: dict,    # its provenance
@@ -152,59 +160,66 @@ def claims_of(
     n: int = 2000,  # bootstrap resamples
 ) -> dict:          # id without the case -> Estimate, number or word
     "What prose may say about a case."
-    seed = how["seed"]
+    kw, lag = dict(n=n, seed=how["seed"]), about["recipe"]["lags"][0]
     keys = SMALL_KEYS if about["recipe"]["small"] else KEYS
-    lag = about["recipe"]["lags"][0]
-    ratios, table = ratio_table(tables["rows"], n, seed), decide(tables["rows"], keys)
-    pick = lambda **at: functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], at.items(), tables["rows"])
+    ratios, table = ratio_table(tables["rows"], **kw), decide(tables["rows"], keys)
     first = tables["readers"].query("lag == @lag and slice == 'all'")
-    r2 = reader_table(tables["readers"], n, seed).query("lag == @lag and slice == 'all'").set_index("reader")
-    deciding, summary = (
-        ratios[ratios.key.isin(table.key)],
-        tables["summary"].query("slice == 'all'").set_index(["key", "lag"]),
-    )
-    usable = table[[summary.excluded_held[k, g] < .5 for k, g in zip(table.key, table.lag, strict=True)]]
-    best = (usable if len(usable) else table).dropna(subset="ratio").sort_values("ratio").iloc[0]
-    checked = deciding.merge(tables["summary"][["key", "lag", "slice", "excluded_held"]]).query("excluded_held < .5")
-    summary, spoke = summary.xs(lag, level="lag"), tables["readers"].query("lag == @lag and slice == 'all'").frames
-    one = lambda row: Estimate(row.r2, row.lo, row.hi, int(row.speakers))
+    r2 = reader_table(tables["readers"], **kw).query("lag == @lag and slice == 'all'").set_index("reader")
     say = dict(
         case=about["title"],
         answer="Yes" if table.passes.any() else "No",
         outcome="passes" if table.passes.any() else "fails",
-        verdict=VERDICTS[structure_verdict(table, first, n=n, seed=seed)],
+        verdict=VERDICTS[structure_verdict(table, first, **kw)],
         tried=len(table),
         minutes=about["minutes"],
         speakers_train=about["speakers_train"],
         speakers_held=about["speakers_held"],
-        ratio_best=ratio_of(pick(key=best.key, lag=best.lag, slice="all"), n=n, seed=seed),
+        largest_share=first.frames.max() / first.frames.sum(),
+        beyond=beyond_differencing(first, **kw),
+    )
+    say |= {f"r2_{k}": Estimate(r.r2, r.lo, r.hi, int(r.speakers)) for k in READERS for r in [r2.loc[k]]}
+    return say | best_claims(tables, table, ratios, **kw) | key_claims(tables, keys, table, ratios, lag, **kw)
+
+# %% ../../nbs/discussions/d00_structure.ipynb #8fc34847
+def best_claims(tables: dict, table, ratios, **kw) -> dict:   # of `decide`, of `ratio_table`; the bootstrap's options
+    "The best key of those that see at least half of the frames, and the controls."
+    lost = tables["summary"].query("slice == 'all'").set_index(["key", "lag"]).excluded_held
+    usable = table[[lost[k, g] < .5 for k, g in zip(table.key, table.lag, strict=True)]]
+    best = (usable if len(usable) else table).dropna(subset="ratio").sort_values("ratio").iloc[0]
+    deciding = ratios[ratios.key.isin(table.key)]
+    checked = deciding.merge(tables["summary"][["key", "lag", "slice", "excluded_held"]]).query("excluded_held < .5")
+    rows = pick(tables["rows"], key=best.key, lag=best.lag, slice="all")
+    return dict(
+        ratio_best=ratio_of(rows, **kw),
         best=f"{best.key} at lag {best.lag:.0f}",
         degradation_worst=usable.degradation.max(),
         control_low=checked.shuffled.min(),
         control_high=checked.shuffled.max(),
         in_sample_control_low=checked.in_sample_shuffled.min(),
-        largest_share=spoke.max() / spoke.sum(),
         raw_best=deciding[deciding.key.isin(usable.key)].raw.min(),
-        beyond=beyond_differencing(first, n=n, seed=seed),
     )
-    say |= {f"r2_{name}": one(r2.loc[name]) for name in READERS}
+
+# %% ../../nbs/discussions/d00_structure.ipynb #6b57b0a9
+def key_claims(tables: dict, keys, table, ratios, lag: int, **kw) -> dict:
+    "Every key at the first lag, beside its controls."
+    said = {}
+    summary = tables["summary"].query("slice == 'all'").set_index(["key", "lag"]).xs(lag, level="lag")
     for i, spec in enumerate(keys, 1):
-        at = deciding if spec.decides else ratios[ratios.key == spec.name]
-        here = at[(at.key == spec.name) & (at.lag == lag) & (at.slice == "all")]
-        if spec.name in summary.index: say[f"excluded_key{i}"] = float(summary.excluded_held[spec.name])
-        if here.empty: continue
-        row = here.iloc[0]
-        say |= {
-            f"ratio_key{i}": ratio_of(pick(key=spec.name, lag=lag, slice="all"), n=n, seed=seed),
+        if spec.name in summary.index: said[f"excluded_key{i}"] = float(summary.excluded_held[spec.name])
+        here = pick(ratios, key=spec.name, lag=lag, slice="all")
+        if here.empty or spec.decides and spec.name not in set(table.key): continue
+        row, facts = here.iloc[0], summary.loc[spec.name]
+        said |= {
+            f"ratio_key{i}": ratio_of(pick(tables["rows"], key=spec.name, lag=lag, slice="all"), **kw),
             f"in_sample_key{i}": row.in_sample,
             f"gain_key{i}": Estimate(row.gain, row.gain_lo, row.gain_hi, int(row.speakers)),
-            f"gain_median_key{i}": summary.gain_median[spec.name],
-            f"entropy_key{i}": summary.entropy[spec.name],
-            f"entropy_null_key{i}": summary.entropy_shuffled[spec.name],
+            f"gain_median_key{i}": facts.gain_median,
+            f"entropy_key{i}": facts.entropy,
+            f"entropy_null_key{i}": facts.entropy_shuffled,
             f"control_key{i}": row.shuffled,
-            f"control_expected_key{i}": summary.expected_control[spec.name],
+            f"control_expected_key{i}": facts.expected_control,
         }
-    return say
+    return said
 
 # %% ../../nbs/discussions/d00_structure.ipynb #7043fbc6
 def _below(ax, columns=2, **options):
@@ -520,47 +535,23 @@ def tell(
         (case_title(a), t, ratio_table(t["rows"], n, seed).merge(lost(t)), reader_table(t["readers"], n, seed))
         for t, a in found
     ]
-    keep = lambda name, fig, alt, caption="": run.figure(name, fig, alt, caption)
-    keep(
-        "ratio",
-        draw_ratio([(a, r) for a, _, r, _ in every]),
-        "Variance ratio by key and lag with intervals over speakers, against the bar and close up",
-    )
-    keep(
-        "slices",
-        draw_slices([(a, r) for a, _, r, _ in every]),
-        "Variance ratio by slice at the first lag, beside two controls",
-    )
-    keep(
-        "speakers",
-        draw_speakers([(a, t["rows"]) for a, t, *_ in every]),
-        "Histogram of the held-out speakers' own variance ratios",
-    )
-    keep(
-        "sizes",
-        draw_sizes([(a, t["cells"], t["summary"]) for a, t, *_ in every]),
-        "Training frames in each cell, in order of size",
-    )
-    keep(
-        "spread",
-        draw_spread([(a, t["cells"]) for a, t, *_ in every]),
-        "Variance of the step within each cell against the cell's size",
-    )
-    keep(
-        "means",
-        draw_means([(a, t["cells"]) for a, t, *_ in every]),
-        "Mean steps of the cells on two axes, beside those of a shuffled key",
-    )
-    keep(
-        "confidence",
-        draw_confidence([(a, confidence_table(t["confidence"], n, seed), r) for a, t, r, _ in every]),
-        "Variance ratio by decile of assignment confidence",
-    )
-    keep(
-        "readers",
-        draw_readers([(a, l, r) for a, _, r, l in every]),
-        "R squared of linear readers by lag, beside the best lookup",
-    )
+    run.figure("ratio", draw_ratio([(a, r) for a, _, r, _ in every]),
+               "Variance ratio by key and lag with intervals over speakers, against the bar and close up")
+    run.figure("slices", draw_slices([(a, r) for a, _, r, _ in every]),
+               "Variance ratio by slice at the first lag, beside two controls")
+    run.figure("speakers", draw_speakers([(a, t["rows"]) for a, t, *_ in every]),
+               "Histogram of the held-out speakers' own variance ratios")
+    run.figure("sizes", draw_sizes([(a, t["cells"], t["summary"]) for a, t, *_ in every]),
+               "Training frames in each cell, in order of size")
+    run.figure("spread", draw_spread([(a, t["cells"]) for a, t, *_ in every]),
+               "Variance of the step within each cell against the cell's size")
+    run.figure("means", draw_means([(a, t["cells"]) for a, t, *_ in every]),
+               "Mean steps of the cells on two axes, beside those of a shuffled key")
+    certain = [(a, confidence_table(t["confidence"], n, seed), r) for a, t, r, _ in every]
+    run.figure("confidence", draw_confidence(certain),
+               "Variance ratio by decile of assignment confidence")
+    run.figure("readers", draw_readers([(a, l, r) for a, _, r, l in every]),
+               "R squared of linear readers by lag, beside the best lookup")
 
 # %% ../../nbs/discussions/d00_structure.ipynb #2df09465
 FEW_SECONDS = 1200.   # of one's own recordings; with less, cells of a hundred frames are rare

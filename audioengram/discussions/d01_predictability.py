@@ -565,29 +565,17 @@ def tell(
     for (_, table), (_, about) in zip(gains, found, strict=True):
         run.rows(table.assign(case=about["case"]), "gains")
     of = functools.partial(by_title, found)
-    run.figure(
-        "ladder",
-        draw_ladder(of(lambda t: ladder_table(t, n, how["seed"]))),
-        "The ladder of nats for each case with intervals over speakers",
-    )
+    run.figure("ladder", draw_ladder(of(lambda t: ladder_table(t, n, how["seed"]))),
+               "The ladder of nats for each case with intervals over speakers")
     run.figure(
         "lags", draw_lags(gains), "Gain over the marginal and direction cosine by lag, with intervals over speakers"
     )
-    run.figure(
-        "heads",
-        draw_heads(gains, how["heads"]),
-        "Gain over the marginal at lag 1 for each head, with intervals over speakers",
-    )
-    run.figure(
-        "calibration",
-        draw_calibration(of(lambda t: t["pit"]), how["heads"]),
-        "Histograms of the probability integral transform of step length and cosine",
-    )
-    run.figure(
-        "components",
-        draw_components(of(lambda t: t["components"])),
-        "Mixture components by level, step length and share",
-    )
+    run.figure("heads", draw_heads(gains, how["heads"]),
+               "Gain over the marginal at lag 1 for each head, with intervals over speakers")
+    run.figure("calibration", draw_calibration(of(lambda t: t["pit"]), how["heads"]),
+               "Histograms of the probability integral transform of step length and cosine")
+    run.figure("components", draw_components(of(lambda t: t["components"])),
+               "Mixture components by level, step length and share")
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #9395d3eb
 STUDY = Study(

@@ -187,11 +187,8 @@ def tell(
     areas = lambda t: areas_of(t, n, how["seed"])
     add_rows(run, found, areas, "areas")
     of = by_title(found, areas)
-    run.figure(
-        "matrix",
-        draw_matrix(of[widest(found)]),
-        "Area under the ROC of every measure against every imitation; a half is blind",
-    )
+    run.figure("matrix", draw_matrix(of[widest(found)]),
+               "Area under the ROC of every measure against every imitation; a half is blind")
     run.figure("counts", draw_counts(of), "How many imitations each measure tells from real speech")
 
 # %% ../../nbs/discussions/d02_measures.ipynb #ee52f907

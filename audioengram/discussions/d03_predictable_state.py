@@ -7,8 +7,9 @@ __all__ = ['NAME', 'CASES', 'STATES', 'SIMPLER', 'LABELS', 'WAYS', 'CODE', 'STUD
            'make_factorizer', 'linear_states', 'contrastive_state', 'states_of', 'fit_pair', 'score_state',
            'state_rows', 'spectrum_rows', 'decoder_of', 'reconstruction_rows', 'heard_utterances', 'speech_rows',
            'ways_back', 'measure_store', 'state_gain', 'gain_difference', 'r2_of', 'state_table', 'sound_table',
-           'ladder_of', 'difference_values', 'verdict', 'claims_of', 'draw_gains', 'draw_spectrum', 'draw_ladder',
-           'draw_loss', 'listen', 'tell', 'run', 'states_table', 'verdict_table']
+           'ladder_of', 'difference_values', 'verdict', 'claims_of', 'main_claims', 'own_claims', 'sound_claims',
+           'draw_gains', 'draw_spectrum', 'draw_ladder', 'draw_loss', 'listen', 'tell', 'run', 'states_table',
+           'verdict_table']
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #bfd357b8
 import functools
@@ -514,19 +515,19 @@ def verdict(
     level = " and ".join(LABELS[name] for name, answer in found.items() if answer != YES)
     return f"whether it is more predictable than simpler states is not known ({level})"
 
-# %% ../../nbs/discussions/d03_predictable_state.ipynb #1f42f9a6
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #c98c6778
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
-    kw, s, d, rate = dict(n=n, seed=how["seed"]), tables["scores"], how["main"], about["frame_rate"]
+    kw, s, d = dict(n=n, seed=how["seed"]), tables["scores"], how["main"]
     over = {name: gain_difference(s, "zdyn", name, d, **kw) for name in STATES[1:]}
-    short = verdict({name: (over[name], difference_values(s, "zdyn", name, d)) for name in SIMPLER})
+    mine = pick(s, state="zdyn", d=d, model="model")
     say = dict(
         case=about["title"],
         d=d,
         dim=about["dim"],
-        verdict_short=short,
-        speakers_held=len(pick(s, state="zdyn", d=d, model="model")),
-        frames=int(pick(s, state="zdyn", d=d, model="model").above.sum()),
+        verdict_short=verdict({name: (over[name], difference_values(s, "zdyn", name, d)) for name in SIMPLER}),
+        speakers_held=len(mine),
+        frames=int(mine.above.sum()),
         components=how["components"],
         lag=how["lag"],
     )
@@ -535,42 +536,48 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     say |= {f"over_{name}": e for name, e in over.items()}
     for k in how["dims"]:
         if k < about["dim"]: say[f"gain_zdyn_{k}"] = state_gain(s, "zdyn", k, **kw)
+    say |= main_claims(tables, d, about["dim"], **kw)
+    zdyn = say["gain_zdyn"].value
+    say |= dict(bits=bits_per_second(zdyn, about["frame_rate"]), each=zdyn / d, kept=zdyn / say["gain_whole"].value)
+    return say | own_claims(tables, d) | sound_claims(tables["speech"], **kw)
+
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #6babf0ea
+def main_claims(tables: dict, d: int, dim: int, **kw) -> dict:   # options of the bootstrap
+    "The learned state at its main dimension: where its nats come from and what is lost."
+    s, names = tables["scores"], dict(zip(LADDER, ("differencing", "shape", "slow", "dynamics"), strict=True))
     mine = lambda model: pick(s, state="zdyn", d=d, model=model)
-    say |= dict(
-        gain_whole=state_gain(s, "whole", about["dim"], **kw),
-        bits=bits_per_second(say["gain_zdyn"].value, rate),
-        each=say["gain_zdyn"].value / d,
+    return dict(
+        gain_whole=state_gain(s, "whole", dim, **kw),
         delta=state_gain(s, "zdyn", d, "step", **kw),
         cosine=of_sums(mine("model"), "cosine", **kw),
         cosine_null=of_sums(mine("marginal"), "cosine", **kw),
         r2_prior=r2_of(tables["rebuilt"], "prior", d, **kw),
         r2_posterior=r2_of(tables["rebuilt"], "posterior", d, **kw),
-    )
-    say["kept"] = say["gain_zdyn"].value / say["gain_whole"].value
-    for row in ladder_of(tables, "zdyn", **kw).itertuples():
-        say[dict(zip(LADDER, ("differencing", "shape", "slow", "dynamics"), strict=True)).get(row.rung, "total")] = (
-            estimate_of(row)
-        )
-    own = tables["own"].set_index("d").loc[d]
-    say |= dict(
+        all_zdyn=state_gain(s, "zdyn", d, above=False, **kw),
+        all_slow=state_gain(s, "slow", d, above=False, **kw),
+    ) | {names.get(row.rung, "total"): estimate_of(row) for row in ladder_of(tables, "zdyn", **kw).itertuples()}
+
+# %% ../../nbs/discussions/d03_predictable_state.ipynb #36173d17
+def own_claims(tables: dict, d: int) -> dict:
+    "The factorizer's own report, and how predictable its directions are one by one."
+    own, half = tables["own"].set_index("d").loc[d], tables["spectrum"].query("state == 'zdyn'").r2
+    return dict(
         rank=float(own["rank"]),
         explained=float(own.explained),
         explained_start=float(own.start),
-        all_zdyn=state_gain(s, "zdyn", d, above=False, **kw),
-        all_slow=state_gain(s, "slow", d, above=False, **kw),
         own_gain=float(own.gain),
         parameters=int(own.parameters),
         kl=float(own.kl),
+        r2_first=float(half.iloc[0]),
+        r2_middle=float(half.iloc[len(half) // 2]),
+        r2_last=float(half.iloc[-1]),
     )
-    for way, t in tables["speech"].dropna(subset=["stoi"]).groupby("way", sort=False):
-        say |= {
-            f"{short}_{way}": bootstrap_by(t[m].to_numpy(), t.speaker.to_numpy(), **kw)
-            for short, m in (("stoi", "stoi"), ("mel", "mel_db"))
-        }
-    half = tables["spectrum"].query("state == 'zdyn'").r2
-    return say | dict(
-        r2_first=float(half.iloc[0]), r2_middle=float(half.iloc[len(half) // 2]), r2_last=float(half.iloc[-1])
-    )
+
+def sound_claims(speech, **kw) -> dict:   # options of the bootstrap
+    "What is heard of each way back."
+    mean = lambda t, what: bootstrap_by(t[what].to_numpy(), t.speaker.to_numpy(), **kw)
+    ways = list(speech.dropna(subset=["stoi"]).groupby("way", sort=False))
+    return {f"{id}_{way}": mean(t, what) for way, t in ways for id, what in (("stoi", "stoi"), ("mel", "mel_db"))}
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #2c538c55
 def draw_gains(cases: list):      # (title, state_table)
@@ -690,26 +697,17 @@ def tell(
     kw = dict(n=n, seed=how["seed"])
     of = functools.partial(by_title, found)
     add_rows(run, found, lambda t: state_table(t, **kw), "states")
-    run.figure(
-        "gains",
-        draw_gains(of(lambda t: state_table(t, **kw))),
-        "Gain over the marginal of each state by dimension, with intervals over speakers",
-    )
-    run.figure(
-        "spectrum",
-        draw_spectrum(of(lambda t: t["spectrum"])),
-        "R squared of each direction of the states, with intervals over speakers",
-    )
+    run.figure("gains", draw_gains(of(lambda t: state_table(t, **kw))),
+               "Gain over the marginal of each state by dimension, with intervals over speakers")
+    run.figure("spectrum", draw_spectrum(of(lambda t: t["spectrum"])),
+               "R squared of each direction of the states, with intervals over speakers")
     run.figure(
         "ladder",
         draw_ladder([(case_title(a), s, ladder_of(t, s, **kw)) for t, a in found for s in ("zdyn", "slow")]),
         "The ladder of nats for the learned and the linear state",
     )
-    run.figure(
-        "loss",
-        draw_loss(of(lambda t: sound_table(t, **kw))),
-        "STOI and mel distance of speech rebuilt from a state, with intervals over speakers",
-    )
+    run.figure("loss", draw_loss(of(lambda t: sound_table(t, **kw))),
+               "STOI and mel distance of speech rebuilt from a state, with intervals over speakers")
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #61d1500c
 STUDY = Study(

@@ -615,12 +615,9 @@ def tell(
         "all", draw_all(table), "Gain of every model over the baseline, teacher-forced, beside the marginal null"
     )
     run.figure("forced", draw_forced(table), "Gain over the network alone, teacher-forced")
-    run.figure(
-        "rolled",
-        draw_rolled([(case_title(a), t) for t, a in found[widest(found) :]], n, how["seed"]),
-        "Gain of particles and mean rollouts and step norm of mean rollouts by step, before and after rollout "
-        "training",
-    )
+    run.figure("rolled", draw_rolled([(case_title(a), t) for t, a in found[widest(found) :]], n, how["seed"]),
+               "Gain of particles and mean rollouts and step norm of mean rollouts by step, before and after rollout "
+               "training")
 
 # %% ../../nbs/discussions/d04_memory.ipynb #87968385
 STUDY = Study(

@@ -607,24 +607,15 @@ def tell(
     table, counts = by_title(found, gap), by_title(found, lost)
     run.figure("gap", draw_gap(table), "Gain of teacher forcing, ceiling, particles and mean rollout by step")
     run.figure("lost", draw_lost(table), "Nats lost to compounding error by training method and step")
-    run.figure(
-        "injection",
-        draw_injection(show("curves")[widest(found) :]),
-        "State error, step norm and cosine by step for injection modes A to D and their nulls",
-    )
+    run.figure("injection", draw_injection(show("curves")[widest(found) :]),
+               "State error, step norm and cosine by step for injection modes A to D and their nulls")
     run.figure(
         "particles", draw_particles(counts), "Ceiling less rollout by number of particles, and in the limit"
     )
-    run.figure(
-        "spread",
-        draw_spread(show("gap", n, how["seed"])),
-        "Spread of the particles over the error of their mean by step",
-    )
-    run.figure(
-        "splices",
-        draw_splices(show("splices", n, how["seed"])),
-        "Mel distance inside rolled-out segments by their length",
-    )
+    run.figure("spread", draw_spread(show("gap", n, how["seed"])),
+               "Spread of the particles over the error of their mean by step")
+    run.figure("splices", draw_splices(show("splices", n, how["seed"])),
+               "Mel distance inside rolled-out segments by their length")
 
 # %% ../../nbs/discussions/d05_gap.ipynb #4aebbd1b
 STUDY = Study(

@@ -6,9 +6,9 @@
 __all__ = ['NAME', 'CASES', 'POLAR', 'HEADS', 'STORIES', 'SINGLE', 'MDN', 'LEAN', 'BEST', 'CODE', 'TOLD', 'PARTS', 'STUDY',
            'recipe', 'model_for', 'fit', 'Independent', 'measure_store', 'judge', 'split_gain', 'factors', 'stories',
            'curves', 'Readout', 'clamps', 'factor_gain', 'factor_excess', 'length_r2', 'head_table', 'story_table',
-           'part_gain', 'part_share', 'verdict', 'claims_of', 'draw_heads', 'draw_split', 'draw_factors',
-           'draw_stories', 'draw_curves', 'draw_clamps', 'draw_calibration', 'listen', 'tell', 'run', 'heads_table',
-           'verdict_table']
+           'part_gain', 'part_share', 'verdict', 'claims_of', 'head_claims', 'factor_claims', 'clamp_claims',
+           'draw_heads', 'draw_split', 'draw_factors', 'draw_stories', 'draw_curves', 'draw_clamps', 'draw_calibration',
+           'listen', 'tell', 'run', 'heads_table', 'verdict_table']
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #4880a1d7
 import bisect
@@ -474,31 +474,51 @@ def verdict(parted: dict) -> str:
     one = "direction" if found["direction"] else "length"
     return f"the {one} is predictable beyond differencing, the other not clearly"
 
-# %% ../../nbs/discussions/d07_factorization.ipynb #cfd7985d
+# %% ../../nbs/discussions/d07_factorization.ipynb #cf404aaf
 def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
     "What prose may say about a case."
-    kw, s, parts, clamp = dict(n=n, seed=how["seed"]), tables["scores"], tables["parts"], tables["clamps"]
-    at = lambda model: pick(s, model=model)
-    ahead = lambda a, b, **more: gain(at(a), at(b), **dict(above=True) | more, **kw)
+    kw, s = dict(n=n, seed=how["seed"]), tables["scores"]
     parted = {k: part_gain(tables["split"], k, **kw) for k in ("whole", "direction", "length")}
-    last = clamp[clamp.step == clamp.step.max()].set_index("bound")
-    say = dict(
-        case=about["title"],
-        verdict_short=verdict(parted),
-        whole=parted["whole"],
-        direction=parted["direction"],
-        length=parted["length"],
-        direction_share=part_share(tables["split"], "direction", **kw),
+    said = dict(case=about["title"], verdict_short=verdict(parted)) | parted
+    said["direction_share"] = part_share(tables["split"], "direction", **kw)
+    at = pick(s, model=MDN)
+    said |= dict(
+        parameters=int(tables["sizes"].parameters.median()),
+        speakers_held=len(at),
+        frames=int(at.frames.sum()),
+        below=1 - float(at.above.sum() / at.frames.sum()),
+        nominal90=nominal_coverage(how["samples"], .9),
+        nominal50=nominal_coverage(how["samples"], .5),
+    )
+    said |= head_claims(s, **kw) | factor_claims(tables["parts"], **kw) | clamp_claims(tables["clamps"])
+    story = lambda letter: pick(tables["stories"], story=letter)
+    return said | {f"story_{letter}": gain(story("A"), story(letter), above=True, **kw) for letter in "BCD"}
+
+# %% ../../nbs/discussions/d07_factorization.ipynb #23f3f75f
+def head_claims(scores, **kw) -> dict:   # options of the bootstrap
+    "Heads against each other, and statistics of the step under two of them."
+    at = lambda model: pick(scores, model=model)
+    ahead = lambda a, b, above=True: gain(at(a), at(b), above=above, **kw)
+    return dict(
         elliptic_ahead=ahead(MDN, BEST),
         single_behind=ahead(SINGLE, MDN),
+        lean_ahead=ahead(LEAN, BEST),
+        tied_behind=ahead("8 vMF × log-normal", MDN),
+        centred_ahead=ahead(MDN, "… about a predicted centre"),
+        diagonal_ahead=ahead(MDN, "factored, diagonal"),
+        polar_all=ahead(MDN, SINGLE, above=False),
         cosine=of_sums(at(SINGLE), "cosine", **kw),
         r2=of_sums(at(BEST), "r2", **kw),
         r2_single=of_sums(at(SINGLE), "r2", **kw),
         cover90=of_sums(at(BEST), "cover90", **kw),
         cover50=of_sums(at(BEST), "cover50", **kw),
-        parameters=int(tables["sizes"].parameters.median()),
-        speakers_held=len(at(MDN)),
-        frames=int(at(MDN).frames.sum()),
+        cover90_single=of_sums(at(SINGLE), "cover90", **kw),
+    )
+
+# %% ../../nbs/discussions/d07_factorization.ipynb #cefeb294
+def factor_claims(parts, **kw) -> dict:   # options of the bootstrap
+    "What the context earns for each factor, on real frames and on independent ones."
+    return dict(
         direction_real=factor_gain(parts, "direction", "real", **kw),
         direction_free=factor_gain(parts, "direction", "independent", **kw),
         direction_over=factor_excess(parts, "direction", **kw),
@@ -507,31 +527,20 @@ def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
         length_over=factor_excess(parts, "length", **kw),
         r2_real=length_r2(parts, "real", **kw),
         r2_free=length_r2(parts, "independent", **kw),
+    )
+
+def clamp_claims(clamp) -> dict:
+    "The hard bound against the smooth one, at the end of training."
+    last = clamp[clamp.step == clamp.step.max()].set_index("bound")
+    return dict(
         clamp_loss=last.loss["hard clamp"] - last.loss["smooth bound"],
         clamp_grad=float(clamp[clamp.bound == "hard clamp"].grad_kappa.max()),
         clamp_r2=_late_r2(clamp, "hard clamp"),
         smooth_r2=_late_r2(clamp, "smooth bound"),
         clamp_kappa=last.kappa["hard clamp"],
         smooth_kappa=last.kappa["smooth bound"],
-        kappa790=float(_constant_gain(512, 790.0, 0.727)),
+        kappa790=float(_constant_gain(512, 790., .727)),
     )
-    say |= dict(
-        lean_ahead=ahead(LEAN, BEST),
-        tied_behind=ahead("8 vMF × log-normal", MDN),
-        centred_ahead=ahead(MDN, "… about a predicted centre"),
-        diagonal_ahead=ahead(MDN, "factored, diagonal"),
-    )
-    say |= dict(
-        nominal90=nominal_coverage(how["samples"], 0.9),
-        nominal50=nominal_coverage(how["samples"], 0.5),
-        cover90_single=of_sums(at(SINGLE), "cover90", **kw),
-    )
-    say |= dict(polar_all=ahead(MDN, SINGLE, above=False), below=1 - float(at(MDN).above.sum() / at(MDN).frames.sum()))
-    for letter in "BCD":
-        say[f"story_{letter}"] = gain(
-            pick(tables["stories"], story="A"), pick(tables["stories"], story=letter), above=True, **kw
-        )
-    return say
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #ecda441f
 def _late_r2(clamp, bound) -> float:
@@ -667,37 +676,19 @@ def tell(
     "Tables and figures over all cases."
     of = functools.partial(by_title, found)
     add_rows(run, found, lambda t: head_table(t, n, how["seed"]), "heads")
-    run.figure(
-        "heads",
-        draw_heads(of(lambda t: head_table(t, n, how["seed"]))),
-        "Gain of each head over a diagonal Gaussian, with intervals over speakers",
-    )
-    run.figure(
-        "split",
-        draw_split(of(lambda t: t["split"]), n, how["seed"]),
-        "Nats over the marginal for the whole step, its direction and its length, with intervals over speakers",
-    )
-    run.figure(
-        "factors",
-        draw_factors(of(lambda t: t["parts"]), n, how["seed"]),
-        "Nats that the context earns for direction and length, on real and on independent frames",
-    )
-    run.figure(
-        "stories",
-        draw_stories(of(lambda t: story_table(t, n, how["seed"]))),
-        "Gain and R squared of the four stories of the length",
-    )
-    run.figure(
-        "calibration",
-        draw_calibration(of(lambda t: t["pit"])),
-        "Histograms of the probability integral transform of the step length",
-    )
+    run.figure("heads", draw_heads(of(lambda t: head_table(t, n, how["seed"]))),
+               "Gain of each head over a diagonal Gaussian, with intervals over speakers")
+    run.figure("split", draw_split(of(lambda t: t["split"]), n, how["seed"]),
+               "Nats over the marginal for the whole step, its direction and its length, with intervals over speakers")
+    run.figure("factors", draw_factors(of(lambda t: t["parts"]), n, how["seed"]),
+               "Nats that the context earns for direction and length, on real and on independent frames")
+    run.figure("stories", draw_stories(of(lambda t: story_table(t, n, how["seed"]))),
+               "Gain and R squared of the four stories of the length")
+    run.figure("calibration", draw_calibration(of(lambda t: t["pit"])),
+               "Histograms of the probability integral transform of the step length")
     run.figure("curves", draw_curves(of(lambda t: t["curves"])), "Likelihood, cosine and distance through training")
-    run.figure(
-        "clamps",
-        draw_clamps(of(lambda t: t["clamps"])),
-        "Loss, concentration and gradient under a hard clamp and a smooth bound",
-    )
+    run.figure("clamps", draw_clamps(of(lambda t: t["clamps"])),
+               "Loss, concentration and gradient under a hard clamp and a smooth bound")
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #f3072fb8
 STUDY = Study(

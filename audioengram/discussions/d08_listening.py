@@ -292,17 +292,11 @@ def tell(
     "Tables and figures over all cases."
     of = by_title(found, lambda t: t["scores"])
     add_rows(run, found, lambda t: agreements(t["scores"], n, how["seed"]), "agreement")
-    run.figure(
-        "costs",
-        draw_costs(of, n, how["seed"]),
-        "Mel distance over the codec's round trip for each mode and reach, with intervals over speakers",
-    )
+    run.figure("costs", draw_costs(of, n, how["seed"]),
+               "Mel distance over the codec's round trip for each mode and reach, with intervals over speakers")
     run.figure("measures", draw_measures(of), "Every measure over the modes, scaled from its worst to its best")
-    run.figure(
-        "agreement",
-        draw_agreement(of, n, how["seed"]),
-        "Rank correlation of each pair of measures over modes and reaches",
-    )
+    run.figure("agreement", draw_agreement(of, n, how["seed"]),
+               "Rank correlation of each pair of measures over modes and reaches")
 
 # %% ../../nbs/discussions/d08_listening.ipynb #13ba1e5d
 STUDY = Study(

@@ -6,9 +6,10 @@
 __all__ = ['NAME', 'CASES', 'DESCRIPTORS', 'SHADOWS', 'CODE', 'BAR', 'BASIS', 'GATED', 'DIRECTIONS', 'STATES', 'HELPS', 'IDS',
            'TABLES', 'STUDY', 'recipe', 'measure_store', 'shadows', 'codes', 'step_sounds', 'meanings', 'head_sets',
            'fit_heads', 'memories', 'head_rows', 'free_runs', 'free_value', 'horizon', 'some_utterances', 'splices',
-           'source_mean', 'agreement', 'head_gain', 'head_values', 'memory_claims', 'recurrence', 'claims_of',
-           'draw_tightness', 'draw_excess', 'draw_transfer', 'plt_align', 'draw_meaning', 'draw_heads', 'draw_horizon',
-           'listen', 'listen_heads', 'transitions', 'tell', 'run', 'verdict_table', 'head_tables', 'tables_of']
+           'source_mean', 'agreement', 'head_gain', 'head_values', 'memory_claims', 'gain_claims', 'rolled_claims',
+           'recurrence', 'claims_of', 'size_claims', 'reading_claims', 'meaning_claims', 'draw_tightness',
+           'draw_excess', 'draw_transfer', 'plt_align', 'draw_meaning', 'draw_heads', 'draw_horizon', 'listen',
+           'listen_heads', 'transitions', 'tell', 'run', 'verdict_table', 'head_tables', 'tables_of']
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #c70965e2
 import functools
@@ -449,48 +450,55 @@ HELPS = {
 }
 IDS = {BASIS: "basis", GATED: "gated", DIRECTIONS: "codebook", STATES: "states"}
 
-# %% ../../nbs/discussions/d10_archetypes.ipynb #44c6b2e3
-def memory_claims(tables: dict, how: dict, **kw) -> dict:
+# %% ../../nbs/discussions/d10_archetypes.ipynb #5b70b561
+def memory_claims(tables: dict, how: dict, **kw) -> dict:   # options of the bootstrap
     "What the page may say of heads."
-    h, far, heard, last = tables["heads"], tables["horizon"], tables["splices"], how["steps"]
-    at = lambda name: pick(far, head=name, step=last)
+    h, hold = tables["heads"], tables["stability"]
     say = dict(
         head_seeds=how["seeds"],
-        ahead=last,
+        ahead=how["steps"],
         head_particles=how["particles"],
         codes=how["slots"],
-        long_steps=int(tables["stability"].steps.max()),
-        stable="all stay finite" if tables["stability"].finite.all() else "not all stay finite",
+        long_steps=int(hold.steps.max()),
+        stable="all stay finite" if hold.finite.all() else "not all stay finite",
         states_over=head_gain(h, STATES, DIRECTIONS, **kw),
     )
-    for name, id in IDS.items():
-        each = [head_gain(h, name, number=k, **kw).value for k in range(how["seeds"])]
-        say |= {
-            id: crossed(head_values(h, name)),
-            f"{id}_adds": head_gain(h, name, equal="multiply-adds", **kw),
-            f"{id}_least": min(each),
-            f"{id}_most": max(each),
-            f"{id}_far": ahead_of(at(BAR), at(name), "R", **kw),
-        }
-    for name, id in {BAR: "plain", **IDS}.items():
-        say |= {
-            f"{id}_direct": ahead(at(name), "R", "C", **kw),
-            f"{id}_price": ahead(at(name), "R_mean", "R", **kw),
-            f"{id}_step": ratio_of_sums(at(name), "own_step", "true_step", **kw),
-        }
-        for steps, word in ((1, "one"), (last, "many")):
-            say[f"{id}_heard_{word}"] = bootstrap_by(
-                *(pick(heard, head=name, steps=steps)[c].to_numpy() for c in ("distance", "speaker")), **kw
-            )
-    for name, id in {BAR: "plain", **IDS}.items():
-        say[f"{id}_frechet"] = x if np.isfinite(x := free_value(tables["free"], name, "frechet")) else "no"
+    for name, id in IDS.items(): say |= gain_claims(tables, how, name, id, **kw)
+    for name, id in {BAR: "plain", **IDS}.items(): say |= rolled_claims(tables, how, name, id, **kw)
     b, places = say["gated"], say["states"]
+    certain = places.lo is not None and places.lo > 0
     return say | dict(
-        places="one of as many states does"
-        if places.lo is not None and places.lo > 0
-        else "nor, beyond doubt, does one of as many states",
+        places="one of as many states does" if certain else "nor, beyond doubt, does one of as many states",
         helps=HELPS[decided(b, head_values(h, GATED))],
     )
+
+# %% ../../nbs/discussions/d10_archetypes.ipynb #8e9deace
+def gain_claims(tables: dict, how: dict, name: str, id: str, **kw) -> dict:
+    "A head over the plain one: at equal cost, in every seed, and several frames ahead."
+    h, at = tables["heads"], lambda head: pick(tables["horizon"], head=head, step=how["steps"])
+    each = [head_gain(h, name, number=k, **kw).value for k in range(how["seeds"])]
+    return {
+        id: crossed(head_values(h, name)),
+        f"{id}_adds": head_gain(h, name, equal="multiply-adds", **kw),
+        f"{id}_least": min(each),
+        f"{id}_most": max(each),
+        f"{id}_far": ahead_of(at(BAR), at(name), "R", **kw),
+    }
+
+def rolled_claims(tables: dict, how: dict, name: str, id: str, **kw) -> dict:
+    "A head rolled out: against its own ceiling, its steps, what is heard, and free runs."
+    at, frechet = pick(tables["horizon"], head=name, step=how["steps"]), free_value(tables["free"], name, "frechet")
+    def heard(steps):
+        rows = pick(tables["splices"], head=name, steps=steps)
+        return bootstrap_by(rows.distance.to_numpy(), rows.speaker.to_numpy(), **kw)
+    return {
+        f"{id}_direct": ahead(at, "R", "C", **kw),
+        f"{id}_price": ahead(at, "R_mean", "R", **kw),
+        f"{id}_step": ratio_of_sums(at, "own_step", "true_step", **kw),
+        f"{id}_heard_one": heard(1),
+        f"{id}_heard_many": heard(how["steps"]),
+        f"{id}_frechet": frechet if np.isfinite(frechet) else "no",
+    }
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #4ed03f8b
 def recurrence(
@@ -510,19 +518,13 @@ def recurrence(
         words = f"archetypes exist by our rule, at {int(table.exceeds.sum())} of {len(table)} sizes of the repertoire"
     return words, table.loc[table.excess.idxmax()], rival, apart
 
-# %% ../../nbs/discussions/d10_archetypes.ipynb #f28c7b79
-def claims_of(
-    tables: dict,
-    about: dict,
-    how: dict,
-    n: int,         # bootstrap resamples
-) -> dict:
+# %% ../../nbs/discussions/d10_archetypes.ipynb #843acf05
+def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:   # n: bootstrap resamples
     "What the page may quote."
     kw, t = dict(n=n, seed=how["seed"]), tables["tightness"]
     words, best, rival, apart = recurrence(t, tables["transfer"], **kw)
-    K, null, m = int(best.K), best.null, tables["mixtures"]
-    size = pick_size(m)
-    say = dict(
+    K, null = int(best.K), best.null
+    return dict(
         case=about["title"],
         verdict_short=words,
         k=K,
@@ -534,39 +536,51 @@ def claims_of(
         innovation=excess(t, K, "innovation, covariance", "innovation", **kw),
         over_ellipse=excess(t, K, "covariance", **kw),
         speakers_held=about["speakers_held"],
-        mixture=size,
-        mixture_bic=pick_size(m, "bic"),
-        mixture_gain=over_ellipse(m, size, **kw),
         transfer=agreement(tables["transfer"], "real", **kw),
         transfer_null=agreement(tables["transfer"], rival, **kw),
         transfer_name=rival,
         transfer_over=apart,
         order=float(tables["order"].beyond.iloc[0]),
         order_null=float(tables["order"].beyond[1:].max()),
-        still=float(tables["near"].still.iloc[0]),
-        silent=float(tables["near"].silent.iloc[0]),
-        run=float(tables["near"].run.iloc[0]),
-        run_shuffled=float(tables["near"].shuffled_run.iloc[0]),
-        axes=int(tables["near"]["axes"].iloc[0]),
-        **memory_claims(tables, how, **kw),
+    ) | size_claims(tables, **kw) | reading_claims(tables, **kw) | memory_claims(tables, how, **kw)
+
+# %% ../../nbs/discussions/d10_archetypes.ipynb #533f2f7e
+def size_claims(tables: dict, **kw) -> dict:   # options of the bootstrap
+    "How many components a mixture asks for, and which steps stand still."
+    m, near = tables["mixtures"], tables["near"].iloc[0]
+    size = pick_size(m)
+    return dict(
+        mixture=size,
+        mixture_bic=pick_size(m, "bic"),
+        mixture_gain=over_ellipse(m, size, **kw),
+        still=float(near.still),
+        silent=float(near.silent),
+        run=float(near.run),
+        run_shuffled=float(near.shuffled_run),
+        axes=int(near["axes"]),
     )
-    for key, source in dict(real="real", marginal="marginal", linear="linear").items():
-        say |= {
-            f"state_{key}": source_mean(tables["state"], source, "degrees", **kw),
-            f"top1_{key}": source_mean(tables["membership"], source, "top1", **kw),
-            f"top5_{key}": source_mean(tables["membership"], source, "top5", **kw),
+
+def reading_claims(tables: dict, **kw) -> dict:   # options of the bootstrap
+    "What the state, the context and the sound have to do with archetypes, beside the nulls."
+    said, named = {}, tables["membership"].assign(gain=lambda d: d.prior_loss - d.log_loss)
+    for source in ("real", "marginal", "linear"):
+        said |= {
+            f"state_{source}": source_mean(tables["state"], source, "degrees", **kw),
+            f"top1_{source}": source_mean(named, source, "top1", **kw),
+            f"top5_{source}": source_mean(named, source, "top5", **kw),
+            f"named_{source}": source_mean(named, source, "gain", **kw),
         }
-        f = tables["membership"].assign(gain=lambda d: d.prior_loss - d.log_loss)
-        say[f"named_{key}"] = source_mean(f, source, "gain", **kw)
-    say["state_ratio"] = say["state_marginal"].value / say["state_real"].value
-    meant = [DESCRIPTORS[r.descriptor] for r in tables["meaning"].itertuples() if r.p < .05 and r.eta2 > r.random]
-    top = tables["meaning"].sort_values("eta2").iloc[-1] if len(tables["meaning"]) else None
-    return say | dict(
-        meant=", ".join(meant) or "none of the descriptors",
-        meant_most=DESCRIPTORS[top.descriptor] if top is not None else "nothing",
-        eta2=float(top.eta2) if top is not None else 0.0,
-        eta2_random=float(top.random) if top is not None else 0.0,
-    )
+    said["state_ratio"] = said["state_marginal"].value / said["state_real"].value
+    return said | meaning_claims(tables["meaning"])
+
+# %% ../../nbs/discussions/d10_archetypes.ipynb #1bbaa838
+def meaning_claims(rows) -> dict:   # of `meanings`
+    "Which descriptors archetypes explain beyond both bars, and the one they explain most of."
+    meant = [DESCRIPTORS[r.descriptor] for r in rows.itertuples() if r.p < .05 and r.eta2 > r.random]
+    said = dict(meant=", ".join(meant) or "none of the descriptors")
+    if not len(rows): return said | dict(meant_most="nothing", eta2=0., eta2_random=0.)
+    top = rows.sort_values("eta2").iloc[-1]
+    return said | dict(meant_most=DESCRIPTORS[top.descriptor], eta2=float(top.eta2), eta2_random=float(top.random))
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #66fa2efd
 _LINES = {
@@ -861,39 +875,24 @@ def tell(
 ):
     "Tables and figures over all cases."
     of = functools.partial(by_title, found)
-    run.figure(
-        "tightness",
-        draw_tightness(of(lambda t: t["tightness"]), n, how["seed"]),
-        "Held-out mean cosine with the nearest centre over the number of centres, for real directions and every "
-        "null",
-    )
-    run.figure(
-        "excess",
-        draw_excess(of(lambda t: t["tightness"]), n, how["seed"]),
-        "Difference of mean cosines from the strongest null, and of innovations from an ellipse",
-    )
+    run.figure("tightness", draw_tightness(of(lambda t: t["tightness"]), n, how["seed"]),
+               "Held-out mean cosine with the nearest centre over the number of centres, for real directions and every "
+               "null")
+    run.figure("excess", draw_excess(of(lambda t: t["tightness"]), n, how["seed"]),
+               "Difference of mean cosines from the strongest null, and of innovations from an ellipse")
     run.figure(
         "transfer",
         draw_transfer(of(lambda t: t), n, how["seed"]),
         "Agreement between groups of speakers, predictability of the archetype and effect of the state, real and "
         "nulls",
     )
-    run.figure(
-        "meaning",
-        draw_meaning(of(lambda t: t["meaning"])),
-        "Share of variance of descriptors of sound that archetypes explain",
-    )
-    run.figure(
-        "heads",
-        draw_heads(of(lambda t: t), n, how["seed"]),
-        "Nats a frame of heads with a memory over a plain vMF head at equal parameters and at equal "
-        "multiply-adds, with every seed",
-    )
-    run.figure(
-        "horizon",
-        draw_horizon(of(lambda t: t), n, how["seed"]),
-        "Teacher forcing, direct density and particles of every head several frames ahead",
-    )
+    run.figure("meaning", draw_meaning(of(lambda t: t["meaning"])),
+               "Share of variance of descriptors of sound that archetypes explain")
+    run.figure("heads", draw_heads(of(lambda t: t), n, how["seed"]),
+               "Nats a frame of heads with a memory over a plain vMF head at equal parameters and at equal "
+               "multiply-adds, with every seed")
+    run.figure("horizon", draw_horizon(of(lambda t: t), n, how["seed"]),
+               "Teacher forcing, direct density and particles of every head several frames ahead")
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #b0dea093
 TABLES = (

@@ -917,17 +917,11 @@ def tell(
         "Three distances between held-out files and their reconstructions by number of training files, for three "
         "quantizers, with intervals over files",
     )
-    run.figure(
-        "health",
-        draw_health(levels, usage),
-        "Codes in use by level and size, and maps of which training file uses which code",
-    )
-    run.figure(
-        "copying",
-        draw_copying(copying),
-        "Share of pieces beyond the limit of each sign of copying, for priors that know five files by heart and "
-        "for healthy ones, with the share that makes a sign",
-    )
+    run.figure("health", draw_health(levels, usage),
+               "Codes in use by level and size, and maps of which training file uses which code")
+    run.figure("copying", draw_copying(copying),
+               "Share of pieces beyond the limit of each sign of copying, for priors that know five files by heart and "
+               "for healthy ones, with the share that makes a sign")
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #efda23af
 def run(
