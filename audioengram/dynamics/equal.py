@@ -84,7 +84,7 @@ def best_mixture(
 ) -> GaussianMixture:
     "The mixture without a context that held-out frames prefer."
     law = lambda k, kind: GaussianMixture(
-        k, covariance_type=kind, reg_covar=1e-4 * float(train.var(0).mean()), max_iter=200, tol=2e-3,
+        k, covariance_type=kind, reg_covar=1e-4 * float(train.var(0).mean()), max_iter=100, tol=5e-3,
         random_state=spawn(seed, kind) % 2**31).fit(train)
     return max((law(k, kind) for k, kind in candidates), key=lambda m: m.score(valid))
 

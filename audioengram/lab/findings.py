@@ -203,6 +203,13 @@ FINDINGS |= {
     "d12_drift/blocks":
         "Length does not drift ({claim:main.norm_slope}), the voice does ({claim:main.voice_slope}); holding "
         "the length changes how well speech is told from it by {claim:main.held}.",
+    "d13_modelability/plane":
+        "{claim:main.verdict_short}: more predictable bits a second and realism have a rank correlation of "
+        "{claim:main.rank} over {claim:main.representations} representations.",
+    "d13_modelability/left_out":
+        "Without one kind of representation after the other the correlation lies between "
+        "{claim:main.without_least|.2f} and {claim:main.without_most|.2f}; with other marks it is "
+        "{claim:main.rank_told}.",
     "d20_small_data_codes/distances":
         "With {claim:main.few} files our codes are {claim:main.mel_few} from the sound, the reference sizing "
         "{claim:main.mel_few_reference}; with {claim:main.many} files {claim:main.mel_many} against "
