@@ -149,8 +149,8 @@ def codecs_world(seed, effect, clips=16):
     alike = lambda: rng.standard_normal(12) + rng.standard_normal(5)[np.unique(codecs, return_inverse=True)[1]]
     kept = alike()
     bits = alike() + .3 * kept
-    real = effect * bits + .3 * alike() - .3 * kept
-    far = 1. - .6 * (real - real.mean()) / real.std()
+    real = effect * bits + .3 * alike() - .2 * kept
+    far = 1.8 - .14 * real.argsort().argsort()                 # evenly spread, from hardly told to told at once
     who = np.repeat([f"s{i:02}" for i in range(SPEAKERS)], clips)
     each, speakers = (lambda: .1 * rng.standard_normal(SPEAKERS)), np.unique(who)
     for i, codec in enumerate(codecs):
@@ -180,7 +180,7 @@ WORLDS = {   # name -> (world, how its answer begins)
     "rollouts that help": (lambda s: d06.verdict(rows_world(s, 1.)), "yes"),
     "rollouts that harm": (lambda s: d06.verdict(rows_world(s, -1.)), "no:"),
     "rollouts that do nothing": (lambda s: d06.verdict(rows_world(s, 0., by_seed=0.)), "not known"),
-    "predictability that drives generation": (lambda s: codecs_world(s, 3.), "Predictability predicts generation"),
+    "predictability that drives generation": (lambda s: codecs_world(s, 5.), "Predictability predicts generation"),
     "predictability that drives nothing": (lambda s: codecs_world(s, 0.), "Predictability is no proxy"),
     "a memory over codes": (lambda s: codes_world(s, .06, .04), "saves bits on the same trunk and beats"),
     "width over codes": (lambda s: codes_world(s, .06, -.1), "saves bits on the same trunk and loses to"),
