@@ -86,7 +86,7 @@ def test_the_rule_ranks_what_the_table_says(result):
     assert result.claims["main.verdict_short"]["value"] == d13.verdict(Estimate(*(result.claims["main.rank"][k] for k in ("value", "lo", "hi", "n"))))
 
 
-@pytest.mark.parametrize("lo, hi, said", [(.1, .9, "predicts"), (-.9, -.1, "is generated worse"), (-.2, .8, "no proxy")])
+@pytest.mark.parametrize("lo, hi, said", [(.1, .9, "is made better"), (-.9, -.1, "is made worse"), (-.2, .8, "No proxy")])
 def test_verdicts_follow_their_interval(lo, hi, said):
     e = Estimate((lo + hi) / 2, lo, hi, 5, "kind")
     assert said in d13.verdict(e) and d13._answer(e).startswith(d13.verdict(e)) and "interval" in d13._answer(e)
@@ -94,7 +94,7 @@ def test_verdicts_follow_their_interval(lo, hi, said):
 
 def test_too_few_representations_say_nothing():
     e = ranked([1, 2, 3, 4], [4, 3, 2, 1], ["nano", "linear", "mel", "mel"])
-    assert e.lo is None and "no proxy" in d13.verdict(e) and "fewer than 4 representations" in d13._answer(e)
+    assert e.lo is None and "No proxy" in d13.verdict(e) and "fewer than 4 representations" in d13._answer(e)
 
 
 def ladder(bits, far, codec):

@@ -180,8 +180,8 @@ WORLDS = {   # name -> (world, how its answer begins)
     "rollouts that help": (lambda s: d06.verdict(rows_world(s, 1.)), "yes"),
     "rollouts that harm": (lambda s: d06.verdict(rows_world(s, -1.)), "no:"),
     "rollouts that do nothing": (lambda s: d06.verdict(rows_world(s, 0., by_seed=0.)), "not known"),
-    "predictability that drives generation": (lambda s: codecs_world(s, 5.), "Predictability predicts generation"),
-    "predictability that drives nothing": (lambda s: codecs_world(s, 0.), "Predictability is no proxy"),
+    "predictability that drives generation": (lambda s: codecs_world(s, 5.), "Yes: what is predicted better"),
+    "predictability that drives nothing": (lambda s: codecs_world(s, 0.), "No proxy"),
     "a memory over codes": (lambda s: codes_world(s, .06, .04), "saves bits on the same trunk and beats"),
     "width over codes": (lambda s: codes_world(s, .06, -.1), "saves bits on the same trunk and loses to"),
 }

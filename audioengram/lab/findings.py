@@ -204,8 +204,8 @@ FINDINGS |= {
         "Length does not drift ({claim:main.norm_slope}), the voice does ({claim:main.voice_slope}); holding "
         "the length changes how well speech is told from it by {claim:main.held}.",
     "d13_modelability/plane":
-        "{claim:main.verdict_short}: more predictable bits a second and realism have a rank correlation of "
-        "{claim:main.rank} over {claim:main.representations} representations.",
+        "{claim:main.verdict_short}: over {claim:main.representations} representations the two have a rank "
+        "correlation of {claim:main.rank}.",
     "d13_modelability/left_out":
         "Without one kind of representation after the other the correlation lies between "
         "{claim:main.without_least|.2f} and {claim:main.without_most|.2f}; with other marks it is "

@@ -14,7 +14,7 @@ from audioengram.data.latents import LatentStore
 from audioengram.data.sources import synthesise
 from audioengram.lab.claims import NOT_MEASURED
 
-PAGES = ("d00", "d01", "d02", "d03", "d04", "d05", "d06", "d07", "d08", "d09", "d10", "d11", "d12")
+PAGES = ("d00", "d01", "d02", "d03", "d04", "d05", "d06", "d07", "d08", "d09", "d10", "d11", "d12", "d13")
 
 
 def done(r) -> str:
