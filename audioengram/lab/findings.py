@@ -203,6 +203,14 @@ FINDINGS |= {
     "d12_drift/blocks":
         "Length does not drift ({claim:main.norm_slope}), the voice does ({claim:main.voice_slope}); holding "
         "the length changes how well speech is told from it by {claim:main.held}.",
+    "d20_small_data_codes/distances":
+        "With {claim:main.few} files our codes are {claim:main.mel_few} from the sound, the reference sizing "
+        "{claim:main.mel_few_reference}; with {claim:main.many} files {claim:main.mel_many} against "
+        "{claim:main.mel_many_reference}.",
+}
+
+# %% ../../nbs/lab/27_findings.ipynb #7b0d45bd
+FINDINGS |= {
     "d13_modelability/plane":
         "{claim:main.verdict_short}: over {claim:main.representations} representations the two have a rank "
         "correlation of {claim:main.rank}.",
@@ -210,10 +218,6 @@ FINDINGS |= {
         "Without one kind of representation after the other the correlation lies between "
         "{claim:main.without_least|.2f} and {claim:main.without_most|.2f}; with other marks it is "
         "{claim:main.rank_told}.",
-    "d20_small_data_codes/distances":
-        "With {claim:main.few} files our codes are {claim:main.mel_few} from the sound, the reference sizing "
-        "{claim:main.mel_few_reference}; with {claim:main.many} files {claim:main.mel_many} against "
-        "{claim:main.mel_many_reference}.",
 }
 
 # %% ../../nbs/lab/27_findings.ipynb #21ae699b
