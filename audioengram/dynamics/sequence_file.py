@@ -86,9 +86,9 @@ It has read no text, knows no words and promises none: what it says is babble wi
 It imitates the voice of the prompt a little; use it on the voices of people who agreed.
 """
 LONG_RUNS = dict(   # head -> what was seen when frames were looked at that had left speech
-    factored="now and then one frame in a run of minutes is far too long. After a nearly silent frame the spread of its "
-             "log-normal length can leave the range that real speech gives it, or a long length is drawn twice in a "
-             "row; the run is back among usual lengths within three frames")
+    factored="now and then a frame in a run of a minute is far too long. The spread of its log-normal length has left "
+             "the range that real speech gives it, or a long length follows others by chance; the run is back among "
+             "usual lengths within three frames")
 
 def card(
     model: SequenceModel,   # of `load_sequence`
