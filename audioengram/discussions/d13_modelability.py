@@ -39,7 +39,7 @@ from ..measure.stats import Estimate, bootstrap_by, paired_by, resample_counts, 
 from ..measure.twosample import TwoSample, area, area_by, area_difference, wins
 from ..stages import measures
 
-# %% ../../nbs/discussions/d13_modelability.ipynb #d33ec4c3
+# %% ../../nbs/discussions/d13_modelability.ipynb #356c8cee
 NAME = "d13_modelability"
 # codec -> noise on its latents while it was trained, share of their spread
 LADDER = {"nano-small-exact": 0., "nano-noise-10": .1, "nano-noise-30": .3, "nano-noise-50": .5}
@@ -50,7 +50,8 @@ CASES = "; ".join(["debian-speech:nano", *(f"librispeech:{c}" for c in (*PLAIN, 
 SMOKE = "; ".join(f"synthetic:{c}" for c in ("nano", "nano+pca16", "nano-linear", "nano-linear-32", "mel+stack8+pca16",
                                              "mel+stack4+pca8"))
 KINDS = {"nano-linear": "linear", "nano-small": "small", "nano-noise": "small"}    # how a codec begins -> its kind
-HEARD = ("librispeech-nano", "librispeech-nano-noise-50", "librispeech-lyra+stack4+pca64")   # beside the first case
+HEARD = ("librispeech-nano", "librispeech-nano-linear", "librispeech-mel+stack8+pca64",   # beside the first case
+         "librispeech-lyra+stack4+pca64", "librispeech-nano-small-exact", "librispeech-nano-noise-50")
 
 
 # %% ../../nbs/discussions/d13_modelability.ipynb #ae0a8eb9
