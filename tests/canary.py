@@ -27,6 +27,8 @@ LEFT_OUT = {
     ("d11_generation", "hypotheses", None): "areas among them",
     ("d12_drift", "seconds", None): "logits of networks that fork on another processor",
     ("d12_drift", "areas", None): "areas of two speakers move in steps of a quarter; their rows are watched",
+    ("d13_modelability", "results", "early"): "logits of networks that fork on another processor",
+    ("d13_modelability", "results", "late"): "logits of networks that fork on another processor",
     ("d02_measures", "seconds", None): "logits of networks that fork on another processor",
     ("d02_measures", "areas", None): "areas of two speakers move in steps of a quarter; their rows are watched",
 }

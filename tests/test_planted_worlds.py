@@ -16,6 +16,7 @@ from audioengram.discussions import d05_gap as d05
 from audioengram.discussions import d06_rollout_training as d06
 from audioengram.discussions import d07_factorization as d07
 from audioengram.discussions import d10_archetypes as d10
+from audioengram.discussions import d13_modelability as d13
 from audioengram.discussions import d21_memory_over_codes as d21
 from audioengram.dynamics.archetypes import tightness_table
 from audioengram.dynamics.injection import Switching
@@ -133,6 +134,31 @@ def codes_world(seed, trunk, width):
     return d21.verdict(each(trunk, .05), each(width, .05))
 
 
+# -- predictability and generation (d13): a dozen representations in five kinds, measured on speakers, whose areas follow bits or do not
+
+def codecs_world(seed, effect, clips=16):
+    """The answer of d13 where a representation's realism is `effect` times its predictability, and something of its kind and its own.
+    Members of a kind are alike, and what a codec keeps makes latents predictable and imitations easy to tell."""
+    rng, found = np.random.default_rng(seed), []
+    codecs = np.repeat(["nano", "nano-linear", "mel", "lyra", "nano-noise"], [2, 2, 2, 2, 4])
+    alike = lambda: rng.standard_normal(12) + rng.standard_normal(5)[np.unique(codecs, return_inverse=True)[1]]
+    kept = alike()
+    bits = alike() + .3 * kept
+    real = effect * bits + .3 * alike() - .2 * kept
+    far = 1.8 - .14 * real.argsort().argsort()                 # evenly spread, from hardly told to told at once
+    who = np.repeat([f"s{i:02}" for i in range(SPEAKERS)], clips)
+    each, speakers = (lambda: .1 * rng.standard_normal(SPEAKERS)), np.unique(who)
+    for i, codec in enumerate(codecs):
+        late = dict(real=rng.standard_normal(len(who)), model=rng.standard_normal(len(who)) - far[i])
+        rows = [pd.DataFrame(dict(system=s, clip=range(len(who)), speaker=who, late=x, attack=x, norm_first=1., norm_last=1.))
+                for s, x in late.items()]
+        gains = pd.DataFrame(dict(speaker=speakers, frames=100, model=100 * (3 + bits[i] + each()), null=0.))
+        fidelity = pd.DataFrame(dict(speaker=speakers, stoi=.8 + .02 * (kept[i] + each())))
+        about = dict(case=f"toy-{codec}+pca{i + 1}", corpus=dict(name="toy"), frame_rate=12.5)
+        found.append((dict(clips=pd.concat(rows), gains=gains, fidelity=fidelity), about))
+    return d13.rank_claims(found, 200, seed)["verdict_short"]
+
+
 WORLDS = {   # name -> (world, how its answer begins)
     "compounding": (lambda s: gap_world(s, TRUE, Switching((.85, .7), (.1, .5), sigma=.3)),
                     ("yes: it loses", "yes: 4 frames ahead it does worse than knowing no past")),
@@ -149,6 +175,8 @@ WORLDS = {   # name -> (world, how its answer begins)
     "rollouts that help": (lambda s: d06.verdict(rows_world(s, 1.)), "yes"),
     "rollouts that harm": (lambda s: d06.verdict(rows_world(s, -1.)), "no:"),
     "rollouts that do nothing": (lambda s: d06.verdict(rows_world(s, 0., by_seed=0.)), "not known"),
+    "predictability that drives generation": (lambda s: codecs_world(s, 5.), "Yes: what is predicted better"),
+    "predictability that drives nothing": (lambda s: codecs_world(s, 0.), "No proxy"),
     "a memory over codes": (lambda s: codes_world(s, .06, .04), "saves bits on the same trunk and beats"),
     "width over codes": (lambda s: codes_world(s, .06, -.1), "saves bits on the same trunk and loses to"),
 }

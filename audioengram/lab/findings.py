@@ -209,6 +209,17 @@ FINDINGS |= {
         "{claim:main.mel_many_reference}.",
 }
 
+# %% ../../nbs/lab/27_findings.ipynb #7b0d45bd
+FINDINGS |= {
+    "d13_modelability/plane":
+        "{claim:main.verdict_short}: over {claim:main.representations} representations the two have a rank "
+        "correlation of {claim:main.rank}.",
+    "d13_modelability/left_out":
+        "Without one kind of representation after the other the correlation lies between "
+        "{claim:main.without_least|.2f} and {claim:main.without_most|.2f}; with other marks it is "
+        "{claim:main.rank_told}.",
+}
+
 # %% ../../nbs/lab/27_findings.ipynb #21ae699b
 FINDINGS |= {
     "d20_small_data_codes/health":

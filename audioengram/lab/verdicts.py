@@ -61,6 +61,7 @@ RULES = _OF_LATENTS + (
     Rule("d11_generation", "sequence", "Can a network tell its speech from real speech?", mark=.5),
     Rule("d12_drift", "norm_slope", "Do free runs drift in scale?"),
     Rule("d12_drift", "voice_slope", "Does the voice drift away from its speaker?", "no", "yes"),
+    Rule("d13_modelability", "rank", "Is what is predicted better generated better, at equal fidelity?"),
     Rule("d20_small_data_codes", "gain_reference_few", "Do few files beat the reference quantizer?"),
     Rule("d20_small_data_codes", "gain_reference_many", "Do many?"),
     Rule("d20_small_data_codes", "bits_saved", "Does a prior over codes beat a bigram?"),
