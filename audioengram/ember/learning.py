@@ -8,6 +8,7 @@ __all__ = ['LEARNING', 'MaskedSpikes', 'Contrastive', 'learner', 'train_rule']
 # %% ../../nbs/ember/17_learning.ipynb #d7c70199
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,7 @@ class Contrastive(Jepa):
         right = (said.argmax(1) == torch.arange(len(said), device=said.device)).float().mean()
         return miss, dict(prediction=miss.item(), right=right.item())
 
+# %% ../../nbs/ember/17_learning.ipynb #3e55f10f
 LEARNING = dict(jepa=Jepa, spikes=MaskedSpikes, contrast=Contrastive)
 
 def learner(
@@ -127,20 +129,21 @@ def train_rule(
     watch: int = 128,     # clips on which collapse is watched
     every: int = 0,       # updates between two points of the curve; a tenth of all if 0
     checkpoint=None,      # file that is written at every point, and gone on from
-) -> list:                # points: update, parts of the loss, `health` of the slow copy
+) -> list:                # points: update, processor seconds, parts of the loss, `health` of the slow copy
     "The same training for every rule; raises TrainingError if the loss is lost."
     every = every or max(1, updates // 10)
     for tower in (model.student, model.teacher): tower.set_units(grids[:512].float())
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr, weight_decay=.01)
     recipe = fingerprint("learning 1", type(model).__name__, updates, batch, lr, list(kinds), seed, grids[:64].float())
     start, curve = _go_on(model, optimiser, Path(checkpoint), recipe) if checkpoint else (0, [])
-    parts = []
+    parts, clock, before = [], time.process_time(), curve[-1]["cpu_seconds"] if curve else 0.
     for i in range(start, updates):
         for group in optimiser.param_groups: group["lr"] = lr * _pace(i, updates)
         parts.append(_learn(model, grids, i, batch, kinds[i % len(kinds)], seed, optimiser))
         if (i + 1) % every and i + 1 < updates: continue
         mean = {k: float(np.mean([p[k] for p in parts])) for k in parts[0]}
-        curve.append(dict(update=i + 1) | mean | health(model.embed(grids[:watch].float())))
+        spent = before + time.process_time() - clock
+        curve.append(dict(update=i + 1, cpu_seconds=spent) | mean | health(model.embed(grids[:watch].float())))
         parts = []
         if checkpoint: _checkpoint(model, optimiser, Path(checkpoint), dict(recipe=recipe, update=i + 1, curve=curve))
     return curve
