@@ -247,6 +247,23 @@ FINDINGS |= {
         "on every certified task.",
 }
 
+# %% ../../nbs/lab/27_findings.ipynb #dc6a2ec7
+FINDINGS |= {
+    "d32_sensing/rules":
+        "A linear probe is right in {claim:main.acc_input|.1%} from the input, {claim:main.acc_untrained|.1%} from an "
+        "untrained tower, {claim:main.acc_jepa|.1%} after JEPA, {claim:main.acc_spikes|.1%} after masked spikes, "
+        "{claim:main.acc_contrast|.1%} after contrast.",
+    "d32_sensing/prices":
+        "Spikes are right in {claim:main.read_lead|.1%} of clips, 2.5 ms frames of as many operations in "
+        "{claim:main.read_equal|.1%}, the waveform in {claim:main.read_wave|.1%}, a small wav2vec in "
+        "{claim:main.read_wavelike|.1%}.",
+    "d32_sensing/likeness":
+        "With its rate held, the nerve's timing agrees with the last layer by {claim:main.timing_untrained|.2f} "
+        "untrained and {claim:main.timing_jepa|.2f} after JEPA.",
+    "d32_sensing/longer":
+        "In {claim:main.long_updates} updates the longer tower comes to {claim:main.acc_longer|.1%} of its probes.",
+}
+
 # %% ../../nbs/lab/27_findings.ipynb #02022b43
 FINDINGS |= {
     "d31_recursion/models":

@@ -27,7 +27,7 @@ GROUPS = {   # what is asked -> pages, in reading order
     "What moves": ("d00", "d01", "d03", "d04", "d07", "d10"),
     "What generates": ("d11", "d05", "d06", "d12", "d13", "d08", "d02"),
     "Codecs and codes": ("d90", "d09", "d20", "d21", "d22"),
-    "Ember: sensing": ("d30", "d31"),
+    "Ember: sensing": ("d30", "d32", "d31"),
     "More": (),
 }
 
@@ -169,6 +169,7 @@ CARDS = {   # page -> its figure for a card, the claim that is its number, and w
     "d20": ("distances", "main.mel_many", "of log-mel distance to unheard files, after the most files"),
     "d21": ("gains", "main.gain_flops", "saved against a prior of equal cost"),
     "d30": ("conditions", "main.over_mel", "of accuracy: spikes over log-mel frames of 10 ms"),
+    "d32": ("prices", "main.over_equal", "of accuracy: spikes over log-mel frames of 2.5 ms with as many operations"),
     "d31": ("models", "main.parity_over_equal", "of accuracy on longer rows, over a deeper network of equal cost"),
     "d90": ("scores", "main.stoi", "STOI of held-out speech after the embedded codec"),
 }
