@@ -33,12 +33,12 @@ def test_what_is_planted_is_found_and_told():
     says = table.set_index("hypothesis").says
     assert set(says.index) == set(d32.ASKED) and (says[PLANTED] == YES).all()
     told = d32.sayings(table)
-    assert told["matters"] == "The rule matters" and "ahead of masked spikes and contrastive" in told["verdict"]
+    assert told["matters"] == "The learning rule matters" and "ahead of masked spikes and contrastive" in told["verdict"]
     assert len(told["lead"]) <= 114 and len(told["verdict"].split()) <= 45
     back = d32.sayings(asked(0, -.1))
-    assert "behind masked spikes and contrastive" in back["verdict"] and back["matters"] == "The rule matters"
+    assert "behind masked spikes and contrastive" in back["verdict"] and back["matters"] == "The learning rule matters"
     nothing = d32.sayings(asked(1, 0.))
-    assert nothing["matters"] == "That the rule matters is not shown" and len(nothing["lead"]) <= 114
+    assert nothing["matters"] == "No learning rule is shown to matter" and len(nothing["lead"]) <= 114
 
 
 @pytest.mark.slow

@@ -53,7 +53,6 @@ KINDS = {"nano-linear": "linear", "nano-small": "small", "nano-noise": "small"} 
 HEARD = ("librispeech-nano", "librispeech-nano-linear", "librispeech-mel+stack8+pca64",   # beside the first case
          "librispeech-lyra+stack4+pca64", "librispeech-nano-small-exact", "librispeech-nano-noise-50")
 
-
 # %% ../../nbs/discussions/d13_modelability.ipynb #ae0a8eb9
 def kind_of(codec: str) -> str:   # name with its views
     "What a representation is made from."
@@ -133,7 +132,6 @@ def fidelity_rows(store, split, how: dict) -> pd.DataFrame:   # speaker, stoi
     scores = speech_scores(*map(list, zip(*pairs, strict=True)), RATE, ["stoi"], chosen.utterance_id.tolist())
     return pd.DataFrame(dict(speaker=chosen.index, stoi=scores.stoi.to_numpy().round(4)))
 
-
 # %% ../../nbs/discussions/d13_modelability.ipynb #7259ee80
 @measures("modelability", 1)
 def measure_store(store, split, how: dict) -> dict:   # table name -> DataFrame
@@ -154,7 +152,6 @@ def marks_of(clips: pd.DataFrame, corpus: str) -> list:   # columns
     except RunError: return here
     areas = areas[areas.case == f"{corpus}-nano"]
     return [m for m in here if m in admitted(areas, 5)] if len(areas) else here
-
 
 # %% ../../nbs/discussions/d13_modelability.ipynb #6767695d
 def sides_of(clips: pd.DataFrame, column: str) -> tuple:   # real, model; speakers of both
@@ -213,7 +210,6 @@ def verdict(e: Estimate) -> str:
     return {YES: "Yes: what is predicted better is made better", NO: "No: what is predicted better is made worse"}.get(
         decided(e), "No proxy is shown: better prediction did not mean better speech")
 
-
 # %% ../../nbs/discussions/d13_modelability.ipynb #3a34eabf
 @measures("modelability", 1)
 def rank_claims(
@@ -237,7 +233,6 @@ def rank_claims(
         without_least=min(left.values()), without_most=max(left.values()),
         representations=len(found), kinds=len(left), marks=len(columns), verdict_short=verdict(e), answer=_answer(e),
         **{f"without_{k}": x for k, x in left.items()})
-
 
 # %% ../../nbs/discussions/d13_modelability.ipynb #87437869
 def _answer(e: Estimate) -> str:
@@ -289,7 +284,6 @@ def draw_plane(says: list):   # (codec, claims_of) of the representations of one
         legend_below(ax, ncol=2, fontsize=8)
     return fig
 
-
 # %% ../../nbs/discussions/d13_modelability.ipynb #f9c953d7
 def draw_left_out(say: dict):   # of `rank_claims`
     "The rank correlation as it is, with other marks, and without each kind."
@@ -318,7 +312,6 @@ def listen(run, case, how, tables, opened, first):
     end = clip.cut + int(min(6., how["seconds"]) * RATE)
     write_row(run, {case.file: (clip.wav[0, :end], RATE)}, {case.file: f"{p.speaker[i]}: {case.codec}"}, suffix=".ogg")
 
-
 # %% ../../nbs/discussions/d13_modelability.ipynb #ccfb27ec
 def tell(
     run,          # open Run
@@ -333,8 +326,7 @@ def tell(
     for corpus, part in by.items():
         columns = marks_of(part[0][0]["clips"], corpus)
         run.input(admission=dict(name=f"d02_measures, {corpus}", fingerprint=fingerprint(columns)))
-        climbed = sum(codec_of(about) in LADDER for _, about in part) > 1
-        ladder = ladder_claims(part, n, how["seed"]) if climbed else {}
+        ladder = ladder_claims(part, n, how["seed"]) if sum(codec_of(a) in LADDER for _, a in part) > 1 else {}
         state(run, corpus, rank_claims(part, n, how["seed"]) | ladder)
     part = by[best]
     ranks, sizes = rank_claims(part, n, how["seed"]), [int(t["training"].parameters.iloc[0]) for t, _ in part]
@@ -387,7 +379,6 @@ def ladder_table(result) -> str:
     lines = dict(case="", gain="bits a second", area="area, 7–10 s", drift="drift of the norm", stoi="STOI")
     text = _lines(result, sorted(at, key=at.get), lines)
     return text + "\n\nNoise rises from row to row: " + ", ".join(f"{s:g}" for s in sorted(at.values())) + "."
-
 
 # %% ../../nbs/discussions/d13_modelability.ipynb #af8b679c
 def left_out_table(result) -> str:

@@ -29,7 +29,7 @@ from ..ember.towers import measure_probes, pairs_of, speech_of, spikes_of
 
 # %% ../../nbs/discussions/d32_sensing.ipynb #ff3a6bd0
 from ..lab.drafts import cached
-from ..lab.figures import NULL, interval_plot, legend_below, look, panels, use_style
+from ..lab.figures import NULL, interval_plot, legend_below, looks, panels, use_style
 from ..lab.runs import Run, read_run
 from ..lab.studies import as_markdown, state
 from ..measure.rules import NO, YES, crossed
@@ -214,17 +214,15 @@ def sayings(table) -> dict:   # of `decisions`
     "Lead and verdict in words."
     says = table.set_index("hypothesis").says
     rivals = [r for r in ("spikes", "contrast") if says[f"jepa_over_{r}"] in (YES, NO)]
-    ahead = [r for r in rivals if says[f"jepa_over_{r}"] == YES]
-    behind = [r for r in rivals if r not in ahead]
-    gained = [r for r in LEARNING if says[f"{r}_over_untrained"] == YES]
-    lost = [r for r in LEARNING if says[f"{r}_over_untrained"] == NO]
-    name = lambda rs: " and ".join(RULES_SHOWN[r] for r in rs) or "none"
-    rule = "The rule matters" if rivals else "That the rule matters is not shown"
-    beaten, ahead_of = sum(says[f"over_{k}"] == YES for k in RIVALS), sum(says[f"over_{k}"] == NO for k in RIVALS)
-    verdict = f"{rule}: JEPA is ahead of {name(ahead)} and behind {name(behind)}. Better than untrained: "
-    verdict += f"{name(gained)}; worse: {name(lost)}. "
-    verdict += f"Spikes beat {beaten} of {len(RIVALS)} rivals; {ahead_of} beat them."
-    lead = f"{rule}; {len(gained)} of {len(LEARNING)} rules beat an untrained tower; spikes beat {beaten} of "
+    gained, lost = (sum(says[f"{r}_over_untrained"] == w for r in LEARNING) or "none" for w in (YES, NO))
+    rule = "The learning rule matters" if rivals else "No learning rule is shown to matter"
+    sides = [f"{word} {' and '.join(map(RULES_SHOWN.get, rs))}" for word, w in (("ahead of", YES), ("behind", NO))
+             if (rs := [r for r in rivals if says[f"jepa_over_{r}"] == w])]
+    beaten, lost_to = (sum(says[f"over_{k}"] == w for k in RIVALS) or "none" for w in (YES, NO))
+    verdict = (f"{rule}: JEPA is {' and '.join(sides) or 'told from neither of its rivals'}. Of {len(LEARNING)} rules "
+               f"{gained} tells more than an untrained tower, {lost} less. "
+               f"Of {len(RIVALS)} other senses, spikes beat {beaten} and lose to {lost_to}.")
+    lead = f"{rule}, {gained} of {len(LEARNING)} beats an untrained tower; spikes beat {beaten} of "
     return dict(lead=lead + f"{len(RIVALS)} rivals.", verdict=verdict, matters=rule)
 
 # %% ../../nbs/discussions/d32_sensing.ipynb #03093d20
@@ -242,7 +240,8 @@ def claims_of(
     known |= {f"timing_{r}": likeness_of(like, r, "timing_beyond_rate") for r in RULES_SHOWN}
     best = winner(rows, tasks)
     known["long_over"] = _minus(rule(LONG), rule(best)[:1])
-    say = {k: crossed(v.to_numpy()) for k, v in known.items()}
+    share = lambda k: dict(bounds=(0., 1.)) if k.split("_")[0] in ("acc", "read", "control") else {}
+    say = {k: crossed(v.to_numpy(), **share(k)) for k, v in known.items()}
     say |= {h: crossed(v.to_numpy()) for h, v in _differences(rows, reading, tasks, lead).items()}
     last, long = curves[curves.rule != LONG].groupby(["rule", "seed"]).tail(1), curves[curves.rule == LONG]
     best_like = like[(like.rule == best) & (like.layer == _last_layer(like))]
@@ -281,7 +280,7 @@ def draw_prices(reading, prices, tasks):
     "Accuracy against energy of a clip, all included."
     fig, axes = panels(len(tasks), 2, 4.6, 3.6, titles=[TASK_TITLES.get(t, t) for t in tasks])
     at, names = prices.set_index("condition"), list(prices.condition)
-    kinds = look(["spikes", *[n for n in names if not n.startswith("spikes")]])
+    kinds = looks(["spikes", *[n for n in names if not n.startswith("spikes")]])
     for ax, task in zip(axes, tasks, strict=True):
         found = {c: crossed(by_speaker(reading, "condition", c, [task]).to_numpy()) for c in names}
         for kind, style in kinds.items():
@@ -322,7 +321,7 @@ def measure(
     how: dict,   # from `recipe`
 ):
     "Rules, the longer training, readers, prices and likeness, each kept as soon as it is measured."
-    source = speech_of(how["corpus"])
+    source = speech_of(how["corpus"], how.get("root"))
     keep = lambda fn, *parts: cached([source.fingerprint, how, *parts], functools.partial(fn, *parts, how),
                                      code=f"{fn.__module__}:{fn.__name__}")
     run.rows(keep(measure_probes, INPUT, 0))
@@ -360,10 +359,11 @@ def run(
     profile="quick",   # "smoke", "quick" or "full"
     corpus=None,       # speech
     seed: int = 0,
+    corpus_root=None,  # where that speech lies
     folder=None,       # another place than figures/
 ):                     # the published RunResult
     "Train, probe, price and publish."
-    p, how = get_profile(profile), recipe(profile, corpus, seed)
+    p, how = get_profile(profile), recipe(profile, corpus, seed) | (dict(root=str(corpus_root)) if corpus_root else {})
     use_style()
     with Run(NAME, dict(corpus=how["corpus"], seed=seed), folder=folder, profile=p) as out:
         out.measured(measure, how)

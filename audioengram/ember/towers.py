@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ..core import ShapeError, cache_dir, fingerprint, spawn
-from ..data.corpora import get_corpus
+from ..data.cases import page_corpus
 from .cochlea import Cochlea
 from .coincidence import TOKEN, coincidences, how_many
 from .fine import pair_maker
@@ -35,10 +35,9 @@ BIN = 8   # samples: 0.5 ms
 
 # %% ../../nbs/ember/31_towers.ipynb #d99a1f5b
 @functools.lru_cache(2)
-def speech_of(name: str):   # a Corpus
+def speech_of(name: str, root=None):   # a Corpus
     "Speech to cut from."
-    toy = dict(n_speakers=8, n_utterances=4, seconds=.8)
-    return get_corpus(name, show=False, **(toy if name == "synthetic" else {}))
+    return page_corpus(name, root, n_speakers=8, n_utterances=4, seconds=.8)[0]
 
 def frozen(how: dict) -> str:
     "A recipe as a key."
@@ -50,7 +49,7 @@ def pairs_of(
 ) -> tuple:                # clips [N,S], table: pair, label, speaker, utterance, held
     "Pairs for learning and for the test, from speakers apart."
     how, parts = json.loads(key), []
-    source = speech_of(how["corpus"])
+    source = speech_of(how["corpus"], how.get("root"))
     split = source.split(how["held"], how["seed"])
     for ids, count, speakers in ((split.train_utterances, how["learned"], split.train),
                                  (split.eval_utterances, how["tested"], split.eval)):
@@ -66,7 +65,7 @@ def pairs_of(
 def _pieces(key: str) -> tuple:
     "As many pieces of a training speaker as the recipe says, fewer of an unheard one: clips [N,S], speakers, held."
     how = json.loads(key)
-    source, n, clips, rows = speech_of(how["corpus"]), RATE // 2, [], []
+    source, n, clips, rows = speech_of(how["corpus"], how.get("root")), RATE // 2, [], []
     split = source.split(how["held"], how["seed"])
     for ids, most, held in ((split.train_utterances, how["pieces"], False), (split.eval_utterances, 24, True)):
         table = source.utterances.set_index("utterance_id").loc[list(ids)]

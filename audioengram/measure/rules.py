@@ -28,6 +28,7 @@ def crossed(
     values,                  # one number a seed and speaker, [S,G], or [G] for a single seed
     level: float = .95,      # nominal coverage
     unit: str = "speaker",   # what a column is
+    bounds=(-np.inf, np.inf),# that the mean cannot leave, such as (0, 1) of a share, and so the interval does not
 ) -> Estimate:               # of the mean; without an interval where there is a single speaker
     "The mean over seeds and speakers, with an interval that covers another seed and other speakers."
     x = np.atleast_2d(np.asarray(values, np.float64))
@@ -37,7 +38,7 @@ def crossed(
     if G < 2: return Estimate(mean, None, None, G, unit, level)
     square, df = _mean_squares(x)
     half = sps.t.ppf((1 + level) / 2, df) * np.sqrt(square / (S * G))
-    return Estimate(mean, mean - half, mean + half, G, unit, level)
+    return Estimate(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), G, unit, level)
 
 def _mean_squares(x) -> tuple:   # M_speaker + M_seed - M, its degrees of freedom
     "Speakers alone where seeds differ no more than the rest does, or where there is one."
