@@ -32,7 +32,7 @@ from ..lab.drafts import cached
 from ..lab.figures import NULL, interval_plot, legend_below, looks, panels, use_style
 from ..lab.runs import Run, read_run
 from ..lab.studies import as_markdown, state
-from ..measure.rules import NO, YES, crossed
+from ..measure.rules import SHARE, NO, YES, crossed
 from ..stages import measures
 
 NAME = "d32_sensing"
@@ -240,7 +240,7 @@ def claims_of(
     known |= {f"timing_{r}": likeness_of(like, r, "timing_beyond_rate") for r in RULES_SHOWN}
     best = winner(rows, tasks)
     known["long_over"] = _minus(rule(LONG), rule(best)[:1])
-    share = lambda k: dict(bounds=(0., 1.)) if k.split("_")[0] in ("acc", "read", "control") else {}
+    share = lambda k: dict(bounds=SHARE) if k.split("_")[0] in ("acc", "read", "control") else {}
     say = {k: crossed(v.to_numpy(), **share(k)) for k, v in known.items()}
     say |= {h: crossed(v.to_numpy()) for h, v in _differences(rows, reading, tasks, lead).items()}
     last, long = curves[curves.rule != LONG].groupby(["rule", "seed"]).tail(1), curves[curves.rule == LONG]
@@ -269,7 +269,7 @@ def draw_rules(rows, tasks):   # of `measure_probes`
     shown = {INPUT: "input", **RULES_SHOWN, LONG: "longer"}
     fig, axes = panels(len(tasks) + 1, 3, 3.3, 3.2, titles=[TASK_TITLES.get(t, t) for t in (*tasks, MANNER)])
     for ax, task in zip(axes, (*tasks, MANNER), strict=True):
-        found = {v: crossed(by_speaker(rows, "rule", k, [task]).to_numpy()) for k, v in shown.items()}
+        found = {v: crossed(by_speaker(rows, "rule", k, [task]).to_numpy(), bounds=SHARE) for k, v in shown.items()}
         table = pd.DataFrame([dict(rule=k, value=e.value, lo=e.lo, hi=e.hi) for k, e in found.items()])
         interval_plot(table, "rule", "value", ax=ax, xlabel="", ylabel="right", connect=False,
                       null=1 / 3 if task == MANNER else .5, null_label="chance")
@@ -282,7 +282,7 @@ def draw_prices(reading, prices, tasks):
     at, names = prices.set_index("condition"), list(prices.condition)
     kinds = looks(["spikes", *[n for n in names if not n.startswith("spikes")]])
     for ax, task in zip(axes, tasks, strict=True):
-        found = {c: crossed(by_speaker(reading, "condition", c, [task]).to_numpy()) for c in names}
+        found = {c: crossed(by_speaker(reading, "condition", c, [task]).to_numpy(), bounds=SHARE) for c in names}
         for kind, style in kinds.items():
             some = [c for c in names if c.startswith(kind)]
             x, y = [at.uj[c] for c in some], [found[c].value for c in some]
@@ -391,7 +391,7 @@ def prices_table(
     reading, rows = result.table("reading"), []
     tasks = [t for t in reading.task.unique() if t != CONTROL]
     for r in result.table("prices").itertuples():
-        e = crossed(by_speaker(reading, "condition", r.condition, tasks).to_numpy())
+        e = crossed(by_speaker(reading, "condition", r.condition, tasks).to_numpy(), bounds=SHARE)
         rows.append({"sense": r.condition, "spikes a second": f"{r.spikes:,.0f}", "parameters": f"{r.parameters:,}",
                      "multiply-adds before": f"{r.front / 1e6:.2f} M", "of the reader": f"{r.reading / 1e6:.2f} M",
                      "additions": f"{r.additions / 1e6:.3f} M", "µJ": f"{r.uj:.1f}",

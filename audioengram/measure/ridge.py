@@ -145,12 +145,13 @@ def reader_errors(
     now_mean,      # mean of z_t over training windows, [D]
 ) -> pd.DataFrame: # one row a window, one column a reader: squared error summed over dimensions
     "Squared error of every reader, and of the differencing null, on every window."
-    parts = []
-    for _, c, dz, now in batches(windows):
+    out = {}      # whole columns from the start: small ones that stay between large ones that go would hold the memory
+    for rows, c, dz, now in batches(windows):
         x, y = torch.from_numpy(c.reshape(len(c), -1)), (dz - mean) / scale
         row = {
             n: ((y - (x @ torch.from_numpy(b.astype(np.float32))).numpy() - b0) ** 2).sum(1)
             for n, (b, b0) in readers.items()
         }
-        parts.append(pd.DataFrame(dict(row, differencing=((y + (now - now_mean + mean) / scale)**2).sum(1))))
-    return pd.concat(parts, ignore_index=True)
+        for name, x in dict(row, differencing=((y + (now - now_mean + mean) / scale)**2).sum(1)).items():
+            out.setdefault(name, np.empty(len(windows), x.dtype))[rows] = x
+    return pd.DataFrame(out)

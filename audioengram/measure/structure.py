@@ -291,7 +291,9 @@ def reader_rows(
     "Fit the linear readers on one side, read the other."
     errors = reader_errors(held, fit_readers(train, mean, scale, seed=seed), mean, scale, now_mean)
     shift = step_scale(train)[0]
-    errors["total"] = np.concatenate([(((dz - shift) / scale)**2).sum(1) for _, _, dz, _ in batches(held)])
+    total = np.empty(len(held), np.float32)
+    for rows, _, dz, _ in batches(held): total[rows] = (((dz - shift) / scale)**2).sum(1)
+    errors["total"] = total
     return _by_speaker(errors.to_dict("series"), held.speaker, "held")
 
 # %% ../../nbs/measure/10_structure.ipynb #96357123
