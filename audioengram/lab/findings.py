@@ -254,7 +254,7 @@ FINDINGS |= {
         "untrained tower, {claim:main.acc_jepa|.1%} after JEPA, {claim:main.acc_spikes|.1%} after masked spikes, "
         "{claim:main.acc_contrast|.1%} after contrast.",
     "d32_sensing/prices":
-        "Spikes are right in {claim:main.read_lead|.1%} of clips, 2.5 ms frames of as many operations in "
+        "Spikes are right in {claim:main.read_lead|.1%} of clips, log-mel frames of as many operations in "
         "{claim:main.read_equal|.1%}, the waveform in {claim:main.read_wave|.1%}, a small wav2vec in "
         "{claim:main.read_wavelike|.1%}.",
     "d32_sensing/likeness":

@@ -46,7 +46,7 @@ def read_results(
         clips = (Path(page.path.parent, c["file"]) for c in m.get("clips", {}).values())
         picture = next((c.with_suffix(".png").as_posix() for c in clips if Path(root, c).is_file()), "")
         commit = (m.get("git") or {}).get("commit", "")
-        rows = "results.csv.gz" if "results.csv.gz" in m["files"] else "results.csv"
+        rows = "results.csv.gz" if "results.csv.gz" in m.get("files", ()) else "results.csv"
         found.append(Result(page, datetime.fromisoformat(m["started"]), commit, picture, rows))
     return found
 
