@@ -42,9 +42,10 @@ def test_what_is_planted_is_found_and_told():
 
 
 @pytest.mark.slow
-def test_twenty_of_twenty():
-    tables = [asked(seed, .1).set_index("hypothesis").says for seed in range(20)]
-    assert all((t[PLANTED] == YES).all() for t in tables)
+def test_nineteen_of_twenty():
+    "Each planted answer is found in 19 of 20 experiments at least, though all are corrected together, and noise is in one of 20 at most."
+    found = sum((asked(seed, .1).set_index("hypothesis").says[PLANTED] == YES).astype(int) for seed in range(20))
+    assert (found >= 19).all(), found
     noise = pd.concat([asked(seed, 0.) for seed in range(100, 120)])
     assert noise.says.isin([YES, NO]).mean() <= .05
 
