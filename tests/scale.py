@@ -1,7 +1,9 @@
-"""What a thousand hours ask of the machine: `scale.py WHAT FRAMES FILE` measures one thing on so many frames of a mapped file, and prints
-seconds of processor time and the peak of the memory that is the process's own (pages of the file belong to the system). Run by tests/test_scale.py.
+"""What a thousand hours ask of the machine: `scale.py WHAT FRAMES FILE` measures one thing on so many frames of a mapped file. It prints
+seconds of the process's own processor time, those of the system (which fetches pages of the file: more, the less of it is still in memory), and the
+peak of the memory that is the process's own (pages of the file belong to the system). Run by tests/test_scale.py.
 """
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -131,8 +133,9 @@ if __name__ == "__main__":
     store = MappedStore(path, int(frames))
     split, peak = store.split(), Peak()
     peak.start()
-    began, wall = time.process_time(), time.perf_counter()
+    began, wall = os.times(), time.perf_counter()
     globals()[what](store, split)
     peak.over.set()
-    print(json.dumps(dict(seconds=time.process_time() - began, wall=time.perf_counter() - wall, own_gb=peak.most / 1e9,
+    user, system = (b - a for a, b in zip(began[:2], os.times()[:2], strict=True))
+    print(json.dumps(dict(seconds=user, system=system, wall=time.perf_counter() - wall, own_gb=peak.most / 1e9,
                           resident_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)))
