@@ -112,8 +112,8 @@ def train_prior(
     steps: Annotated[int, typer.Option(help="At most; stops when held-out files no longer gain.")] = 1000,
     memory: Annotated[str, typer.Option(help="Engram memory: '', suffix or column.")] = "",
     labels: Annotated[
-        str, typer.Option(help="Kinds of sound to ask for later: folder (the outermost), none, or a regular expression "
-                               "on the file's name whose first group is the label.")
+        str, typer.Option(help="Kinds of sound to ask for later: folder (the outermost that tells files apart), none, "
+                               "or a regular expression on the file's name whose first group is the label.")
     ] = "folder",
     seed: Seed = 0,
     overwrite: Overwrite = False,

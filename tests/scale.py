@@ -1,6 +1,6 @@
 """What a thousand hours ask of the machine: `scale.py WHAT FRAMES FILE` measures one thing on so many frames of a mapped file. It prints
-seconds of the process's own processor time, those of the system (which fetches pages of the file: more, the less of it is still in memory), and the
-peak of the memory that is the process's own (pages of the file belong to the system). Run by tests/test_scale.py.
+seconds of processor time, those of them that are the system's (it fetches pages of the file: more, the less of it is still in memory), and the peak
+of the memory that is the process's own (pages of the file belong to the system). Run by tests/test_scale.py.
 """
 import json
 import os
@@ -137,5 +137,5 @@ if __name__ == "__main__":
     globals()[what](store, split)
     peak.over.set()
     user, system = (b - a for a, b in zip(began[:2], os.times()[:2], strict=True))
-    print(json.dumps(dict(seconds=user, system=system, wall=time.perf_counter() - wall, own_gb=peak.most / 1e9,
+    print(json.dumps(dict(seconds=user + system, system=system, wall=time.perf_counter() - wall, own_gb=peak.most / 1e9,
                           resident_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)))

@@ -8,6 +8,7 @@ __all__ = ['SHORTEST', 'SHORT', 'LABEL_HOW', 'RATES', 'Recordings', 'hold_out', 
 
 # %% ../../nbs/codes/16_recordings.ipynb #2bf007c8
 import math
+import os
 import re
 from dataclasses import dataclass, replace
 
@@ -72,10 +73,13 @@ def hold_out(
 # %% ../../nbs/codes/16_recordings.ipynb #3114f7a8
 def label_files(
     names,             # ids of files, with their folders
-    how: str="folder", # "folder": the outermost folder; "none"; or a regular expression, whose first group is the label
+    how: str="folder", # "folder": the outermost that tells files apart; "none"; or a regular expression with a group
 ) -> list:             # a label a file, "" for none; raises ParameterError
     "What kinds of sound a folder holds; none where there is but one kind."
     if how == "none": return [""] * len(names)
+    if how == "folder":      # a folder that holds all of them tells nothing
+        shared = os.path.commonpath([os.path.dirname(n) for n in names])
+        names = [os.path.relpath(n, shared or ".") for n in names]
     try: pattern = re.compile(r"([^/]+)/.*" if how == "folder" else how)
     except re.error as e: raise ParameterError(f"cannot read the labels {how!r} ({e})", remedy=LABEL_HOW) from None
     if not pattern.groups: raise ParameterError(f"the labels {how!r} hold no group", remedy=LABEL_HOW)

@@ -234,7 +234,8 @@ def learnt(
     "What was counted on the training sounds, or on those with a label; raises ParameterError for an unknown one."
     prior.config.kind(label)
     values = prior.about.get(what) or []
-    return [v for v, name in zip(values, prior.about["labels"], strict=False) if name == label] if label else values
+    if not label: return values
+    return [v for v, name in zip(values, prior.about.get("labels", ()), strict=False) if name == label]
 
 def steps_between(
     prior: Prior,

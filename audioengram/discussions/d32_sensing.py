@@ -239,13 +239,13 @@ def claims_of(
     known |= {f"control_{k}": read(c, tasks=[CONTROL]) for k, c in dict(RIVALS, lead=lead).items() if k != "equal"}
     known |= {f"timing_{r}": likeness_of(like, r, "timing_beyond_rate") for r in RULES_SHOWN}
     best = winner(rows, tasks)
-    known["long_over"] = _minus(rule(LONG), rule(best)[:1])
+    known |= dict(long_over=_minus(rule(LONG), rule(best)[:1]), **_differences(rows, reading, tasks, lead))
     share = lambda k: dict(bounds=SHARE) if k.split("_")[0] in ("acc", "read", "control") else {}
     say = {k: crossed(v.to_numpy(), **share(k)) for k, v in known.items()}
-    say |= {h: crossed(v.to_numpy()) for h, v in _differences(rows, reading, tasks, lead).items()}
     last, long = curves[curves.rule != LONG].groupby(["rule", "seed"]).tail(1), curves[curves.rule == LONG]
     best_like = like[(like.rule == best) & (like.layer == _last_layer(like))]
-    return say | sayings(table) | {f"rank_{r}": float(s.share.mean()) for r, s in last.groupby("rule")} | dict(
+    ranks = {f"rank_{r}": crossed(s.share, unit="seed", bounds=SHARE) for r, s in last.groupby("rule")}
+    return say | sayings(table) | ranks | dict(
         winner_name=RULES_SHOWN[best], long_updates=int(long["update"].max()), lead_rate=how["lead_rate"],
         long_parameters=int(round(long.parameters.max(), -3)), long_minutes=float(long.cpu_seconds.max() / 60),
         read_updates=how["read_updates"], seeds=how["seeds"], speakers=int(rule(UNTRAINED).shape[1]),
