@@ -65,8 +65,11 @@ AUDIT = """() => {
   return [...new Set(found)].slice(0, 12);
 }"""
 
-# How wide each figure is shown, and which part of a page sticks out.
-FIGURES = "() => [...document.querySelectorAll('main .ae-figure img')].map((i) => [i.currentSrc, i.getBoundingClientRect().width, i.parentElement.closest('.ae-figure').clientWidth])"
+# How wide each figure is shown once the picture for this width is there (a turned phone chooses another), and which part of a page sticks out.
+FIGURES = """() => Promise.all([...document.querySelectorAll("main .ae-figure img")].map(async (i) => {
+  for (let tries = 0; tries < 200 && !(i.currentSrc && i.complete && i.naturalWidth); tries++) await new Promise((done) => setTimeout(done, 40));
+  return [i.currentSrc, i.getBoundingClientRect().width, i.parentElement.closest(".ae-figure").clientWidth];
+}))"""
 SIDEWAYS = "() => document.documentElement.scrollWidth - window.innerWidth"
 
 
@@ -240,6 +243,7 @@ def test_the_real_site_opens_offline(chromium, real, every):
             tab.page.set_viewport_size(dict(width=390, height=844))
             if tab.page.evaluate(SIDEWAYS) > 1: wide.append(path.relative_to(real).as_posix())
             for source, seen, room in tab.page.evaluate(FIGURES):
+                assert source, f"{path.name}: a figure without a picture at this width"
                 svg = Path(unquote(urlparse(source).path)).read_text()
                 letters = min((float(a or b) for a, b in re.findall(r'font(?:-size)?: ?([\d.]+)px|font-size="([\d.]+)"', svg)), default=99)
                 shown = letters * seen / float(re.search(r'viewBox="[\d.-]+ [\d.-]+ ([\d.]+)', svg)[1])
