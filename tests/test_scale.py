@@ -94,14 +94,13 @@ def large(tmp_path_factory):
 def test_time_grows_with_the_frames_and_memory_does_not(what, large, tmp_path):
     "1, 4 and 16 million frames: no more than 15 % over proportion, and memory within 20 % once it is over 2 GB."
     env = os.environ | dict(PYTHONPATH=str(HERE.parent), OMP_NUM_THREADS="1", AUDIOENGRAM_CACHE=str(tmp_path))
-    took = []
-    for frames in SIZES:
+    def once(frames):
         done = subprocess.run([sys.executable, HERE / "scale.py", what, str(frames), str(large)], capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stderr[-2000:]
-        took.append(json.loads(done.stdout))
+        return json.loads(done.stdout)
+    # the two smaller ones twice: a second of start-up that is slow by chance is a third of the smallest
+    took = [min((once(frames) for _ in range(1 + (frames < SIZES[-1]))), key=lambda t: t["seconds"]) for frames in SIZES]
     print(what, took)
     seconds, own = ([t[k] for t in took] for k in ("seconds", "own_gb"))
     assert max(own[2], 2) < 1.2 * max(own[1], 2), own
-    proportional = seconds[2] - seconds[1] < 1.15 * 4 * max(seconds[1] - seconds[0], 1)
-    if what == "ladder" and not proportional: pytest.xfail(f"page faults of the mapped file grow faster than it does: {took}")
-    assert proportional, seconds
+    assert seconds[2] - seconds[1] < 1.15 * 4 * max(seconds[1] - seconds[0], 1), seconds

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..core import ParameterError
 from ..core import generator as seeded
+from ..devices import as_one
 
 # %% ../../nbs/data/13_windows.ipynb #1d1d5497
 SLICES = ("all", "high_energy", "medial")
@@ -152,7 +153,7 @@ class Windows:
         if len(rest) == batch_size or not drop_last: yield rest
 
 # %% ../../nbs/data/13_windows.ipynb #d88cbb06
-WINDOWS_TOGETHER = 2**17   # windows looked at together where all are: 270 MB of 512-dimensional frames
+WINDOWS_TOGETHER = 2**13   # windows looked at together where all are: 17 MB of 512-dimensional frames
 
 def blocks_of(
     windows,                        # anything with a length
@@ -166,4 +167,4 @@ def step_lengths(
     size: int = WINDOWS_TOGETHER,
 ) -> Tensor:                        # [N] on the CPU
     "Length of the step of every window; never more than a block of steps is in memory."
-    return torch.cat([windows.steps(i).norm(dim=1).cpu() for i in blocks_of(windows, size)])
+    return as_one((windows.steps(i).norm(dim=1).cpu() for i in blocks_of(windows, size)), len(windows))

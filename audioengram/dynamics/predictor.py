@@ -23,7 +23,7 @@ from audioengram.core import (
     own_seed,
     spawn,
 )
-from ..devices import batches_on
+from ..devices import as_one, batches_on
 from .fit import Kept, descend, load_kept
 from ..heads.elliptic import FactoredMixture
 from ..heads.factored import DirectionMagnitude
@@ -270,9 +270,10 @@ class Predictor(Kept):
         was, windows = self.training, batches_on(windows, self.in_mean.device)
         self.eval()
         idx = torch.arange(len(windows)) if idx is None else torch.as_tensor(idx)
-        out = [self(windows.contexts(i)).log_prob(self.wanted(windows, i)).float().cpu() for i in idx.split(batch_size)]
+        of = lambda i: self(windows.contexts(i)).log_prob(self.wanted(windows, i)).float()
+        found = as_one(map(of, idx.split(batch_size)), len(idx)).cpu()
         self.train(was)
-        return torch.cat(out)
+        return found
 
     @classmethod
     def load(cls,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from ..core import ParameterError, ShapeError, check_shape, generator
-from ..devices import batches_on, device_of
+from ..devices import as_one, batches_on, device_of
 from .stats import bootstrap_by, bootstrap_sums, speaker_means
 
 # %% ../../nbs/measure/15_prediction.ipynb #6162ecda
@@ -95,9 +95,9 @@ def score_windows(
     idx = torch.arange(len(windows)) if idx is None else torch.as_tensor(idx)
     was, windows = getattr(forecast, "training", False), batches_on(windows, device_of(forecast))
     if was: forecast.eval()
-    parts = [_score_batch(forecast, windows, i, samples, seed) for i in idx.split(batch_size)]
+    found = as_one((_score_batch(forecast, windows, i, samples, seed) for i in idx.split(batch_size)), len(idx))
     if was: forecast.train()
-    df = pd.DataFrame({k: torch.cat([p[k] for p in parts]).cpu().numpy() for k in parts[0]})
+    df = pd.DataFrame({k: v.cpu().numpy() for k, v in found.items()})
     df.insert(0, "speaker", np.asarray(windows.speakers)[np.asarray(windows.speaker)[idx.numpy()]])
     return df
 
@@ -156,20 +156,18 @@ def score_points(
     windows,
 ) -> pd.DataFrame:  # one row a window: speaker, cosine, mean_ratio, squared error of the step
     "Score a forecast that is a point: no density, so no log score."
-    parts = []
-    for i in torch.arange(len(windows)).split(65_536):
+    def piece(i):
         guess, step = model.point(windows, i), windows.steps(i)
         size = step.norm(dim=1)
-        moved = lambda x, size=size: torch.where(size > 0, x, torch.nan)
-        parts.append(
-            dict(
-                cosine=moved(torch.cosine_similarity(guess, step, dim=1)),
-                mean_ratio=moved(guess.norm(dim=1) / size),
-                squared=(guess - step).square().sum(1),
-            )
+        moved = lambda x: torch.where(size > 0, x, torch.nan)
+        return dict(
+            cosine=moved(torch.cosine_similarity(guess, step, dim=1)),
+            mean_ratio=moved(guess.norm(dim=1) / size),
+            squared=(guess - step).square().sum(1),
         )
+    found = as_one(map(piece, torch.arange(len(windows)).split(8192)), len(windows))
     who = np.asarray(windows.speakers)[np.asarray(windows.speaker)]
-    return pd.DataFrame(dict(speaker=who) | {k: torch.cat([p[k] for p in parts]).numpy() for k in parts[0]})
+    return pd.DataFrame(dict(speaker=who) | {k: v.numpy() for k, v in found.items()})
 
 # %% ../../nbs/measure/15_prediction.ipynb #c70a0faa
 def log_magnitude_r2(
