@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -69,7 +70,7 @@ def ladder(store, split):
     from audioengram.dynamics.predictor import Predictor
     from audioengram.dynamics.side import step_signals
     from audioengram.measure.prediction import StandStill, fit_baselines, score_points
-    sets, how = split_windows(store, split, 4, 1), dict(seed=0, scored=2000, samples=8)
+    sets, how = split_windows(store, split, 4, 1), SimpleNamespace(seed=0, scored=2000, samples=8)
     moves = step_lengths(sets["train"])
     sums = dict(centre=float(moves[moves > 0].log().mean()), floor=.05 * float(moves.median()))
     store.__dict__["energy"] = np.zeros(len(store.z), np.float32)
@@ -86,7 +87,7 @@ def gap(store, split):
     from audioengram.dynamics.gap import floor_of, measure_gap, measure_limit
     from audioengram.dynamics.predictor import Predictor
     from audioengram.measure.prediction import fit_baselines
-    how = dict(length=4, steps=2, seed=0, segments=200, particles=8)
+    how = SimpleNamespace(length=4, steps=2, seed=0, segments=200, particles=8)
     sets = {lag: split_windows(store, split, 4, lag)["train"] for lag in (1, 2)}
     make = lambda lag, encoder: Predictor(D, 4, encoder, **SMALL).set_units(sets[lag], 20_000)
     direct = {0: make(1, "none"), 1: make(1, "state"), 2: make(2, "state")}

@@ -1,6 +1,7 @@
 "Discussion d00: which cases run, what is published, and what is kept where the data are not at hand."
 import json
 import re
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from audioengram.discussions import d00_structure as d00
 from audioengram.lab import studies
 from audioengram.lab.runs import read_run
 
-HOW = d00.recipe("smoke")
+HOW = d00.Recipe.of("smoke")
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +36,9 @@ def lost(monkeypatch):
 
 
 def test_only_the_quick_and_full_profiles_use_the_real_keys():
-    assert d00.recipe("smoke")["small"] and not d00.recipe("quick")["small"] and d00.recipe("quick")["min_count"] == 100
-    assert d00.recipe("quick")["max_seconds"] == 4 * 3600 and d00.recipe("full")["max_seconds"] is None
-    assert json.loads(json.dumps(d00.recipe("quick", lags=np.array([1, 2])))) == d00.recipe("quick", lags=(1, 2))
+    assert d00.Recipe.of("smoke").small and not d00.Recipe.of("quick").small and d00.Recipe.of("quick").min_count == 100
+    assert d00.Recipe.of("quick").max_seconds == 4 * 3600 and d00.Recipe.of("full").max_seconds is None
+    assert json.loads(json.dumps(asdict(d00.Recipe.of("quick", lags=np.array([1, 2]))))) == asdict(d00.Recipe.of("quick", lags=(1, 2)))
 
 
 def test_training_means_never_see_an_evaluation_utterance(monkeypatch):
@@ -47,7 +48,7 @@ def test_training_means_never_see_an_evaluation_utterance(monkeypatch):
         def median_energy(self, ids): assert ids == ("a", "b", "c"); return -30.
         def windows(self, ids, **options): asked.append((ids, options)); return options["slice"]
     monkeypatch.setattr(d00, "phase0", lambda slices, *args, **options: SimpleNamespace(**{t: pd.DataFrame(dict(one=[1])) for t in ("rows", "summary", "readers", "confidence", "cells")}))
-    found = d00.measure_store(Store(), split, HOW | dict(lags=[1, 4]))
+    found = d00.measure_store(Store(), split, replace(HOW, lags=[1, 4]))
     assert {ids for ids, _ in asked} == {("a", "b", "c"), ("x",)} and {o["energy_threshold"] for _, o in asked} == {-30.}
     assert sorted({(o["lag"], o["slice"]) for _, o in asked}) == [(k, s) for k in (1, 4) for s in ("all", "high_energy", "medial")]
     assert found["rows"].lag.tolist() == [1, 4] and found["cells"].lag.tolist() == [1]
@@ -89,7 +90,7 @@ def test_tables_for_people(folder):
 
 def test_measuring_again_reads_back(folder, monkeypatch):
     def measure_store(*_): pytest.fail("measured again")
-    tables, *_ = studies.measure_case(studies.Study(d00.NAME, measure_store, ("rows",)), Case("synthetic", "nano"), d00.recipe("smoke", (1, 2)))
+    tables, *_ = studies.measure_case(studies.Study(d00.NAME, measure_store, ("rows",)), Case("synthetic", "nano"), d00.Recipe.of("smoke", lags=(1, 2)))
     published = read_run(folder).table().query("case == 'synthetic-nano'")
     assert np.allclose(tables["rows"].query("split == 'held'").within, published.query("split == 'held'").within, rtol=1e-6)
 

@@ -1,6 +1,7 @@
 "Discussion d01: what a smoke run publishes, that claims follow from rows, and that independent frames climb one rung only."
 import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_independent_frames_have_one_rung_and_a_cosine_of_one_over_root_two(monk
     store = Store()
     split = SimpleNamespace(train_utterances=[f"u{i}" for i in range(18)], valid_utterances=["u18", "u19", "u20"], eval_utterances=[f"u{i}" for i in range(21, 30)])
     monkeypatch.setattr(d01, "describe_components", lambda *a: (pd.DataFrame(dict(component=[0])), pd.DataFrame(dict(component=[0]))))
-    how = d01.recipe("smoke") | dict(lags=[1, 4], scored=400)
+    how = replace(d01.Recipe.of("smoke"), lags=[1, 4], scored=400)
     tables = d01.measure_store(store, split, how)
     rungs = d01.ladder_table(tables, 200).set_index("rung").value
     covariance = torch.cov(store.z.T)

@@ -1,4 +1,6 @@
 "Discussion d03: the linear states, the paired difference of gains, the spectrum of a state, and the way back, against what is known."
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ from audioengram.data.memory_store import MemoryStore
 from audioengram.discussions import d03_predictable_state as d03
 from audioengram.measure.rules import crossed
 
-HOW = d03.recipe("smoke") | dict(hidden=16, epochs=15)
+HOW = replace(d03.Recipe.of("smoke"), hidden=16, epochs=15)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def test_linear_states_are_what_they_are_called(sets):
 
 
 def test_a_contrastive_state_finds_what_moves_slowly(sets):
-    mean, weight = d03.contrastive_state(sets, 2, HOW | dict(epochs=25))
+    mean, weight = d03.contrastive_state(sets, 2, replace(HOW, epochs=25))
     z, now = ((w - mean) @ weight for w in (sets["test"].targets(), sets["test"].current()))
     lag1 = [float(torch.corrcoef(torch.stack([a, b]))[0, 1]) for a, b in zip(z.T, now.T, strict=True)]
     assert min(lag1) > .6 and torch.linalg.matrix_rank(weight) == 2

@@ -22,7 +22,7 @@ def test_what_a_run_publishes(result):
 
 
 def test_heads_have_equal_parameters():
-    how = d07.recipe("quick")
+    how = d07.Recipe.of("quick")
     budget = d07.model_for(64, how, **d07.HEADS[d07.MDN]).n_parameters
     for name, options in d07.HEADS.items():
         n = d07.model_for(64, how, budget, **options).n_parameters

@@ -61,7 +61,7 @@ def scores(effect, seed=0, speakers=12):
     return pd.DataFrame(rows)
 
 
-def claims(table): return d08.claims_of(dict(scores=table), dict(title="made", speakers_held=12), d08.recipe("quick"), 300)
+def claims(table): return d08.claims_of(dict(scores=table), dict(title="made", speakers_held=12), d08.Recipe.of("quick"), 300)
 
 
 def test_the_verdict_follows_its_rules():

@@ -3,6 +3,7 @@ import contextlib
 import io
 import json
 import re
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,9 +33,9 @@ def folder(published): return published[0]
 
 
 def test_the_profiles_share_one_recipe():
-    quick, full = d09.recipe("quick"), d09.recipe("full")
-    assert quick.keys() == full.keys() and quick["lags"] == [1, 2, 4, 8, 16] and full["scored"] > quick["scored"]
-    assert json.loads(json.dumps(d09.recipe("quick", lags=np.array([1, 2])))) == d09.recipe("quick", lags=(1, 2))   # plain values: kept rows compare equal
+    quick, full = d09.Recipe.of("quick"), d09.Recipe.of("full")
+    assert quick.lags == full.lags == [1, 2, 4, 8, 16] and full.scored > quick.scored
+    assert json.loads(json.dumps(asdict(d09.Recipe.of("quick", lags=np.array([1, 2]))))) == asdict(d09.Recipe.of("quick", lags=(1, 2)))   # plain values: kept rows compare equal
     assert len(parse_cases(d09.CASES)) == len(set(parse_cases(d09.CASES))) >= 18 and d09.CASES.startswith("debian-speech:nano;")
 
 

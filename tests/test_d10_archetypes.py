@@ -37,20 +37,20 @@ def test_the_verdict_follows_the_rule(result):
     assert not exists or over > MARGIN
     values = d10.head_values(result.table("heads"), d10.GATED)
     gated = result.claims["main.gated"]
-    assert values.shape[0] == d10.recipe("smoke")["seeds"] and gated["value"] == pytest.approx(values.mean(), abs=1e-3)
+    assert values.shape[0] == d10.Recipe.of("smoke").seeds and gated["value"] == pytest.approx(values.mean(), abs=1e-3)
     answer = decided(crossed(values), values)
     assert result.claims["main.helps"]["value"] == d10.HELPS[answer]
     assert result.claims["main.places"]["value"].startswith("nor") == (result.claims["main.states"]["lo"] <= 0)
 
 
 def test_every_head_is_asked_everything(result):
-    names, how = list(d10.RIVALS(1)), d10.recipe("smoke")
+    names, how = list(d10.RIVALS(1)), d10.Recipe.of("smoke")
     h = result.table("heads")
-    assert set(h["head"]) == set(names) and set(h.equal) == set(d10.COSTS) and set(h.number) == set(range(how["seeds"]))
+    assert set(h["head"]) == set(names) and set(h.equal) == set(d10.COSTS) and set(h.number) == set(range(how.seeds))
     for equal, column in (("parameters", "parameters"), ("multiply-adds", "multiply_adds")):
         cost = h[h.equal == equal].groupby("head")[column].first()
         assert cost.max() / cost.min() < 1.1, cost
-    assert set(result.table("horizon").step) == {1, how["steps"]} and (result.table("horizon").segments <= result.table("horizon").frames).all()
+    assert set(result.table("horizon").step) == {1, how.steps} and (result.table("horizon").segments <= result.table("horizon").frames).all()
     assert set(result.table("stability").method) == set(names) and set(result.table("splices")["head"]) == set(names)
     clips = {c.split("_heads_")[1] for c in result.manifest["clips"] if "_heads_" in c}
     assert clips == {"truth", *(f"{s}_{kind}" for s in ("plain", "basis", "gated", "directions", "states") for kind in ("spliced", "free"))}

@@ -1,5 +1,6 @@
 "The price of rolling out: the stacked ceiling, balanced stretches, silence, clips that do not overlap."
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ from audioengram.dynamics.gap import (
 )
 from audioengram.measure.prediction import fit_baselines
 
-HOW = dict(length=3, steps=3, segments=12, particles=4, seed=0, encoder="state", hidden=16, layers=1, dropout=0., components=2, epochs=1, epoch_frames=None, clips=6, reference=200, regions=4, repeats=2)
+HOW = SimpleNamespace(length=3, steps=3, segments=12, particles=4, seed=0, encoder="state", hidden=16, layers=1, dropout=0., components=2, epochs=1, epoch_frames=None, clips=6, reference=200, regions=4, repeats=2)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_stretches_come_in_turn_from_every_speaker(toy):
     count = pd.Series(stretches.who(idx)).value_counts()
     assert len(idx) == len(set(idx.tolist())) == 12 and len(count) == len(np.unique(stretches.who(np.arange(len(stretches))))) and count.max() - count.min() <= 1
     again = sample_stretches(store, split.eval_utterances, HOW, 12)[1]
-    assert torch.equal(idx, again) and not torch.equal(idx, sample_stretches(store, split.eval_utterances, HOW | dict(seed=1), 12)[1])
+    assert torch.equal(idx, again) and not torch.equal(idx, sample_stretches(store, split.eval_utterances, SimpleNamespace(**vars(HOW) | dict(seed=1)), 12)[1])
 
 
 def test_gap_of_a_model_that_is_its_own_ceiling(toy):
@@ -83,7 +84,7 @@ def test_silence_is_left_out(toy):
     windows = split_windows(store, split, 3, 1)["train"]
     base, floor = fit_baselines(windows)["step-diagonal"], float(windows.steps().norm(dim=1).median())
     assert floor_of(windows) == pytest.approx(.05 * floor)
-    every, moving = (measure_gap(direct[1], direct, store, split, HOW | dict(segments=40), base, f) for f in (0., floor))
+    every, moving = (measure_gap(direct[1], direct, store, split, SimpleNamespace(**vars(HOW) | dict(segments=40)), base, f) for f in (0., floor))
     assert 0 < moving.segments.sum() < every.segments.sum() == moving.frames.sum()
     assert np.allclose(every.R, moving.R_all, rtol=1e-4) and np.allclose(every.true_step, moving.true_step)      # only the scores leave silence out
 
@@ -91,7 +92,7 @@ def test_silence_is_left_out(toy):
 def test_the_ceiling_by_number_of_particles_counts_the_marginal(toy):
     store, split, direct = toy
     base = fit_baselines(split_windows(store, split, 3, 1)["train"])["step-diagonal"]
-    gap = measure_gap(direct[1], direct, store, split, HOW | dict(segments=40), base, null=direct[0])
+    gap = measure_gap(direct[1], direct, store, split, SimpleNamespace(**vars(HOW) | dict(segments=40)), base, null=direct[0])
     assert np.allclose(gap.null, gap.null_all) and not np.allclose(gap.null, gap.A)
     some = measure_limit(direct[1], direct, store, split, HOW, 0., (1, 4), 8)
     assert set(some.particles) == {1, 4} and set(some.step) == {2, 3}
@@ -123,7 +124,7 @@ def test_stability_is_of_as_many_runs_as_asked_and_finds_what_breaks(toy):
         target = "state"
         def __call__(self, c): return Independent(Normal(3 * c[:, -1], 1.), 1)
     store, split, direct = toy
-    table = measure_stability({"fitted": direct[1], "explodes": Explodes()}, store, split, HOW | dict(held=5, long=200)).set_index("method")
+    table = measure_stability({"fitted": direct[1], "explodes": Explodes()}, store, split, SimpleNamespace(**vars(HOW) | dict(held=5, long=200))).set_index("method")
     assert table.runs.tolist() == [5, 5] and table.finite["fitted"] and table.steps["fitted"] == 200 and np.isfinite(table.peak["fitted"])
     assert not table.finite["explodes"] and 60 < table.broke["explodes"] < 100       # 3^81 is the largest power of 3 in float32
 

@@ -47,7 +47,7 @@ def test_d11_publishes_every_table(smoke):
     assert set(d11.TABLES[1:]) | {"results", "hypotheses", "areas"} == set(result.table_names)
     h = result.table("hypotheses")
     assert len(h) == 8 and h.p.between(0, 1).all() and set(h.id) >= {"nats", "drift", "copy", "cool"}
-    assert result.claims["main.runs"]["value"] == d11.recipe("smoke")["runs"]
+    assert result.claims["main.runs"]["value"] == d11.Recipe.of("smoke").runs
     for table in (d11.hypothesis_table, d11.score_tables, d11.mark_tables, d11.long_run_table, d11.verdict_table):
         assert "| " in table(result)
     assert len(d11.players(result, "best")) == len(d11.players(result, "median")) == len(d11.HEARD)

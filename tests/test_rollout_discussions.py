@@ -66,7 +66,7 @@ def test_plans_of_rollout_training():
     assert steps("particles, K") == steps("mean, K") == {4, 8, 16, 32}
     assert all(p.mode == "mean" and p.particles == 1 and p.truth_rate > 0 for n, p in plans.items() if n.startswith("mean"))
     assert plans["particles, λ = 0.1"].particle == .1 and plans["mean, λ = 10"].rollout == 10 and plans[d06.ONE].steps == 1
-    assert set(d06.plans_of(d06.recipe("full"))) == set(plans) > set(d06.plans_of(d06.recipe("quick")))
+    assert set(d06.plans_of(d06.Recipe.of("full"))) == set(plans) > set(d06.plans_of(d06.Recipe.of("quick")))
 
 
 def test_the_control_of_rollout_training_trains_as_long():
@@ -115,7 +115,7 @@ def test_clips_are_what_their_captions_say(gap):
     from audioengram.measure.speech import mel_distance
     read = lambda name: sf.read(gap.folder / next(c["file"] for n, c in gap.manifest["clips"].items() if n.endswith(name)))
     (truth, rate), (spliced, _), (mean, _) = read("truth"), read("spliced_1"), read("free_mean")
-    context = int(d05.recipe("smoke")["length"] / 12.5 * rate * .5)
+    context = int(d05.Recipe.of("smoke").length / 12.5 * rate * .5)
     assert len(truth) == len(spliced)
     apart = lambda a, b: mel_distance(a, b, rate)          # phases are found for the whole clip, so samples differ where magnitudes do not
     before, after = apart(truth[:context], spliced[:context]), apart(truth[context:], spliced[context:])

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'FORMS', 'EVERY', 'EVERY_RESIDUAL', 'FORECAST', 'ONCE', 'FLOPS', 'NUMBERS', 'MIXTURE', 'MARGINAL',
-           'STACKED', 'WITH_MEMORY', 'WITH_WIDTH', 'SHOWN', 'ROLLED', 'CODE', 'MEMORY_CODE', 'STUDY', 'recipe', 'fit',
-           'network', 'trainer', 'add_controls', 'remembered', 'fit_rolled', 'measure_store', 'stack', 'sizes_of',
-           'gate', 'roll', 'rolled_gain', 'model_table', 'ahead_in_all', 'verdict', 'claims_of', 'seed_claims',
-           'forced_claims', 'rolled_claims', 'draw_forced', 'draw_all', 'draw_rolled', 'listen', 'tell', 'run',
+           'STACKED', 'WITH_MEMORY', 'WITH_WIDTH', 'SHOWN', 'ROLLED', 'CODE', 'MEMORY_CODE', 'STUDY', 'run', 'Recipe',
+           'fit', 'network', 'trainer', 'add_controls', 'remembered', 'fit_rolled', 'measure_store', 'stack',
+           'sizes_of', 'gate', 'roll', 'rolled_gain', 'model_table', 'ahead_in_all', 'verdict', 'claims_of',
+           'seed_claims', 'forced_claims', 'rolled_claims', 'draw_forced', 'draw_all', 'draw_rolled', 'listen', 'tell',
            'models_table', 'verdict_table']
 
 # %% ../../nbs/discussions/d04_memory.ipynb #7e4ccaa4
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import cache_dir, fingerprint, get_profile, spawn
+from ..core import cache_dir, fingerprint, spawn
 from ..data.cases import split_windows
 from ..data.windows import step_lengths
 from ..devices import working_device
@@ -43,12 +43,10 @@ from ..lab.figures import band_plot, case_plot, doublings, legend_below, panels,
 from audioengram.lab.studies import (
     Study,
     add_rows,
-    asked_cases,
     by_title,
     case_title,
     claims_table,
     pick,
-    publish_cases,
     utterance_of,
     widest,
     write_decoded,
@@ -58,6 +56,10 @@ from ..measure.prediction import fit_baselines, gain, of_sums, score_windows, sp
 from ..measure.rules import NO, YES, by_seed, crossed, decided
 from ..measure.trajectories import rms_step
 from ..stages import measures
+from dataclasses import dataclass, replace
+from ..options import asked, per
+from ..dynamics.gap import PredictorOptions
+from ..lab.page_run import PageRun
 
 # %% ../../nbs/discussions/d04_memory.ipynb #182f5e40
 NAME = "d04_memory"
@@ -96,51 +98,31 @@ MEMORY_CODE = functools.partial(
 )
 
 # %% ../../nbs/discussions/d04_memory.ipynb #3f190820
-def recipe(
-    profile,                     # run profile
-    clusters: int = 2048,        # keys of a memory
-    neighbours: int = 8,         # read by a soft memory
-    horizon: int = 16,           # K, steps of a rollout
-    length: int = 8,             # context frames W
-    eval_fraction: float = .2,   # share of speakers held out
-    seed: int = 0,               # seed of everything
-) -> dict:                       # all that decides the rows of a case, beside its data and the code
-    "The parameters of a measurement."
-    p = get_profile(profile)
-    return dict(
-        clusters=p.pick(32, int(clusters), int(clusters)),
-        neighbours=p.pick(4, int(neighbours), int(neighbours)),
-        steps=p.pick(4, int(horizon), int(horizon)),
-        length=p.pick(4, int(length), int(length)),
-        seed=int(seed),
-        seeds=[int(seed) + i for i in range(p.pick(2, 3, 3))],
-        components=p.pick(2, 8, 8),
-        eval_fraction=p.pick(0.25, eval_fraction, eval_fraction),
-        max_seconds=p.pick(300.0, p.max_seconds, None),
-        encoder="state",
-        hidden=p.pick(32, 256, 512),
-        layers=p.pick(1, 2, 2),
-        dropout=0.3,
-        epochs=p.pick(2, 5, 40),
-        epoch_frames=p.pick(None, 25_000, None),
-        samples=p.pick(8, 16, 64),
-        particles=p.pick(4, 32, 64),
-        segments=p.pick(24, 256, 2048),
-        rolled_epochs=p.pick(1, 4, 20),
-        rolled_frames=p.pick(200, 6000, None),
-        most=p.pick(2000, 100_000, 1_000_000),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Recipe(PredictorOptions):
+    "All that decides the rows of a case, beside its data and the code."
+    clusters: int = asked(2048, smoke=32)               # keys of a memory
+    neighbours: int = asked(8, smoke=4)                 # read by a soft memory
+    steps: int = asked(16, smoke=4, name="horizon")     # of a rollout
+    seeds: list = per(*(lambda o, n=n: [o.seed + i for i in range(n)] for n in (2, 3, 3)))
+    components: int = per(2, 8, 8)                      # K of every mixture
+    samples: int = per(8, 16, 64)                       # draws a window for statistics of steps
+    particles: int = per(4, 32, 64)                     # rollouts of each context
+    segments: int = per(24, 256, 2048)                  # contexts that are rolled out
+    rolled_epochs: int = per(1, 4, 20)                  # of training on rollouts
+    rolled_frames: int = per(200, 6000, None)           # windows of such an epoch
+    most: int = per(2000, 100_000, 1_000_000)           # frames that a memory of single frames holds
 
 # %% ../../nbs/discussions/d04_memory.ipynb #521fc1d6
 def fit(
-    store, split, how: dict,
+    store, split, how: Recipe,
     first=True,              # whether every model is wanted, or only those that are compared in every seed
 ) -> dict:                   # name -> fitted model
     "Every predictor, trained one step ahead by as many updates as any other: trained here, or read back."
-    sets = split_windows(store, split, how["length"], 1)
+    sets = split_windows(store, split, how.length, 1)
     train, options = trainer(store, sets, how), network(how)
     names = FORMS if first else ("residual-add",)
-    size = (how["length"], how["clusters"], how["neighbours"])
+    size = (how.length, how.clusters, how.neighbours)
     forms = fit_forms(sets["train"], sets["valid"], store.dim, *size, model=options, names=names, fit=train)
     out = {FORMS[name]: m for name, m in forms.items()}
     out[ONCE] = out["param"]
@@ -148,27 +130,27 @@ def fit(
         if name in out: out[name] = train(copy.deepcopy(out[name]), out[name])
     return out
 
-def network(how: dict) -> dict:
+def network(how: Recipe) -> dict:
     "Options of every network."
-    return {k: how[k] for k in ("encoder", "hidden", "layers", "dropout")} | dict(seed=spawn(how["seed"], "weights"))
+    return how.some("encoder", "hidden", "layers", "dropout") | dict(seed=spawn(how.seed, "weights"))
 
-def trainer(store, sets, how: dict):   # f(model, start=None) -> the model, trained
+def trainer(store, sets, how: Recipe):   # f(model, start=None) -> the model, trained
     "One schedule of one-step training, the same for all."
-    plan = dict(batch_size=min(512, max(32, len(sets["train"]) // 8)), lr=2e-3, noise=.1, seed=how["seed"])
-    plan |= dict(epochs=2 * how["epochs"], epoch_frames=how["epoch_frames"])
+    plan = dict(batch_size=min(512, max(32, len(sets["train"]) // 8)), lr=2e-3, noise=.1, seed=how.seed)
+    plan |= dict(epochs=2 * how.epochs, epoch_frames=how.epoch_frames)
     key = [store.fingerprint, CODE(), MEMORY_CODE()]
     return lambda model, start=None: fitted(model, sets, key, start, **plan)
 
 # %% ../../nbs/discussions/d04_memory.ipynb #9f12388b
 def add_controls(
     out: dict,           # of `fit`, filled further
-    store, split, how: dict,
+    store, split, how: Recipe,
     first=True,          # whether every control is wanted
 ) -> dict:               # name -> fitted model
     "Wider networks of equal cost, trained by both schedules; lookups of every frame; densities of the frame."
-    sets = split_windows(store, split, how["length"], 1)
+    sets = split_windows(store, split, how.length, 1)
     train, memory = trainer(store, sets, how), out["residual, added"]
-    wide = lambda hidden: MemoryPredictor(store.dim, how["length"], "param", **network(how) | dict(hidden=hidden))
+    wide = lambda hidden: MemoryPredictor(store.dim, how.length, "param", **network(how) | dict(hidden=hidden))
     for name, cost in ((FLOPS, lambda m: m.flops), (NUMBERS, lambda m: m.n_stored)):
         if name == NUMBERS and not first: continue
         once = train(matched(wide, cost(memory), cost))
@@ -184,29 +166,29 @@ def add_controls(
 
 # %% ../../nbs/discussions/d04_memory.ipynb #f578353d
 def remembered(
-    store, sets, how: dict,
+    store, sets, how: Recipe,
     form: str,               # "memory", or "add": of the errors of a network
     start=None,              # that network
     frames=True,             # a key for every training frame, or as many clusters as the recipe says
     **options,               # of MemoryPredictor
 ) -> MemoryPredictor:        # its network untrained, or that of the start
     "A memory that is filled."
-    n = min(len(sets["train"]), how["most"])
-    size = (n, min(64, n)) if frames else (how["clusters"], how["neighbours"])
+    n = min(len(sets["train"]), how.most)
+    size = (n, min(64, n)) if frames else (how.clusters, how.neighbours)
     options = network(how) | (dict(encoder="none") if form == "memory" else {}) | options
-    m = MemoryPredictor(store.dim, how["length"], form, *size, **options).to(working_device())
+    m = MemoryPredictor(store.dim, how.length, form, *size, **options).to(working_device())
     m = m.set_units(sets["train"]) if start is None else m.start_from(start)
     many = dict(frames=True, max_frames=n) if frames else {}
-    return m.remember(sets["train"], sets["valid"], seed=how["seed"], **many).eval()
+    return m.remember(sets["train"], sets["valid"], seed=how.seed, **many).eval()
 
 # %% ../../nbs/discussions/d04_memory.ipynb #f4d72c75
-def fit_rolled(models: dict, store, split, how: dict) -> dict:
+def fit_rolled(models: dict, store, split, how: Recipe) -> dict:
     """The reference's rollout training of some of them: mean rollouts of K steps, state loss, likelihood under the
     own context, truth put in less and less."""
-    train, valid = rollout_sets(store, split, how["length"], how["steps"], how["segments"], how["seed"])
+    train, valid = rollout_sets(store, split, how.length, how.steps, how.segments, how.seed)
     plan, out = (
         Unroll(
-            steps=how["steps"],
+            steps=how.steps,
             mode="mean",
             particles=1,
             teacher=1.0,
@@ -227,11 +209,11 @@ def fit_rolled(models: dict, store, split, how: dict) -> dict:
             train,
             valid,
             plan,
-            epochs=how["rolled_epochs"],
-            epoch_frames=how["rolled_frames"],
+            epochs=how.rolled_epochs,
+            epoch_frames=how.rolled_frames,
             batch_size=min(128, len(train) // 4),
             folder=folder,
-            seed=how["seed"],
+            seed=how.seed,
         )
         out[f"{name}, rolled"] = model
     return out
@@ -241,19 +223,19 @@ def fit_rolled(models: dict, store, split, how: dict) -> dict:
 def measure_store(
     store,           # LatentStore
     split,           # SpeakerSplit of its corpus
-    how: dict,       # from `recipe`
+    how: Recipe,     # of `Recipe`
 ) -> dict:           # table name -> DataFrame
     "Every predictor teacher-forced and rolled out, before and after rollout training; what is compared, in every seed."
-    sets, scores, shares = split_windows(store, split, how["length"], 1), [], []
+    sets, scores, shares = split_windows(store, split, how.length, 1), [], []
     moves = step_lengths(sets["train"])
     sums = dict(centre=float(moves[moves > 0].log().mean()), floor=floor_of(sets["train"]))
-    base = fit_baselines(sets["train"], seed=how["seed"])["step-diagonal"]
-    for seed in how["seeds"]:
-        own, first = how | dict(seed=seed), seed == how["seed"]
+    base = fit_baselines(sets["train"], seed=how.seed)["step-diagonal"]
+    for seed in how.seeds:
+        own, first = replace(how, seed=seed), seed == how.seed
         models = add_controls(fit(store, split, own, first), store, split, own, first)
         if first: shown = models = models | fit_rolled(models, store, split, how)
         for name, m in ((dict(baseline=base) if first else {}) | models).items():
-            rows = score_windows(m, sets["test"], samples=how["samples"] if first else 0, seed=how["seed"])
+            rows = score_windows(m, sets["test"], samples=how.samples if first else 0, seed=how.seed)
             scores.append(speaker_sums(rows, **sums).assign(model=name, seed=seed))
         for name, (rows, weights) in stack(models, sets).items():
             scores.append(speaker_sums(rows, **sums).assign(model=name, seed=seed))
@@ -310,9 +292,9 @@ def roll(
     model, store, split, how, base, floor
 ) -> pd.DataFrame:  # sums: speaker, step, mode, segments, gain, state_error, own_step, true_step
     "Particles and the mean rollout by step."
-    stretches, idx = sample_stretches(store, split.eval_utterances, how, how["segments"])
+    stretches, idx = sample_stretches(store, split.eval_utterances, how, how.segments)
     unit, parts = rms_step(stretches.frames(idx)), []
-    for mode, particles in (("sample", how["particles"]), ("mean", 1)):
+    for mode, particles in (("sample", how.particles), ("mean", 1)):
         rows = injection_rows(
             model,
             stretches,
@@ -323,9 +305,9 @@ def roll(
             unit=unit,
             centre=0.0,
             idx=idx,
-            seed=how["seed"],
+            seed=how.seed,
         )
-        rows = rows[(rows.true_step > floor) & rows.step.isin([s for s in SHOWN if s <= how["steps"]] + [how["steps"]])]
+        rows = rows[(rows.true_step > floor) & rows.step.isin([s for s in SHOWN if s <= how.steps] + [how.steps])]
         parts.append(
             gap_sums(rows[["speaker", "segment", "step", "gain", "state_error", "own_step", "true_step"]]).assign(
                 mode=mode
@@ -404,12 +386,12 @@ def verdict(
     return "not known: a memory of errors is level with as much computation"
 
 # %% ../../nbs/discussions/d04_memory.ipynb #065d2655
-def claims_of(tables: dict, about: dict, how: dict, n=2000) -> dict:
+def claims_of(tables: dict, about: dict, how: Recipe, n=2000) -> dict:
     "What prose may say about a case."
-    kw, one = dict(n=n, seed=how["seed"]), pick(tables["scores"], seed=how["seed"])
+    kw, one = dict(n=n, seed=how.seed), pick(tables["scores"], seed=how.seed)
     held = pick(one, model="param")
-    said = dict(case=about["title"], last=how["steps"], speakers_held=len(held), frames=int(held.frames.sum()))
-    forced, rolled = forced_claims(one, tables["sizes"], kw), rolled_claims(tables, how["steps"], kw)
+    said = dict(case=about["title"], last=how.steps, speakers_held=len(held), frames=int(held.frames.sum()))
+    forced, rolled = forced_claims(one, tables["sizes"], kw), rolled_claims(tables, how.steps, kw)
     return said | seed_claims(tables) | forced | rolled
 
 def seed_claims(tables: dict) -> dict:
@@ -573,7 +555,7 @@ def listen(run, case, how, tables, opened, first):
     _, split, store = opened
     models = fit(store, split, how)
     models |= fit_rolled(models, store, split, how)
-    (uid, z), W = utterance_of(store, split.eval_utterances), how["length"]
+    (uid, z), W = utterance_of(store, split.eval_utterances), how.length
     say = {"truth": (z, f"{uid}, held-out speaker, through {case.codec}")}
     if len(z) < W + 2: raise ValueError(f"{uid} is too short to roll out")
     heard = (
@@ -591,11 +573,11 @@ def listen(run, case, how, tables, opened, first):
         )
         steps = min(4, len(z) - W)
         say[f"{slug}_spliced"] = (
-            splice(m, z, steps, every=min(24, len(z) - W), window=W, seed=how["seed"])[0],
+            splice(m, z, steps, every=min(24, len(z) - W), window=W, seed=how.seed)[0],
             f"{label}, {steps} frames in a row rolled out (sampled)",
         )
         say[f"{slug}_free"] = (
-            torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, seed=how["seed"]).frames[0, 0]]),
+            torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, seed=how.seed).frames[0, 0]]),
             f"{label}, free run (sampled)",
         )
     write_decoded(run, case, store, say)
@@ -604,18 +586,18 @@ def listen(run, case, how, tables, opened, first):
 def tell(
     run,          # open Run
     found: list,  # (tables, provenance) of each case
-    how: dict,    # from `recipe`
+    how: Recipe,  # of `Recipe`
     n: int,       # bootstrap resamples
 ):
     "Tables and figures over all cases."
-    models = functools.partial(model_table, last=how["steps"], n=n, seed=how["seed"])
+    models = functools.partial(model_table, last=how.steps, n=n, seed=how.seed)
     add_rows(run, found, models, "models")
     table = by_title(found, models)
     run.figure(
         "all", draw_all(table), "Gain of every model over the baseline, teacher-forced, beside the marginal null"
     )
     run.figure("forced", draw_forced(table), "Gain over the network alone, teacher-forced")
-    run.figure("rolled", draw_rolled([(case_title(a), t) for t, a in found[widest(found) :]], n, how["seed"]),
+    run.figure("rolled", draw_rolled([(case_title(a), t) for t, a in found[widest(found) :]], n, how.seed),
                "Gain of particles and mean rollouts and step norm of mean rollouts by step, before and after rollout "
                "training")
 
@@ -629,32 +611,7 @@ STUDY = Study(
     tell,
 )
 
-# %% ../../nbs/discussions/d04_memory.ipynb #49ed98e3
-def run(
-    profile="quick",              # "smoke", "quick" or "full"
-    cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
-    corpus=None, codec=None,      # one case instead
-    corpus_root=None,             # where that corpus lies
-    clusters: int = 2048,         # keys of a memory
-    neighbours: int = 8,          # read by a soft memory
-    horizon: int = 16,            # steps of a rollout
-    length: int = 8,              # context frames
-    eval_fraction: float = .2,    # share of speakers held out
-    seed: int = 0,                # seed of everything
-    folder=None,                  # another place than figures/d04_memory
-):                                # the published RunResult
-    "Judge memories beside their controls and publish rows, claims, figures and clips."
-    how = recipe(profile, clusters, neighbours, horizon, length, eval_fraction, seed)
-    asked = asked_cases(profile, cases, corpus, codec, CASES)
-    given = dict(
-        clusters=clusters,
-        neighbours=neighbours,
-        horizon=horizon,
-        length=length,
-        eval_fraction=eval_fraction,
-        seed=seed,
-    )
-    return publish_cases(STUDY, profile, asked, how, given, corpus_root, folder)
+run = PageRun(STUDY, Recipe, CASES)
 
 # %% ../../nbs/discussions/d04_memory.ipynb #680c4d4e
 def models_table(result) -> str:

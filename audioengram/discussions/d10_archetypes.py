@@ -4,22 +4,21 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'DESCRIPTORS', 'SHADOWS', 'CODE', 'BAR', 'BASIS', 'GATED', 'DIRECTIONS', 'STATES', 'HELPS', 'IDS',
-           'TABLES', 'STUDY', 'recipe', 'measure_store', 'shadows', 'codes', 'step_sounds', 'meanings', 'head_sets',
-           'fit_heads', 'memories', 'head_rows', 'free_runs', 'free_value', 'horizon', 'some_utterances', 'splices',
-           'source_mean', 'agreement', 'head_gain', 'head_values', 'memory_claims', 'gain_claims', 'rolled_claims',
-           'recurrence', 'claims_of', 'size_claims', 'reading_claims', 'meaning_claims', 'draw_tightness',
-           'draw_excess', 'draw_transfer', 'plt_align', 'draw_meaning', 'draw_heads', 'draw_horizon', 'listen',
-           'listen_heads', 'transitions', 'tell', 'run', 'verdict_table', 'head_tables', 'tables_of']
+           'TABLES', 'STUDY', 'run', 'Recipe', 'measure_store', 'shadows', 'codes', 'step_sounds', 'meanings',
+           'head_sets', 'fit_heads', 'memories', 'head_rows', 'free_runs', 'free_value', 'horizon', 'some_utterances',
+           'splices', 'source_mean', 'agreement', 'head_gain', 'head_values', 'memory_claims', 'gain_claims',
+           'rolled_claims', 'recurrence', 'claims_of', 'size_claims', 'reading_claims', 'meaning_claims',
+           'draw_tightness', 'draw_excess', 'draw_transfer', 'plt_align', 'draw_meaning', 'draw_heads', 'draw_horizon',
+           'listen', 'listen_heads', 'transitions', 'tell', 'verdict_table', 'head_tables', 'tables_of']
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #c70965e2
 import functools
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ..core import ShapeError, get_profile, read_json, spawn
+from ..core import ShapeError, read_json, spawn
 from ..data.audio import load_audio
 from ..data.cases import split_windows
 from ..devices import batches_on, device_of
@@ -55,11 +54,9 @@ from ..lab.players import write_row
 from audioengram.lab.studies import (
     Study,
     as_markdown,
-    asked_cases,
     by_title,
     claims_table,
     pick,
-    publish_cases,
     round_trip,
 )
 from ..measure.descriptors import descriptor_changes, frame_descriptors
@@ -69,6 +66,9 @@ from ..measure.rules import NO, UNKNOWN, YES, crossed, decided
 from ..measure.speech import mel_distance
 from ..measure.stats import bootstrap_by, paired_by, shuffle_index, speaker_means
 from ..stages import measures
+from dataclasses import dataclass, replace
+from ..options import CaseOptions, asked, per
+from ..lab.page_run import PageRun
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #48a04c41
 NAME = "d10_archetypes"
@@ -88,64 +88,54 @@ CODE = functools.partial(
 BAR, BASIS, GATED, DIRECTIONS, STATES = RIVALS(1)
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #f1644b44
-def recipe(
-    profile,                     # run profile
-    archetypes: int = 64,        # K of transfer, membership and meaning
-    eval_fraction: float = .2,   # share of speakers held out
-    seed: int = 0,               # seed of everything
-) -> dict:                       # all that decides the rows of a case, beside its data and the code
-    "The parameters of a measurement."
-    p = get_profile(profile)
-    return dict(
-        archetypes=p.pick(6, int(archetypes), int(archetypes)),
-        seed=int(seed),
-        eval_fraction=p.pick(0.25, eval_fraction, eval_fraction),
-        max_seconds=p.pick(300.0, p.max_seconds, None),
-        train_frames=p.pick(2000, 16_000, None),
-        held_frames=p.pick(1000, 12_000, None),
-        sizes=p.pick([4, 8], [32, 64, 128, 256, 512], [32, 64, 128, 256, 512, 1024]),
-        restarts=p.pick(1, 1, 3),
-        iterations=p.pick(4, 10, 25),
-        mixtures=p.pick([1, 4], [1, 16, 64], [1, 4, 16, 64, 256]),
-        mixture_steps=p.pick(500, 5000, 20_000),
-        em=p.pick(5, 25, 60),
-        epochs=p.pick(2, 8, 20),
-        shifts=p.pick(9, 39, 199),
-        cells=p.pick(4, 64, 256),
-        length=p.pick(4, 8, 8),
-        hidden=p.pick(48, 128, 512),
-        slots=p.pick(4, 64, 256),
-        head_epochs=p.pick(1, 5, 30),
-        head_frames=p.pick(None, 10_000, None),
-        seeds=p.pick(1, 3, 5),
-        steps=p.pick(4, 8, 8),
-        segments=p.pick(16, 192, 1024),
-        particles=p.pick(4, 32, 64),
-        clips=p.pick(6, 64, 400),
-        reference=p.pick(300, 5000, 50_000),
-        regions=p.pick(8, 32, 64),
-        repeats=p.pick(3, 6, 20),
-        long=p.pick(100, 1000, 100_000),
-        held=p.pick(4, 8, 50),
-        spliced=p.pick(2, 8, 40),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Recipe(CaseOptions):
+    "All that decides the rows of a case, beside its data and the code."
+    archetypes: int = asked(64, smoke=6)                # K of transfer, membership and meaning
+    train_frames: int = per(2000, 16_000, None)         # that archetypes are fitted on
+    held_frames: int = per(1000, 12_000, None)          # that they are judged on
+    sizes: list = per([4, 8], [32, 64, 128, 256, 512], [32, 64, 128, 256, 512, 1024])   # K of the curve
+    restarts: int = per(1, 1, 3)                        # of a clustering
+    iterations: int = per(4, 10, 25)
+    mixtures: list = per([1, 4], [1, 16, 64], [1, 4, 16, 64, 256])   # components of the Gaussian nulls
+    mixture_steps: int = per(500, 5000, 20_000)         # steps they are fitted on
+    em: int = per(5, 25, 60)                            # iterations of it
+    epochs: int = per(2, 8, 20)                         # of the gated basis
+    shifts: int = per(9, 39, 199)                       # circular shifts of the null of meaning
+    cells: int = per(4, 64, 256)                        # of contexts
+    length: int = per(4, 8, 8)                          # context frames W
+    hidden: int = per(48, 128, 512)                     # units of a layer
+    slots: int = per(4, 64, 256)                        # of a head with archetypes
+    head_epochs: int = per(1, 5, 30)                    # at most
+    head_frames: int = per(None, 10_000, None)          # windows of such an epoch
+    seeds: int = per(1, 3, 5)                           # of each head
+    steps: int = per(4, 8, 8)                           # of a rollout
+    segments: int = per(16, 192, 1024)                  # contexts that are rolled out
+    particles: int = per(4, 32, 64)                     # rollouts of each
+    clips: int = per(6, 64, 400)                        # free runs of each head
+    reference: int = per(300, 5000, 50_000)             # real frames they are compared with
+    regions: int = per(8, 32, 64)                       # cells of the coverage
+    repeats: int = per(3, 6, 20)                        # shuffles of its null
+    long: int = per(100, 1000, 100_000)                 # steps of long runs
+    held: int = per(4, 8, 50)                           # steps a clip may stand still before it counts as held
+    spliced: int = per(2, 8, 40)                        # utterances with a stretch put in
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #7bdb2140
 @measures("archetypes", 2)   # 2: a switching null, a gated basis in place of the hard lookup
 def measure_store(
     store,           # LatentStore
     split,           # SpeakerSplit of its corpus
-    how: dict,       # from `recipe`
+    how: Recipe,     # of `Recipe`
 ) -> dict:           # table name -> DataFrame
     "Everything asked of one representation."
-    seed, K = how["seed"], how["archetypes"]
+    seed, K = how.seed, how.archetypes
     train, held = (
-        frames_of(store, split.train_utterances, how["train_frames"], seed),
-        frames_of(store, split.eval_utterances, how["held_frames"], seed),
+        frames_of(store, split.train_utterances, how.train_frames, seed),
+        frames_of(store, split.eval_utterances, how.held_frames, seed),
     )
     least = threshold_of(train)
     axes = axes_of(train, least)
-    options = dict(restarts=how["restarts"], iterations=how["iterations"])
+    options = dict(restarts=how.restarts, iterations=how.iterations)
     sources = shadows(train, held, least, axes, seed)
     real = sources["real"]
     steps = tuple(s for _, s in real)
@@ -154,14 +144,14 @@ def measure_store(
     orders = {name: (pair[0][1], pair[1][1]) for name, pair in sources.items() if pair[0][0] is not None}
     own = {name: spherical_kmeans(a.d, K, seed=seed, **options) for name, (a, _) in orders.items()}
     return dict(
-        tightness=tightness_table(train, held, tuple(how["sizes"]), least, innovations=True, seed=seed, **options),
+        tightness=tightness_table(train, held, tuple(how.sizes), least, innovations=True, seed=seed, **options),
         near=near.to_frame().T.assign(steps=len(steps[0]), axes=axes.shape[1]),
-        mixtures=mixture_table(*steps, tuple(how["mixtures"]), how["mixture_steps"], how["em"], seed=seed),
+        mixtures=mixture_table(*steps, tuple(how.mixtures), how.mixture_steps, how.em, seed=seed),
         transfer=_named({name: transfer_table(a[1], b[1], K, seed, **options) for name, (a, b) in sources.items()}),
         membership=_named(
-            {name: membership_table(*sources[name], own[name], epochs=how["epochs"], seed=seed) for name in orders}
+            {name: membership_table(*sources[name], own[name], epochs=how.epochs, seed=seed) for name in orders}
         ),
-        state=_named({name: state_effect(*sources[name], how["cells"], seed) for name in orders}),
+        state=_named({name: state_effect(*sources[name], how.cells, seed) for name in orders}),
         order=pd.DataFrame(
             [
                 dict(source=name, **bigram_information(assign(b.d, own[name])[1], b, K, seed=seed))
@@ -202,8 +192,8 @@ def _named(tables): return pd.concat([t.assign(source=name) for name, t in table
 # %% ../../nbs/discussions/d10_archetypes.ipynb #6544043c
 def codes(train, held, how) -> pd.DataFrame:
     "Cosine that bits buy, in one book, in products and in residuals."
-    bits = 4 if how["hidden"] < 64 else 6
-    one = spherical_kmeans(train.d, 2**bits, seed=how["seed"], iterations=how["iterations"])
+    bits = 4 if how.hidden < 64 else 6
+    one = spherical_kmeans(train.d, 2**bits, seed=how.seed, iterations=how.iterations)
     return pd.DataFrame(
         [
             dict(code="one book", bits=bits, cosine=float(assign(held.d, one)[0].mean())),
@@ -233,7 +223,7 @@ def meanings(store, split, train, held, steps, centres, how) -> pd.DataFrame:
     said, rows = [step_sounds(store, f, s) for f, s in zip((train, held), steps, strict=True)], []
     for name in DESCRIPTORS:
         if min(np.isfinite(v[name]).sum() for v in said) < 50: continue    # nothing voiced twice in a row, say
-        found = meaning(*steps, centres, (said[0][name], said[1][name]), shifts=how["shifts"], seed=how["seed"])
+        found = meaning(*steps, centres, (said[0][name], said[1][name]), shifts=how.shifts, seed=how.seed)
         e = found.pop("eta2")
         rows.append(dict(descriptor=name, eta2=e.value, lo=e.lo, hi=e.hi, n=e.n, **found))
     return pd.DataFrame(rows, columns=["descriptor", "eta2", "lo", "hi", "n", "random", "shifted", "p"])
@@ -241,14 +231,14 @@ def meanings(store, split, train, held, steps, centres, how) -> pd.DataFrame:
 # %% ../../nbs/discussions/d10_archetypes.ipynb #247ac497
 def head_sets(store, split, how, lag=1) -> dict:
     "Windows whose step leads from the last frame of the context to the frame `lag` on."
-    return {part: FromLast(w) for part, w in split_windows(store, split, how["length"], lag).items()}
+    return {part: FromLast(w) for part, w in split_windows(store, split, how.length, lag).items()}
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #a31f8bf8
 def fit_heads(store, sets, how, equal="parameters", number=0) -> dict:   # name -> fitted Predictor
     "Train every head at equal cost, or read them back; `number` is that of the seed."
-    out, seed = {}, spawn(how["seed"], "heads", number)
+    out, seed = {}, spawn(how.seed, "heads", number)
     for name, model in rival_models(
-        store.dim, how["slots"], how["hidden"], how["length"], spawn(seed, "weights"), equal
+        store.dim, how.slots, how.hidden, how.length, spawn(seed, "weights"), equal
     ).items():
         prepared(model, sets["train"], seed)
         out[name] = fitted(
@@ -256,8 +246,8 @@ def fit_heads(store, sets, how, equal="parameters", number=0) -> dict:   # name 
             sets,
             [store.fingerprint, CODE(), "from the last frame"],
             model,
-            epochs=how["head_epochs"],
-            epoch_frames=how["head_frames"],
+            epochs=how.head_epochs,
+            epoch_frames=how.head_frames,
             batch_size=min(512, max(32, len(sets["train"]) // 8)),
             lr=2e-3,
             noise=0.1,
@@ -271,7 +261,7 @@ def memories(store, split, how, least) -> dict:   # tables heads, horizon, free,
     "All that is asked of heads with a memory."
     sets, parts, known, models = head_sets(store, split, how), [], {}, {}
     for equal in COSTS:
-        for number in range(how["seeds"] if equal == "parameters" else 1):
+        for number in range(how.seeds if equal == "parameters" else 1):
             for name, model in fit_heads(store, sets, how, equal, number).items():
                 models.setdefault(name, model)                                # of the first seed, at equal parameters
                 if (key := model.fingerprint) not in known: known[key] = head_rows(model, sets["test"], how, least)
@@ -298,7 +288,7 @@ def head_rows(
     model, test, how, least
 ) -> pd.DataFrame:  # one row a held-out speaker: log_prob and cosine, summed over steps
     "Log density and cosine of the next step, for steps that move."
-    some = torch.randperm(len(test), generator=torch.Generator().manual_seed(how["seed"]))[:how["held_frames"]]
+    some = torch.randperm(len(test), generator=torch.Generator().manual_seed(how.seed))[:how.held_frames]
     moved = some[test.steps(some).norm(dim=1) > least]
     score = model.log_prob(test, idx=moved).double().numpy()
     near, parts = batches_on(test, device_of(model)), moved.split(4096)
@@ -346,20 +336,20 @@ def horizon(
     """Each head's own ceiling `steps` frames ahead beside particles of its rollout; frames whose true step stands
     still are not scored."""
     far, base = (
-        fit_heads(store, head_sets(store, split, how, how["steps"]), how),
-        fit_baselines(sets["train"], max_frames=20_000, seed=how["seed"])["step-diagonal"],
+        fit_heads(store, head_sets(store, split, how, how.steps), how),
+        fit_baselines(sets["train"], max_frames=20_000, seed=how.seed)["step-diagonal"],
     )
-    stretches, idx = sample_stretches(store, split.eval_utterances, how, how["segments"])
+    stretches, idx = sample_stretches(store, split.eval_utterances, how, how.segments)
     parts = []
     for name, model in models.items():
         rows = gap_rows(
             model,
-            {how["steps"]: Direct(far[name])},
+            {how.steps: Direct(far[name])},
             stretches,
             base,
-            how["particles"],
+            how.particles,
             idx=idx,
-            seed=spawn(how["seed"], "particles"),
+            seed=spawn(how.seed, "particles"),
         )
         counts = (rows.true_step > least).astype(int)
         parts.append(
@@ -378,17 +368,17 @@ def some_utterances(store, split, how) -> list:   # (id, latents [T,D], speaker)
     "One held-out utterance of each of some speakers, long enough for a context and 40 frames where there is one."
     df = store.index[store.index.utterance_id.isin(split.eval_utterances)]
     df = df.assign(frames=[len(store[u]) for u in df.utterance_id])
-    df = df[df.frames >= how["length"] + how["steps"]]
+    df = df[df.frames >= how.length + how.steps]
     df = (
-        df.assign(short=(how["length"] + 40 - df.frames).clip(lower=0))
+        df.assign(short=(how.length + 40 - df.frames).clip(lower=0))
         .sort_values(["short", "utterance_id"])
         .groupby("speaker_id")
         .head(1)
         .sort_values(["short", "utterance_id"])
-        .head(how["spliced"])
+        .head(how.spliced)
     )
     return [
-        (r.utterance_id, torch.as_tensor(np.asarray(store[r.utterance_id])[: how["length"] + 56]), r.speaker_id)
+        (r.utterance_id, torch.as_tensor(np.asarray(store[r.utterance_id])[: how.length + 56]), r.speaker_id)
         for r in df.itertuples()
     ]
 
@@ -400,9 +390,9 @@ def splices(models, store, split, how) -> pd.DataFrame:   # head, steps, speaker
     for uid, z, speaker in some_utterances(store, split, how):
         truth = codec.decode(z[None])[0].numpy()
         for name, model in models.items():
-            for steps in (1, how["steps"]):
+            for steps in (1, how.steps):
                 other, changed = splice(
-                    model, z, steps, every=min(max(12, 2 * steps), len(z)), window=how["length"], seed=how["seed"]
+                    model, z, steps, every=min(max(12, 2 * steps), len(z)), window=how.length, seed=how.seed
                 )
                 inside = np.repeat(changed.numpy(), hop)[:len(truth)]
                 rows.append(
@@ -451,14 +441,14 @@ HELPS = {
 IDS = {BASIS: "basis", GATED: "gated", DIRECTIONS: "codebook", STATES: "states"}
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #5b70b561
-def memory_claims(tables: dict, how: dict, **kw) -> dict:   # options of the bootstrap
+def memory_claims(tables: dict, how: Recipe, **kw) -> dict:   # options of the bootstrap
     "What the page may say of heads."
     h, hold = tables["heads"], tables["stability"]
     say = dict(
-        head_seeds=how["seeds"],
-        ahead=how["steps"],
-        head_particles=how["particles"],
-        codes=how["slots"],
+        head_seeds=how.seeds,
+        ahead=how.steps,
+        head_particles=how.particles,
+        codes=how.slots,
         long_steps=int(hold.steps.max()),
         stable="all stay finite" if hold.finite.all() else "not all stay finite",
         states_over=head_gain(h, STATES, DIRECTIONS, **kw),
@@ -473,10 +463,10 @@ def memory_claims(tables: dict, how: dict, **kw) -> dict:   # options of the boo
     )
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #8e9deace
-def gain_claims(tables: dict, how: dict, name: str, id: str, **kw) -> dict:
+def gain_claims(tables: dict, how: Recipe, name: str, id: str, **kw) -> dict:
     "A head over the plain one: at equal cost, in every seed, and several frames ahead."
-    h, at = tables["heads"], lambda head: pick(tables["horizon"], head=head, step=how["steps"])
-    each = [head_gain(h, name, number=k, **kw).value for k in range(how["seeds"])]
+    h, at = tables["heads"], lambda head: pick(tables["horizon"], head=head, step=how.steps)
+    each = [head_gain(h, name, number=k, **kw).value for k in range(how.seeds)]
     return {
         id: crossed(head_values(h, name)),
         f"{id}_adds": head_gain(h, name, equal="multiply-adds", **kw),
@@ -485,9 +475,9 @@ def gain_claims(tables: dict, how: dict, name: str, id: str, **kw) -> dict:
         f"{id}_far": ahead_of(at(BAR), at(name), "R", **kw),
     }
 
-def rolled_claims(tables: dict, how: dict, name: str, id: str, **kw) -> dict:
+def rolled_claims(tables: dict, how: Recipe, name: str, id: str, **kw) -> dict:
     "A head rolled out: against its own ceiling, its steps, what is heard, and free runs."
-    at, frechet = pick(tables["horizon"], head=name, step=how["steps"]), free_value(tables["free"], name, "frechet")
+    at, frechet = pick(tables["horizon"], head=name, step=how.steps), free_value(tables["free"], name, "frechet")
     def heard(steps):
         rows = pick(tables["splices"], head=name, steps=steps)
         return bootstrap_by(rows.distance.to_numpy(), rows.speaker.to_numpy(), **kw)
@@ -496,7 +486,7 @@ def rolled_claims(tables: dict, how: dict, name: str, id: str, **kw) -> dict:
         f"{id}_price": ahead(at, "R_mean", "R", **kw),
         f"{id}_step": ratio_of_sums(at, "own_step", "true_step", **kw),
         f"{id}_heard_one": heard(1),
-        f"{id}_heard_many": heard(how["steps"]),
+        f"{id}_heard_many": heard(how.steps),
         f"{id}_frechet": frechet if np.isfinite(frechet) else "no",
     }
 
@@ -519,9 +509,9 @@ def recurrence(
     return words, table.loc[table.excess.idxmax()], rival, apart
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #843acf05
-def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:   # n: bootstrap resamples
+def claims_of(tables: dict, about: dict, how: Recipe, n: int) -> dict:   # n: bootstrap resamples
     "What the page may quote."
-    kw, t = dict(n=n, seed=how["seed"]), tables["tightness"]
+    kw, t = dict(n=n, seed=how.seed), tables["tightness"]
     words, best, rival, apart = recurrence(t, tables["transfer"], **kw)
     K, null = int(best.K), best.null
     return dict(
@@ -793,13 +783,13 @@ def listen(run, case, how, tables, opened, first):
     "Clips of archetypes: real transitions, and the direction applied to a held frame."
     corpus, split, store = opened
     train, held = (
-        frames_of(store, split.train_utterances, how["train_frames"], how["seed"]),
-        frames_of(store, split.eval_utterances, how["held_frames"], how["seed"]),
+        frames_of(store, split.train_utterances, how.train_frames, how.seed),
+        frames_of(store, split.eval_utterances, how.held_frames, how.seed),
     )
     least = threshold_of(train); axes = axes_of(train, least)
     a, b = steps_of(train, least, axes), steps_of(held, least, axes)
     centres = spherical_kmeans(
-        a.d, how["archetypes"], seed=how["seed"], restarts=how["restarts"], iterations=how["iterations"]
+        a.d, how.archetypes, seed=how.seed, restarts=how.restarts, iterations=how.iterations
     )
     cos, label = assign(b.d, centres)
     rise = held.energy[b.at + 1] - held.energy[b.at]
@@ -837,18 +827,18 @@ def listen(run, case, how, tables, opened, first):
 # %% ../../nbs/discussions/d10_archetypes.ipynb #4b35dea9
 def listen_heads(run, case, how, store, split):
     "One held-out utterance: rolled-out segments and a free run of every head."
-    codec, W, clips = store.codec(), how["length"], {}
+    codec, W, clips = store.codec(), how.length, {}
     uid, z, _ = some_utterances(store, split, how)[0]
     z = z[:W + 32]
     sound = lambda x: (codec.decode(x[None])[0].cpu().numpy(), codec.sample_rate)
     clips[f"{case.file}_heads_truth"] = sound(z), f"{uid}, held-out speaker, through {case.codec}"
     for name, model in fit_heads(store, head_sets(store, split, how), how).items():
         clips[f"{case.file}_heads_{_SHORT[name]}_spliced"] = (
-            sound(splice(model, z, 4, every=12, window=W, seed=how["seed"])[0]),
+            sound(splice(model, z, 4, every=12, window=W, seed=how.seed)[0]),
             f"{name}: 4 of every 12 frames are rolled out",
         )
         clips[f"{case.file}_heads_{_SHORT[name]}_free"] = (
-            sound(torch.cat([z[:W], rollout(model, z[None, :W], len(z) - W, seed=how["seed"]).frames[0, 0]])),
+            sound(torch.cat([z[:W], rollout(model, z[None, :W], len(z) - W, seed=how.seed).frames[0, 0]])),
             f"{name}: free run from {W} true frames",
         )
     write_row(run, {k: c for k, (c, _) in clips.items()}, {k: w for k, (_, w) in clips.items()}, suffix=".ogg")
@@ -870,28 +860,28 @@ def transitions(store, frames, steps, which, around=.16, gap=.08):
 def tell(
     run,          # open Run
     found: list,  # (tables, provenance) of each case
-    how: dict,    # from `recipe`
+    how: Recipe,  # of `Recipe`
     n: int,       # bootstrap resamples
 ):
     "Tables and figures over all cases."
     of = functools.partial(by_title, found)
-    run.figure("tightness", draw_tightness(of(lambda t: t["tightness"]), n, how["seed"]),
+    run.figure("tightness", draw_tightness(of(lambda t: t["tightness"]), n, how.seed),
                "Held-out mean cosine with the nearest centre over the number of centres, for real directions and every "
                "null")
-    run.figure("excess", draw_excess(of(lambda t: t["tightness"]), n, how["seed"]),
+    run.figure("excess", draw_excess(of(lambda t: t["tightness"]), n, how.seed),
                "Difference of mean cosines from the strongest null, and of innovations from an ellipse")
     run.figure(
         "transfer",
-        draw_transfer(of(lambda t: t), n, how["seed"]),
+        draw_transfer(of(lambda t: t), n, how.seed),
         "Agreement between groups of speakers, predictability of the archetype and effect of the state, real and "
         "nulls",
     )
     run.figure("meaning", draw_meaning(of(lambda t: t["meaning"])),
                "Share of variance of descriptors of sound that archetypes explain")
-    run.figure("heads", draw_heads(of(lambda t: t), n, how["seed"]),
+    run.figure("heads", draw_heads(of(lambda t: t), n, how.seed),
                "Nats a frame of heads with a memory over a plain vMF head at equal parameters and at equal "
                "multiply-adds, with every seed")
-    run.figure("horizon", draw_horizon(of(lambda t: t), n, how["seed"]),
+    run.figure("horizon", draw_horizon(of(lambda t: t), n, how.seed),
                "Teacher forcing, direct density and particles of every head several frames ahead")
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #b0dea093
@@ -920,22 +910,7 @@ STUDY = Study(
     tell,
 )
 
-# %% ../../nbs/discussions/d10_archetypes.ipynb #b252889c
-def run(
-    profile="quick",              # "smoke", "quick" or "full"
-    cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
-    corpus=None, codec=None,      # one case instead
-    corpus_root=None,             # where that corpus lies
-    archetypes: int = 64,         # K of transfer, membership and meaning
-    eval_fraction: float = .2,    # share of speakers held out
-    seed: int = 0,                # seed of everything
-    folder=None,                  # another place than figures/d10_archetypes
-):                                # the published RunResult
-    "Look for archetypes beside every null and publish rows, claims, figures and clips."
-    how = recipe(profile, archetypes, eval_fraction, seed)
-    asked = asked_cases(profile, cases, corpus, codec, CASES)
-    given = dict(archetypes=archetypes, eval_fraction=eval_fraction, seed=seed)
-    return publish_cases(STUDY, profile, asked, how, given, corpus_root, folder)
+run = PageRun(STUDY, Recipe, CASES)
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #4bd8e7a3
 def verdict_table(result) -> str:

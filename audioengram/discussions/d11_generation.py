@@ -4,21 +4,20 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'MODEL', 'ONE', 'COOL', 'SAMPLED', 'BESIDE', 'HEARD', 'TABLES', 'ENOUGH', 'LONGER', 'SHOWN', 'STUDY',
-           'recipe', 'prompts_of', 'systems_of', 'nats_rows', 'drawn_scores', 'long_runs', 'measure_store',
+           'Recipe', 'prompts_of', 'systems_of', 'nats_rows', 'drawn_scores', 'long_runs', 'measure_store',
            'hypotheses', 'admitted_marks', 'run_counts', 'claims_of', 'draw_seconds', 'example_of', 'listen', 'players',
            'continuer', 'tell', 'run', 'verdict_table', 'hypothesis_table', 'score_tables', 'mark_tables',
            'long_run_table']
 
 # %% ../../nbs/discussions/d11_generation.ipynb #a7002d6c
 import functools
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ..codecs import get_codec
-from ..core import ParameterError, fingerprint, get_profile, read_json, spawn
+from ..core import ParameterError, fingerprint, read_json, spawn
 from ..data.audio import load_audio
 from ..devices import working_device
 from ..dynamics.contest import (
@@ -29,6 +28,8 @@ from ..dynamics.sequence_data import Sequences
 from ..dynamics.sequence_file import SHIPPED_ONE_FRAME, load_sequence
 from ..dynamics.sequence_measure import fitted_marginal
 from ..dynamics.sequence_score import frame_scores, silence_floor
+from dataclasses import dataclass, replace
+from ..options import CaseOptions, asked, per
 
 # %% ../../nbs/discussions/d11_generation.ipynb #132b2a07
 from ..lab.continuer import Continuer
@@ -65,32 +66,28 @@ ENOUGH = 5        # imitations that an admitted measure tells, as d02_measures h
 LONGER = 1.5      # a frame so many times as long as the longest real one has left speech
 
 # %% ../../nbs/discussions/d11_generation.ipynb #93672165
-def recipe(
-    profile, eval_fraction=.2, seed=0,   # run profile; share of speakers held out; of everything
-) -> dict:                               # all that decides the rows of a case, beside its data and the code
-    "The parameters of a measurement."
-    p = get_profile(profile)
-    return dict(
-        seed=int(seed),
-        eval_fraction=p.pick(.4, eval_fraction, eval_fraction),
-        max_seconds=p.pick(300., None, None),
-        prompt=p.pick(1., 3., 3.),         # s
-        seconds=p.pick(3., 10., 10.),      # s that follow
-        clips=p.pick(4, 44, 400),          # about, in all
-        most=p.pick(1, 2, 8),              # a speaker
-        marks=p.pick(["level", "rhythm", "latents"], list(MARKS), list(MARKS)),
-        folds=p.pick(2, 4, 4),
-        networks=p.pick(1, 2, 4),          # of the two-sample test, a fold
-        epochs=p.pick(3, 30, 30),
-        marginal=p.pick(1, 60, 60),        # epochs of the mixture without a context, at most
-        runs=p.pick(4, 50, 400),           # long ones, a case
-        run_seconds=p.pick(4., 60., 60.))
+@dataclass(frozen=True, kw_only=True)
+class Recipe(CaseOptions):
+    "All that decides the rows of a case, beside its data and the code."
+    eval_fraction: float = asked(.2, smoke=.4)   # share of speakers held out
+    max_seconds: float = per(300., None, None)   # of speech, at most
+    prompt: float = per(1., 3., 3.)              # s
+    seconds: float = per(3., 10., 10.)           # s that follow
+    clips: int = per(4, 44, 400)                 # about, in all
+    most: int = per(1, 2, 8)                     # a speaker
+    marks: list = per(["level", "rhythm", "latents"], list(MARKS), list(MARKS))
+    folds: int = per(2, 4, 4)                    # of the two-sample test
+    networks: int = per(1, 2, 4)                 # a fold
+    epochs: int = per(3, 30, 30)                 # of each
+    marginal: int = per(1, 60, 60)               # epochs of the mixture without a context, at most
+    runs: int = per(4, 50, 400)                  # long ones, a case
+    run_seconds: float = per(4., 60., 60.)
 
 # %% ../../nbs/discussions/d11_generation.ipynb #247e606d
 @measures("generation", 1)
-def prompts_of(store, split, how: dict) -> Prompts:
+def prompts_of(store, split, how: Recipe) -> Prompts:
     "Prompts of held-out speakers."
-    return prompts_of_split(store, split, *(how[k] for k in ("prompt", "seconds", "clips", "most", "seed")))
+    return prompts_of_split(store, split, *how.some("prompt", "seconds", "clips", "most", "seed").values())
 
 def systems_of(codec) -> dict:   # name -> function of Prompts; raises ParameterError
     "What is judged."
@@ -103,13 +100,13 @@ def systems_of(codec) -> dict:   # name -> function of Prompts; raises Parameter
 
 # %% ../../nbs/discussions/d11_generation.ipynb #c6f6a0b5
 @measures("generation", 1)
-def nats_rows(store, split, how: dict) -> pd.DataFrame:   # speaker, sequence, one, marginal: nats a frame
+def nats_rows(store, split, how: Recipe) -> pd.DataFrame:   # speaker, sequence, one, marginal: nats a frame
     "Log scores of held-out frames under both models and a mixture without a context, silence left out."
     data, codec = Sequences.of_store(store, split.eval_utterances), store.codec()
     floor = silence_floor(Sequences.of_store(store, split.train_utterances))
     rows = frame_scores(load_sequence(None, codec), data).rename(columns=dict(logp="sequence"))
     rows["one"] = frame_scores(load_sequence(SHIPPED_ONE_FRAME, codec), data).logp
-    marginal = fitted_marginal(store, split, epochs=how["marginal"], seed=how["seed"])
+    marginal = fitted_marginal(store, split, epochs=how.marginal, seed=how.seed)
     z = data.z[torch.from_numpy(data.first[rows.utterance.to_numpy()] + rows.frame.to_numpy())]
     with torch.no_grad():
         law = lambda x: marginal(torch.zeros(len(x), 1, x.shape[1])).log_prob(x)
@@ -131,13 +128,13 @@ def drawn_scores(p: Prompts, systems: dict) -> pd.DataFrame:   # system, clip, s
 
 # %% ../../nbs/discussions/d11_generation.ipynb #39724a0e
 @measures("generation", 1)
-def long_runs(store, p: Prompts, how: dict) -> pd.DataFrame:   # a row a run: kind, speaker, longest, loop, furthest
+def long_runs(store, p: Prompts, how: Recipe) -> pd.DataFrame:   # a row a run: kind, speaker, longest, loop, furthest
     "Free runs of a minute, and real stretches of the same length to calibrate the detector of loops."
-    codec, frames = store.codec(), round(how["run_seconds"] * store.frame_rate)
-    row = torch.arange(how["runs"]) % len(p.given)
+    codec, frames = store.codec(), round(how.run_seconds * store.frame_rate)
+    row = torch.arange(how.runs) % len(p.given)
     start, who = p.given[row], p.speaker[row.numpy()]
     model = load_sequence(None, codec, working_device())
-    z = continue_latents(model, start.to(working_device()), frames, Sampling(seed=spawn(how["seed"], "long"))).cpu()
+    z = continue_latents(model, start.to(working_device()), frames, Sampling(seed=spawn(how.seed, "long"))).cpu()
     furthest = lambda x: float(x.norm(dim=1).max())
     rows = []
     for i in range(len(z)):
@@ -145,19 +142,19 @@ def long_runs(store, p: Prompts, how: dict) -> pd.DataFrame:   # a row a run: ki
         found = level_row(levels(clip.wav[0], clip.hop), clip.prompt, clip.frame_rate)
         rows.append(dict(kind="free", speaker=who[i], loop=loop_of(z[i]), furthest=furthest(z[i]), **found))
     real, whose = long_clips(p.train, frames, most=8)
-    for x, name in zip(real[:how["runs"]], whose, strict=False):
+    for x, name in zip(real[:how.runs], whose, strict=False):
         rows.append(dict(kind="real", speaker=name, loop=loop_of(x), furthest=furthest(x)))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/discussions/d11_generation.ipynb #f0b1dd6b
 @measures("generation", 1)
-def measure_store(store, split, how: dict) -> dict:   # table name -> DataFrame
+def measure_store(store, split, how: Recipe) -> dict:   # table name -> DataFrame
     "Everything that the page rests on."
     codec, p = store.codec(), prompts_of(store, split, how)
     systems = systems_of(codec)
     clips = sounded_all(codec, p, systems)
-    plan = TwoSample(how["folds"], how["networks"], how["epochs"])
-    return dict(marks=mark_rows(clips, how["marks"]), seconds=second_rows(clips, plan, how["seed"]),
+    plan = TwoSample(how.folds, how.networks, how.epochs)
+    return dict(marks=mark_rows(clips, how.marks), seconds=second_rows(clips, plan, how.seed),
                 scores=drawn_scores(p, systems), nats=nats_rows(store, split, how), runs=long_runs(store, p, how))
 
 # %% ../../nbs/discussions/d11_generation.ipynb #29e3d67b
@@ -226,17 +223,17 @@ def _answer(h) -> dict:   # hypotheses by id -> words
 
 # %% ../../nbs/discussions/d11_generation.ipynb #943c909d
 @measures("generation", 1)
-def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:
+def claims_of(tables: dict, about: dict, how: Recipe, n: int) -> dict:
     "What the page may quote."
-    kw, marks, nats = dict(n=n, seed=how["seed"]), tables["marks"], tables["nats"]
+    kw, marks, nats = dict(n=n, seed=how.seed), tables["marks"], tables["nats"]
     table = hypotheses(tables, **kw)
     h, (late, _) = {r.id: r for r in table.itertuples()}, test_rows(tables["seconds"], **kw)
     of = {r.system: Estimate(r.late, r.lo, r.hi, r.n) for r in late.itertuples()}
     near, apart = (tables["scores"].groupby("system")[c].mean() for c in ("nearest", "apart"))
     mean = lambda system, mark: _mean(marks, system, mark, **kw)
     return dict(
-        case=about["title"], prompt_seconds=how["prompt"], **_answer(h),
-        **run_counts(tables["runs"]), run_seconds=how["run_seconds"],
+        case=about["title"], prompt_seconds=how.prompt, **_answer(h),
+        **run_counts(tables["runs"]), run_seconds=how.run_seconds,
         sequence=of[MODEL], one_frame=of[ONE], cooler=of[COOL], autoregression=of["AR(8)"],
         independent=of["independent frames"], shuffled=of["blocks of 8 shuffled"], splices=of["splices of 8"],
         drift=estimate_of(h["drift"]), nats_over_one=estimate_of(h["nats"]), nats_speakers=len(nats),
@@ -273,7 +270,7 @@ def example_of(seconds: pd.DataFrame, which: str) -> int:   # "best" or "median"
 def listen(run, case, how, tables, opened, first):
     "The best and the median prompt, in every way that is heard; of the first of several cases the median alone."
     store, codec = opened[2], opened[2].codec()
-    p, seconds = prompts_of(store, opened[1], how), min(7., how["seconds"])
+    p, seconds = prompts_of(store, opened[1], how), min(7., how.seconds)
     systems = {k: f for k, f in systems_of(codec).items() if k in HEARD}
     clips = sounded_all(codec, p, systems)
     for which in ("median",) if first else ("best", "median"):
@@ -308,18 +305,18 @@ def continuer(result) -> Continuer:
 def tell(
     run,          # open Run
     found: list,  # (tables, provenance) of each case
-    how: dict,    # from `recipe`
+    how: Recipe,  # of `Recipe`
     n: int,       # bootstrap resamples
 ):
     "Tables and figures over all cases."
     for _, about in found:
         kept = admitted_marks(about["case"])
         run.input(admission=dict(name=f"d02_measures, {about['case']}", fingerprint=fingerprint(kept)))
-    add_rows(run, found, lambda t: hypotheses(t, n, how["seed"]), "hypotheses")
-    add_rows(run, found, lambda t: test_rows(t["seconds"], n, how["seed"])[0], "areas")
+    add_rows(run, found, lambda t: hypotheses(t, n, how.seed), "hypotheses")
+    add_rows(run, found, lambda t: test_rows(t["seconds"], n, how.seed)[0], "areas")
     run.figure(
         "seconds",
-        draw_seconds(by_title(found, lambda t: t["seconds"]), n, how["seed"]),
+        draw_seconds(by_title(found, lambda t: t["seconds"]), n, how.seed),
         "Area under the ROC of the two-sample test by second after the prompt, with intervals over speakers",
     )
 
@@ -336,7 +333,7 @@ def run(
     folder=None,                  # another place than figures/d11_generation
 ):                                # the published RunResult
     "Continue, judge, and publish rows, claims, figures and clips."
-    how = recipe(profile, eval_fraction, seed)
+    how = Recipe.of(profile, eval_fraction=eval_fraction, seed=seed)
     asked = asked_cases(profile, cases, corpus, codec, CASES)
     study = replace(STUDY, listen=functools.partial(_listen, len(asked)))
     given = dict(eval_fraction=eval_fraction, seed=seed)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAME', 'LEARNED', 'LINEAR', 'LYRA', 'BLURRED', 'SHARPENED', 'RANDOM', 'TOLD', 'OTHERS', 'BARS', 'LEVELS', 'PLAIN',
-           'FULL', 'BASS', 'MEASURING', 'MEANS', 'GAINS', 'recipe', 'pick_utterances', 'read_wavs', 'with_noise',
+           'FULL', 'BASS', 'MEASURING', 'MEANS', 'GAINS', 'Recipe', 'pick_utterances', 'read_wavs', 'with_noise',
            'Sharpened', 'true_spectra', 'true_spectrum', 'told_phase', 'true_bands', 'fitted_lyra', 'measure_corpus',
            'measure_latents', 'odd_sounds', 'measure_odd', 'measure_speed', 'gather', 'published_rows', 'score_table',
            'gain', 'claims_of', 'worst_claims', 'latent_claims', 'verdicts', 'draw_scores', 'draw_noise',
@@ -34,6 +34,8 @@ from ..lab.runs import Run, read_run
 from ..measure.speech import pick_measures, speech_scores
 from ..measure.stats import bootstrap_by, paired_by
 from ..stages import measures, moved_stages, recording
+from dataclasses import asdict, dataclass
+from ..options import Options, asked, per
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #fb0c1f15
 NAME = "d90_codec_card"
@@ -55,35 +57,33 @@ PLAIN = ("stoi", "pesq", "mel")
 FULL = (*PLAIN, "dnsmos", "speaker", "f0")
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #8bdb7856
-def recipe(
-    profile,       # run profile
-    seed: int = 0,
-) -> dict:         # all that decides the rows, beside data and code
-    "The parameters of a measurement."
-    p = get_profile(profile)
-    return dict(
-        speakers=p.pick(2, 16, 100), seconds=p.pick(2.0, 5.0, 10.0), full=not p.pick(True, False, False), seed=int(seed)
-    )
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Options):
+    "All that decides the rows of a case, beside its data and the code."
+    speakers: int = per(2, 16, 100)              # who are heard, an utterance each
+    seconds: float = per(2., 5., 10.)            # of each
+    full: bool = per(False, True, True)          # all measures and all rivals
+    seed: int = asked(0)                         # of utterances, noise and bootstrap
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #5b11acad
 def pick_utterances(
     corpus,         # Corpus
-    how: dict,      # from `recipe`
+    how: Recipe,    # of `Recipe`
     heard: set,     # "corpus/speaker", who was trained on
 ) -> pd.DataFrame:  # utterance_id, speaker_id: one a speaker
     "One utterance a speaker who was not trained on: the shortest that is long enough, else the longest."
     df = corpus.utterances
     df = df[~(corpus.name + "/" + df.speaker_id.astype(str)).isin(heard)]
     df = df.assign(
-        short=(df.seconds < how["seconds"]), by=np.where(df.seconds < how["seconds"], -df.seconds, df.seconds)
+        short=(df.seconds < how.seconds), by=np.where(df.seconds < how.seconds, -df.seconds, df.seconds)
     ).sort_values(["speaker_id", "short", "by", "utterance_id"])
     df = df[df.seconds >= 1.].drop_duplicates("speaker_id")
-    at = np.linspace(0, len(df) - 1, min(how["speakers"], len(df))).round().astype(int)
+    at = np.linspace(0, len(df) - 1, min(how.speakers, len(df))).round().astype(int)
     return df.iloc[at][["utterance_id", "speaker_id"]].reset_index(drop=True)
 
 def read_wavs(corpus, chosen, how) -> list:  # [S] at 16 kHz
     "The recordings, cut."
-    return [corpus.load(u, 16_000)[0][:int(how["seconds"] * 16_000)] for u in chosen.utterance_id]
+    return [corpus.load(u, 16_000)[0][:int(how.seconds * 16_000)] for u in chosen.utterance_id]
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #104df4e7
 def with_noise(
@@ -179,12 +179,12 @@ def fitted_lyra(corpus, seconds=900) -> object:  # LatentCodec
 @measures("codec card", 1)
 def measure_corpus(
     corpus,       # Corpus
-    how: dict,    # from `recipe`
+    how: Recipe,  # of `Recipe`
     lyra=None,    # a fitted Lyra, or None
 ) -> pd.DataFrame:  # one row a speaker, system and noise level
     "Score every system on one utterance a speaker."
     chosen = pick_utterances(corpus, how, LearnedNano().heard)
-    wavs, seed = read_wavs(corpus, chosen, how), how["seed"]
+    wavs, seed = read_wavs(corpus, chosen, how), how.seed
     codecs = (
         {
             LEARNED: LearnedNano(),
@@ -210,7 +210,7 @@ def measure_corpus(
     have = pick_measures()[0]
     measures = lambda name, level: [
         m
-        for m in (FULL if how["full"] and not level and name in (LEARNED, LINEAR, LYRA, "true mel") else PLAIN)
+        for m in (FULL if how.full and not level and name in (LEARNED, LINEAR, LYRA, "true mel") else PLAIN)
         if m in have
     ]
     rows = [
@@ -225,7 +225,7 @@ def measure_corpus(
 @measures("codec card", 1)
 def measure_latents(
     corpus,         # Corpus
-    how: dict,      # from `recipe`
+    how: Recipe,    # of `Recipe`
 ) -> pd.DataFrame:  # one row a dimension: kl, mean, spread, reach
     "What each latent dimension carries, on recordings not trained on."
     codec, parts = LearnedNano(), []
@@ -341,18 +341,18 @@ MEASURING = ("measure_corpus", "measure_latents", "true_bands", "true_spectrum",
 def gather(
     run,            # open Run
     names: tuple,   # corpora; the first must be here
-    how: dict,      # from `recipe`
+    how: Recipe,    # of `Recipe`
     root=None,      # where the only one lies
 ) -> tuple:         # score rows, latent rows, corpora opened, names of those kept
     "Rows of every corpus: measured, remembered or kept."
     code = tuple(f"audioengram.discussions.{NAME}:{f}" for f in MEASURING)
-    key = dict(recipe=how, codec=LearnedNano().fingerprint)
+    key = dict(recipe=asdict(how), codec=LearnedNano().fingerprint)
     scores, dims, opened, kept = [], [], {}, []
     with recording() as seen:
         for i, name in enumerate(names):
             try:
                 corpus = page_corpus(name, root, n_speakers=8, n_utterances=6)[0]
-                lyra, note = _lyra(get_corpus(names[0], root, show=False)) if how["full"] else (None, "")
+                lyra, note = _lyra(get_corpus(names[0], root, show=False)) if how.full else (None, "")
             except AudioengramError as e:
                 if i == 0: raise
                 rows = published_rows(key, name)
@@ -367,7 +367,7 @@ def gather(
                 how,
                 key["codec"],
                 lyra and lyra.fingerprint,
-                pick_measures()[0] if how["full"] else PLAIN,
+                pick_measures()[0] if how.full else PLAIN,
             ]
             scores.append(cached([*parts, "scores"], lambda c=corpus, l=lyra: measure_corpus(c, how, l), code=code))
             dims.append(
@@ -645,7 +645,7 @@ def draw_again(
 def measure_card(
     out,                    # open Run
     names: tuple,           # corpora; the last is the one prose is about
-    p, how: dict, seed: int,  # profile, recipe, seed
+    p, how: Recipe, seed: int,  # profile, recipe, seed
     root=None,              # where the only corpus lies
 ):
     "Rows, claims, figures and clips of the card."
@@ -712,7 +712,7 @@ def run(
     folder=None,  # another place than figures/d90_codec_card
 ):  # the published RunResult
     "Measure the embedded codec and publish its card."
-    p, how = get_profile(profile), recipe(profile, seed)
+    p, how = get_profile(profile), Recipe.of(profile, seed=seed)
     names = tuple(
         c.strip()
         for c in (
@@ -762,7 +762,7 @@ def _training() -> dict:
 def listen(run, corpus, how, backs):
     "A held-out speaker through everything, and the odd sounds that can be heard."
     df = pick_utterances(corpus, how, LearnedNano().heard)
-    wav, seed = read_wavs(corpus, df.iloc[[len(df) // 2]], how)[0], how["seed"]
+    wav, seed = read_wavs(corpus, df.iloc[[len(df) // 2]], how)[0], how.seed
     codecs = {"learned": LearnedNano(), "linear": get_codec(LINEAR)}
     clips = (
         {"original": wav}

@@ -13,7 +13,7 @@ import functools
 import itertools
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ import torch
 from ..core import AudioengramError, fingerprint, get_profile, read_json, write_json
 from ..data.cases import Case, open_case, parse_cases
 from ..data.corpus import make_rotation
+from ..options import CaseOptions
 from .claims import format_claim
 from .drafts import cached
 from .figures import use_style
@@ -48,11 +49,11 @@ class Study:
     def file(self, table): return "results" if table == self.tables[0] else table
 
 # %% ../../nbs/lab/17_studies.ipynb #2bca07d6
-def rotation(corpus, split, store, how: dict) -> list:   # of SpeakerSplit
+def rotation(corpus, split, store, how: CaseOptions) -> list:   # of SpeakerSplit
     """Every part of the corpus held out in turn, where a split would hold out fewer speakers than the recipe's `rotate`
     asks for; else the one split. A codec with a view that was fitted on some speakers keeps to the one."""
-    if len(split.eval) >= how.get("rotate", 0) or store.meta["codec"].get("fitted_on"): return [split]
-    return make_rotation(corpus, how["eval_fraction"], how["seed"])
+    if len(split.eval) >= getattr(how, "rotate", 0) or store.meta["codec"].get("fitted_on"): return [split]
+    return make_rotation(corpus, how.eval_fraction, how.seed)
 
 def joined(parts: list) -> dict:   # table -> DataFrame
     "Tables of several folds: those by speaker below each other, of the others those of the first fold."
@@ -64,18 +65,18 @@ def joined(parts: list) -> dict:   # table -> DataFrame
 def measure_case(
     study: Study,
     case: Case,
-    how: dict,     # parameters that decide the rows; max_seconds, eval_fraction and seed among them
-    root=None,     # where its corpus lies
-):                 # tables, provenance, (corpus, split, store)
+    how: CaseOptions,   # what decides the rows
+    root=None,          # where its corpus lies
+):                      # tables, provenance, (corpus, split, store)
     "A case's rows, or what this machine measured before with the same code and data."
     with recording() as seen:
-        corpus, split, store = open_case(case, how["max_seconds"], how["eval_fraction"], how["seed"], root)
+        corpus, split, store = open_case(case, how.max_seconds, how.eval_fraction, how.seed, root)
         splits = rotation(corpus, split, store, how)
         measured = functools.cache(lambda: joined([study.measure(store, part, how) for part in splits]))
-        key = [store.fingerprint, split.eval_utterances, how]
+        key = [store.fingerprint, split.eval_utterances, asdict(how)]
         tables = {t: cached([*key, t], lambda t=t: measured()[t], code=study.code) for t in study.tables}
     about = provenance_of(case, corpus, splits, store)
-    return tables, about | dict(recipe=how, made_by=dict(sorted(seen.stages.items()))), (corpus, split, store)
+    return tables, about | dict(recipe=asdict(how), made_by=dict(sorted(seen.stages.items()))), (corpus, split, store)
 
 # %% ../../nbs/lab/17_studies.ipynb #392e759a
 def provenance_of(case: Case, corpus, splits: list, store) -> dict:   # JSON-like
@@ -101,7 +102,7 @@ def provenance_of(case: Case, corpus, splits: list, store) -> dict:   # JSON-lik
 def published_case(
     study: Study,
     case: Case,
-    how: dict,
+    how: CaseOptions,
     folder=None,    # where results are published; figures/<study> if None
 ):                  # tables and provenance, or a reason why there are none (str)
     "Rows of a case that an earlier run published, if they answer the same question."
@@ -110,7 +111,7 @@ def published_case(
     about = next((c for c in read_json(folder / "cases.json") if c["case"] == case.slug), None)
     if about is None: return "nothing was published of this case"
     if moved := moved_stages(about["made_by"]): return f"its published rows are of other measuring code: {moved[0]}"
-    if about["recipe"] != how: return "its published rows are of other parameters"
+    if about["recipe"] != asdict(how): return "its published rows are of other parameters"
     result = read_run(folder)
     return {t: _of_case(result.table(study.file(t)), case.slug) for t in study.tables}, about
 
@@ -133,7 +134,7 @@ def gather(
     run,          # open Run
     study: Study,
     case: Case,
-    how: dict,
+    how: CaseOptions,
     first: bool,  # the main case: must be measured here
     root=None,    # where its corpus lies
 ):                # tables and provenance, or None where the case is left out
@@ -176,7 +177,7 @@ def run_cases(
     run: Run,        # open
     study: Study,
     cases: list,     # of Case; the first must be measured here
-    how: dict,
+    how: CaseOptions,
     root=None,       # where the corpora lie
 ) -> list:           # (tables, provenance) of each case that has rows
     "Gather every case, write its rows and its claims: those of the case with most speakers once more as `main`."
@@ -197,7 +198,7 @@ def publish_cases(
     study: Study,
     profile,       # run profile
     cases: list,   # of Case
-    how: dict,     # parameters that decide the rows
+    how: CaseOptions,   # what decides the rows
     given: dict,   # parameters of the page, without its cases
     root=None,     # where the corpora lie
     folder=None,   # another place than figures/<name>
