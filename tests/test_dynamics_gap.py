@@ -165,7 +165,7 @@ def test_a_known_process_loses_nothing():
 
     class Split: valid_utterances, eval_utterances = 600, 1201
 
-    sums = measure_gap(Linear(.6), {0: Linear(0.), 1: Linear(.6), 4: Linear(.6**4)}, Store(), Split, dict(length=1, steps=4, segments=1200, particles=128, seed=0), Linear(0.))
+    sums = measure_gap(Linear(.6), {0: Linear(0.), 1: Linear(.6), 4: Linear(.6**4)}, Store(), Split, SimpleNamespace(length=1, steps=4, segments=1200, particles=128, seed=0), Linear(0.))
     mean = lambda a, b: (sums[sums.step == 4][a].sum() - sums[sums.step == 4][b].sum()) / sums[sums.step == 4].segments.sum()
     assert abs(mean("R", "C")) < .03 and mean("base", "C") == pytest.approx(-.5 * math.log(1 - .6**8), abs=.02)
     v = 1 - .6**8

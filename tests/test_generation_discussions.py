@@ -1,4 +1,6 @@
 "Discussions d02, d11 and d12: what smoke runs publish, that verdicts follow the rules, and that examples are chosen by a rule."
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -37,7 +39,7 @@ def test_d02_names_what_no_measure_tells():
     for system, by in (("real", 0), ("seen", 3), ("unseen", 0)):
         rows += [dict(system=system, clip=i, speaker=f"s{i}", norm=x + by, step=x) for i, x in enumerate(rng.standard_normal(20))]
     tables = dict(marks=pd.DataFrame(rows), seconds=seconds_of(seen=2., unseen=0.))
-    say = d02.claims_of(tables, dict(title="toy"), dict(seed=0), n=200)
+    say = d02.claims_of(tables, dict(title="toy"), SimpleNamespace(seed=0), n=200)
     assert say["untold"] == "unseen" and say["norm_tells"] == 1 and say["step_tells"] == 0 and say["strong"] == 0
     assert say["two_sample_tells"] == 1 and say["sequence_area"] == "not measured"
 
@@ -102,7 +104,7 @@ def test_d12_words_follow_the_blocks():
     rows = [dict(system=k, clip=i, speaker=f"s{i}", block=b, norm=8 + b + .01 * i, level=-30., voice=.8 - .1 * b - .01 * i % .03)
             for k in d12.SYSTEMS for i in range(8) for b in range(3)]
     tables = dict(blocks=pd.DataFrame(rows), seconds=seconds_of(**{k.replace(" ", "_"): 1. for k in d12.SYSTEMS}))
-    say = d12.claims_of(tables, dict(title="toy"), dict(seed=0, run_seconds=30.), n=200)
+    say = d12.claims_of(tables, dict(title="toy"), SimpleNamespace(seed=0, run_seconds=30.), n=200)
     assert say["scale_word"] == "the length of latents drifts" and "the voice wanders" in say["verdict_short"]
     assert say["norm_slope"].value == pytest.approx(2) and say["voice_slope"].value == pytest.approx(-.2)
     assert say["untold"].value == pytest.approx(0, abs=1e-12)

@@ -10,6 +10,7 @@ __all__ = ['NAME', 'CASES', 'SMALL_KEYS', 'READERS', 'FEW_SECONDS', 'STUDY', 'ru
 
 # %% ../../nbs/discussions/d00_structure.ipynb #9b0e1196
 import itertools
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from ..core import read_json, spawn
 from ..data.cases import Case
 from ..data.corpora import get_corpus
 from ..lab.figures import band_plot, cloud, interval_plot, looks, panels, reference
+from ..lab.page_run import PageRun
 from ..lab.players import write_row
 from audioengram.lab.studies import (
     Study,
@@ -41,10 +43,8 @@ from audioengram.measure.structure import (
     ratio_of,
     structure_verdict,
 )
-from ..stages import measures
-from dataclasses import dataclass, replace
 from ..options import CaseOptions, asked, per
-from ..lab.page_run import PageRun
+from ..stages import measures
 
 # %% ../../nbs/discussions/d00_structure.ipynb #32227518
 NAME = "d00_structure"

@@ -11,6 +11,7 @@ __all__ = ['NAME', 'CASES', 'NULLS', 'HEADS', 'MAIN', 'CODE', 'STUDY', 'run', 'R
 # %% ../../nbs/discussions/d01_predictability.ipynb #56afe0d6
 import functools
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,12 @@ from ..core import spawn
 from ..data.cases import shared_windows, split_windows
 from ..data.windows import step_lengths
 from ..devices import batches_on, device_of
+from ..dynamics.gap import PredictorOptions
 from ..dynamics.predictor import Predictor, fitted
 from ..lab.case_tables import case_tables, minus, with_bounds
 from ..lab.drafts import code_fingerprint
 from ..lab.figures import PALETTE, case_plot, doublings, interval_plot, legend_below, panels, reference
+from ..lab.page_run import PageRun
 from ..lab.players import write_row
 from audioengram.lab.studies import (
     Study,
@@ -50,11 +53,8 @@ from audioengram.measure.prediction import (
     speaker_sums,
 )
 from ..measure.stats import estimate_of
-from ..stages import measures
-from dataclasses import dataclass
 from ..options import asked, per
-from ..dynamics.gap import PredictorOptions
-from ..lab.page_run import PageRun
+from ..stages import measures
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #7a54cd0a
 NAME = "d01_predictability"

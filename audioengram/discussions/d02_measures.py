@@ -9,6 +9,7 @@ __all__ = ['NAME', 'CASES', 'ENOUGH', 'TEST', 'WORDS', 'HEARD', 'STUDY', 'run', 
 
 # %% ../../nbs/discussions/d02_measures.ipynb #2c4e1a61
 import textwrap
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -17,6 +18,7 @@ from ..dynamics.contest import late_score, mark_rows, second_rows, sounded_all
 from ..dynamics.rivals import RIVALS, Prompts, all_continued, model_rival, prompts_of_split
 from ..dynamics.sequence_file import SHIPPED_ONE_FRAME, load_sequence
 from ..lab.figures import heat_map, panels
+from ..lab.page_run import PageRun
 from ..lab.players import write_row
 from audioengram.lab.studies import (
     add_rows,
@@ -31,10 +33,8 @@ from ..measure.continuation import MARK_WORDS, MARKS, sounded
 from ..measure.speech import RATE
 from ..measure.stats import estimate_of
 from ..measure.twosample import TwoSample, area_by
-from ..stages import measures
-from dataclasses import dataclass
 from ..options import CaseOptions, asked, per
-from ..lab.page_run import PageRun
+from ..stages import measures
 
 # %% ../../nbs/discussions/d02_measures.ipynb #ecee839d
 NAME = "d02_measures"

@@ -12,6 +12,7 @@ __all__ = ['NAME', 'CASES', 'STATES', 'SIMPLER', 'LABELS', 'WAYS', 'CODE', 'STUD
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #bfd357b8
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ from ..dynamics.slow import slow_directions
 from ..lab.case_tables import case_tables, minus, with_bounds
 from ..lab.drafts import code_fingerprint
 from ..lab.figures import PALETTE, case_plot, interval_plot, legend_below, panels, reference
+from ..lab.page_run import PageRun
 from ..lab.players import write_row
 from audioengram.lab.studies import (
     Study,
@@ -52,10 +54,8 @@ from audioengram.measure.prediction import (
 from ..measure.rules import NO, YES, decided
 from ..measure.speech import speech_scores
 from ..measure.stats import bootstrap_by, bootstrap_sums, estimate_of, speaker_means
-from ..stages import measures
-from dataclasses import dataclass
 from ..options import CaseOptions, asked, derived, per
-from ..lab.page_run import PageRun
+from ..stages import measures
 
 # %% ../../nbs/discussions/d03_predictable_state.ipynb #8c83302f
 NAME = "d03_predictable_state"

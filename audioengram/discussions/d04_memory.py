@@ -13,6 +13,7 @@ __all__ = ['NAME', 'CASES', 'FORMS', 'EVERY', 'EVERY_RESIDUAL', 'FORECAST', 'ONC
 # %% ../../nbs/discussions/d04_memory.ipynb #7e4ccaa4
 import copy
 import functools
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from audioengram.dynamics.gap import (
     stack_weights,
     stacked,
 )
+from ..dynamics.gap import PredictorOptions
 from ..dynamics.injection import injection_rows, splice
 from ..dynamics.memory import MemoryPredictor, fit_forms, matched
 from ..dynamics.predictor import fitted
@@ -40,6 +42,7 @@ from ..dynamics.unroll import Unroll, train_rollout
 from ..lab.case_tables import case_tables, with_bounds
 from ..lab.drafts import code_fingerprint
 from ..lab.figures import band_plot, case_plot, doublings, legend_below, panels, reference
+from ..lab.page_run import PageRun
 from audioengram.lab.studies import (
     Study,
     add_rows,
@@ -55,11 +58,8 @@ from ..measure.gap import gap_sums
 from ..measure.prediction import fit_baselines, gain, of_sums, score_windows, speaker_sums
 from ..measure.rules import NO, YES, by_seed, crossed, decided
 from ..measure.trajectories import rms_step
-from ..stages import measures
-from dataclasses import dataclass, replace
 from ..options import asked, per
-from ..dynamics.gap import PredictorOptions
-from ..lab.page_run import PageRun
+from ..stages import measures
 
 # %% ../../nbs/discussions/d04_memory.ipynb #182f5e40
 NAME = "d04_memory"

@@ -11,6 +11,7 @@ __all__ = ['NAME', 'CASES', 'METHODS', 'MAIN', 'LINEAR', 'CODE', 'LINES', 'STUDY
 
 # %% ../../nbs/discussions/d05_gap.ipynb #5807b0f6
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -33,8 +34,13 @@ from audioengram.dynamics.gap import (
     recovered,
     sample_stretches,
 )
+from ..dynamics.gap import PredictorOptions
 from ..dynamics.injection import divergence_horizon, injection_rows, reset_after_injection, splice
 from ..dynamics.rollout import rollout
+from ..lab.drafts import code_fingerprint
+from ..lab.figures import band_plot, doublings, interval_plot, legend_below, panels, reference
+from ..lab.page_run import PageRun
+from ..lab.players import read_row
 from audioengram.lab.studies import (
     add_rows,
     as_markdown,
@@ -46,19 +52,13 @@ from audioengram.lab.studies import (
     widest,
     write_decoded,
 )
-from ..lab.figures import band_plot, doublings, interval_plot, legend_below, panels, reference
-from ..lab.players import read_row
-from ..lab.drafts import code_fingerprint
+from ..measure.gap import gap_table
 from ..measure.prediction import fit_baselines
 from ..measure.speech import mel_distance
 from ..measure.stats import bootstrap_by, estimate_of
 from ..measure.trajectories import null_rollouts, rms_step, rollout_rows, step_curves
-from ..measure.gap import gap_table
-from ..stages import measures
-from dataclasses import dataclass
 from ..options import asked, derived, per
-from ..dynamics.gap import PredictorOptions
-from ..lab.page_run import PageRun
+from ..stages import measures
 
 # %% ../../nbs/discussions/d05_gap.ipynb #639e07a4
 NAME = "d05_gap"

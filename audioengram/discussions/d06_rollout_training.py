@@ -13,6 +13,7 @@ __all__ = ['NAME', 'CASES', 'START', 'ONE', 'POLAR', 'COUNTS', 'CODE', 'ROLL_COD
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #1f9ccf0a
 import copy
 import functools
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -31,12 +32,14 @@ from audioengram.dynamics.gap import (
     rollout_sets,
     sample_stretches,
 )
+from ..dynamics.gap import PredictorOptions
 from ..dynamics.injection import gap_rows, splice
 from ..dynamics.rollout import rollout
 from ..dynamics.unroll import Unroll, train_rollout
 from ..lab.case_tables import case_tables, with_bounds
 from ..lab.drafts import code_fingerprint
 from ..lab.figures import band_plot, doublings, interval_plot, legend_below, looks, panels, reference
+from ..lab.page_run import PageRun
 from audioengram.lab.studies import (
     Study,
     add_rows,
@@ -51,11 +54,8 @@ from audioengram.lab.studies import (
 from ..measure.gap import gap_sums
 from ..measure.rules import NO, UNKNOWN, YES, by_seed, crossed, decided
 from ..measure.stats import estimate_of, speaker_means
-from ..stages import measures
-from dataclasses import dataclass, replace
 from ..options import asked, derived, per
-from ..dynamics.gap import PredictorOptions
-from ..lab.page_run import PageRun
+from ..stages import measures
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #3b8fcfc5
 NAME = "d06_rollout_training"

@@ -13,6 +13,7 @@ __all__ = ['NAME', 'CASES', 'POLAR', 'HEADS', 'STORIES', 'SINGLE', 'MDN', 'LEAN'
 # %% ../../nbs/discussions/d07_factorization.ipynb #4880a1d7
 import bisect
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from ..core import spawn
 from ..data.cases import split_windows
 from ..data.windows import blocks_of, step_lengths
 from ..devices import batches_on, device_of
+from ..dynamics.gap import PredictorOptions
 from ..dynamics.predictor import Predictor, fitted, train
 from ..dynamics.side import WithSide, step_signals
 from ..heads.bounds import soft_bound
@@ -33,6 +35,7 @@ from ..heads.vmf import VonMisesFisher
 from ..lab.case_tables import case_tables, with_bounds
 from ..lab.drafts import code_fingerprint
 from ..lab.figures import PALETTE, band_plot, case_plot, legend_below, panels, reference
+from ..lab.page_run import PageRun
 from audioengram.lab.studies import (
     Study,
     add_rows,
@@ -51,11 +54,8 @@ from audioengram.measure.prediction import (
     speaker_sums,
 )
 from ..measure.stats import speaker_means
-from ..stages import measures
-from dataclasses import dataclass
 from ..options import derived, per
-from ..dynamics.gap import PredictorOptions
-from ..lab.page_run import PageRun
+from ..stages import measures
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #894858cf
 NAME = "d07_factorization"

@@ -9,6 +9,7 @@ __all__ = ['NAME', 'CASES', 'MODES', 'FIRST', 'LOWER', 'QUICK', 'STUDY', 'run', 
 
 # %% ../../nbs/discussions/d08_listening.ipynb #b46bd47d
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,15 +20,14 @@ from ..core import read_json, spawn
 from ..data.audio import load_audio
 from ..lab.figures import heat_map, interval_plot, legend_below, panels, reference
 from ..lab.listening import BlindTest
+from ..lab.page_run import PageRun
 from ..lab.players import write_row
 from ..lab.studies import Study, add_rows, as_markdown, by_title, claims_table
 from ..measure.altered import altered_steps, rank_agreement
 from ..measure.speech import MEASURES, pick_measures, speech_scores
 from ..measure.stats import Estimate, paired_by
-from ..stages import measures
-from dataclasses import dataclass
 from ..options import CaseOptions, per
-from ..lab.page_run import PageRun
+from ..stages import measures
 
 # %% ../../nbs/discussions/d08_listening.ipynb #b7269cbd
 NAME = "d08_listening"

@@ -13,6 +13,7 @@ __all__ = ['NAME', 'EMBEDDED', 'RATES', 'WEIGHTS', 'CASES', 'SMOKE', 'HORIZON', 
 # %% ../../nbs/discussions/d09_representations.ipynb #415c5934
 import functools
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -42,9 +43,8 @@ from ..measure.prediction import bits_per_second, fit_baselines, score_windows
 from ..measure.speech import MEASURES, is_sound, pick_measures, round_trip_check, speech_scores
 from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums, speaker_means
 from ..measure.structure import phase0, ratio_of
-from ..stages import measures
-from dataclasses import dataclass
 from ..options import CaseOptions, asked, per
+from ..stages import measures
 
 # %% ../../nbs/discussions/d09_representations.ipynb #6e577f74
 NAME = "d09_representations"

@@ -13,6 +13,7 @@ __all__ = ['NAME', 'CASES', 'DESCRIPTORS', 'SHADOWS', 'CODE', 'BAR', 'BASIS', 'G
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #c70965e2
 import functools
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -50,6 +51,7 @@ from ..dynamics.rollout import rollout
 from ..dynamics.steps import axes_of, frames_of, near_zero, steps_of, threshold_of
 from ..lab.drafts import code_fingerprint
 from ..lab.figures import MARKERS, NULL, PALETTE, interval_plot, legend_below, panels, reference
+from ..lab.page_run import PageRun
 from ..lab.players import write_row
 from audioengram.lab.studies import (
     Study,
@@ -65,10 +67,8 @@ from ..measure.prediction import fit_baselines
 from ..measure.rules import NO, UNKNOWN, YES, crossed, decided
 from ..measure.speech import mel_distance
 from ..measure.stats import bootstrap_by, paired_by, shuffle_index, speaker_means
-from ..stages import measures
-from dataclasses import dataclass, replace
 from ..options import CaseOptions, asked, per
-from ..lab.page_run import PageRun
+from ..stages import measures
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #48a04c41
 NAME = "d10_archetypes"

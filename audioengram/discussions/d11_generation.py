@@ -11,6 +11,7 @@ __all__ = ['NAME', 'CASES', 'MODEL', 'ONE', 'COOL', 'SAMPLED', 'BESIDE', 'HEARD'
 
 # %% ../../nbs/discussions/d11_generation.ipynb #a7002d6c
 import functools
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,6 @@ from ..dynamics.sequence_data import Sequences
 from ..dynamics.sequence_file import SHIPPED_ONE_FRAME, load_sequence
 from ..dynamics.sequence_measure import fitted_marginal
 from ..dynamics.sequence_score import frame_scores, silence_floor
-from dataclasses import dataclass, replace
 from ..options import CaseOptions, asked, per
 
 # %% ../../nbs/discussions/d11_generation.ipynb #132b2a07

@@ -8,6 +8,8 @@ __all__ = ['NAME', 'CASES', 'DRAWN', 'LENGTHS', 'TOLD', 'SYSTEMS', 'HEARD', 'STU
            'verdict_table', 'block_table']
 
 # %% ../../nbs/discussions/d12_drift.ipynb #d19d4b11
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import torch
@@ -19,6 +21,7 @@ from ..dynamics.generate import Sampling, continue_latents
 from ..dynamics.rivals import Prompts, prompts_of_split
 from ..dynamics.sequence_file import load_sequence
 from ..lab.figures import band_plot, legend_below, panels
+from ..lab.page_run import PageRun
 from ..lab.players import write_row
 from audioengram.lab.studies import (
     add_rows,
@@ -31,10 +34,8 @@ from ..measure.continuation import levels, sounded, voice_cosines
 from ..measure.speech import RATE
 from ..measure.stats import bootstrap_by
 from ..measure.twosample import TwoSample, area_difference
-from ..stages import measures
-from dataclasses import dataclass
 from ..options import CaseOptions, asked, per
-from ..lab.page_run import PageRun
+from ..stages import measures
 
 # %% ../../nbs/discussions/d12_drift.ipynb #25a7bb62
 NAME = "d12_drift"

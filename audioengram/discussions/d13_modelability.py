@@ -9,6 +9,8 @@ __all__ = ['NAME', 'LADDER', 'PLAIN', 'MORE', 'CASES', 'SMOKE', 'KINDS', 'HEARD'
            'tell', 'table_of_all', 'ladder_table', 'left_out_table']
 
 # %% ../../nbs/discussions/d13_modelability.ipynb #5bdf8df7
+from dataclasses import asdict, dataclass, replace
+
 import numpy as np
 import pandas as pd
 import torch
@@ -19,9 +21,8 @@ from ..dynamics.contest import LATE, late_score, mark_rows, second_rows, sounded
 from ..dynamics.equal import EqualPlan, gain_by_speaker, train_equally
 from ..dynamics.rivals import model_rival, prompts_of_split
 from ..dynamics.sequence_score import whitening
-from dataclasses import asdict, dataclass, replace
-from ..options import CaseOptions, asked, derived, per
 from ..lab.page_run import PageRun
+from ..options import CaseOptions, asked, derived, per
 
 # %% ../../nbs/discussions/d13_modelability.ipynb #5cd2277c
 from ..lab.claims import format_claim

@@ -12,6 +12,7 @@ __all__ = ['NAME', 'LEARNED', 'LINEAR', 'LYRA', 'BLURRED', 'SHARPENED', 'RANDOM'
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #ccb11c3f
 import time
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -25,17 +26,16 @@ from ..codecs.nano_learned import LearnedNano, sharpen
 from ..core import AudioengramError, generator, get_profile, read_json, write_json
 from ..data.cases import page_corpus
 from ..data.corpora import get_corpus
-from ..lab.studies import as_markdown, carry_claims, state
+from ..lab.drafts import cached
 from ..lab.figures import band_plot, interval_plot, panels, reference, use_style
 from ..lab.players import read_row, write_row
-from ..lab.drafts import cached
 from ..lab.provenance import figures_dir, neutral
 from ..lab.runs import Run, read_run
+from ..lab.studies import as_markdown, carry_claims, state
 from ..measure.speech import pick_measures, speech_scores
 from ..measure.stats import bootstrap_by, paired_by
-from ..stages import measures, moved_stages, recording
-from dataclasses import asdict, dataclass
 from ..options import Options, asked, per
+from ..stages import measures, moved_stages, recording
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #fb0c1f15
 NAME = "d90_codec_card"

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -186,7 +187,8 @@ def run_cases(
     for i, (tables, about) in enumerate(found):
         if not study.claims: break
         made_here = run.was or not about["kept"]
-        say = study.claims(tables, about, about["recipe"], run.profile.bootstrap) if made_here else {}
+        asked = SimpleNamespace(**about["recipe"])      # of the rows, which may be older than today's options
+        say = study.claims(tables, about, asked, run.profile.bootstrap) if made_here else {}
         for prefix in (about["case"], *(["main"] if i == widest(found) else [])):
             state_case(run, study, about, say, prefix)
     if found: _state_by_case(run, [about for _, about in found])
