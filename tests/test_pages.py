@@ -28,11 +28,11 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.part
 
 # The rooms and what each may import, beside itself; `data.audio` names one module of a room.
 COMMANDS = ("start", "cli_sounds", "cli_common", "cli", "cli_codes", "cli_generate", "cli_codec", "cli_latents", "cli_corpus", "cli_runs", "cli_study")
-ALL = ("core", "errors", "stages", "devices", "processes", "tracking", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", *COMMANDS)
-BASE = ("core", "errors", "stages", "devices", "processes", "tracking")   # what every room may use
+ALL = ("core", "errors", "stages", "devices", "processes", "tracking", "options", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", *COMMANDS)
+BASE = ("core", "errors", "stages", "devices", "processes", "tracking", "options")   # what every room may use
 EVERYTHING = tuple(r for r in ALL if r not in COMMANDS)
 MAY_IMPORT = dict(
-    core=("errors",), errors=(), stages=("core", "errors"), devices=("core", "errors"), processes=("core", "errors", "devices"), tracking=("errors",), data=BASE, codecs=(*BASE, "data.audio"), heads=BASE,
+    core=("errors",), errors=(), stages=("core", "errors"), devices=("core", "errors"), processes=("core", "errors", "devices"), tracking=("errors",), options=("core", "errors"), data=BASE, codecs=(*BASE, "data.audio"), heads=BASE,
     measure=(*BASE, "heads"), dynamics=(*BASE, "data", "codecs", "heads", "measure"), codes=(*BASE, "data", "codecs", "measure"),
     ember=(*BASE, "data", "measure"), lab=(*BASE, "data"), discussions=EVERYTHING,
     **{c: tuple(r for r in ALL if r != c) for c in COMMANDS})

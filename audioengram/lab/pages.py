@@ -21,7 +21,7 @@ class SiteError(AudioengramError): "The site cannot be built, or would be broken
 
 # in reading order
 ROOMS = (
-    *("core", "errors", "stages", "devices", "processes", "tracking"),
+    *("core", "errors", "stages", "devices", "processes", "tracking", "options"),
     *("data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "apps"),
     *("start", "cli_sounds", "cli_common", "cli", "cli_codes", "cli_generate", "cli_codec", "cli_latents"),
     *("cli_corpus", "cli_runs", "cli_study"),
