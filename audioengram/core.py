@@ -18,7 +18,7 @@ import re
 import signal
 import tempfile
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -310,7 +310,7 @@ def until_interrupted():
 
 # %% ../nbs/00_core.ipynb #c75a8241
 def fingerprint(
-    *parts,        # JSON-like values, arrays, tensors, bytes
+    *parts,        # JSON-like values, dataclasses, arrays, tensors, bytes
     length=16,     # hex digits kept
 ) -> str:
     "Content hash of values and arrays: equal content gives equal text on every machine."
@@ -325,6 +325,7 @@ def fingerprint(
                 )
             h.update(f"array{x.dtype.str}{x.shape}".encode()); h.update(np.ascontiguousarray(x).tobytes())
         elif isinstance(x, (bytes, bytearray)): h.update(b"bytes%d:" % len(x)); h.update(x)
+        elif is_dataclass(x): add(asdict(x))
         elif isinstance(x, dict):
             h.update(b"{")
             for k in sorted(x, key=str): h.update(repr(str(k)).encode()); add(x[k])
