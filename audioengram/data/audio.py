@@ -21,6 +21,7 @@ import soxr
 from ..core import AudioError, DiskError, ParameterError, atomic_path, check_shape, expand
 from .channels import channel_of
 from .decode import BLOCK, Sound, open_sound
+from .ogg import with_serial
 
 # %% ../../nbs/data/05_audio.ipynb #4dad2335
 SHORTEST = 0.01  # s; less than one pitch period of a low voice is no recording
@@ -203,10 +204,11 @@ def save_audio(
 
 # %% ../../nbs/data/05_audio.ipynb #9b181769
 def _write(path, wav, rate, container, subtype):
-    "Write with libsndfile; long recordings in blocks, because libvorbis puts all that it gets at once on the stack."
-    if len(wav) <= BLOCK: return sf.write(path, wav, rate, format=container, subtype=subtype)
+    """Write with libsndfile, the same bytes for the same sound; long recordings in blocks, because libvorbis puts all
+    that it gets at once on the stack."""
     with sf.SoundFile(path, "w", rate, wav.shape[1] if wav.ndim == 2 else 1, subtype, format=container) as f:
         for at in range(0, len(wav), BLOCK): f.write(wav[at:at + BLOCK])
+    if container == "OGG": Path(path).write_bytes(with_serial(Path(path).read_bytes()))
 
 # %% ../../nbs/data/05_audio.ipynb #bad78ff4
 def loudness(
