@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CONTROL', 'RANDOM', 'CONDITIONS', 'HOPS', 'TITLES', 'AGAINST', 'WAVEFORM', 'GAP', 'CHANCE', 'BAR', 'WANTED',
-           'POWER', 'recipe', 'corpus_of', 'stimuli', 'certify', 'ear_of', 'inputs', 'measure_condition',
+           'POWER', 'Recipe', 'corpus_of', 'stimuli', 'certify', 'ear_of', 'inputs', 'measure_condition',
            'measure_costs', 'table_of', 'over_tasks', 'observed', 'best_mel', 'certified', 'entered', 'decisions',
            'passing', 'go', 'claims_of', 'prices', 'key_of', 'sayings', 'draw_conditions', 'draw_certified',
            'draw_power', 'measure', 'tell', 'run', 'certificate', 'answers_given', 'costs_table']
@@ -12,6 +12,7 @@ __all__ = ['NAME', 'CONTROL', 'RANDOM', 'CONDITIONS', 'HOPS', 'TITLES', 'AGAINST
 # %% ../../nbs/discussions/d30_binding.ipynb #d8874304
 import functools
 import itertools
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ from ..ember.words import describe, to_tokens
 from ..lab.drafts import cached
 from ..lab.figures import NULL, PALETTE, interval_plot, legend_below, panels, reference, use_style
 from ..lab.players import read_row, write_row
+from ..options import Options, asked, asked_or, per
 
 # %% ../../nbs/discussions/d30_binding.ipynb #bdd7b826
 from ..lab.runs import Run, read_run
@@ -54,30 +56,26 @@ WAVEFORM, GAP, CHANCE = .9, .1, .55   # least of the waveform's observer; least 
 BAR, WANTED, POWER = .9, 3, .8        # share of the control's observer; tasks for a go; power for 5 points
 
 # %% ../../nbs/discussions/d30_binding.ipynb #73eba775
-def recipe(
-    profile, corpus=None, tasks=None, seed=0,   # run profile; name of a corpus; "clicks, ears"; seed of everything
-) -> dict:                                      # all that decides the rows
-    "What is trained and measured."
-    p = get_profile(profile)
-    few = p.pick(["clicks"], ["clicks", "dips", "curve", "ears"], [t for t in FINE if t != CONTROL])
-    return dict(
-        corpus=corpus or p.pick("synthetic", "debian-speech", "debian-speech"),
-        tasks=[t.strip() for t in tasks.split(",")] if tasks else few,
-        learned=p.pick(4, 20, 200),
-        tested=p.pick(4, 22, 60),
-        observed=p.pick(4, 10, 40),
-        described=p.pick(3, 4, 20),
-        utterances=p.pick(4, 12, 60),
-        held=.45,
-        seeds=p.pick(2, 5, 5),
-        channels=p.pick(6, 24, 48),
-        epochs=p.pick(1, 10, 40),
-        updates=p.pick(3, 120, 4000),
-        steps=2,
-        batch=p.pick(8, 24, 128),
-        parameters=p.pick(20_000, 46_000, 500_000),
-        seed=int(seed),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Options):
+    "All that decides the rows: what is trained and measured."
+    seed: int = asked(0)                      # of everything
+    corpus: str = asked_or("synthetic", "debian-speech", "debian-speech")   # speech
+    root: str = None                          # where it lies
+    tasks: list = asked_or(["clicks"], ["clicks", "dips", "curve", "ears"], [t for t in FINE if t != CONTROL])
+    learned: int = per(4, 20, 200)            # pairs of a speaker to learn from
+    tested: int = per(4, 22, 60)              # and to be tested on
+    observed: int = per(4, 10, 40)            # pairs of a speaker that observers see
+    described: int = per(3, 4, 20)            # clips of a speaker in the comparison of distances
+    utterances: int = per(4, 12, 60)          # of a speaker that clips are cut from
+    held: float = .45                         # share of speakers held out
+    seeds: int = per(2, 5, 5)
+    channels: int = per(6, 24, 48)            # of the ear
+    epochs: int = per(1, 10, 40)              # of learning without labels
+    updates: int = per(3, 120, 4000)          # of a reader
+    steps: int = 2                            # of its core
+    batch: int = per(8, 24, 128)
+    parameters: int = per(20_000, 46_000, 500_000)   # of every reader
 
 # %% ../../nbs/discussions/d30_binding.ipynb #b0cd8b27
 @functools.lru_cache(2)
@@ -86,11 +84,11 @@ def corpus_of(name: str, root=None):   # a Corpus
     return page_corpus(name, root, n_speakers=8, n_utterances=4, seconds=.8)[0]
 
 def stimuli(
-    task: str, how: dict,   # a key of FINE; recipe
+    task: str, how: Recipe,   # a key of FINE; options
 ) -> tuple:                 # clips [N,S] or [N,2,S], table: pair, label, speaker, utterance, held
     "Pairs for learning and for the test, from speakers apart."
-    return _stimuli(task, how["corpus"], how["learned"], how["tested"], how["utterances"], how["held"], how["seed"],
-                    how.get("root"))
+    return _stimuli(task, how.corpus, how.learned, how.tested, how.utterances, how.held, how.seed,
+                    how.root)
 
 @functools.lru_cache(1)
 def _stimuli(task, corpus, learned, tested, utterances, held, seed, root=None):
@@ -108,16 +106,16 @@ def _stimuli(task, corpus, learned, tested, utterances, held, seed, root=None):
 # %% ../../nbs/discussions/d30_binding.ipynb #04c73754
 @measures("binding", 2)   # 2: certified tasks, a control that log-mel must pass, seeds crossed with speakers
 def certify(
-    task: str, how: dict,   # a key of FINE; recipe
+    task: str, how: Recipe,   # a key of FINE; options
 ) -> pd.DataFrame:          # task, observer, speaker, asked, right
     "Every observer of a task on unheard speakers."
     clips, table = stimuli(task, how)
-    some = table.groupby(["held", "speaker"]).cumcount() < 2 * how["observed"]
+    some = table.groupby(["held", "speaker"]).cumcount() < 2 * how.observed
     clips, table = clips[some], table[some].reset_index(drop=True)
     held, labels = table.held.to_numpy(), table.label.to_numpy()
-    said = observe(task, clips, labels, held, HOPS, how["epochs"], spawn(how["seed"], "observer"))
+    said = observe(task, clips, labels, held, HOPS, how.epochs, spawn(how.seed, "observer"))
     rows = answers(said, labels[held], table.speaker[held].to_numpy())
-    some = table.groupby(["held", "speaker"]).cumcount() < 2 * how["described"]
+    some = table.groupby(["held", "speaker"]).cumcount() < 2 * how.described
     one = clips[some] if clips.ndim == 2 else clips[some][:, 0]
     words = np.array([to_tokens(describe(c)) for c in one])
     about = table[some].reset_index(drop=True)
@@ -146,24 +144,24 @@ def _inputs(task, *setting):
     return sensed(clips, SENSES, ear, encoder) | {RANDOM: sensed(blurred, ["spikes"], ear, encoder)["spikes"]}
 
 def inputs(
-    task: str, how: dict,   # a key of FINE; recipe
+    task: str, how: Recipe,   # a key of FINE; options
 ) -> dict:                  # condition -> [N,C,G]
     "Inputs of every condition."
     keys = ("channels", "corpus", "learned", "tested", "utterances", "held", "seed")
-    return _inputs(task, *(how[k] for k in keys), how.get("root"))
+    return _inputs(task, *how.some(*keys).values(), how.root)
 
 # %% ../../nbs/discussions/d30_binding.ipynb #c19f22e4
 @measures("binding", 2)
 def measure_condition(
-    task: str, condition: str, index: int, how: dict,   # of FINE, of CONDITIONS; seed; recipe
+    task: str, condition: str, index: int, how: Recipe,   # of FINE, of CONDITIONS; seed; options
 ) -> pd.DataFrame:   # reader, speaker, asked, right; share of the training clips that are answered rightly
     "What readers learn from one sense."
     x, (_, table) = inputs(task, how)[condition], stimuli(task, how)
     fit, labels = ~table.held.to_numpy(), table.label.to_numpy()
     sense = SENSES["spikes" if condition == RANDOM else condition]
     said, known, reader = read_by_core(
-        x, labels, fit, sense, how["updates"], how["steps"], how["batch"], seed=spawn(how["seed"], task, index),
-        parameters=how["parameters"],
+        x, labels, fit, sense, how.updates, how.steps, how.batch, seed=spawn(how.seed, task, index),
+        parameters=how.parameters,
     )
     told = dict(core=said)
     if index == 0 and condition != "waveform": told["line"] = read_by_line(x, labels, fit)
@@ -174,24 +172,24 @@ def measure_condition(
 # %% ../../nbs/discussions/d30_binding.ipynb #fd8e9e20
 @measures("binding", 2)
 def measure_costs(
-    how: dict,        # recipe
+    how: Recipe,        # recipe
 ) -> pd.DataFrame:    # one row a sense: numbers a second, parameters and multiply-adds of its reader; spikes
     "What senses and their readers take, on the control."
     x, (clips, table) = inputs(CONTROL, how), stimuli(CONTROL, how)
     keys = ("channels", "corpus", "learned", "tested", "utterances", "held", "seed")
-    ear, encoder = ear_of(*(how[k] for k in keys), how.get("root"))
-    with torch.no_grad(): fired = activity(encoder(ear(torch.from_numpy(clips[table.held][:32])))[0], how["channels"])
+    ear, encoder = ear_of(*how.some(*keys).values(), how.root)
+    with torch.no_grad(): fired = activity(encoder(ear(torch.from_numpy(clips[table.held][:32])))[0], how.channels)
     rows = []
     for name, sense in SENSES.items():
-        reader = equal_reader(x[name].shape[1], sense, how["parameters"])
+        reader = equal_reader(x[name].shape[1], sense, how.parameters)
         rows.append(dict(
             condition=name,
             rows=x[name].shape[1],
             numbers=x[name].shape[1] * x[name].shape[2] * 2,
             parameters=sum(p.numel() for p in reader.parameters()),
-            operations=reading_cost(reader, x[name].shape[2], how["steps"]),
+            operations=reading_cost(reader, x[name].shape[2], how.steps),
         ))
-    return pd.DataFrame(rows).assign(spikes=fired["spikes"], neurons=how["channels"])
+    return pd.DataFrame(rows).assign(spikes=fired["spikes"], neurons=how.channels)
 
 # %% ../../nbs/discussions/d30_binding.ipynb #9496fd29
 def table_of(
@@ -387,21 +385,21 @@ def draw_power(rows, tasks):
 # %% ../../nbs/discussions/d30_binding.ipynb #77dded33
 def measure(
     run,         # open Run
-    how: dict,   # from `recipe`
+    how: Recipe,
 ):
     "Certificates, readers and costs, each kept as soon as it is measured; and sounds."
-    source, here = corpus_of(how["corpus"], how.get("root")), f"audioengram.discussions.{NAME}"
+    source, here = corpus_of(how.corpus, how.root), f"audioengram.discussions.{NAME}"
     keep = lambda fn, *parts: cached([source.fingerprint, how, *parts], functools.partial(fn, *parts, how),
                                      code=f"{here}:{fn.__name__}")
     sounds = {}
-    for task in (CONTROL, *how["tasks"]):
+    for task in (CONTROL, *how.tasks):
         run.rows(keep(certify, task), "observers")
-        for condition, index in itertools.product(SENSES if task == CONTROL else CONDITIONS, range(how["seeds"])):
+        for condition, index in itertools.product(SENSES if task == CONTROL else CONDITIONS, range(how.seeds)):
             run.rows(keep(measure_condition, task, condition, index))
         if task == CONTROL: run.rows(keep(measure_costs), "costs")
         clips, _ = stimuli(task, how)
         if clips.ndim == 2 and len(sounds) < 8: sounds |= {f"{task}_{'ab'[k]}": (clips[k], 16_000) for k in (0, 1)}
-    run.input(corpus=dict(name=how["corpus"], fingerprint=source.fingerprint))
+    run.input(corpus=dict(name=how.corpus, fingerprint=source.fingerprint))
     write_row(run, sounds, {k: f"{TITLES[k[:-2]].replace('control: ', '')}, class {k[-1]}" for k in sounds})
 
 # %% ../../nbs/discussions/d30_binding.ipynb #cca64704
@@ -429,10 +427,11 @@ def run(
     folder=None,       # another place than figures/
 ):                     # the published RunResult
     "Certify, train, measure and publish."
-    p, how = get_profile(profile), recipe(profile, corpus, tasks, seed)
-    if corpus_root: how["root"] = corpus_root
+    tasks = tasks and [t.strip() for t in tasks.split(",")]
+    p, how = get_profile(profile), Recipe.of(profile, corpus=corpus, tasks=tasks, seed=seed)
+    if corpus_root: how = replace(how, root=str(corpus_root))
     use_style()
-    about = dict(corpus=how["corpus"], tasks=", ".join(how["tasks"]), seed=seed)
+    about = dict(corpus=how.corpus, tasks=", ".join(how.tasks), seed=seed)
     with Run(NAME, about, folder=folder, profile=p) as out:
         out.measured(measure, how)
         tell(out, out.table(), out.table("observers"), out.table("costs"))
