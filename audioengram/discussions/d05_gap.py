@@ -52,6 +52,7 @@ from audioengram.lab.studies import (
     widest,
     write_decoded,
 )
+from ..measure.free_runs import over_floor
 from ..measure.gap import gap_table
 from ..measure.prediction import fit_baselines
 from ..measure.speech import mel_distance
@@ -364,18 +365,19 @@ def step_claims(tables: dict, step: int, last: int, kw: dict) -> dict:
 def free_claims(tables: dict) -> dict:
     "Free runs beside real speech; stability."
     of = lambda measure, name=MAIN: pick(tables["free"], name=name, measure=measure).iloc[0]
+    far = lambda measure, name=MAIN: over_floor(tables["free"], name, measure)
     stable = tables["stability"]
     return dict(
         free_frames=int(of("frechet").frames),
         free_clips=int(of("frechet").clips),
-        free_frechet=float(of("frechet").ratio),
-        free_pairs=float(of("frechet pairs").ratio),
+        free_frechet=far("frechet"),
+        free_pairs=far("frechet pairs"),
         free_step=float(of("mean step norm").ratio),
         free_auto=float(of("autocorrelation inside the band").model),
         free_rms=float(of("state rms").ratio),
-        linear_frechet=float(of("frechet", LINEAR).ratio),
-        linear_pairs=float(of("frechet pairs", LINEAR).ratio),
-        independent_pairs=float(of("frechet pairs", "independent frames").ratio),
+        linear_frechet=far("frechet", LINEAR),
+        linear_pairs=far("frechet pairs", LINEAR),
+        independent_pairs=far("frechet pairs", "independent frames"),
         long_steps=int(stable.steps.max()),
         long_runs=int(stable.runs.max()),
         long_total=int((stable.steps * stable.runs).max()),

@@ -51,6 +51,7 @@ from audioengram.lab.studies import (
     widest,
     write_decoded,
 )
+from ..measure.free_runs import over_floor
 from ..measure.gap import gap_sums
 from ..measure.rules import NO, UNKNOWN, YES, by_seed, crossed, decided
 from ..measure.stats import estimate_of, speaker_means
@@ -418,7 +419,7 @@ def _claims_of_runs(tables: dict, how: Recipe, best: str, reference: str) -> dic
     "Step norms, spread, free runs, stability and explosions."
     norms, stable = tables["norms"].set_index(["method", "step", "measure"]), tables["stability"]
     norm = lambda method, measure, step=at_step(how): estimate_of(norms.loc[(method, step, measure)])
-    free = lambda method: float(pick(tables["free"], name=method, measure="frechet").ratio.iloc[0])
+    free = lambda method: over_floor(tables["free"], method, "frechet")
     far = lambda model, mode: estimate_of(pick(tables["explosion"], model=model, mode=mode, step=how.far).iloc[0])
     return dict(
         far=how.far,

@@ -18,6 +18,7 @@ import torch
 
 from ..core import read_json, spawn
 from ..data.audio import load_audio
+from ..lab.claims import Pick
 from ..lab.figures import heat_map, interval_plot, legend_below, panels, reference
 from ..lab.listening import BlindTest
 from ..lab.page_run import PageRun
@@ -179,7 +180,7 @@ def claims_of(tables: dict, about: dict, how: Recipe, n: int) -> dict:
         lowest=Estimate(
             float(low.value), *((None, None) if pd.isna(low.lo) else (float(low.lo), float(low.hi))), int(low.n)
         ),
-        lowest_pair=f"{FIRST[low.measure]} and {FIRST[low.other]}",
+        lowest_pair=Pick(f"{FIRST[low.measure]} and {FIRST[low.other]}"),
         late="and still does" if over_far.lo is not None and over_far.lo > 0 else "and is as wrong as none",
         apart=int((pairs.value < 0.8).sum()),
         pairs=len(pairs),

@@ -61,6 +61,7 @@ from audioengram.lab.studies import (
     pick,
     round_trip,
 )
+from ..measure.free_runs import over_floor
 from ..measure.descriptors import descriptor_changes, frame_descriptors
 from ..measure.gap import gap_sums
 from ..measure.prediction import fit_baselines
@@ -477,7 +478,7 @@ def gain_claims(tables: dict, how: Recipe, name: str, id: str, **kw) -> dict:
 
 def rolled_claims(tables: dict, how: Recipe, name: str, id: str, **kw) -> dict:
     "A head rolled out: against its own ceiling, its steps, what is heard, and free runs."
-    at, frechet = pick(tables["horizon"], head=name, step=how.steps), free_value(tables["free"], name, "frechet")
+    at, frechet = pick(tables["horizon"], head=name, step=how.steps), over_floor(tables["free"], name, "frechet")
     def heard(steps):
         rows = pick(tables["splices"], head=name, steps=steps)
         return bootstrap_by(rows.distance.to_numpy(), rows.speaker.to_numpy(), **kw)
@@ -487,7 +488,7 @@ def rolled_claims(tables: dict, how: Recipe, name: str, id: str, **kw) -> dict:
         f"{id}_step": ratio_of_sums(at, "own_step", "true_step", **kw),
         f"{id}_heard_one": heard(1),
         f"{id}_heard_many": heard(how.steps),
-        f"{id}_frechet": frechet if np.isfinite(frechet) else "no",
+        f"{id}_frechet": frechet or "no",
     }
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #4ed03f8b

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NOT_MEASURED', 'NO_INTERVAL', 'SLACK', 'LAST_BITS', 'LAST_DIGITS', 'own_recordings', 'as_far_as_measured',
-           'make_claim', 'claim_digits', 'format_claim', 'agrees', 'moved_claims', 'keep_digits', 'quoted_claims',
-           'format_claims', 'find_claim']
+           'make_claim', 'Pick', 'claim_digits', 'format_claim', 'agrees', 'moved_claims', 'keep_digits',
+           'quoted_claims', 'format_claims', 'find_claim']
 
 # %% ../../nbs/lab/03_claims.ipynb #b470e16b
 import os
@@ -44,7 +44,7 @@ def make_claim(
     unit="",        # what a unit is, "speaker"
     quantity="",    # what the number is in, "nats per frame"; printed after it
     digits=None,    # decimals printed; from the interval if None
-    exact=False,    # True, or the reason why there is no interval: "count", "single speaker"
+    exact=False,    # True, or the reason why there is no interval: "count", "single speaker", "clock", "pick"
     tolerance=None, # how far it may move on another machine, in its own unit; see `agrees`
 ) -> dict:
     "A claim, checked: finite, with an interval and an n, or with a reason."
@@ -59,6 +59,10 @@ def make_claim(
     fields = dict(value=value, lo=lo, hi=hi, n=n, unit=unit, quantity=quantity, digits=digits, exact=exact,
                   tolerance=tolerance)
     return {k: v for k, v in fields.items() if k == "value" or not (v is None or v is False or v == "")}
+
+# %% ../../nbs/lab/03_claims.ipynb #2eb07d8d
+class Pick(str):
+    "The name of the least or the largest of several: where two are close, another may take its place."
 
 # %% ../../nbs/lab/03_claims.ipynb #d86d7ccf
 def claim_digits(claim: dict) -> int:  # decimals to print, >= 0
@@ -119,8 +123,9 @@ def agrees(
     """Whether two measurements of a claim say the same: the new value lies within the old one's tolerance, or the
     old one in the new interval."""
     a, b = old["value"], new["value"]
+    # a speed is this machine's own; which of several is the least is told by its number
+    if {"clock", "pick"} & {old.get("exact"), new.get("exact")}: return True
     if isinstance(a, str) or isinstance(b, str): return a == b
-    if "clock" in (old.get("exact"), new.get("exact")): return True      # a speed is this machine's own
     return a == b or _within(old, b) or ("lo" in new and _within(new, a))
 
 def _within(claim: dict, x: float) -> bool:

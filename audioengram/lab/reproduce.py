@@ -112,7 +112,7 @@ def compare(
     both = [k for k in old if k in new]
     kept = [k for k in both if k.startswith(tuple(f"{p}." for p in carried))]
     measured = [k for k in both if k not in set(kept)]
-    words = [k for k in measured if isinstance(old[k]["value"], str)]
+    words = [k for k in measured if isinstance(old[k]["value"], str) and new[k].get("exact") != "pick"]
     moved = moved_claims({k: old[k] for k in measured}, new)
     return Comparison(name, len(words), sum(agrees(old[k], new[k]) for k in words), len(measured) - len(words),
                       tuple((k, old[k], new[k]) for k in moved), len(kept))

@@ -25,7 +25,7 @@ from ..core import AudioengramError, fingerprint, get_profile, read_json, write_
 from ..data.cases import Case, open_case, parse_cases
 from ..data.corpus import make_rotation
 from ..options import CaseOptions
-from .claims import format_claim
+from .claims import Pick, format_claim
 from .drafts import cached
 from .figures import use_style
 from .players import write_row
@@ -295,6 +295,10 @@ def widest(
     "The case with the most held-out speakers: intervals over five speakers say little."
     return max(range(len(found)), key=lambda i: found[i][1]["speakers_held"] / found[i][1].get("folds", 1))
 
+def _reason(x, clock: bool, number: str) -> str:
+    "Why a claim has no interval."
+    return "pick" if isinstance(x, Pick) else "word" if isinstance(x, str) else "clock" if clock else number
+
 def state(
     run,          # open Run
     prefix: str,  # "main" or a case's slug
@@ -307,7 +311,7 @@ def state(
         if hasattr(x, "lo"): run.claim_estimate(f"{prefix}.{id}", x, quantity)
         else:
             number = "count" if isinstance(x, int) else "one number over all speakers"
-            why = "word" if isinstance(x, str) else "clock" if id in clocks else number
+            why = _reason(x, id in clocks, number)
             run.claim(f"{prefix}.{id}", x, exact=why)
 
 def case_title(about: dict) -> str:

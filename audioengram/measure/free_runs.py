@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DISTANCES', 'frechet', 'frechet_pairs', 'log_step_distance', 'power_spectrum', 'spectral_distance', 'Occupancy',
            'regions_in_use', 'against_floor', 'floor_ratios', 'autocovariance', 'autocorrelation_band',
-           'nearest_distance', 'novelty', 'free_run_report']
+           'nearest_distance', 'novelty', 'free_run_report', 'over_floor']
 
 # %% ../../nbs/measure/22_free_runs.ipynb #e5037bd0
 import numpy as np
@@ -16,6 +16,7 @@ from scipy.stats import wasserstein_distance
 
 from ..core import ParameterError, ShapeError, check_shape, need, spawn
 from ..devices import working_device
+from .stats import Estimate
 
 # %% ../../nbs/measure/22_free_runs.ipynb #1cd75f4e
 def frechet(
@@ -248,3 +249,14 @@ def free_run_report(
         passes = None if mark is None else bool(mark[0] <= model / true <= mark[1])
         out.append(_measure(name, model, true, model / true, None, None, passes))
     return pd.DataFrame(out)
+
+# %% ../../nbs/measure/22_free_runs.ipynb #0d6de498
+def over_floor(
+    free: pd.DataFrame,    # of `free_run_report`, with the `name` of what ran and its number of `clips`
+    name, measure: str,    # of a row
+):                         # Estimate; None where the runs broke
+    "A distance of free runs over that of real clips from each other."
+    found = free[(free.name == name) & (free.measure == measure)]
+    if not len(found): return None
+    row = found.iloc[0]
+    return Estimate(float(row.ratio), float(row.lo), float(row.hi), int(row.clips), "clip")
