@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'FORMS', 'EVERY', 'EVERY_RESIDUAL', 'FORECAST', 'ONCE', 'FLOPS', 'NUMBERS', 'MIXTURE', 'MARGINAL',
-           'STACKED', 'WITH_MEMORY', 'WITH_WIDTH', 'SHOWN', 'ROLLED', 'CODE', 'MEMORY_CODE', 'STUDY', 'run', 'Recipe',
-           'fit', 'network', 'trainer', 'add_controls', 'remembered', 'fit_rolled', 'measure_store', 'stack',
-           'sizes_of', 'gate', 'roll', 'rolled_gain', 'model_table', 'ahead_in_all', 'verdict', 'claims_of',
-           'seed_claims', 'forced_claims', 'rolled_claims', 'draw_forced', 'draw_all', 'draw_rolled', 'listen', 'tell',
-           'models_table', 'verdict_table']
+           'STACKED', 'WITH_MEMORY', 'WITH_WIDTH', 'SHOWN', 'ROLLED', 'CODE', 'MEMORY_CODE', 'ROLLED_PANELS', 'STUDY',
+           'run', 'Recipe', 'fit', 'network', 'trainer', 'add_controls', 'remembered', 'fit_rolled', 'measure_store',
+           'stack', 'sizes_of', 'gate', 'roll', 'rolled_gain', 'model_table', 'ahead_in_all', 'verdict', 'claims_of',
+           'seed_claims', 'forced_claims', 'rolled_claims', 'draw_forced', 'draw_all', 'rolled_by_step', 'draw_rolled',
+           'listen', 'tell', 'models_table', 'verdict_table']
 
 # %% ../../nbs/discussions/d04_memory.ipynb #7e4ccaa4
 import copy
@@ -47,7 +47,6 @@ from audioengram.lab.studies import (
     Study,
     add_rows,
     by_title,
-    case_title,
     claims_table,
     pick,
     utterance_of,
@@ -57,7 +56,7 @@ from audioengram.lab.studies import (
 from ..measure.gap import gap_sums
 from ..measure.prediction import fit_baselines, gain, of_sums, score_windows, speaker_sums
 from ..measure.rules import NO, YES, by_seed, crossed, decided
-from ..measure.trajectories import rms_step
+from ..measure.trajectories import estimate_row, rms_step
 from ..options import asked, per
 from ..stages import measures
 
@@ -506,46 +505,37 @@ def draw_all(cases: list):        # (title, model_table)
     return fig
 
 # %% ../../nbs/discussions/d04_memory.ipynb #29e21790
-def draw_rolled(cases: list, n=2000, seed=0):      # (title, tables)
+ROLLED_PANELS = {   # title -> mode, what is summed, over what
+    "particles: gain, nats": ("sample", "gain", "segments"),
+    "mean rollout: gain, nats": ("mean", "gain", "segments"),
+    "mean rollout: step norm / true": ("mean", "own_step", "true_step"),
+}
+
+def rolled_by_step(
+    rolled: pd.DataFrame,   # table rolled of a case
+    n=2000,                 # bootstrap resamples
+    seed=0,                 # of the resamples
+) -> pd.DataFrame:          # panel, model, step, value, lo, hi, n
+    "What is drawn of rollouts, before and after rollout training."
+    models = ("param", "param, rolled", "residual, added", "residual, added, rolled", "memory, soft", MIXTURE)
+    return pd.DataFrame([
+        dict(panel=panel, model=m, step=s) | estimate_row(ratio_of_sums(part, what, below, n=n, seed=seed))
+        for panel, (mode, what, below) in ROLLED_PANELS.items()
+        for m in models
+        for s, part in pick(rolled, model=m, mode=mode).groupby("step")])
+
+# %% ../../nbs/discussions/d04_memory.ipynb #e93b717d
+def draw_rolled(table: pd.DataFrame):   # of `rolled_by_step`
     "Gain and step norm by step, before and after rollout training."
-    names, tables = (
-        ["param", "param, rolled", "residual, added", "residual, added, rolled", "memory, soft", MIXTURE],
-        cases[0][1],
-    )
-    fig, axes = panels(
-        3,
-        columns=3,
-        width=3.6,
-        height=3.0,
-        titles=["particles: gain, nats", "mean rollout: gain, nats", "mean rollout: step norm / true"],
-    )
-    for ax, (mode, what, below) in zip(
-        axes,
-        (("sample", "gain", "segments"), ("mean", "gain", "segments"), ("mean", "own_step", "true_step")),
-        strict=True,
-    ):
-        rows = [
-            dict(model=m, step=s, value=e.value, lo=e.lo, hi=e.hi)
-            for m in names
-            for s, part in pick(tables["rolled"], model=m, mode=mode).groupby("step")
-            for e in [ratio_of_sums(part, what, below, n=n, seed=seed)]
-        ]
-        band_plot(
-            pd.DataFrame(rows),
-            "step",
-            "value",
-            "lo",
-            "hi",
-            hue="model",
-            ax=ax,
-            xlabel="steps since the last true frame",
-            ylabel="",
-        )
+    fig, axes = panels(3, columns=3, width=3.6, height=3., titles=list(ROLLED_PANELS))
+    for ax, panel in zip(axes, ROLLED_PANELS, strict=True):
+        rows = pick(table, panel=panel)
+        band_plot(rows, "step", "value", "lo", "hi", hue="model", ax=ax, xlabel="steps since the last true frame",
+                  ylabel="")
         ax.autoscale(axis="y")
-        doublings(ax, [r["step"] for r in rows])
+        doublings(ax, rows.step)
         ax.get_legend().set_visible(False)
-        if mode == "mean" and what == "gain":
-            ax.set_ylim(bottom=min(0, np.percentile([r["value"] for r in rows], 20)) - 20)
+        if panel.startswith("mean rollout: gain"): ax.set_ylim(bottom=min(0, np.percentile(rows.value, 20)) - 20)
     legend_below(axes[1], ncol=3)
     return fig
 
@@ -597,7 +587,7 @@ def tell(
         "all", draw_all(table), "Gain of every model over the baseline, teacher-forced, beside the marginal null"
     )
     run.figure("forced", draw_forced(table), "Gain over the network alone, teacher-forced")
-    run.figure("rolled", draw_rolled([(case_title(a), t) for t, a in found[widest(found) :]], n, how.seed),
+    run.figure("rolled", draw_rolled(rolled_by_step(found[widest(found)][0]["rolled"], n, how.seed)),
                "Gain of particles and mean rollouts and step norm of mean rollouts by step, before and after rollout "
                "training")
 

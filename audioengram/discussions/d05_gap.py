@@ -6,8 +6,8 @@
 __all__ = ['NAME', 'CASES', 'METHODS', 'MAIN', 'LINEAR', 'CODE', 'LINES', 'STUDY', 'run', 'VERDICT', 'Recipe', 'fit',
            'measure_store', 'injection', 'splices', 'utterances', 'over_marginal', 'quantities', 'compounding_by_count',
            'verdict', 'claims_of', 'gap_claims', 'count_claims', 'step_claims', 'free_claims', 'heard_claims',
-           'draw_gap', 'draw_lost', 'draw_injection', 'draw_particles', 'draw_spread', 'draw_splices', 'listen', 'tell',
-           'gap_tables', 'free_table', 'verdict_table']
+           'draw_gap', 'draw_lost', 'draw_injection', 'draw_particles', 'spread_by_step', 'heard_by_length',
+           'draw_spread', 'draw_splices', 'listen', 'tell', 'gap_tables', 'free_table', 'verdict_table']
 
 # %% ../../nbs/discussions/d05_gap.ipynb #5807b0f6
 import functools
@@ -45,7 +45,6 @@ from audioengram.lab.studies import (
     add_rows,
     as_markdown,
     by_title,
-    case_title,
     claims_table,
     pick,
     Study,
@@ -57,7 +56,7 @@ from ..measure.gap import gap_table
 from ..measure.prediction import fit_baselines
 from ..measure.speech import mel_distance
 from ..measure.stats import bootstrap_by, estimate_of
-from ..measure.trajectories import null_rollouts, rms_step, rollout_rows, step_curves
+from ..measure.trajectories import estimate_row, null_rollouts, rms_step, rollout_rows, step_curves
 from ..options import asked, derived, per
 from ..stages import measures
 
@@ -486,63 +485,45 @@ def draw_particles(cases: list):   # (title, table of `compounding_by_count`)
     return fig
 
 # %% ../../nbs/discussions/d05_gap.ipynb #48b07606
-def draw_spread(cases: list):      # (title, sums, n, seed)
+def spread_by_step(
+    sums: pd.DataFrame,   # table gap of a case
+    **kw,                 # n and seed of the bootstrap
+) -> pd.DataFrame:        # method, step, value, lo, hi, n
+    "Spread of the particles over their error."
+    return pd.DataFrame([
+        dict(method=m, step=s) | estimate_row(ratio_of_sums(part, "spread", "miss", .5, **kw))
+        for (m, s), part in sums.groupby(["method", "step"], sort=False)])
+
+def heard_by_length(
+    splices: pd.DataFrame,   # table splices of a case
+    **kw,                    # n and seed of the bootstrap
+) -> pd.DataFrame:           # method, steps (in words), value, lo, hi, n
+    "Mel distance inside rolled-out segments by their length."
+    return pd.DataFrame([
+        dict(method=m, steps=str(s)) | estimate_row(bootstrap_by(part.distance, part.speaker, **kw))
+        for (m, s), part in splices.groupby(["method", "steps"], sort=False)])
+
+# %% ../../nbs/discussions/d05_gap.ipynb #952854fa
+def draw_spread(cases: list):      # (title, spread_by_step)
     "Spread of the particles over their error, by step and method."
-    fig, axes = panels(
-        len(cases),
-        columns=min(3, len(cases)),
-        width=3.9,
-        height=3.0,
-        titles=[t.replace(" (", "\n(") for t, *_ in cases],
-    )
-    for ax, (_, df, n, seed) in zip(axes, cases, strict=True):
-        rows = [
-            dict(method=m, step=s, value=e.value, lo=e.lo, hi=e.hi)
-            for (m, s), part in df.groupby(["method", "step"], sort=False)
-            for e in [ratio_of_sums(part, "spread", "miss", 0.5, n=n, seed=seed)]
-        ]
-        band_plot(
-            pd.DataFrame(rows),
-            "step",
-            "value",
-            "lo",
-            "hi",
-            hue="method",
-            ax=ax,
-            xlabel="step",
-            ylabel="spread of the particles / error of their mean",
-        )
-        doublings(ax, [r["step"] for r in rows])
+    titles = [t.replace(" (", "\n(") for t, _ in cases]
+    fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3., titles=titles)
+    for ax, (_, table) in zip(axes, cases, strict=True):
+        band_plot(table, "step", "value", "lo", "hi", hue="method", ax=ax, xlabel="step",
+                  ylabel="spread of the particles / error of their mean")
+        doublings(ax, table.step)
         reference(ax, 1)
         legend_below(ax)
     return fig
 
 # %% ../../nbs/discussions/d05_gap.ipynb #558fcd7f
-def draw_splices(cases: list):     # (title, table splices, n, seed)
+def draw_splices(cases: list):     # (title, heard_by_length)
     "Mel distance inside rolled-out segments by their length."
-    fig, axes = panels(
-        len(cases),
-        columns=min(3, len(cases)),
-        width=3.9,
-        height=3.0,
-        titles=[t.replace(" (", "\n(") for t, *_ in cases],
-    )
-    for ax, (_, df, n, seed) in zip(axes, cases, strict=True):
-        rows = [
-            dict(method=m, steps=str(s), value=e.value, lo=e.lo, hi=e.hi)
-            for (m, s), part in df.groupby(["method", "steps"], sort=False)
-            for e in [bootstrap_by(part.distance.to_numpy(), part.speaker.to_numpy(), n=n, seed=seed)]
-        ]
-        interval_plot(
-            pd.DataFrame(rows),
-            "steps",
-            "value",
-            hue="method",
-            ax=ax,
-            xlabel="frames in a row that were rolled out",
-            ylabel="mel distance inside them, dB",
-            connect=False,
-        )
+    titles = [t.replace(" (", "\n(") for t, _ in cases]
+    fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3., titles=titles)
+    for ax, (_, table) in zip(axes, cases, strict=True):
+        interval_plot(table, "steps", "value", hue="method", ax=ax, connect=False,
+                      xlabel="frames in a row that were rolled out", ylabel="mel distance inside them, dB")
         legend_below(ax)
     return fig
 
@@ -581,22 +562,21 @@ def tell(
     n: int,       # bootstrap resamples
 ):
     "Tables and figures over all cases."
-    lost = lambda t: compounding_by_count(t["particles"], n, how.seed)
-    gap = lambda t: quantities(t, n, how.seed)
-    show = lambda what, *more: [(case_title(a), t[what], *more) for t, a in found]
+    of, kw = functools.partial(by_title, found), dict(n=n, seed=how.seed)
+    lost, gap = lambda t: compounding_by_count(t["particles"], **kw), lambda t: quantities(t, **kw)
     add_rows(run, found, gap, "quantities")
     add_rows(run, found, lost, "counts")
-    table, counts = by_title(found, gap), by_title(found, lost)
+    table, counts = of(gap), of(lost)
     run.figure("gap", draw_gap(table), "Gain of teacher forcing, ceiling, particles and mean rollout by step")
     run.figure("lost", draw_lost(table), "Nats lost to compounding error by training method and step")
-    run.figure("injection", draw_injection(show("curves")[widest(found) :]),
+    run.figure("injection", draw_injection(of(lambda t: t["curves"])[widest(found) :]),
                "State error, step norm and cosine by step for injection modes A to D and their nulls")
     run.figure(
         "particles", draw_particles(counts), "Ceiling less rollout by number of particles, and in the limit"
     )
-    run.figure("spread", draw_spread(show("gap", n, how.seed)),
+    run.figure("spread", draw_spread(of(lambda t: spread_by_step(t["gap"], **kw))),
                "Spread of the particles over the error of their mean by step")
-    run.figure("splices", draw_splices(show("splices", n, how.seed)),
+    run.figure("splices", draw_splices(of(lambda t: heard_by_length(t["splices"], **kw))),
                "Mel distance inside rolled-out segments by their length")
 
 # %% ../../nbs/discussions/d05_gap.ipynb #4aebbd1b

@@ -7,8 +7,8 @@ __all__ = ['NAME', 'CASES', 'POLAR', 'HEADS', 'STORIES', 'SINGLE', 'MDN', 'LEAN'
            'Recipe', 'model_for', 'fit', 'Independent', 'measure_store', 'judge', 'split_gain', 'factors', 'stories',
            'curves', 'Readout', 'clamps', 'factor_gain', 'factor_excess', 'length_r2', 'head_table', 'story_table',
            'part_gain', 'part_share', 'verdict', 'claims_of', 'head_claims', 'factor_claims', 'clamp_claims',
-           'draw_heads', 'draw_split', 'draw_factors', 'draw_stories', 'draw_curves', 'draw_clamps', 'draw_calibration',
-           'listen', 'tell', 'heads_table', 'verdict_table']
+           'draw_heads', 'split_table', 'factor_table', 'draw_split', 'draw_factors', 'draw_stories', 'draw_curves',
+           'draw_clamps', 'draw_calibration', 'listen', 'tell', 'heads_table', 'verdict_table']
 
 # %% ../../nbs/discussions/d07_factorization.ipynb #4880a1d7
 import bisect
@@ -54,6 +54,7 @@ from audioengram.measure.prediction import (
     speaker_sums,
 )
 from ..measure.stats import speaker_means
+from ..measure.trajectories import estimate_row
 from ..options import derived, per
 from ..stages import measures
 
@@ -550,34 +551,39 @@ def draw_heads(cases: list):      # (title, head_table)
     legend_below(ax, -.42)
     return fig
 
+# %% ../../nbs/discussions/d07_factorization.ipynb #4549f2b6
 PARTS = dict(whole="the whole step", direction="its direction", length="its length")
 
-# %% ../../nbs/discussions/d07_factorization.ipynb #4549f2b6
-def draw_split(cases: list, n=2000, seed=0):   # (title, table split)
+def split_table(
+    split: pd.DataFrame,   # table split of a case
+    **kw,                  # n and seed of the bootstrap
+) -> pd.DataFrame:         # of (a part), value, lo, hi, n
+    "What the context adds to the step and its parts over the marginal."
+    return pd.DataFrame([dict(of=label) | estimate_row(part_gain(split, part, **kw)) for part, label in PARTS.items()])
+
+def factor_table(
+    parts: pd.DataFrame,   # table parts of a case
+    **kw,                  # n and seed of the bootstrap
+) -> pd.DataFrame:         # of (a factor and kind of frames), value, lo, hi, n
+    "What the context earns for each factor, on real and on independent frames."
+    return pd.DataFrame([
+        dict(of=f"{what},\n{data} frames") | estimate_row(factor_gain(parts, what, data, **kw))
+        for what in ("direction", "length") for data in ("real", "independent")])
+
+# %% ../../nbs/discussions/d07_factorization.ipynb #0289c16e
+def draw_split(cases: list):      # (title, split_table)
     "What the context adds to direction and length over the marginal."
-    rows = [
-        dict(case=title, of=label, value=e.value, lo=e.lo, hi=e.hi)
-        for title, split in cases
-        for part, label in PARTS.items()
-        for e in [part_gain(split, part, n=n, seed=seed)]
-    ]
+    df = pd.concat([t.assign(case=title) for title, t in cases])
     fig, (ax,) = panels(1, columns=1, width=6.4, height=3.2)
-    case_plot(pd.DataFrame(rows), "of", "value", ax, "gain over the marginal, nats a frame")
+    case_plot(df, "of", "value", ax, "gain over the marginal, nats a frame")
     legend_below(ax)
     return fig
 
-# %% ../../nbs/discussions/d07_factorization.ipynb #0289c16e
-def draw_factors(cases: list, n=2000, seed=0):   # (title, table parts)
+def draw_factors(cases: list):    # (title, factor_table)
     "What the context earns for each factor, on real and on independent frames."
-    rows = [
-        dict(case=title, of=f"{what},\n{data} frames", value=e.value, lo=e.lo, hi=e.hi)
-        for title, parts in cases
-        for what in ("direction", "length")
-        for data in ("real", "independent")
-        for e in [factor_gain(parts, what, data, n=n, seed=seed)]
-    ]
+    df = pd.concat([t.assign(case=title) for title, t in cases])
     fig, (ax,) = panels(1, columns=1, width=7.2, height=3.4)
-    case_plot(pd.DataFrame(rows), "of", "value", ax, "nats a frame that the context earns")
+    case_plot(df, "of", "value", ax, "nats a frame that the context earns")
     legend_below(ax)
     return fig
 
@@ -657,15 +663,15 @@ def tell(
     n: int,       # bootstrap resamples
 ):
     "Tables and figures over all cases."
-    of = functools.partial(by_title, found)
-    add_rows(run, found, lambda t: head_table(t, n, how.seed), "heads")
-    run.figure("heads", draw_heads(of(lambda t: head_table(t, n, how.seed))),
+    of, kw = functools.partial(by_title, found), dict(n=n, seed=how.seed)
+    add_rows(run, found, lambda t: head_table(t, **kw), "heads")
+    run.figure("heads", draw_heads(of(lambda t: head_table(t, **kw))),
                "Gain of each head over a diagonal Gaussian, with intervals over speakers")
-    run.figure("split", draw_split(of(lambda t: t["split"]), n, how.seed),
+    run.figure("split", draw_split(of(lambda t: split_table(t["split"], **kw))),
                "Nats over the marginal for the whole step, its direction and its length, with intervals over speakers")
-    run.figure("factors", draw_factors(of(lambda t: t["parts"]), n, how.seed),
+    run.figure("factors", draw_factors(of(lambda t: factor_table(t["parts"], **kw))),
                "Nats that the context earns for direction and length, on real and on independent frames")
-    run.figure("stories", draw_stories(of(lambda t: story_table(t, n, how.seed))),
+    run.figure("stories", draw_stories(of(lambda t: story_table(t, **kw))),
                "Gain and R squared of the four stories of the length")
     run.figure("calibration", draw_calibration(of(lambda t: t["pit"])),
                "Histograms of the probability integral transform of the step length")

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'MODES', 'FIRST', 'LOWER', 'QUICK', 'STUDY', 'run', 'PAIRS', 'Recipe', 'altered', 'chosen_utterances',
-           'versions', 'measure_store', 'measures_of', 'cost', 'agreements', 'betters', 'claims_of', 'draw_costs',
-           'draw_measures', 'draw_agreement', 'listen', 'tell', 'verdict_table', 'score_tables', 'blind_test']
+           'versions', 'measure_store', 'measures_of', 'cost', 'agreements', 'betters', 'claims_of', 'cost_table',
+           'draw_costs', 'draw_measures', 'draw_agreement', 'listen', 'tell', 'verdict_table', 'score_tables',
+           'blind_test']
 
 # %% ../../nbs/discussions/d08_listening.ipynb #b46bd47d
 import re
@@ -27,6 +28,7 @@ from ..lab.studies import Study, add_rows, as_markdown, by_title, claims_table
 from ..measure.altered import altered_steps, rank_agreement
 from ..measure.speech import MEASURES, pick_measures, speech_scores
 from ..measure.stats import Estimate, paired_by
+from ..measure.trajectories import estimate_row
 from ..options import CaseOptions, per
 from ..stages import measures
 
@@ -189,27 +191,22 @@ def claims_of(tables: dict, about: dict, how: Recipe, n: int) -> dict:
     )
 
 # %% ../../nbs/discussions/d08_listening.ipynb #237f558d
-def draw_costs(cases: list, n=2000, seed=0):   # (title, scores)
+def cost_table(
+    scores: pd.DataFrame,   # table scores of a case
+    **kw,                   # n and seed of the bootstrap
+) -> pd.DataFrame:          # mode, reach (in words), value, lo, hi, n
+    "What each mode costs in mel distance, by reach."
+    return pd.DataFrame([
+        dict(mode=m, reach=f"reach {r}") | estimate_row(cost(scores, m, r, **kw))
+        for r in sorted(set(scores.reach) - {0}) for m in MODES if m != "GT"])
+
+# %% ../../nbs/discussions/d08_listening.ipynb #c4abfee9
+def draw_costs(cases: list):      # (title, cost_table)
     "What each mode costs in mel distance, by reach."
     fig, axes = panels(len(cases), columns=2, width=4.6, height=3.2, titles=[t.replace(" (", "\n(") for t, _ in cases])
-    for (_, t), ax in zip(cases, axes, strict=True):
-        rows = [
-            dict(mode=m, reach=f"reach {r}", value=e.value, lo=e.lo, hi=e.hi)
-            for r in sorted(set(t.reach) - {0})
-            for m in MODES
-            if m != "GT"
-            for e in [cost(t, m, r, n=n, seed=seed)]
-        ]
-        interval_plot(
-            pd.DataFrame(rows),
-            "mode",
-            "value",
-            hue="reach",
-            ax=ax,
-            connect=False,
-            xlabel="",
-            ylabel="mel distance\nover the round trip, dB",
-        )
+    for (_, table), ax in zip(cases, axes, strict=True):
+        interval_plot(table, "mode", "value", hue="reach", ax=ax, connect=False, xlabel="",
+                      ylabel="mel distance\nover the round trip, dB")
         reference(ax, 0)
         legend_below(ax, -0.12, 3)
     return fig
@@ -245,14 +242,13 @@ def draw_measures(cases: list):   # (title, scores)
     return fig
 
 # %% ../../nbs/discussions/d08_listening.ipynb #8cd1b5cd
-def draw_agreement(cases: list, n=2000, seed=0):   # (title, scores)
+def draw_agreement(cases: list):   # (title, agreements)
     "Rank correlation of each pair of measures."
     fig, axes = panels(len(cases), columns=2, width=4.6, height=3.4, titles=[t.replace(" (", "\n(") for t, _ in cases])
-    for (_, t), ax in zip(cases, axes, strict=True):
-        names = measures_of(t)
+    for (_, pairs), ax in zip(cases, axes, strict=True):
+        names = list(dict.fromkeys([*pairs.measure, *pairs.other]))
         table = pd.DataFrame(np.eye(len(names)), names, names)
-        for r in agreements(t, n, seed).itertuples():
-            table.loc[r.measure, r.other] = table.loc[r.other, r.measure] = r.value
+        for r in pairs.itertuples(): table.loc[r.measure, r.other] = table.loc[r.other, r.measure] = r.value
         label = [FIRST[c] for c in names]
         heat_map(table.to_numpy(), label, label, ax, "", centre=0.0, numbers=".2f", vmin=-1, vmax=1)
         ax.tick_params(axis="x", rotation=30)
@@ -286,12 +282,14 @@ def tell(
     n: int,       # bootstrap resamples
 ):
     "Tables and figures over all cases."
-    of = by_title(found, lambda t: t["scores"])
-    add_rows(run, found, lambda t: agreements(t["scores"], n, how.seed), "agreement")
-    run.figure("costs", draw_costs(of, n, how.seed),
+    kw = dict(n=n, seed=how.seed)
+    costs, pairs = lambda t: cost_table(t["scores"], **kw), lambda t: agreements(t["scores"], **kw)
+    add_rows(run, found, pairs, "agreement")
+    run.figure("costs", draw_costs(by_title(found, costs)),
                "Mel distance over the codec's round trip for each mode and reach, with intervals over speakers")
-    run.figure("measures", draw_measures(of), "Every measure over the modes, scaled from its worst to its best")
-    run.figure("agreement", draw_agreement(of, n, how.seed),
+    run.figure("measures", draw_measures(by_title(found, lambda t: t["scores"])),
+               "Every measure over the modes, scaled from its worst to its best")
+    run.figure("agreement", draw_agreement(by_title(found, pairs)),
                "Rank correlation of each pair of measures over modes and reaches")
 
 # %% ../../nbs/discussions/d08_listening.ipynb #13ba1e5d

@@ -6,9 +6,9 @@
 __all__ = ['NAME', 'EMBEDDED', 'RATES', 'WEIGHTS', 'CASES', 'SMOKE', 'HORIZON', 'FAMILIES', 'TABLES', 'CHANGES', 'Recipe',
            'window_length', 'gain_rows', 'geometry_rows', 'phase0_rows', 'chosen_utterances', 'there_and_back',
            'speech_rows', 'sound_rows', 'measure_store', 'nearest_lag', 'gain_of', 'claims_of',
-           'intrinsic_dimension_of', 'main_claims', 'paired_claims', 'family', 'short', 'draw_tradeoff', 'draw_gains',
-           'draw_geometry', 'listen', 'run', 'signed', 'state_changes', 'state_default', 'draw_corpus', 'publish',
-           'small_table', 'comparison', 'sound_table']
+           'intrinsic_dimension_of', 'main_claims', 'paired_claims', 'family', 'short', 'draw_tradeoff',
+           'gains_by_horizon', 'draw_gains', 'draw_geometry', 'listen', 'run', 'signed', 'state_changes',
+           'state_default', 'draw_corpus', 'publish', 'small_table', 'comparison', 'sound_table']
 
 # %% ../../nbs/discussions/d09_representations.ipynb #415c5934
 import functools
@@ -42,6 +42,7 @@ from ..measure.keys import KEYS, KeySpec
 from ..measure.prediction import bits_per_second, fit_baselines, score_windows
 from ..measure.speech import MEASURES, is_sound, pick_measures, round_trip_check, speech_scores
 from ..measure.stats import Estimate, bootstrap_by, bootstrap_sums, speaker_means
+from ..measure.trajectories import estimate_row
 from ..measure.structure import phase0, ratio_of
 from ..options import CaseOptions, asked, per
 from ..stages import measures
@@ -509,34 +510,32 @@ def draw_tradeoff(
     return fig
 
 # %% ../../nbs/discussions/d09_representations.ipynb #a131799f
+def gains_by_horizon(
+    gains: pd.DataFrame,   # table gains of a case
+    frame_rate: float,     # of its latents
+    **kw,                  # n and seed of the bootstrap
+) -> pd.DataFrame:         # model, ms, value, lo, hi, n
+    "Predictable bits a second at every horizon."
+    return pd.DataFrame([
+        dict(model=model, ms=k * 1000 / frame_rate)
+        | estimate_row(gain_of(gains, k, model, null, per_second=frame_rate, **kw))
+        for model, null in (("gated", "mixture"), ("ridge", "full")) for k in sorted(set(gains.lag))])
+
+# %% ../../nbs/discussions/d09_representations.ipynb #8db73505
 def draw_gains(
-    points: list,   # (codec, provenance, tables) of each case of a corpus
-    n: int, seed=0,
+    points: list,   # (codec, gains_by_horizon) of each case of a corpus
 ):                  # figure
     "Predictable bits a second against the horizon, a panel a family, or two."
     families = {f: [p for p in points if family(p[0]) == f] for f in FAMILIES}
     groups = {f if i == 0 else f"{f}, others": g[i:i + 4] for f, g in families.items() for i in range(0, len(g), 4)}
     fig, axes = panels(len(groups), columns=3, width=3.5, height=3.4, titles=list(groups), sharey=True)
-    for ax, (_, group) in zip(axes, groups.items(), strict=True):
-        for (codec, about, tables), style in zip(group, looks([c for c, *_ in group]).values(), strict=True):
-            gains, rate = tables["gains"], about["frame_rate"]
-            lags = sorted(set(gains.lag))
-            for model, null, line in (("gated", "mixture", "-"), ("ridge", "full", ":")):
-                e = [gain_of(gains, k, model, null, per_second=rate, n=n, seed=seed) for k in lags]
-                ms = [k * 1000 / rate for k in lags]
-                ax.plot(
-                    ms,
-                    [x.value for x in e],
-                    line,
-                    color=style["color"],
-                    marker=style["marker"] if line == "-" else None,
-                    markersize=4,
-                    label=codec if line == "-" else None,
-                )
-                if line == "-" and e[0].lo is not None:
-                    ax.fill_between(
-                        ms, [x.lo for x in e], [x.hi for x in e], color=style["color"], alpha=0.15, linewidth=0
-                    )
+    for ax, group in zip(axes, groups.values(), strict=True):
+        for (codec, table), style in zip(group, looks([c for c, _ in group]).values(), strict=True):
+            gated, ridge = (table[table.model == m] for m in ("gated", "ridge"))
+            ax.plot(gated.ms, gated.value, "-", **style, markersize=4, label=codec)
+            if pd.notna(gated.lo.iloc[0]):
+                ax.fill_between(gated.ms, gated.lo, gated.hi, color=style["color"], alpha=.15, linewidth=0)
+            ax.plot(ridge.ms, ridge.value, ":", color=style["color"])
         ax.set(xscale="log", xlabel="horizon, ms")
         ax.set_xticks([20, 80, 320, 1280], ["20", "80", "320", "1280"]); ax.minorticks_off()
         reference(ax, 0); ax.legend(loc="upper center", bbox_to_anchor=(.5, -.2), fontsize=7.5)
@@ -687,9 +686,9 @@ def state_default(run, here: list, n: int, seed: int):
 def draw_corpus(
     run,          # open Run
     here: list,   # (case, provenance, tables, claims) of one corpus
+    gains: list,  # gains_by_horizon of each
     corpus: str,
     name: str,    # behind the figures' names
-    n: int, seed: int,
 ):
     "The three figures of a corpus."
     kept = sorted({a["measured"] for _, a, *_ in here if a["kept"]})
@@ -697,7 +696,7 @@ def draw_corpus(
     said = [(c.codec, s) for c, _, _, s in here]
     run.figure(f"tradeoff{name}", draw_tradeoff(said, corpus + note),
                f"{corpus}: fidelity against predictable bits a second, a point a representation")
-    run.figure(f"gains{name}", draw_gains([(c.codec, a, t) for c, a, t, _ in here], n, seed),
+    run.figure(f"gains{name}", draw_gains([(c.codec, t) for (c, *_), t in zip(here, gains, strict=True)]),
                f"{corpus}: predictable bits a second by horizon, a panel a family of representations")
     run.figure(f"geometry{name}", draw_geometry(said),
                f"{corpus}: dimensions, effective rank and intrinsic dimension of each representation")
@@ -720,7 +719,10 @@ def publish(
     state(run, "main", main_claims(compared) | _trained_with())
     state_changes(run, here, n, seed)
     state_default(run, here, n, seed)
-    for k in corpora: draw_corpus(run, [x for x in says if x[0].corpus == k], k, "" if k == best else f"_{k}", n, seed)
+    for k in corpora:
+        those = [x for x in says if x[0].corpus == k]
+        gains = [gains_by_horizon(t["gains"], a["frame_rate"], n=n, seed=seed) for _, a, t, _ in those]
+        draw_corpus(run, those, gains, k, "" if k == best else f"_{k}")
     write_json(run.path("cases.json"), [a for _, a, *_ in says])
 
 # %% ../../nbs/discussions/d09_representations.ipynb #8a82eae9

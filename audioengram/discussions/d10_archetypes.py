@@ -7,12 +7,14 @@ __all__ = ['NAME', 'CASES', 'DESCRIPTORS', 'SHADOWS', 'CODE', 'BAR', 'BASIS', 'G
            'TABLES', 'STUDY', 'run', 'Recipe', 'measure_store', 'shadows', 'codes', 'step_sounds', 'meanings',
            'head_sets', 'fit_heads', 'memories', 'head_rows', 'free_runs', 'free_value', 'horizon', 'some_utterances',
            'splices', 'source_mean', 'agreement', 'head_gain', 'head_values', 'memory_claims', 'gain_claims',
-           'rolled_claims', 'recurrence', 'claims_of', 'size_claims', 'reading_claims', 'meaning_claims',
-           'draw_tightness', 'draw_excess', 'draw_transfer', 'plt_align', 'draw_meaning', 'draw_heads', 'draw_horizon',
-           'listen', 'listen_heads', 'transitions', 'tell', 'verdict_table', 'head_tables', 'tables_of']
+           'rolled_claims', 'recurrence', 'claims_of', 'size_claims', 'reading_claims', 'meaning_claims', 'size_table',
+           'draw_tightness', 'excess_table', 'draw_excess', 'context_table', 'draw_transfer', 'plt_align',
+           'draw_meaning', 'heads_over_plain', 'draw_heads', 'far_table', 'draw_horizon', 'listen', 'listen_heads',
+           'transitions', 'tell', 'verdict_table', 'head_tables', 'tables_of']
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #c70965e2
 import functools
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,6 +70,7 @@ from ..measure.prediction import fit_baselines
 from ..measure.rules import NO, UNKNOWN, YES, crossed, decided
 from ..measure.speech import mel_distance
 from ..measure.stats import bootstrap_by, paired_by, shuffle_index, speaker_means
+from ..measure.trajectories import estimate_row
 from ..options import CaseOptions, asked, per
 from ..stages import measures
 
@@ -587,52 +590,48 @@ _LINES = {
 }
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #ba356386
-def draw_tightness(cases: list, n=2000, seed=0):
+def size_table(
+    tightness: pd.DataFrame,   # table tightness of a case
+    **kw,                      # n and seed of the bootstrap
+) -> pd.DataFrame:             # source, K, value, lo, hi, n
+    "Held-out tightness of the real directions and of every null, by the number of centres."
+    return pd.DataFrame([
+        dict(source=name, K=K) | estimate_row(of_source(tightness, K, name, **kw))
+        for name in _LINES for K in sorted(tightness.K[tightness.source == name].unique())])
+
+# %% ../../nbs/discussions/d10_archetypes.ipynb #2aee048a
+def draw_tightness(cases: list):   # (title, size_table)
     "Held-out tightness of the real directions and of every null."
     fig, axes = panels(len(cases), columns=2, width=4.6, height=4., titles=[t for t, _ in cases])
-    for (_, t), ax in zip(cases, axes, strict=True):
+    for (_, table), ax in zip(cases, axes, strict=True):
         for i, (name, (color, style)) in enumerate(_LINES.items()):
-            sizes = sorted(t.K[t.source == name].unique())
-            e = [of_source(t, K, name, n=n, seed=seed) for K in sizes]
-            ax.plot(
-                sizes,
-                [x.value for x in e],
-                style,
-                color=color,
-                marker=MARKERS[i % 7],
-                markersize=4,
-                linewidth=2.4 if name == "real" else 1.3,
-                label=name,
-                zorder=3 if name == "real" else 2,
-            )
-            if e[0].lo is not None:
-                ax.errorbar(
-                    sizes,
-                    [x.value for x in e],
-                    [[x.value - x.lo for x in e], [x.hi - x.value for x in e]],
-                    fmt="none",
-                    ecolor=color,
-                    capsize=2,
-                    elinewidth=1,
-                )
-        ax.set_xscale("log", base=2); ax.set_xticks(sizes, [str(k) for k in sizes]); ax.minorticks_off()
+            t, real = table[table.source == name], name == "real"
+            ax.plot(t.K, t.value, style, color=color, marker=MARKERS[i % 7], markersize=4,
+                    linewidth=2.4 if real else 1.3, label=name, zorder=3 if real else 2)
+            if pd.notna(t.lo.iloc[0]):
+                ax.errorbar(t.K, t.value, [t.value - t.lo, t.hi - t.value], fmt="none", ecolor=color, capsize=2,
+                            elinewidth=1)
+        ax.set_xscale("log", base=2); ax.set_xticks(t.K, [str(k) for k in t.K]); ax.minorticks_off()
         ax.set(xlabel="number of centres", ylabel="mean cosine, held-out speakers", ylim=(0, None))
     handles = axes[0].get_legend_handles_labels()
     fig.legend(*handles, loc="outside lower center", ncol=4)
     return fig
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #5be8974a
-def draw_excess(cases: list, n=2000, seed=0):
+def excess_table(
+    tightness: pd.DataFrame,   # table tightness of a case
+    **kw,                      # n and seed of the bootstrap
+) -> pd.DataFrame:             # of (what exceeds what), K (in words), value, lo, hi
     "What is left over the strongest null, and of innovations over an ellipse."
-    rows = []
-    for title, t in cases:
-        for r in closest_null(t, n=n, seed=seed).itertuples():
-            rows.append(dict(case=title, of="over the strongest null", K=str(r.K), value=r.excess, lo=r.lo, hi=r.hi))
-            e = excess(t, r.K, "innovation, covariance", "innovation", n=n, seed=seed)
-            rows.append(
-                dict(case=title, of="innovations, over an ellipse", K=str(r.K), value=e.value, lo=e.lo, hi=e.hi)
-            )
-    df = pd.DataFrame(rows)
+    near = closest_null(tightness, **kw)
+    inner = lambda K: excess(tightness, K, "innovation, covariance", "innovation", **kw)
+    over = [dict(of="over the strongest null", K=str(r.K), value=r.excess, lo=r.lo, hi=r.hi) for r in near.itertuples()]
+    return pd.DataFrame([
+        *over, *(dict(of="innovations, over an ellipse", K=str(K)) | estimate_row(inner(K)) for K in near.K)])
+
+def draw_excess(cases: list):   # (title, excess_table)
+    "What is left over the strongest null, and of innovations over an ellipse."
+    df = pd.concat([t.assign(case=title) for title, t in cases])
     fig, axes = panels(2, columns=2, width=4.4, height=3.4, titles=list(dict.fromkeys(df.of)))
     for (_, g), ax in zip(df.groupby("of", sort=False), axes, strict=True):
         interval_plot(g, "K", "value", hue="case", ax=ax, connect=True, xlabel="number of centres",
@@ -642,37 +641,26 @@ def draw_excess(cases: list, n=2000, seed=0):
     return fig
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #1fd74266
-def draw_transfer(cases: list, n=2000, seed=0):
+def context_table(
+    tables: dict,     # of a case
+    **kw,             # n and seed of the bootstrap
+) -> pd.DataFrame:    # panel, source, value, lo, hi, n
     "Agreement between two groups of speakers, and what the context says of the archetype to come."
-    rows = []
-    for title, t in cases:
-        member = t["membership"].assign(gain=lambda d: d.prior_loss - d.log_loss)
-        for s in dict.fromkeys(t["transfer"].source):
-            e = agreement(t["transfer"], s, n=n, seed=seed)
-            rows.append(
-                dict(case=title, panel="agreement of two groups of speakers", source=s, value=e.value, lo=e.lo, hi=e.hi)
-            )
-        for s in dict.fromkeys(member.source):
-            e = source_mean(member, s, "gain", n=n, seed=seed)
-            rows.append(
-                dict(
-                    case=title,
-                    panel="context names the archetype, nats over the prior",
-                    source=s,
-                    value=e.value,
-                    lo=e.lo,
-                    hi=e.hi,
-                )
-            )
-            e = source_mean(t["state"], s, "degrees", n=n, seed=seed)
-            rows.append(
-                dict(case=title, panel="effect of the state, degrees", source=s, value=e.value, lo=e.lo, hi=e.hi)
-            )
-    df = pd.DataFrame(rows)
+    member = tables["membership"].assign(gain=lambda d: d.prior_loss - d.log_loss)
+    line = lambda panel, source, e: dict(panel=panel, source=source) | estimate_row(e)
+    rows = [line("agreement of two groups of speakers", s, agreement(tables["transfer"], s, **kw))
+            for s in tables["transfer"].source.unique()]
+    for s in member.source.unique():
+        rows += [line("context names the archetype, nats over the prior", s, source_mean(member, s, "gain", **kw)),
+                 line("effect of the state, degrees", s, source_mean(tables["state"], s, "degrees", **kw))]
+    return pd.DataFrame(rows)
+
+def draw_transfer(cases: list):   # (title, context_table)
+    "Agreement between two groups of speakers, and what the context says of the archetype to come."
+    df = pd.concat([t.assign(case=title) for title, t in cases])
     names = list(dict.fromkeys(df.panel))
-    fig, axes = panels(
-        3, columns=3, width=3.6, height=3.8, titles=[x.replace(", ", ",\n") if len(x) > 36 else x for x in names]
-    )
+    titles = [x.replace(", ", ",\n") if len(x) > 36 else x for x in names]
+    fig, axes = panels(3, columns=3, width=3.6, height=3.8, titles=titles)
     for name, ax in zip(names, axes, strict=True):
         interval_plot(df[df.panel == name], "source", "value", hue="case", ax=ax, connect=False, xlabel="", ylabel="")
         ax.tick_params(axis="x", rotation=30); plt_align(ax); reference(ax, 0); ax.get_legend().remove()
@@ -717,65 +705,51 @@ def draw_meaning(cases: list):
 _SHORT = {BAR: "plain", BASIS: "basis", GATED: "gated", DIRECTIONS: "directions", STATES: "states"}
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #61ea637a
-def draw_heads(cases: list, n=2000, seed=0):   # (title, tables)
+def heads_over_plain(
+    heads: pd.DataFrame,   # table heads of a case
+    **kw,                  # n and seed of the bootstrap
+) -> pd.DataFrame:         # head, equal, number (of the seed; none: all of them), value, lo, hi, n
+    "Each head over the plain one, at equal cost, over all seeds and in each."
+    over = lambda name, equal, k: head_gain(heads, name, equal=equal, number=k, **kw)
+    return pd.DataFrame([
+        dict(head=_SHORT[name], equal=equal, number=k) | estimate_row(over(name, equal, k))
+        for equal in COSTS for name in IDS for k in (None, *sorted(heads.number.unique()))])
+
+# %% ../../nbs/discussions/d10_archetypes.ipynb #8fe21e97
+def draw_heads(cases: list):   # (title, heads_over_plain)
     "Each head over the plain one, at equal cost, with every seed as a small mark."
     fig, axes = panels(len(cases), columns=2, width=4.6, height=3.4, titles=[t for t, _ in cases])
     for (_, t), ax in zip(cases, axes, strict=True):
-        h = t["heads"]
-        rows = [
-            dict(head=_SHORT[name], equal=f"equal {equal}", value=e.value, lo=e.lo, hi=e.hi)
-            for equal in COSTS
-            for name in IDS
-            for e in [head_gain(h, name, equal=equal, n=n, seed=seed)]
-        ]
-        interval_plot(
-            pd.DataFrame(rows),
-            "head",
-            "value",
-            hue="equal",
-            ax=ax,
-            connect=False,
-            xlabel="",
-            ylabel="nats a frame over a plain vMF",
-            dodge=0.3,
-        )
-        for i, equal in enumerate(COSTS):
-            for j, name in enumerate(IDS):
-                ax.plot(
-                    [j + (i - 0.5) * 0.3 + 0.09] * h.number.nunique(),
-                    [head_gain(h, name, equal=equal, number=k, n=2).value for k in sorted(h.number.unique())],
-                    "_",
-                    color=PALETTE[i],
-                    markersize=7,
-                )
+        every = t[t.number.isna()].assign(equal=lambda d: "equal " + d.equal)
+        interval_plot(every, "head", "value", hue="equal", ax=ax, connect=False, xlabel="",
+                      ylabel="nats a frame over a plain vMF", dodge=.3)
+        for (i, equal), (j, name) in itertools.product(enumerate(COSTS), enumerate(IDS)):
+            each = t[t.number.notna() & (t["equal"] == equal) & (t["head"] == _SHORT[name])].value
+            ax.plot([j + (i - .5) * .3 + .09] * len(each), each, "_", color=PALETTE[i], markersize=7)
         reference(ax, 0); legend_below(ax, -.12)
     return fig
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #032885e6
-def draw_horizon(cases: list, n=2000, seed=0):   # (title, tables)
-    "Every head several frames ahead: its own direct density, particles of its rollout, and the mean rollout."
-    words = {"A": "teacher forcing", "C": "direct density", "R": "particles", "R_mean": "mean rollout"}
+_AHEAD = {"A": "teacher forcing", "C": "direct density", "R": "particles", "R_mean": "mean rollout"}
+
+def far_table(
+    horizon: pd.DataFrame,   # table horizon of a case
+    **kw,                    # n and seed of the bootstrap
+) -> pd.DataFrame:           # head, what, step (the last), value, lo, hi, n
+    "Every head over the baseline, as many frames ahead as it was asked for."
+    far = pick(horizon, step=horizon.step.max())
+    return pd.DataFrame([
+        dict(head=short, what=word, step=far.step.max()) | estimate_row(ahead(pick(far, head=name), "base", c, **kw))
+        for c, word in _AHEAD.items() for name, short in _SHORT.items()])
+
+def draw_horizon(cases: list):   # (title, far_table)
+    "Every head several frames ahead: teacher forcing, its own direct density, and particles of its rollout."
     fig, axes = panels(len(cases), columns=2, width=4.6, height=3.6, titles=[t for t, _ in cases])
-    for (_, t), ax in zip(cases, axes, strict=True):
-        far = pick(t["horizon"], step=t["horizon"].step.max())
-        rows = [
-            dict(head=_SHORT[name], what=word, value=e.value, lo=e.lo, hi=e.hi)
-            for c, word in words.items()
-            for name in _SHORT
-            for e in [ahead(pick(far, head=name), "base", c, n=n, seed=seed)]
-        ]
-        rows = pd.DataFrame(rows)
-        floor = rows[rows.what != words["R_mean"]].lo.min()
-        interval_plot(
-            rows[rows.what != words["R_mean"]],
-            "head",
-            "value",
-            hue="what",
-            ax=ax,
-            connect=False,
-            xlabel="",
-            ylabel=f"nats over the baseline, {far.step.max()} frames ahead",
-        )
+    for (_, table), ax in zip(cases, axes, strict=True):
+        rows = table[table.what != _AHEAD["R_mean"]]
+        floor = rows.lo.min()
+        interval_plot(rows, "head", "value", hue="what", ax=ax, connect=False, xlabel="",
+                      ylabel=f"nats over the baseline, {rows.step.max()} frames ahead")
         ax.set_ylim(bottom=floor - .05 * abs(floor)); reference(ax, 0); legend_below(ax, -.12, 3)
     return fig
 
@@ -865,24 +839,24 @@ def tell(
     n: int,       # bootstrap resamples
 ):
     "Tables and figures over all cases."
-    of = functools.partial(by_title, found)
-    run.figure("tightness", draw_tightness(of(lambda t: t["tightness"]), n, how.seed),
+    of, kw = functools.partial(by_title, found), dict(n=n, seed=how.seed)
+    run.figure("tightness", draw_tightness(of(lambda t: size_table(t["tightness"], **kw))),
                "Held-out mean cosine with the nearest centre over the number of centres, for real directions and every "
                "null")
-    run.figure("excess", draw_excess(of(lambda t: t["tightness"]), n, how.seed),
+    run.figure("excess", draw_excess(of(lambda t: excess_table(t["tightness"], **kw))),
                "Difference of mean cosines from the strongest null, and of innovations from an ellipse")
     run.figure(
         "transfer",
-        draw_transfer(of(lambda t: t), n, how.seed),
+        draw_transfer(of(lambda t: context_table(t, **kw))),
         "Agreement between groups of speakers, predictability of the archetype and effect of the state, real and "
         "nulls",
     )
     run.figure("meaning", draw_meaning(of(lambda t: t["meaning"])),
                "Share of variance of descriptors of sound that archetypes explain")
-    run.figure("heads", draw_heads(of(lambda t: t), n, how.seed),
+    run.figure("heads", draw_heads(of(lambda t: heads_over_plain(t["heads"], **kw))),
                "Nats a frame of heads with a memory over a plain vMF head at equal parameters and at equal "
                "multiply-adds, with every seed")
-    run.figure("horizon", draw_horizon(of(lambda t: t), n, how.seed),
+    run.figure("horizon", draw_horizon(of(lambda t: far_table(t["horizon"], **kw))),
                "Teacher forcing, direct density and particles of every head several frames ahead")
 
 # %% ../../nbs/discussions/d10_archetypes.ipynb #b0dea093

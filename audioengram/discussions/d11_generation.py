@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'MODEL', 'ONE', 'COOL', 'SAMPLED', 'BESIDE', 'HEARD', 'TABLES', 'ENOUGH', 'LONGER', 'SHOWN', 'STUDY',
            'Recipe', 'prompts_of', 'systems_of', 'nats_rows', 'drawn_scores', 'long_runs', 'measure_store',
-           'hypotheses', 'admitted_marks', 'run_counts', 'claims_of', 'draw_seconds', 'example_of', 'listen', 'players',
-           'continuer', 'tell', 'run', 'verdict_table', 'hypothesis_table', 'score_tables', 'mark_tables',
-           'long_run_table']
+           'hypotheses', 'admitted_marks', 'run_counts', 'claims_of', 'shown_seconds', 'draw_seconds', 'example_of',
+           'listen', 'players', 'continuer', 'tell', 'run', 'verdict_table', 'hypothesis_table', 'score_tables',
+           'mark_tables', 'long_run_table']
 
 # %% ../../nbs/discussions/d11_generation.ipynb #a7002d6c
 import functools
@@ -248,12 +248,19 @@ def claims_of(tables: dict, about: dict, how: Recipe, n: int) -> dict:
 # %% ../../nbs/discussions/d11_generation.ipynb #9379e6c7
 SHOWN = (MODEL, COOL, ONE, "AR(8)", "splices of 8", "blocks of 8 shuffled")
 
-def draw_seconds(cases: list, n=2000, seed=0):   # (title, seconds)
+def shown_seconds(
+    seconds: pd.DataFrame,   # table seconds of a case
+    **kw,                    # n and seed of the bootstrap
+) -> pd.DataFrame:           # system, second, value, lo, hi, n
+    "Area of every second of the systems that are drawn, in their order."
+    _, curve = test_rows(seconds[seconds.system.isin(SHOWN)], **kw)
+    return curve.sort_values(["system", "second"], key=lambda x: x.map(SHOWN.index) if x.name == "system" else x)
+
+# %% ../../nbs/discussions/d11_generation.ipynb #7875a06d
+def draw_seconds(cases: list):   # (title, shown_seconds)
     "Area under the ROC of every second after the prompt."
     fig, axes = panels(len(cases), columns=2, width=4.8, height=3.6, titles=[t for t, _ in cases], sharey=True)
-    for (_, seconds), ax in zip(cases, axes, strict=True):
-        _, curve = test_rows(seconds[seconds.system.isin(SHOWN)], n, seed)
-        curve = curve.assign(order=curve.system.map(SHOWN.index)).sort_values(["order", "second"])
+    for (_, curve), ax in zip(cases, axes, strict=True):
         band_plot(curve, "second", "value", "lo", "hi", hue="system", ax=ax, null=.5, null_label="speech",
                   xlabel="second after the prompt", ylabel="area under the ROC")
         ax.set_ylim(.3, 1.05)
@@ -316,7 +323,7 @@ def tell(
     add_rows(run, found, lambda t: test_rows(t["seconds"], n, how.seed)[0], "areas")
     run.figure(
         "seconds",
-        draw_seconds(by_title(found, lambda t: t["seconds"]), n, how.seed),
+        draw_seconds(by_title(found, lambda t: shown_seconds(t["seconds"], n=n, seed=how.seed))),
         "Area under the ROC of the two-sample test by second after the prompt, with intervals over speakers",
     )
 
