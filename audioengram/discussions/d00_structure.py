@@ -20,6 +20,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from ..core import read_json, spawn
 from ..data.cases import Case
 from ..data.corpora import get_corpus
+from ..lab.claims import Within
 from ..lab.figures import band_plot, cloud, interval_plot, looks, panels, reference
 from ..lab.page_run import PageRun
 from ..lab.players import write_row
@@ -195,7 +196,8 @@ def key_claims(tables: dict, keys, table, ratios, lag: int, **kw) -> dict:
     said = {}
     summary = tables["summary"].query("slice == 'all'").set_index(["key", "lag"]).xs(lag, level="lag")
     for i, spec in enumerate(keys, 1):
-        if spec.name in summary.index: said[f"excluded_key{i}"] = float(summary.excluded_held[spec.name])
+        # cells of about the least count fall in or out
+        if spec.name in summary.index: said[f"excluded_key{i}"] = Within(summary.excluded_held[spec.name], .02)
         here = pick(ratios, key=spec.name, lag=lag, slice="all")
         if here.empty or spec.decides and spec.name not in set(table.key): continue
         row, facts = here.iloc[0], summary.loc[spec.name]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOT_MEASURED', 'NO_INTERVAL', 'SLACK', 'LAST_BITS', 'LAST_DIGITS', 'own_recordings', 'as_far_as_measured',
-           'make_claim', 'Pick', 'claim_digits', 'format_claim', 'agrees', 'moved_claims', 'keep_digits',
+           'make_claim', 'Pick', 'Within', 'claim_digits', 'format_claim', 'agrees', 'moved_claims', 'keep_digits',
            'quoted_claims', 'format_claims', 'find_claim']
 
 # %% ../../nbs/lab/03_claims.ipynb #b470e16b
@@ -63,6 +63,13 @@ def make_claim(
 # %% ../../nbs/lab/03_claims.ipynb #2eb07d8d
 class Pick(str):
     "The name of the least or the largest of several: where two are close, another may take its place."
+
+class Within(float):
+    "A number without an interval, with how far it may move on another machine, in its own unit."
+    def __new__(cls, value, tolerance):
+        self = super().__new__(cls, value)
+        self.tolerance = tolerance
+        return self
 
 # %% ../../nbs/lab/03_claims.ipynb #d86d7ccf
 def claim_digits(claim: dict) -> int:  # decimals to print, >= 0

@@ -311,8 +311,7 @@ def state(
         if hasattr(x, "lo"): run.claim_estimate(f"{prefix}.{id}", x, quantity)
         else:
             number = "count" if isinstance(x, int) else "one number over all speakers"
-            why = _reason(x, id in clocks, number)
-            run.claim(f"{prefix}.{id}", x, exact=why)
+            run.claim(f"{prefix}.{id}", x, exact=_reason(x, id in clocks, number), tolerance=getattr(x, "tolerance", None))
 
 def case_title(about: dict) -> str:
     "Title of a case in figures and tables; says when its rows were published if they are kept."
