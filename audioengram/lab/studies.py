@@ -311,7 +311,8 @@ def state(
         if hasattr(x, "lo"): run.claim_estimate(f"{prefix}.{id}", x, quantity)
         else:
             number = "count" if isinstance(x, int) else "one number over all speakers"
-            run.claim(f"{prefix}.{id}", x, exact=_reason(x, id in clocks, number), tolerance=getattr(x, "tolerance", None))
+            why, far = _reason(x, id in clocks, number), getattr(x, "tolerance", None)
+            run.claim(f"{prefix}.{id}", x, exact=why, tolerance=far)
 
 def case_title(about: dict) -> str:
     "Title of a case in figures and tables; says when its rows were published if they are kept."
