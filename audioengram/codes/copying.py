@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import hypergeom
 
 from .model import CodeModel
-from .prior import bits_per_code, table_bits
+from .prior import bits_per_code, counted_bits, slot_counts
 from .writing import generate
 from ..core import ParameterError, spawn
 
@@ -139,11 +139,11 @@ def bits_saved(
     own=None,        # the training file of each piece, which the table does not count
 ) -> np.ndarray:     # bits per code that the prior saves on the table of single codes, [pieces]
     "How much better than a table that has not seen the file."
-    table = [
-        table_bits([t for j, t in enumerate(train) if j != i] or train, [g], prior.config.size)[0]
-        for g, i in zip(grids, own if own is not None else [-1] * len(grids), strict=True)
-    ]
-    return (np.array(table)[:, 0] - bits_per_code(prior, grids)[:, 0]) / np.array([g.size for g in grids])
+    size, known = prior.config.size, slot_counts(train, prior.config.size)
+    without = lambda i: known - slot_counts([train[i]], size) if i >= 0 and len(train) > 1 else known
+    own = own if own is not None else [-1] * len(grids)
+    table = [counted_bits(without(i), g) for g, i in zip(grids, own, strict=True)]
+    return (np.array(table) - bits_per_code(prior, grids)[:, 0]) / np.array([g.size for g in grids])
 
 # %% ../../nbs/codes/45_copying.ipynb #ff74a85a
 def sign(

@@ -99,12 +99,12 @@ def judge_texture(
     return table.assign(true=(table.written >= table.low) & (table.written <= table.high))
 
 def tell_texture(
-    table: pd.DataFrame,   # from `judge_texture`
+    table: pd.DataFrame,   # from `judge_texture`, `judge_changes`, or both
 ) -> str:
     "In a sentence."
-    off = [f"{FACTS[r.fact]} is {r.written:.3g} (recordings: {r.low:.3g} to {r.high:.3g})"
+    off = [f"{FACTS.get(r.fact, r.fact)} is {r.written:.3g} (recordings: {r.low:.3g} to {r.high:.3g})"
            for r in table[~table.true].itertuples()]
-    return f"Not true to the folder: {'; '.join(off)}." if off else "True to the folder in all four numbers."
+    return f"Not true to the folder: {'; '.join(off)}." if off else f"True to the folder in all {len(table)} numbers."
 
 # %% ../../nbs/codes/38_texture.ipynb #a290ca43
 def change_rates(
