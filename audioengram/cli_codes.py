@@ -102,6 +102,19 @@ def _kinds_of(ids, names, held, labels) -> tuple:
     taught = tuple(sorted(set(own) - {""}))
     return own, [k if k in taught else "" for k in others], taught
 
+# %% ../nbs/91_cli_codes.ipynb #ff492b54
+def _what_it_writes(m, sounds, codes, seed) -> tuple:
+    "Whether ten seconds by a prior are true to the folder, in words; how much of it they reach, and how new they are."
+    import pandas as pd
+
+    from audioengram.codes.copying import coverage_novelty
+    from audioengram.codes.texture import judge_changes, judge_texture, tell_texture, texture_rows
+    from audioengram.codes.writing import generate as write
+    texture = judge_texture(texture_rows(m, sounds.side(False), seeds=3, seed=seed))
+    piece = write(m.prior, round(10 * m.config.columns_per_second), seed=seed)
+    said = tell_texture(pd.concat([texture, judge_changes([piece], codes)]))
+    return said, coverage_novelty(m, [m.decode(piece)], sounds.side(False), sounds.side(True))
+
 # %% ../nbs/91_cli_codes.ipynb #61eea8c1
 @app.command("train-prior")
 def train_prior(
@@ -121,15 +134,11 @@ def train_prior(
     json_: Json = False,
 ):
     "Learn to write in a vocabulary, and report whether it copies."
-    import pandas as pd
-
     from audioengram.codes.copying import copy_report
     from audioengram.codes.modelfile import check_target, load_model, save_model
     from audioengram.codes.prior import choose_prior, fit_prior
     from audioengram.codes.recordings import SHORTEST, hold_out, read_recordings
-    from audioengram.codes.texture import judge_changes, judge_texture, tell_texture, texture_rows
     from audioengram.codes.writing import without_rests
-    from audioengram.codes.writing import generate as write
     from audioengram.data.corpora import get_corpus
     check_target(out or model, overwrite or out is None)
     m, corpus = load_model(model), get_corpus("folder", root=folder, shortest=SHORTEST, show=not json_)
@@ -145,15 +154,14 @@ def train_prior(
     m.prior = fit_prior(codes, valid, config, steps=steps, looked=LOOKED, seed=seed, show=not json_, rests=rests,
                         labels=(own, others))
     report = copy_report(m, sounds.side(False), sounds.side(True), seed=seed)
-    texture = judge_texture(texture_rows(m, sounds.side(False), seeds=3, seed=seed))
-    changes = judge_changes([write(m.prior, round(10 * m.config.columns_per_second), seed=seed)], codes)
-    texture = tell_texture(pd.concat([texture, changes]))
+    texture, reach = _what_it_writes(m, sounds, codes, seed)
     signs = json.loads(report.signs.to_json(orient="records"))
-    m.prior.about |= dict(copying=report.sentence, signs=signs, texture=texture)
+    m.prior.about |= dict(copying=report.sentence, signs=signs, texture=texture, reach=reach)
     save_model(m, out or model, overwrite=True)
     told = m.prior.about
     facts = dict(file=str(out or model), train_bits=told["train_bits"], held_out_bits=told["valid_bits"],
-                 steps=told["history"][-1]["step"], copying=report.sentence, texture=texture, labels=", ".join(taught))
+                 steps=told["history"][-1]["step"], copying=report.sentence, texture=texture,
+                 labels=", ".join(taught), **reach)
     if json_: print(json.dumps(facts, indent=1)); return
     show(report.signs, title="Copying"); show([dict(fact=k, value=v) for k, v in facts.items()])
 

@@ -117,16 +117,16 @@ def coverage_novelty(
     model: CodeModel,
     made,              # sounds that were written, [S] or [S,C]
     train, held,       # sounds that the model learnt from, and sounds that it never heard
-) -> dict:             # coverage, novelty, coverage_held (novelty_held is 1), radius in dB; raises ParameterError
+) -> dict:             # coverage, novelty (None if all is silent), coverage_held, radius in dB; raises ParameterError
     "How much of a folder is reached by what is written, and how new it is."
     new, known, others = (pictures(model, wavs)[0] for wavs in (made, train, held))
-    if not min(map(len, (new, known, others))):
-        raise ParameterError("there are no windows above silence to compare", remedy="Generate more")
+    if not len(known) or not len(others):
+        raise ParameterError("there are no windows above silence to compare", remedy="Look at the recordings")
     far = lambda a, b: cdist(a, b).min(1) / np.sqrt(a.shape[1])     # of each window to its nearest neighbour
     radius = float(np.median(far(others, known)))
     return dict(
-        coverage=float((far(known, new) <= radius).mean()),
-        novelty=float(np.median(far(new, known)) / max(radius, 1e-9)),
+        coverage=float((far(known, new) <= radius).mean()) if len(new) else 0.,
+        novelty=float(np.median(far(new, known)) / max(radius, 1e-9)) if len(new) else None,
         coverage_held=float((far(known, others) <= radius).mean()),
         radius=radius,
     )
