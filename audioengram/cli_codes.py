@@ -104,16 +104,14 @@ def _kinds_of(ids, names, held, labels) -> tuple:
 
 # %% ../nbs/91_cli_codes.ipynb #ff492b54
 def _what_it_writes(m, sounds, codes, seed) -> tuple:
-    "Whether ten seconds by a prior are true to the folder, in words; how much of it they reach, and how new they are."
-    import pandas as pd
-
+    "Settle how a prior is drawn from; whether it is true to its folder, in words; how much it reaches, and how new."
     from audioengram.codes.copying import coverage_novelty
-    from audioengram.codes.texture import judge_changes, judge_texture, tell_texture, texture_rows
+    from audioengram.codes.texture import choose_sampling, tell_texture
     from audioengram.codes.writing import generate as write
-    texture = judge_texture(texture_rows(m, sounds.side(False), seeds=3, seed=seed))
-    piece = write(m.prior, round(10 * m.config.columns_per_second), seed=seed)
-    said = tell_texture(pd.concat([texture, judge_changes([piece], codes)]))
-    return said, coverage_novelty(m, [m.decode(piece)], sounds.side(False), sounds.side(True))
+    how, table = choose_sampling(m, sounds.side(False), codes, seed=seed)
+    m.prior.about["sampling"] = how
+    piece = write(m.prior, round(10 * m.config.columns_per_second), seed=seed, **how)
+    return tell_texture(table), coverage_novelty(m, [m.decode(piece)], sounds.side(False), sounds.side(True))
 
 # %% ../nbs/91_cli_codes.ipynb #61eea8c1
 @app.command("train-prior")
@@ -161,7 +159,7 @@ def train_prior(
     told = m.prior.about
     facts = dict(file=str(out or model), train_bits=told["train_bits"], held_out_bits=told["valid_bits"],
                  steps=told["history"][-1]["step"], copying=report.sentence, texture=texture,
-                 labels=", ".join(taught), **reach)
+                 labels=", ".join(taught), **told["sampling"], **reach)
     if json_: print(json.dumps(facts, indent=1)); return
     show(report.signs, title="Copying"); show([dict(fact=k, value=v) for k, v in facts.items()])
 
@@ -175,7 +173,8 @@ def generate(
         str, typer.Option(help="texture: sounds and rests, for as long as asked; one-shot: one sound until it ends.")
     ] = "texture",
     preset: Annotated[
-        str, typer.Option(help="learnt, close, wild, sparse or dense; other options go before it.")
+        str, typer.Option(help="learnt (as train-prior found it truest), close, wild, sparse or dense; other options go "
+                               "go before it.")
     ] = "learnt",
     density: Annotated[
         float | None,
@@ -207,7 +206,7 @@ def generate(
     "Let the prior write a piece."
     from audioengram.codes.modelfile import load_model
     from audioengram.codes.writing import generate as write
-    from audioengram.codes.writing import PRESETS, rhythm_columns
+    from audioengram.codes.writing import PRESETS, learnt_sampling, rhythm_columns
     from audioengram.codes.recordings import read_sound
     check_sound(out, bits, overwrite)
     m = load_model(model)
@@ -222,7 +221,9 @@ def generate(
     if preset not in PRESETS:
         raise ParameterError(f"there is no preset {preset!r}", remedy=f"Choose from {', '.join(PRESETS)}")
     told = dict(temperature=temperature, top_k=top_k, top_p=top_p, density=density)
-    how = PRESETS[preset] | {k: v for k, v in told.items() if v not in (None, [])}
+    told = {k: v for k, v in told.items() if v not in (None, [])}
+    own = {} if {"temperature", "top_k", "top_p"} & set(told) else learnt_sampling(m.prior)
+    how = own | PRESETS[preset] | told
     codes = write(m.prior, columns, prompt, seed=seed, mode=mode, rhythm=begins, label=label, **how)
     print(write_sound(out, m.decode(codes), m.config.rate, channels, rate, bits, overwrite))
 
