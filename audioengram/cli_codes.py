@@ -173,7 +173,7 @@ def generate(
         str, typer.Option(help="texture: sounds and rests, for as long as asked; one-shot: one sound until it ends.")
     ] = "texture",
     preset: Annotated[
-        str, typer.Option(help="learnt (as train-prior found it truest), close, wild, sparse or dense; other options go "
+        str, typer.Option(help="learnt (as train-prior found it truest), close, wild, sparse or dense; other options "
                                "go before it.")
     ] = "learnt",
     density: Annotated[
