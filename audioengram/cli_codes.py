@@ -173,8 +173,7 @@ def generate(
         str, typer.Option(help="texture: sounds and rests, for as long as asked; one-shot: one sound until it ends.")
     ] = "texture",
     preset: Annotated[
-        str, typer.Option(help="learnt (as train-prior found it truest), close, wild, sparse or dense; other options "
-                               "go before it.")
+        str, typer.Option(help="learnt (truest to the folder), close, wild, sparse or dense; other options go before.")
     ] = "learnt",
     density: Annotated[
         float | None,
@@ -222,8 +221,7 @@ def generate(
         raise ParameterError(f"there is no preset {preset!r}", remedy=f"Choose from {', '.join(PRESETS)}")
     told = dict(temperature=temperature, top_k=top_k, top_p=top_p, density=density)
     told = {k: v for k, v in told.items() if v not in (None, [])}
-    own = {} if {"temperature", "top_k", "top_p"} & set(told) else learnt_sampling(m.prior)
-    how = own | PRESETS[preset] | told
+    how = ({} if told.keys() - {"density"} else learnt_sampling(m.prior)) | PRESETS[preset] | told
     codes = write(m.prior, columns, prompt, seed=seed, mode=mode, rhythm=begins, label=label, **how)
     print(write_sound(out, m.decode(codes), m.config.rate, channels, rate, bits, overwrite))
 

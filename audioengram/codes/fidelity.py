@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RANGE', 'GAINS_DB', 'LEVEL_OFF', 'NEAREST_CODES', 'PLACES', 'TOLERANCE', 'MOMENT', 'picture_db', 'hearing_floor',
            'picture_distance', 'sound_distance', 'level_db', 'power', 'attack_window', 'centroid_ms', 'level_cost',
-           'encode_at_level', 'AttackJudge', 'rival_codes', 'mend_attack', 'encode_closely', 'fidelity_rows',
-           'summarise']
+           'encode_at_level', 'AttackColumns', 'AttackJudge', 'rival_codes', 'mend_attack', 'encode_closely',
+           'fidelity_rows', 'summarise']
 
 # %% ../../nbs/codes/12_fidelity.ipynb #72ae2d67
 import numpy as np
@@ -98,8 +98,8 @@ def encode_at_level(
 NEAREST_CODES, PLACES = 16, 12    # codes that are tried at a place; places, the loudest first
 TOLERANCE, MOMENT = 1.5, .25      # ms off that are left as they are; dB of mel distance that a ms is worth
 
-class AttackJudge:
-    "The columns of a sound's attack with four on either side, and what codes of them are worth."
+class AttackColumns:
+    "The columns of a sound's attack, with four on either side."
     def __init__(self,
         model: CodeModel,
         wav,            # [S] or [S,C]
@@ -117,6 +117,9 @@ class AttackJudge:
         self.model, self.true = model, picture_db(model.mel, self.wav)
         self.moment = centroid_ms(self.wav, self.window, c.rate)
 
+# %% ../../nbs/codes/12_fidelity.ipynb #832a7df7
+class AttackJudge(AttackColumns):
+    "What codes of an attack are worth."
     @torch.inference_mode()
     def __call__(self,
         grids,      # codes [B,T,F,Q] of these columns
@@ -149,6 +152,7 @@ def rival_codes(
         left = left - quantizer.codebooks[q][pick]
     return rivals
 
+# %% ../../nbs/codes/12_fidelity.ipynb #4d784a94
 def mend_attack(
     model: CodeModel,
     wav,               # [S] or [S,C]
@@ -171,6 +175,7 @@ def mend_attack(
     codes[judge.columns, judge.rows] = grid.cpu().numpy()
     return codes
 
+# %% ../../nbs/codes/12_fidelity.ipynb #d9e2b157
 def encode_closely(
     model: CodeModel,
     wav,               # [S] or [S,C]
