@@ -48,6 +48,8 @@ def test_a_folder_of_kinds_is_asked_for_by_name(home, tmp_path):
     assert call(*args, "--labels", "(").exit_code == 1
     r = call(*args, "--json")
     assert r.exit_code == 0 and json.loads(r.output)["labels"] == "high, low", r.output
+    told = json.loads(r.output)
+    assert 0 <= told["coverage"] <= 1 and told["coverage_held"] > 0 and .6 <= told["temperature"] <= 1
     assert call("generate", tmp_path / "kit.distill", tmp_path / "low.wav", "--seconds", .3, "--label", "low").exit_code == 0
     wrong = call("generate", tmp_path / "kit.distill", tmp_path / "mid.wav", "--label", "mid")
     assert "It has high, low" in str(wrong.exception) and not (tmp_path / "mid.wav").exists()

@@ -6,7 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audioengram.codes.health import code_counts, codebook_drift, health_table, verdict
-from audioengram.codes.quantizer import ABSENT, PER_CODE, Quantizer, check_codes, choose_size, reference_size, settle
+from audioengram.codes.quantizer import (
+    ABSENT,
+    PER_CODE,
+    PER_SMALL,
+    SMALL,
+    Quantizer,
+    check_codes,
+    choose_size,
+    reference_size,
+    settle,
+)
 from audioengram.core import ParameterError, ShapeError, TrainingError
 
 
@@ -63,8 +73,9 @@ def test_after_settling_a_code_is_dead_only_for_want_of_vectors(n, size, seed):
 @given(st.integers(1, 10**7))
 def test_sizing_keeps_its_promise(n):
     s = choose_size(n)
-    assert s.size == 8 or n / s.size >= PER_CODE
-    assert s.size == 512 or n / (2 * s.size) < PER_CODE and 0 < s.decay < 1 and s.levels in (3, 4)
+    assert s.size == 8 or n / s.size >= (PER_SMALL if s.size <= SMALL else PER_CODE)
+    assert s.size == 512 or n / (2 * s.size) < (PER_SMALL if s.size < SMALL else PER_CODE)
+    assert 0 < s.decay < 1 and s.levels in (3, 4)
 
 
 def test_overrides_are_marked_and_checked():

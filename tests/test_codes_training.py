@@ -144,7 +144,8 @@ def test_unheard_drums_come_back_with_level_and_attack(tmp_path):
     for i in range(40): save_audio(tmp_path / f"{i:02d}.wav", drum(i), 24_000)
     said = fit(tmp_path, show=False).about["fidelity"]
     assert said["distance"] < 3 and said["distance"] < said["nearest"] < said["silence"]
-    assert said["level"] < 3 and said["level_worst"] < 10 and said["attack"] < 5 and said["clipped"] == 0
+    assert said["level"] < 3 and said["level_worst"] < 10 and said["attack"] < 2 and said["attack_worst"] < 5
+    assert said["clipped"] == 0
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .fidelity import encode_at_level
+from .fidelity import encode_closely
 from .model import CodeModel
 from .quantizer import ABSENT, AXES, check_codes
 from ..core import ModelFileError, ParameterError, ShapeError, atomic_path, read_json
@@ -62,8 +62,8 @@ class CodeGrid:
         model: CodeModel,
         wav,               # [S] at model.config.rate
     ) -> "CodeGrid":
-        "The grid of a sound, at its level (`codes.fidelity.encode_at_level`)."
-        return cls(model, encode_at_level(model, wav), len(wav))
+        "The grid of a sound, at its level and moment (`codes.fidelity.encode_closely`)."
+        return cls(model, encode_closely(model, wav), len(wav))
 
     @property
     def codes(self) -> np.ndarray: return self._codes.copy()   # int16 [T,F,Q]; edits go through the methods

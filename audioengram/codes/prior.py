@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['END', 'PriorConfig', 'choose_prior', 'to_stream', 'from_stream', 'PriorLayer', 'Prior', 'bits_per_code', 'table_bits',
-           'fit_prior']
+           'pieces_to_look_at', 'fit_prior']
 
 # %% ../../nbs/codes/35_prior.ipynb #8504b75a
 import math
@@ -268,6 +268,21 @@ def _set_rates(opt, lr, step, steps):
     for group, full in zip(opt.param_groups, (lr, 5 * lr), strict=False):
         group["lr"] = full * min(1, (step + 1) / 20) * (.1 + .9 * .5 * (1 + math.cos(math.pi * step / steps)))
 
+# %% ../../nbs/codes/35_prior.ipynb #834ec377
+def pieces_to_look_at(
+    valid,              # list of codes [T,F,Q]
+    labels,             # of each, or None
+    codes,              # how many suffice; None: all files as they are
+    config: PriorConfig,
+    seed: int = 0,
+) -> tuple:             # grids, their labels
+    "Beginnings of validation files drawn at random, twice as long as attention reaches."
+    if codes is None: return valid, labels
+    longest = max(1, 2 * config.window // config.slots)
+    order = np.random.default_rng(spawn(seed, "looked")).permutation(len(valid))
+    enough = int(np.searchsorted(np.cumsum([valid[i][:longest].size for i in order]), codes)) + 1
+    return [valid[i][:longest] for i in order[:enough]], labels and [labels[i] for i in order[:enough]]
+
 # %% ../../nbs/codes/35_prior.ipynb #b3da05d3
 @measures("codes", 2)
 def fit_prior(
@@ -278,6 +293,7 @@ def fit_prior(
     lr: float = 2e-3,
     seed: int = 0,
     every: int = 25,          # steps between looks at the validation files
+    looked=None,              # codes of the validation files that a look reads at most; all if None
     patience: int = 6,        # looks without improvement before it stops; 0 never stops and keeps the last
     dropout: float = .1,      # share of input tokens replaced by "absent"
     show: bool = True,
@@ -293,7 +309,7 @@ def fit_prior(
     kinds = [config.kind(name) for name in labels[0] or [""] * len(train)]
     torch.manual_seed(spawn(seed, "prior"))
     prior, streams = Prior(config).to(working_device(device)), [to_stream(g, config.size) for g in train]
-    opt = _optimiser(prior, lr)
+    opt, seen = _optimiser(prior, lr), pieces_to_look_at(valid, labels[1], looked, config, seed)
     best, kept, since, history = math.inf, None, 0, []
     try:
         with progress_bar(steps, "prior", show, unit="step") as bar:
@@ -304,7 +320,7 @@ def fit_prior(
                 opt.zero_grad(set_to_none=True); loss.backward()
                 torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.); opt.step(); bar.update()
                 if (step + 1) % every and step + 1 < steps: continue
-                v = bits_per_code(prior, valid, labels[1]).sum(0)
+                v = bits_per_code(prior, *seen).sum(0)
                 history.append(track(dict(step=step + 1, train=float(loss.detach()) / math.log(2), valid=v[0] / v[1])))
                 if watch: watch(step, history[-1])
                 since += 1

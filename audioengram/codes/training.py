@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .fidelity import fidelity_rows, level_db, picture_db, picture_distance, summarise
+from .fidelity import encode_at_level, fidelity_rows, level_db, picture_db, picture_distance, summarise
 from .health import check_health, codebook_drift, settle_model, verdict
 from .losses import step_loss
 from .model import CodeModel, ModelConfig
@@ -204,7 +204,7 @@ def write_report(trainer: CodeTrainer, sounds: Recordings):
     health = check_health(model, sounds.side(False))
     if trainer.drift is not None: health["drift"] = trainer.drift
     rows = fidelity_rows(model, sounds.side(True)[:40], sounds.side(False))
-    known = fidelity_rows(model, sounds.side(False)[:20])
+    known = fidelity_rows(model, sounds.side(False)[:20], encode=encode_at_level)
     model.about |= dict(
         history=trainer.history,
         looks=trainer.looks,

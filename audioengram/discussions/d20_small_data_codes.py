@@ -27,7 +27,7 @@ from ..codes.copying import ALARM, copy_report
 from audioengram.codes.fidelity import (
     attack_window,
     centroid_ms,
-    encode_at_level,
+    encode_closely,
     level_db,
     picture_db,
     picture_distance,
@@ -277,7 +277,7 @@ def usage_rows(
     return pd.DataFrame(share.round(3), columns=[f"code {k}" for k in range(share.shape[1])]).assign(n=n)
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #97247e72
-@measures("palette", 3)
+@measures("palette", 4)
 def measure_models(
     how: dict,
 ) -> tuple:  # rows a held-out file; rows a model and level; usage of codes; models of seed 0 {(corpus, n): (model,
@@ -305,12 +305,12 @@ def measure_models(
                         dict(
                             file=i,
                             **distances(
-                                w, m.decode(encode_at_level(m, w), len(w)), m.config, judge if i in judged else None
+                                w, m.decode(encode_closely(m, w), len(w)), m.config, judge if i in judged else None
                             ),
                         )
                         for i, w in zip(ids, s.side(True), strict=True)
                     ],
-                    code=(f"audioengram.discussions.{NAME}:distances", "audioengram.codes.fidelity:encode_at_level"),
+                    code=(f"audioengram.discussions.{NAME}:distances", "audioengram.codes.fidelity:encode_closely"),
                 )
                 files += [dict(at, **row) for row in found.to_dict("records")]
                 levels += [
@@ -332,7 +332,7 @@ def measure_models(
     return pd.DataFrame(files), pd.DataFrame(levels), pd.concat(usage), kept
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #625f0590
-@measures("palette", 3)
+@measures("palette", 4)
 def learnt_prior(
     model: CodeModel, sounds: Recordings,
     how: dict,
@@ -367,7 +367,7 @@ def clock(
     return made, time.process_time() - start
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #e144785a
-@measures("palette", 3)
+@measures("palette", 4)
 def measure_prior(
     model: CodeModel, sounds: Recordings,
     how: dict,
@@ -405,7 +405,7 @@ def measure_prior(
     return prior, rows, speed
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #46710d63
-@measures("palette", 3)
+@measures("palette", 4)
 def measure_holes(
     prior, model: CodeModel, sounds: Recordings, how: dict
 ) -> (
@@ -439,7 +439,7 @@ def measure_holes(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #971701b6
-@measures("palette", 3)
+@measures("palette", 4)
 def measure_texture(
     kept: dict,      # models and recordings by corpus and size
     prior: Prior,    # of the first case's largest set; the others' are trained here
@@ -500,7 +500,7 @@ def judge_set(
     return copy_report(model, learnt, unheard, seconds=how["generated"], seed=index, prior=prior), prior
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #e8a095e0
-@measures("palette", 3)
+@measures("palette", 4)
 def measure_copying(
     model: CodeModel,
     pool: Recordings,  # codec; recordings with the files of the sets
@@ -535,7 +535,7 @@ def measure_copying(
     return pd.concat(rows, ignore_index=True), report.pairs, model.decode(generate(prior, max(size, 12), seed=1))
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #d6c51fd4
-@measures("palette", 3)
+@measures("palette", 4)
 def measure_edits(
     model: CodeModel, sounds: Recordings,
     edits: int = 12, seed=0,
@@ -691,7 +691,7 @@ def claims_of_use(speed, edits) -> dict:   # seconds by manner; how far edits ar
     )
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #80aeb117
-@measures("palette", 3)
+@measures("palette", 4)
 def claims_of(
     files, levels, pay, speed, holes, copying, edits, texture,   # tables
     how: dict,
@@ -960,6 +960,7 @@ def table(
             mel=("mel_db", "mean"),
             level=("level", lambda x: x.abs().median()),
             attack=("attack", lambda x: x.abs().median()),
+            worst=("attack", lambda x: x.abs().max()),
             stft=("stft", "mean"),
             visqol=("visqol", "mean"),
             files=("file", "nunique"),
@@ -979,18 +980,18 @@ def table(
         .reset_index()
     )
     g = g.merge(levels, how="left")
-    g.loc[g.method == SILENCE, ["level", "attack"]] = np.nan   # silence has neither
+    g.loc[g.method == SILENCE, ["level", "attack", "worst"]] = np.nan   # silence has neither
     show = lambda x, f: "–" if pd.isna(x) else format(x, f)
     lines = [
         "| corpus | training files | method | codes × levels | bits/s | least used level | log-mel, dB | "
-        "level off, dB | attack off, ms | spectral | ViSQOL | held-out files | seeds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "level off, dB | attack off, ms | at worst, ms | spectral | ViSQOL | held-out files | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in g.itertuples():
         lines.append(
             f"| {r.corpus} | {r.n or '–'} | {r.method} | {show(r.codes, '.0f')} × {show(r.levels, '.0f')} | "
             f"{show(r.bits, '.0f')} | {show(r.used, '.0%')} | {r.mel:.2f} | "
-            f"{show(r.level, '.1f')} | {show(r.attack, '.1f')} | {r.stft:.2f} | {show(r.visqol, '.2f')} | "
-            f"{r.files} | {r.seeds} |"
+            f"{show(r.level, '.1f')} | {show(r.attack, '.1f')} | {show(r.worst, '.1f')} | "
+            f"{r.stft:.2f} | {show(r.visqol, '.2f')} | {r.files} | {r.seeds} |"
         )
     return "\n".join(lines)
