@@ -49,7 +49,10 @@ def asked_or(
     smoke, quick, full,   # values where nobody asks
 ):                        # a field of an `Options`
     "A line that is a parameter of the page, and that the profile decides where nobody asks."
-    rule = lambda so_far, value: so_far.profile.pick(smoke, quick, full) if value in (None, "") else value
+    def rule(so_far, value):
+        own = so_far.profile.pick(smoke, quick, full)
+        if value in (None, ""): return own
+        return [v.strip() for v in value.split(",")] if isinstance(own, list) and isinstance(value, str) else value
     return field(metadata={_RULE: rule, "asked": None, "default": None})
 
 # %% ../nbs/06_options.ipynb #79859011

@@ -37,7 +37,7 @@ from ..lab.figures import band_plot, interval_plot, panels, reference, use_style
 from ..lab.players import write_row
 from ..lab.runs import Run, read_run
 from ..lab.studies import as_markdown, state
-from ..measure.rules import by_seed, crossed
+from ..measure.rules import by_seed, crossed, crossed_table
 from ..measure.stats import Estimate
 from ..options import Options, asked, per
 from ..stages import measures
@@ -388,7 +388,7 @@ def bits_table(rows) -> pd.DataFrame:   # prior, value, lo, hi, seeds: bits per 
     "Bits per code of every prior of the first case."
     at = whole(rows[rows.case == rows.case.iloc[0]])
     means = {v: by_seed(at[at.variant == v], "bits", "codes").to_numpy() for v in VARIANTS if v in set(at.variant)}
-    return pd.DataFrame([dict(prior=v, **_ends(crossed(m)), seeds=list(m.mean(axis=1))) for v, m in means.items()])
+    return crossed_table((dict(prior=v, seeds=list(m.mean(axis=1))), m) for v, m in means.items())
 
 def draw_bits(bits):   # of `bits_table`
     "Bits per code of every prior; points are seeds."

@@ -4,21 +4,22 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CONTROL', 'RANDOM', 'CONDITIONS', 'HOPS', 'TITLES', 'AGAINST', 'WAVEFORM', 'GAP', 'CHANCE', 'BAR', 'WANTED',
-           'POWER', 'Recipe', 'corpus_of', 'stimuli', 'certify', 'ear_of', 'inputs', 'measure_condition',
+           'POWER', 'run', 'Recipe', 'corpus_of', 'stimuli', 'certify', 'ear_of', 'inputs', 'measure_condition',
            'measure_costs', 'table_of', 'over_tasks', 'observed', 'best_mel', 'certified', 'entered', 'decisions',
-           'passing', 'go', 'claims_of', 'prices', 'key_of', 'sayings', 'draw_conditions', 'draw_certified',
-           'draw_power', 'measure', 'tell', 'run', 'certificate', 'answers_given', 'costs_table']
+           'passing', 'go', 'claims_of', 'prices', 'key_of', 'sayings', 'conditions_table', 'draw_conditions',
+           'certified_table', 'draw_certified', 'draw_power', 'measure', 'tell', 'certificate', 'answers_given',
+           'costs_table']
 
 # %% ../../nbs/discussions/d30_binding.ipynb #d8874304
 import functools
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ..core import get_profile, spawn
+from ..core import spawn
 from ..data.cases import page_corpus
 from ..ember.cochlea import Cochlea
 from ..ember.fine import FINE, pair_maker
@@ -28,15 +29,15 @@ from ..ember.rules import decide_all, power_curve
 from ..ember.spikes import SpikingEncoder, activity
 from ..ember.tasks import ablate, make_pairs
 from ..ember.words import describe, to_tokens
+from ..lab.page_run import WholeRun
 from ..lab.drafts import cached
-from ..lab.figures import NULL, PALETTE, interval_plot, legend_below, panels, reference, use_style
+from ..lab.figures import NULL, PALETTE, interval_plot, legend_below, panels, reference
 from ..lab.players import read_row, write_row
 from ..options import Options, asked, asked_or, per
 
 # %% ../../nbs/discussions/d30_binding.ipynb #bdd7b826
-from ..lab.runs import Run, read_run
 from ..lab.studies import as_markdown, state
-from ..measure.rules import NO, UNKNOWN, YES, crossed
+from ..measure.rules import NO, UNKNOWN, YES, crossed, crossed_table
 from ..stages import measures
 
 NAME, CONTROL, RANDOM = "d30_binding", "coarse", "spikes, phases random"
@@ -61,7 +62,7 @@ class Recipe(Options):
     "All that decides the rows: what is trained and measured."
     seed: int = asked(0)                      # of everything
     corpus: str = asked_or("synthetic", "debian-speech", "debian-speech")   # speech
-    root: str = None                          # where it lies
+    root: str = asked_or(None, None, None)    # where it lies
     tasks: list = asked_or(["clicks"], ["clicks", "dips", "curve", "ears"], [t for t in FINE if t != CONTROL])
     learned: int = per(4, 20, 200)            # pairs of a speaker to learn from
     tested: int = per(4, 22, 60)              # and to be tested on
@@ -337,35 +338,40 @@ def sayings(
     )
 
 # %% ../../nbs/discussions/d30_binding.ipynb #60565ee1
-def draw_conditions(rows, tasks):   # results; tasks shown
-    "Accuracy of every condition, the control first; a ring is the linear reader."
-    fig, axes = panels(len(tasks) + 1, 3, 3.3, 3.4, titles=[TITLES[t] for t in (CONTROL, *tasks)])
-    for ax, task in zip(axes, (CONTROL, *tasks), strict=True):
-        shown = SENSES if task == CONTROL else CONDITIONS
-        found = [(c, crossed(table_of(rows, task, c).to_numpy())) for c in shown]
-        table = pd.DataFrame([dict(sense=c.replace("log-mel", "mel"), value=e.value, lo=e.lo, hi=e.hi)
-                              for c, e in found])
-        interval_plot(table, "sense", "value", ax=ax, xlabel="", ylabel="clips right", null=.5, null_label="chance",
+def conditions_table(rows, tasks) -> pd.DataFrame:   # task, sense, line, value, lo, hi: clips right
+    "What every reader makes of every task, the control first; `line` is the linear reader's, NaN where there is none."
+    def piece(task, condition):
+        line = table_of(rows, task, condition, "line").to_numpy()
+        labels = dict(task=task, sense=condition.replace("log-mel", "mel"), line=line.mean() if line.size else np.nan)
+        return labels, table_of(rows, task, condition).to_numpy()
+    return crossed_table(piece(t, c) for t in (CONTROL, *tasks) for c in (SENSES if t == CONTROL else CONDITIONS))
+
+def draw_conditions(found):   # of `conditions_table`
+    "Accuracy of every condition; a ring is the linear reader."
+    tasks = list(found.groupby("task", sort=False))
+    fig, axes = panels(len(tasks), 3, 3.3, 3.4, titles=[TITLES[t] for t, _ in tasks])
+    for ax, (_, part) in zip(axes, tasks, strict=True):
+        interval_plot(part, "sense", "value", ax=ax, xlabel="", ylabel="clips right", null=.5, null_label="chance",
                       connect=False)
-        for i, c in enumerate(shown):
-            line = table_of(rows, task, c, "line")
-            if line.size: ax.plot(i, line.to_numpy().mean(), "o", mfc="none", color=NULL, ms=7)
+        ax.plot(range(len(part)), part.line, "o", mfc="none", color=NULL, ms=7)
         ax.set_ylim(.4, 1.03)
         ax.tick_params(axis="x", rotation=55)
     return fig
 
 # %% ../../nbs/discussions/d30_binding.ipynb #f9d283ef
-def draw_certified(known):
+def certified_table(known) -> pd.DataFrame:   # task, observer, value, lo, hi: clips right
     "What observers know of every task."
-    rows = []
-    for task in known.task.unique():
+    def pieces(task):
         found = {k: observed(known, task, k) for k in ("waveform", "words")}
         found |= {f"log-mel, {f.removeprefix('25/')}": best_mel(known, task, f) for f in ("25/10 ms", "5/2.5 ms")}
         name = TITLES[task].replace("control: ", "")
-        for observer, e in ((k, crossed(s.to_numpy())) for k, s in found.items()):
-            rows.append(dict(task=name, observer=observer, value=e.value, lo=e.lo, hi=e.hi))
+        return ((dict(task=name, observer=k), s.to_numpy()) for k, s in found.items())
+    return crossed_table(piece for task in known.task.unique() for piece in pieces(task))
+
+def draw_certified(found):   # of `certified_table`
+    "What observers know of every task."
     fig, (ax,) = panels(1, 1, 8., 3.4)
-    interval_plot(pd.DataFrame(rows), "task", "value", hue="observer", ax=ax, xlabel="", ylabel="clips right", null=.5,
+    interval_plot(found, "task", "value", hue="observer", ax=ax, xlabel="", ylabel="clips right", null=.5,
                   null_label="chance", connect=False)
     ax.tick_params(axis="x", rotation=25)
     legend_below(ax, at=-.45, ncol=4)
@@ -404,38 +410,21 @@ def measure(
 
 # %% ../../nbs/discussions/d30_binding.ipynb #cca64704
 def tell(
-    run,                  # open Run
-    rows, known, costs,   # of `measure`
+    run, how: Recipe,   # open Run, measured; options
 ):
     "Claims and figures."
+    rows, known, costs = (run.table(name) for name in ("results", "observers", "costs"))
     tasks = entered(known, rows)
     state(run, "main", claims_of(rows, known, costs))
-    run.figure("conditions", draw_conditions(rows, tasks), "Accuracy of one reader with six senses on the control and "
-               "on each certified task, with intervals over seeds and speakers; rings are linear readers")
-    run.figure("certified", draw_certified(known), "What observers of the waveform, of words and of log-mel frames "
-               "know of each family of pairs")
+    run.figure("conditions", draw_conditions(conditions_table(rows, tasks)),
+               "Accuracy of one reader with six senses on the control and on each certified task, with intervals over "
+               "seeds and speakers; rings are linear readers")
+    run.figure("certified", draw_certified(certified_table(known)),
+               "What observers of the waveform, of words and of log-mel frames know of each family of pairs")
     run.figure("power", draw_power(rows, tasks), "Share of simulated experiments that would find an effect, by its "
                "size, for each certified task")
 
-# %% ../../nbs/discussions/d30_binding.ipynb #6b00966f
-def run(
-    profile="quick",   # "smoke", "quick" or "full"
-    corpus=None,       # speech
-    tasks=None,        # "clicks, dips, curve, ears"
-    seed: int = 0,
-    corpus_root=None,  # where that speech lies
-    folder=None,       # another place than figures/
-):                     # the published RunResult
-    "Certify, train, measure and publish."
-    tasks = tasks and [t.strip() for t in tasks.split(",")]
-    p, how = get_profile(profile), Recipe.of(profile, corpus=corpus, tasks=tasks, seed=seed)
-    if corpus_root: how = replace(how, root=str(corpus_root))
-    use_style()
-    about = dict(corpus=how.corpus, tasks=", ".join(how.tasks), seed=seed)
-    with Run(NAME, about, folder=folder, profile=p) as out:
-        out.measured(measure, how)
-        tell(out, out.table(), out.table("observers"), out.table("costs"))
-    return read_run(out.final)
+run = WholeRun(NAME, Recipe, measure, tell, ("corpus", "tasks", "seed"))
 
 # %% ../../nbs/discussions/d30_binding.ipynb #b2e7aba7
 def certificate(
