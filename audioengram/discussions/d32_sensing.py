@@ -361,7 +361,8 @@ def tell(
                "What a linear probe reads from the input, an untrained tower and towers trained by three rules, for "
                "each probe, with intervals over seeds and speakers")
     run.figure("prices", draw_prices(energy_table(reading, prices, how.tasks)),
-               "Accuracy of taught readers against the energy of a clip: spikes at several firing rates, log-mel, waveform and a small wav2vec")
+               "Accuracy of taught readers against the energy of a clip: spikes at several firing rates, log-mel, "
+               "waveform and a small wav2vec")
     run.figure("likeness", draw_likeness(likeness_table(like)),
                "Rank correlation of distances in each layer with those of modulation filters, of the nerve's rate and "
                "timing, and of log-mel, for each rule")
