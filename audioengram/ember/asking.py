@@ -81,7 +81,7 @@ def hidden_clips(
                 rows.append(dict(speaker=speaker, place=PLACES.index(place), label=label))
     return np.stack(clips), pd.DataFrame(rows)
 
-# %% ../../nbs/ember/34_asking.ipynb #4943eac8
+# %% ../../nbs/ember/34_asking.ipynb #79471745
 @functools.lru_cache(4)
 def two_sides(
     key: str,   # recipe as JSON: corpus, root, held, seed, pieces
@@ -90,8 +90,8 @@ def two_sides(
     how = json.loads(key)
     source, share = page_corpus(how["corpus"], how.get("root"), how["held"], n_speakers=6, n_utterances=3, seconds=.8)
     split = source.split(share, how["seed"])
-    sides = [speech_pieces(source, ids, how["pieces"], how["seed"]) for ids in (split.train_utterances, split.eval_utterances)]
-    return sides, source.fingerprint
+    ids = split.train_utterances, split.eval_utterances
+    return [speech_pieces(source, i, how["pieces"], how["seed"]) for i in ids], source.fingerprint
 
 def glimpsed(
     sides,           # clips of training, of the test: [N,S] each

@@ -6,7 +6,7 @@
 __all__ = ['HINTS', 'HINT_WORDS', 'READERS', 'parted_hints', 'read_texts', 'well_read', 'measure_reading_matter', 'hinted',
            'measure_told']
 
-# %% ../../nbs/ember/35_told.ipynb #dde2b480
+# %% ../../nbs/ember/35_told.ipynb #c131b360
 import copy
 import functools
 import json
@@ -20,7 +20,15 @@ from torch import Tensor
 from ..core import fingerprint, spawn
 from .asking import PLACES, PRICE, asking_rows, asking_set
 from .binding import HMini, fit_curious, outcomes
-from .text import KneserNey, Vocabulary, kept_company, pretrain, python_docs, spoken_nats, vocabulary_of
+from audioengram.ember.text import (
+    KneserNey,
+    Vocabulary,
+    kept_company,
+    pretrain,
+    python_docs,
+    spoken_nats,
+    vocabulary_of,
+)
 from ..stages import measures
 
 # %% ../../nbs/ember/35_told.ipynb #8553bf7b
@@ -38,7 +46,7 @@ def parted_hints(seed: int) -> tuple:   # -> words of training, unheard ones: pl
     order = {place: [words[i] for i in rng.permutation(len(words))] for place, words in HINTS.items()}
     return tuple({p: w[part] for p, w in order.items()} for part in (slice(0, 3), slice(3, 6)))
 
-# %% ../../nbs/ember/35_told.ipynb #e23e1977
+# %% ../../nbs/ember/35_told.ipynb #fcc3ce97
 READERS = dict(plain="has read nothing", docs="has read Python's documentation", company="has read made-up company")
 
 @functools.lru_cache(3)
@@ -61,8 +69,9 @@ def read_texts(
 
 @functools.lru_cache(3)
 def well_read(
-    kind: str, index: int, key: str,   # of READERS; seed; recipe as JSON: as `read_texts`, and channels, told_dim, layers, read
-) -> tuple:                            # HMini, Vocabulary
+    kind: str, index: int,   # of READERS; seed
+    key: str,                # recipe as JSON: as `read_texts`, and channels, told_dim, layers, read
+) -> tuple:                  # HMini, Vocabulary
     "A reader that has or has not read."
     how, seed = json.loads(key), spawn(json.loads(key)["seed"], "reader", index) % 2**31
     words, texts, _, _ = read_texts("company" if kind == "company" else "docs", key)
@@ -87,7 +96,7 @@ def measure_reading_matter(
                       source=about["name"]) for d, t in tests.items()]
     return pd.DataFrame(rows)
 
-# %% ../../nbs/ember/35_told.ipynb #af7d3281
+# %% ../../nbs/ember/35_told.ipynb #620e4ecd
 def hinted(
     table, hints: dict, words: Vocabulary,   # place (its number); place -> words; their numbers
     seed: int,
@@ -105,7 +114,8 @@ def measure_told(
     key, seed = json.dumps(how, sort_keys=True), spawn(how["seed"], "told", index) % 2**31
     (seen, label, table), (looks, truth, about) = asking_set("told", key)
     model, words = well_read(kind, index, key)
-    model, parts, rows = copy.deepcopy(model).train(), dict(zip(("met", "unheard"), parted_hints(seed), strict=True)), []
+    parts, rows = dict(zip(("met", "unheard"), parted_hints(seed), strict=True)), []
+    model = copy.deepcopy(model).train()
     model.words.requires_grad_(False)
     torch.manual_seed(seed)
     fit_curious(model, label, hinted(table, parts["met"], words, seed), seen, updates=how["told_updates"], seed=seed)
