@@ -166,7 +166,7 @@ def claims_of(
     say |= dict(perplexity_network=_perplexity(texts, "network"), text_source=str(texts.source.iloc[0]))
     kinds = planted_kinds(planted)
     return say | sayings(table) | differences(rows, startle, told, texts) | dict(
-        price=PRICE, seeds=how["seeds"], speakers=int(reward_by(rows, "learned").shape[1]),
+        price=PRICE, longest=NGRAMS[-1], seeds=how["seeds"], speakers=int(reward_by(rows, "learned").shape[1]),
         planted_pays=int((kinds.pays & kinds.found).sum()), planted_cannot=int((~kinds.pays & kinds.found).sum()))
 
 def _perplexity(texts, model: str) -> float:

@@ -78,6 +78,12 @@ RULES = _OF_LATENTS + (
     Rule("d31_recursion", "parity_over_equal", "Does recursion beat depth of equal operations on longer rows of bits?"),
     Rule("d31_recursion", "maze_over_equal", "Does it in larger mazes?"),
     Rule("d31_recursion", "order_over_equal", "Does it on the order of sounds?"),
+    Rule("d33_asking", "over_never", "Is learned asking worth more than never asking?"),
+    Rule("d33_asking", "over_always", "Is it worth more than always asking?"),
+    Rule("d33_asking", "over_random", "Is it worth more than as much asking at random?"),
+    Rule("d33_asking", "startle_over_shuffled", "Does a startle spend a budget better than its choices shuffled?"),
+    Rule("d33_asking", "network_over_ngrams", "Does a small reader foretell words better than n-grams?"),
+    Rule("d33_asking", "docs_over_plain", "Do words that were read carry over to hints never met?"),
     Rule("d90_codec_card", "gain_pesq", "Is the codec better than its linear one (PESQ)?"),
     Rule("d90_codec_card", "learned_stoi", "Does its learned part help (STOI)?"),
 )
