@@ -7,7 +7,7 @@ __all__ = ['NAME', 'TELLS', 'NOTHING', 'NGRAMS', 'PLANTED', 'ASKED', 'TABLES', '
            'decisions', 'sayings', 'claims_of', 'differences', 'planted_kinds', 'draw_asking', 'draw_reading',
            'parts_of', 'measure', 'tell', 'run', 'answers_table', 'policies_table', 'planted_table']
 
-# %% ../../nbs/discussions/d33_asking.ipynb #b017aba4
+# %% ../../nbs/discussions/d33_asking.ipynb #145d8768
 import functools
 import itertools
 
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.signal
 
+# %% ../../nbs/discussions/d33_asking.ipynb #1b21a70c
 from ..core import get_profile, spawn
 from audioengram.ember.asking import (
     PLACES,
@@ -45,7 +46,7 @@ TELLS, NOTHING = "danger tells", "danger tells nothing"
 NGRAMS = (1, 2, 3, 4)
 PLANTED = 20   # experiments of each kind
 
-# %% ../../nbs/discussions/d33_asking.ipynb #65c7e1e2
+# %% ../../nbs/discussions/d33_asking.ipynb #2d756c5b
 def recipe(
     profile, corpus=None, seed=0,   # run profile; name of a corpus; seed of everything
 ) -> dict:                          # all that decides the rows
@@ -53,7 +54,6 @@ def recipe(
     p = get_profile(profile)
     return dict(
         corpus=corpus or p.pick("synthetic", "debian-speech", "debian-speech"),
-        text=p.pick("made-up", "python", "python"),
         seeds=p.pick(2, 5, 5),
         held=.45,
         pieces=p.pick(2, 12, 40),
@@ -69,6 +69,15 @@ def recipe(
         core_dim=p.pick(16, 32, 64),
         core_updates=p.pick(4, 300, 4000),
         core_batch=p.pick(8, 24, 128),
+        seed=int(seed),
+        **_words_and_checks(p),
+    )
+
+# %% ../../nbs/discussions/d33_asking.ipynb #622aed8f
+def _words_and_checks(p) -> dict:   # Profile
+    "What is read, and how many worlds are planted."
+    return dict(
+        text=p.pick("made-up", "python", "python"),
         words=p.pick(80, 2000, 6000),
         told_dim=p.pick(16, 64, 256),
         read=p.pick(8, 1500, 40_000),
@@ -76,7 +85,6 @@ def recipe(
         planted=p.pick(1, PLANTED, PLANTED),
         planted_seeds=p.pick(2, 3, 3),
         planted_updates=p.pick(10, 200, 200),
-        seed=int(seed),
     )
 
 # %% ../../nbs/discussions/d33_asking.ipynb #ec0b20bd
@@ -94,7 +102,7 @@ def nats_by(rows, model: str) -> pd.DataFrame:                 # of `measure_rea
     some = rows[rows.model == model]
     return some.assign(cost=some.nats / some.words).pivot(index="seed", columns="document", values="cost")
 
-# %% ../../nbs/discussions/d33_asking.ipynb #72c7040a
+# %% ../../nbs/discussions/d33_asking.ipynb #07560bcc
 ASKED = dict(
     over_never="Is learned asking ahead of never asking?",
     over_always="Of always asking?",
@@ -111,6 +119,7 @@ ASKED = dict(
     docs_met_over_plain="Does reading help with hints that were met?",
 )
 
+# %% ../../nbs/discussions/d33_asking.ipynb #62a4d79f
 def decisions(
     rows, startle, told, texts,   # tables
 ) -> pd.DataFrame:                # of `decide_all`
@@ -145,7 +154,7 @@ def sayings(table) -> dict:   # of `decisions`
                f"A small reader of documentation {beaten} 4-grams; {read}.")
     return dict(lead=f"{asks}; {startle}; {read}.", verdict=verdict)
 
-# %% ../../nbs/discussions/d33_asking.ipynb #b84f594e
+# %% ../../nbs/discussions/d33_asking.ipynb #33bd9365
 def claims_of(
     rows, startle, told, texts, planted, how: dict,   # tables and recipe
 ) -> dict:                                            # id -> Estimate, number or word
@@ -193,7 +202,7 @@ def planted_kinds(planted) -> pd.DataFrame:   # of `measure_planted` -> kind, nu
     found = planted.groupby(["kind", "number"]).says.agg(lambda s: bool((s == YES).all())).rename("found").reset_index()
     return found.assign(pays=found.kind == "pays")
 
-# %% ../../nbs/discussions/d33_asking.ipynb #320681c9
+# %% ../../nbs/discussions/d33_asking.ipynb #bde1a42f
 def draw_asking(rows, startle, told):   # tables
     "Reward by price; a budget spent; hints in words."
     fig, axes = panels(3, 3, 4., 3.6, titles=("Reward, by the price of looking", "Four units, spent as …",
@@ -217,6 +226,7 @@ def draw_asking(rows, startle, told):   # tables
     legend_below(axes[2], at=-.25, ncol=2)
     return fig
 
+# %% ../../nbs/discussions/d33_asking.ipynb #7c64c831
 def draw_reading(texts):   # of `measure_reading_matter`
     "What a word costs."
     fig, (ax,) = panels(1, 1, 4.6, 3.)
@@ -291,7 +301,7 @@ def run(
         tell(out, how)
     return read_run(out.final)
 
-# %% ../../nbs/discussions/d33_asking.ipynb #33ba30d1
+# %% ../../nbs/discussions/d33_asking.ipynb #d081b9bf
 def answers_table(
     result,   # RunResult
 ) -> str:     # Markdown
@@ -318,6 +328,7 @@ def policies_table(
                       "answers a clip": show(crossed(reward_by(rows, policy, PRICE, world).to_numpy()))})
     return as_markdown(pd.DataFrame(lines))
 
+# %% ../../nbs/discussions/d33_asking.ipynb #14fbe996
 def planted_table(
     result,   # RunResult
 ) -> str:     # Markdown

@@ -47,7 +47,7 @@ def hidden_clip(
     heard = sum(carrier(wav, band) * burst(n, round(at * RATE), round(SOUND * RATE)) for band, at in sounds)
     return level(heard + .005 * rng.standard_normal(n), .03)
 
-# %% ../../nbs/ember/34_asking.ipynb #6b72dc67
+# %% ../../nbs/ember/34_asking.ipynb #25b9bd2b
 def speech_pieces(
     source, ids,       # corpus; utterances
     most: int,         # pieces of a speaker
@@ -65,6 +65,7 @@ def speech_pieces(
         if pieces: found[speaker] = pieces
     return found
 
+# %% ../../nbs/ember/34_asking.ipynb #b0170a0e
 def hidden_clips(
     pieces: dict,                # of `speech_pieces`
     rounds: int,                 # clips of each place and answer, of each speaker
@@ -126,7 +127,7 @@ def asking_set(
         out.append((looks[k], torch.from_numpy(label), table))
     return out
 
-# %% ../../nbs/ember/34_asking.ipynb #9e1bb7fb
+# %% ../../nbs/ember/34_asking.ipynb #f1138cdd
 POLICIES = ("never", "always", "random", "learned", "knowing")
 NATS = 2 * np.log(2)   # that an answer is worth: a guess between two costs log 2 and half of an answer
 
@@ -143,6 +144,7 @@ def choices_of(
                 random=own[torch.randperm(len(own), generator=generator(seed))], learned=own,
                 knowing=torch.where(price * cost[place] < .5, place, 0))
 
+# %% ../../nbs/ember/34_asking.ipynb #b21de29b
 def asking_rows(
     said: Tensor, foretold: Tensor,   # of `outcomes`
     label: Tensor, table,             # [N]; speaker, place
@@ -194,7 +196,7 @@ def asking_gains(rows, world: str = "pays", price: float = PRICE) -> dict:   # a
     own = reward_by(rows, "learned", price, world)
     return {p: own - reward_by(rows, p, price, world) for p in OVER}
 
-# %% ../../nbs/ember/34_asking.ipynb #d5ba438c
+# %% ../../nbs/ember/34_asking.ipynb #642ae44f
 def planted_world(
     kind: str,        # "pays", "here" or "nowhere"
     n: int, rng,      # clips; generator
@@ -210,6 +212,7 @@ def planted_world(
         looks[name] = torch.from_numpy(x.astype(np.float32))
     return looks, torch.from_numpy(label), table
 
+# %% ../../nbs/ember/34_asking.ipynb #a15388b0
 @measures("asking", 1)
 def measure_planted(
     kind: str, number: int,       # as `planted_world`; of the experiment

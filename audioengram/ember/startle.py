@@ -73,7 +73,7 @@ def startle_set(
         out.append((seen, torch.from_numpy(labels), torch.from_numpy(table.ask.to_numpy()), table))
     return out
 
-# %% ../../nbs/ember/36_startle.ipynb #627e1e89
+# %% ../../nbs/ember/36_startle.ipynb #a69e34ae
 SPENDING = ("steps", "looks", "even", "startle", "shuffled", "taught", "knowing")
 
 def sudden_signal(
@@ -86,6 +86,7 @@ def sudden_signal(
     heard = glance[:, :C // 2, T // 4 - 1:first]                               # one place of silence before it
     return salience(heard - heard.amin((1, 2), keepdim=True), 1)
 
+# %% ../../nbs/ember/36_startle.ipynb #d3fdef35
 def spent(
     right: dict,        # "steps", "looks" -> right or not [N]; training clips
     seen: dict,         # looks of training clips
@@ -105,7 +106,7 @@ def spent(
     return dict(steps=np.zeros(n), looks=np.ones(n), even=np.full(n, .5), startle=startle, taught=taught,
                 shuffled=np.random.default_rng(seed).permutation(startle), knowing=np.asarray(hidden, float))
 
-# %% ../../nbs/ember/36_startle.ipynb #bfc3b592
+# %% ../../nbs/ember/36_startle.ipynb #cd2fc1b3
 @measures("startle", 1)
 def measure_startle(
     index: int, how: dict,   # seed; recipe: as `startle_set`, and core_dim, core_updates, core_batch
@@ -135,6 +136,7 @@ def measure_startle(
                           right=float(r["sum"])) for s, r in by.iterrows()]
     return pd.DataFrame(rows)
 
+# %% ../../nbs/ember/36_startle.ipynb #74f2638e
 @torch.no_grad()
 def _right(core, seen: dict, ask: Tensor, label: Tensor) -> dict:   # looks; question [N]; [N]
     "Whether the question is answered rightly: glance and four steps, both and one, and both and four."

@@ -92,14 +92,12 @@ def vocabulary_of(
     often = sorted(set(count) - set(keep), key=lambda w: (-count[w], w))
     return Vocabulary((*keep, *often[:size - 1 - len(keep)]))
 
-# %% ../../nbs/ember/33_text.ipynb #8f0052b5
+# %% ../../nbs/ember/33_text.ipynb #e5f2e1f3
 class KneserNey:
     "n-grams with absolute discount, lower orders by continuation."
     def __init__(self,
-        texts,                # numbers of words, each [W]
-        vocabulary: int,      # how many words there are
-        order: int = 3,       # n
-        discount=.75,         # taken off every count
+        texts, vocabulary: int,          # numbers of words, each [W]; how many words there are
+        order: int = 3, discount=.75,    # n; taken off every count
     ):
         self.vocabulary, self.order, self.discount, self.tables = vocabulary, order, discount, {}
         lists = [list(map(int, t)) for t in texts]
@@ -115,8 +113,7 @@ class KneserNey:
         p = 1 / self.vocabulary
         for n in range(1, min(self.order, len(before) + 1) + 1):
             count, total, kinds = self.tables[n]
-            h = before[len(before) - n + 1:]
-            if not (all_ := total.get(h)): break
+            if not (all_ := total.get(h := before[len(before) - n + 1:])): break
             seen = max(count.get((*h, word), 0) - self.discount, 0)
             p = (seen + self.discount * kinds[h] * p) / all_
         return p
@@ -126,7 +123,7 @@ class KneserNey:
         t, k = list(map(int, text)), self.order - 1
         return -np.log([self.probability(t[i], tuple(t[max(0, i - k):i])) for i in range(1, len(t))])
 
-# %% ../../nbs/ember/33_text.ipynb #f450cad7
+# %% ../../nbs/ember/33_text.ipynb #a98dce4d
 def pretrain(
     model: HMini,     # ordered, and with the vocabulary of the texts
     texts,            # numbers of words, each [W]
@@ -148,6 +145,7 @@ def pretrain(
         optimiser.step()
     return model.eval()
 
+# %% ../../nbs/ember/33_text.ipynb #5d254cd1
 @torch.no_grad()
 def spoken_nats(
     model: HMini, text,   # pretrained; numbers of words [W]

@@ -46,7 +46,7 @@ def parted_hints(seed: int) -> tuple:   # -> words of training, unheard ones: pl
     order = {place: [words[i] for i in rng.permutation(len(words))] for place, words in HINTS.items()}
     return tuple({p: w[part] for p, w in order.items()} for part in (slice(0, 3), slice(3, 6)))
 
-# %% ../../nbs/ember/35_told.ipynb #fcc3ce97
+# %% ../../nbs/ember/35_told.ipynb #8adcf167
 READERS = dict(plain="has read nothing", docs="has read Python's documentation", company="has read made-up company")
 
 @functools.lru_cache(3)
@@ -67,6 +67,7 @@ def read_texts(
     about = dict(name=what, fingerprint=fingerprint(texts))
     return words, [words.indices(t) for t in learned], {n: t for n, t in tests.items() if len(t) > 50}, about
 
+# %% ../../nbs/ember/35_told.ipynb #c068f828
 @functools.lru_cache(3)
 def well_read(
     kind: str, index: int,   # of READERS; seed

@@ -51,22 +51,9 @@ _OF_LATENTS = (
     Rule("d08_listening", "c_over_a", "Does a wrong direction cost more than no step?"),
 )
 
-# %% ../../nbs/lab/46_verdicts.ipynb #71dc69d0
-RULES = _OF_LATENTS + (
-    # what recurs, what is generated, what is sensed
-    Rule("d10_archetypes", "over", "Do directions recur more than under the strongest null?"),
-    Rule("d10_archetypes", "gated", "Does a memory of directions help a head that may use it?"),
-    Rule("d10_archetypes", "transfer_over", "Do speakers share them more than under it?"),
-    Rule("d11_generation", "nats_over_one", "Does ten seconds of context beat one frame?"),
-    Rule("d11_generation", "sequence", "Can a network tell its speech from real speech?", mark=.5),
-    Rule("d12_drift", "norm_slope", "Do free runs drift in scale?"),
-    Rule("d12_drift", "voice_slope", "Does the voice drift away from its speaker?", "no", "yes"),
-    Rule("d13_modelability", "rank", "Is what is predicted better generated better, at equal fidelity?"),
-    Rule("d20_small_data_codes", "gain_reference_few", "Do few files beat the reference quantizer?"),
-    Rule("d20_small_data_codes", "gain_reference_many", "Do many?"),
-    Rule("d20_small_data_codes", "bits_saved", "Does a prior over codes beat a bigram?"),
-    Rule("d21_memory_over_codes", "gain_same", "Does a hashed memory save bits on the same trunk?"),
-    Rule("d21_memory_over_codes", "gain_parameters", "Does it beat width of as many parameters?"),
+# %% ../../nbs/lab/46_verdicts.ipynb #25698850
+_OF_SENSING = (
+    # what is sensed, and what is done with it
     Rule("d30_binding", "gain", "Do spikes tell what words do not, below ten milliseconds?"),
     Rule("d30_binding", "over_mel", "Do they tell what log-mel frames of 10 ms do not?"),
     Rule("d30_binding", "over_fine", "Do they tell what frames of 2.5 ms do not?"),
@@ -84,6 +71,24 @@ RULES = _OF_LATENTS + (
     Rule("d33_asking", "startle_over_shuffled", "Does a startle spend a budget better than its choices shuffled?"),
     Rule("d33_asking", "network_over_ngrams", "Does a small reader foretell words better than n-grams?"),
     Rule("d33_asking", "docs_over_plain", "Do words that were read carry over to hints never met?"),
+)
+
+# %% ../../nbs/lab/46_verdicts.ipynb #71dc69d0
+RULES = _OF_LATENTS + _OF_SENSING + (
+    # what recurs, what is generated
+    Rule("d10_archetypes", "over", "Do directions recur more than under the strongest null?"),
+    Rule("d10_archetypes", "gated", "Does a memory of directions help a head that may use it?"),
+    Rule("d10_archetypes", "transfer_over", "Do speakers share them more than under it?"),
+    Rule("d11_generation", "nats_over_one", "Does ten seconds of context beat one frame?"),
+    Rule("d11_generation", "sequence", "Can a network tell its speech from real speech?", mark=.5),
+    Rule("d12_drift", "norm_slope", "Do free runs drift in scale?"),
+    Rule("d12_drift", "voice_slope", "Does the voice drift away from its speaker?", "no", "yes"),
+    Rule("d13_modelability", "rank", "Is what is predicted better generated better, at equal fidelity?"),
+    Rule("d20_small_data_codes", "gain_reference_few", "Do few files beat the reference quantizer?"),
+    Rule("d20_small_data_codes", "gain_reference_many", "Do many?"),
+    Rule("d20_small_data_codes", "bits_saved", "Does a prior over codes beat a bigram?"),
+    Rule("d21_memory_over_codes", "gain_same", "Does a hashed memory save bits on the same trunk?"),
+    Rule("d21_memory_over_codes", "gain_parameters", "Does it beat width of as many parameters?"),
     Rule("d90_codec_card", "gain_pesq", "Is the codec better than its linear one (PESQ)?"),
     Rule("d90_codec_card", "learned_stoi", "Does its learned part help (STOI)?"),
 )
