@@ -202,7 +202,7 @@ def planted_kinds(planted) -> pd.DataFrame:   # of `measure_planted` -> kind, nu
     found = planted.groupby(["kind", "number"]).says.agg(lambda s: bool((s == YES).all())).rename("found").reset_index()
     return found.assign(pays=found.kind == "pays")
 
-# %% ../../nbs/discussions/d33_asking.ipynb #bde1a42f
+# %% ../../nbs/discussions/d33_asking.ipynb #8e7033ec
 def draw_asking(rows, startle, told):   # tables
     "Reward by price; a budget spent; hints in words."
     fig, axes = panels(3, 3, 4., 3.6, titles=("Reward, by the price of looking", "Four units, spent as …",
@@ -218,7 +218,7 @@ def draw_asking(rows, startle, told):   # tables
              for w in (TELLS, NOTHING) for p in SPENDING]
     table = pd.DataFrame([d | dict(value=d["e"].value, lo=d["e"].lo, hi=d["e"].hi) for d in found]).drop(columns="e")
     interval_plot(table, "policy", "value", hue="world", ax=axes[1], xlabel="", ylabel="right", null=.5)
-    axes[1].tick_params(axis="x", rotation=55); legend_below(axes[1], at=-.4, ncol=1)
+    axes[1].tick_params(axis="x", rotation=55); legend_below(axes[1], at=-.42, ncol=2)
     found = [dict(reader=k, words={"met": "met in training", "unheard": "never met"}[w],
                   e=crossed(told_by(told, k, w).to_numpy())) for w in ("met", "unheard") for k in READERS]
     table = pd.DataFrame([d | dict(value=d["e"].value, lo=d["e"].lo, hi=d["e"].hi) for d in found]).drop(columns="e")
