@@ -46,7 +46,7 @@ TELLS, NOTHING = "danger tells", "danger tells nothing"
 NGRAMS = (1, 2, 3, 4)
 PLANTED = 20   # experiments of each kind
 
-# %% ../../nbs/discussions/d33_asking.ipynb #2d756c5b
+# %% ../../nbs/discussions/d33_asking.ipynb #51827fba
 def recipe(
     profile, corpus=None, seed=0,   # run profile; name of a corpus; seed of everything
 ) -> dict:                          # all that decides the rows
@@ -60,7 +60,7 @@ def recipe(
         channels=p.pick(8, 24, 48),
         learned=p.pick(1, 6, 40),
         tested=p.pick(1, 6, 20),
-        prices=p.pick([.1], [0., .05, .1, .2, .3, .5], [0., .05, .1, .2, .3, .5]),
+        prices=p.pick([.1], [0., .1, .2, .3, .5], [0., .1, .2, .3, .5]),
         dim=p.pick(16, 32, 128),
         layers=p.pick(1, 2, 4),
         updates=p.pick(6, 400, 4000),
