@@ -46,7 +46,7 @@ TELLS, NOTHING = "danger tells", "danger tells nothing"
 NGRAMS = (1, 2, 3, 4)
 PLANTED = 20   # experiments of each kind
 
-# %% ../../nbs/discussions/d33_asking.ipynb #51827fba
+# %% ../../nbs/discussions/d33_asking.ipynb #84dcd739
 def recipe(
     profile, corpus=None, seed=0,   # run profile; name of a corpus; seed of everything
 ) -> dict:                          # all that decides the rows
@@ -63,7 +63,7 @@ def recipe(
         prices=p.pick([.1], [0., .1, .2, .3, .5], [0., .1, .2, .3, .5]),
         dim=p.pick(16, 32, 128),
         layers=p.pick(1, 2, 4),
-        updates=p.pick(6, 400, 4000),
+        updates=p.pick(6, 350, 4000),
         startles=p.pick(1, 6, 40),
         startled=p.pick(1, 6, 20),
         core_dim=p.pick(16, 32, 64),
@@ -73,7 +73,7 @@ def recipe(
         **_words_and_checks(p),
     )
 
-# %% ../../nbs/discussions/d33_asking.ipynb #622aed8f
+# %% ../../nbs/discussions/d33_asking.ipynb #89bc4d06
 def _words_and_checks(p) -> dict:   # Profile
     "What is read, and how many worlds are planted."
     return dict(
@@ -81,7 +81,7 @@ def _words_and_checks(p) -> dict:   # Profile
         words=p.pick(80, 2000, 6000),
         told_dim=p.pick(16, 64, 256),
         read=p.pick(8, 1500, 40_000),
-        told_updates=p.pick(6, 300, 4000),
+        told_updates=p.pick(6, 250, 4000),
         planted=p.pick(1, PLANTED, PLANTED),
         planted_seeds=p.pick(2, 3, 3),
         planted_updates=p.pick(10, 200, 200),
