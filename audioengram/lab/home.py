@@ -27,7 +27,7 @@ GROUPS = {   # what is asked -> pages, in reading order
     "What moves": ("d00", "d01", "d03", "d04", "d07", "d10"),
     "What generates": ("d11", "d05", "d06", "d12", "d13", "d08", "d02"),
     "Codecs and codes": ("d90", "d09", "d20", "d21", "d22"),
-    "Ember: sensing": ("d30", "d32", "d31"),
+    "Ember: sensing": ("d30", "d32", "d31", "d33"),
     "More": (),
 }
 
@@ -171,6 +171,7 @@ CARDS = {   # page -> its figure for a card, the claim that is its number, and w
     "d30": ("conditions", "main.over_mel", "of accuracy: spikes over log-mel frames of 10 ms"),
     "d32": ("prices", "main.over_equal", "of accuracy: spikes over log-mel frames of 2.5 ms with as many operations"),
     "d31": ("models", "main.parity_over_equal", "of accuracy on longer rows, over a deeper network of equal cost"),
+    "d33": ("asking", "main.over_random", "answers a clip: learned asking over as much asking at random"),
     "d90": ("scores", "main.stoi", "STOI of held-out speech after the embedded codec"),
 }
 
