@@ -40,11 +40,13 @@ class EqualPlan:
 def equal_config(
     dim: int, frame_rate: float,   # of the representation
     plan: EqualPlan,
+    **options,                     # what else the model has, or has instead: a head, noise, a context in frames
 ) -> SequenceConfig:               # raises ParameterError
     "A model of the plan's parameters, within one inner channel of its blocks, and of its seconds of context."
-    base = SequenceConfig(
+    own = dict(
         dim=dim, width=plan.width, layers=plan.layers, heads=4, components=plan.components,
         context=max(2, round(plan.context * frame_rate)), seed=spawn(plan.seed, "model"))
+    base = SequenceConfig(**own | options)
     count = lambda hidden: SequenceModel(replace(base, hidden=hidden)).n_parameters
     few, each = count(8), (count(16) - count(8)) / 8
     hidden = 8 + round((plan.parameters - few) / each)
@@ -57,20 +59,23 @@ def equal_config(
 def equal_recipe(
     dim: int, frame_rate: float,   # of the representation
     plan: EqualPlan,
+    draws: int = 16,               # of the energy score that chooses among its validations
+    **options,                     # as in `equal_config`
 ) -> SequenceRecipe:
     "The training run of a representation: as many updates on as many seconds of speech as every other one has."
     return SequenceRecipe(
-        equal_config(dim, frame_rate, plan), steps=plan.steps, rows=plan.rows, length=round(plan.row * frame_rate),
+        equal_config(dim, frame_rate, plan, **options), steps=plan.steps, draws=draws, rows=plan.rows, length=round(plan.row * frame_rate),
         warmup=min(50, plan.steps // 4), validate_every=-(-plan.steps // 2), save_every=-(-plan.steps // 4),
         seed=spawn(plan.seed, "training"))
 
 def train_equally(
     store, split,      # LatentStore, SpeakerSplit
     plan: EqualPlan,
+    draws: int = 16, **options,   # as in `equal_recipe`
 ) -> SequenceTrainer:   # one that is done; raises KeyboardInterrupt where it was stopped
     "Train the model of a representation; what is interrupted goes on, and what is done is read back."
     sides = [Sequences.of_store(store, ids) for ids in (split.train_utterances, split.valid_utterances)]
-    recipe = equal_recipe(store.dim, store.frame_rate, plan)
+    recipe = equal_recipe(store.dim, store.frame_rate, plan, draws, **options)
     folder = cache_dir("equal", fingerprint(asdict(recipe), *(s.fingerprint for s in sides)))
     trainer = SequenceTrainer(recipe, *sides, folder, working_device()).run(say=silent)
     if trainer.interrupted: raise KeyboardInterrupt
