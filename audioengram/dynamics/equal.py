@@ -64,9 +64,9 @@ def equal_recipe(
 ) -> SequenceRecipe:
     "The training run of a representation: as many updates on as many seconds of speech as every other one has."
     return SequenceRecipe(
-        equal_config(dim, frame_rate, plan, **options), steps=plan.steps, draws=draws, rows=plan.rows, length=round(plan.row * frame_rate),
-        warmup=min(50, plan.steps // 4), validate_every=-(-plan.steps // 2), save_every=-(-plan.steps // 4),
-        seed=spawn(plan.seed, "training"))
+        equal_config(dim, frame_rate, plan, **options), steps=plan.steps, draws=draws, rows=plan.rows,
+        length=round(plan.row * frame_rate), warmup=min(50, plan.steps // 4), validate_every=-(-plan.steps // 2),
+        save_every=-(-plan.steps // 4), seed=spawn(plan.seed, "training"))
 
 def train_equally(
     store, split,      # LatentStore, SpeakerSplit
