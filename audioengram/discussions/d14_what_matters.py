@@ -196,7 +196,7 @@ def measure_switch(store, split, how: dict, system: str, seed: int, real) -> dic
     gains = nats_by_speaker(store, split, model).assign(**about)
     return dict(results=pd.concat(results, ignore_index=True), gains=gains, models=pd.DataFrame(models))
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #8921a4da
+# %% ../../nbs/discussions/d14_what_matters.ipynb #360ae0c8
 TABLES = ("results", "gains", "models")
 
 @measures("switches", 1)
@@ -213,7 +213,8 @@ def measure_store(store, split, how: dict) -> dict:   # table name -> DataFrame
         return {t: cached([*key, t], lambda t=t: measured()[t], code=f"audioengram.discussions.{NAME}:measure_switch")
                 for t in TABLES}
     parts = [kept(system, seed) for seed in range(how["seeds"]) for system in how["systems"]]
-    out = {t: pd.concat([part[t] for part in parts if len(part[t])], ignore_index=True) for t in TABLES}
+    some = lambda t: [part[t] for part in parts if len(part[t])] or [parts[0][t]]   # some heads have no density
+    out = {t: pd.concat(some(t), ignore_index=True) for t in TABLES}
     null = nats_by_speaker(store, split, marginal_of(store, split, how))
     null = pd.concat([null.assign(system="marginal", seed=s) for s in range(how["seeds"])])
     return out | dict(gains=pd.concat([out["gains"], null], ignore_index=True))
