@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['NAME', 'RECIPE', 'SWITCHES', 'BESIDE', 'FACTORS', 'FEW', 'HEARD', 'SOLVED', 'PLANS', 'TABLES', 'SAID', 'COLOURS',
-           'STUDY', 'recipe', 'switched_model', 'prompts_for', 'pair_of', 'apart', 'even_temperature', 'judged_rows',
-           'nats_by_speaker', 'marginal_of', 'measure_switch', 'measure_store', 'table_of', 'asked_of', 'difference_of',
-           'hypotheses', 'listed', 'verdict', 'factor_word', 'claims_of', 'draw_factors', 'draw_heads',
-           'example_speaker', 'listen', 'tell', 'own_cases', 'run', 'hypothesis_table', 'system_table']
+           'STUDY', 'CORPORA', 'recipe', 'switched_model', 'prompts_for', 'pair_of', 'apart', 'even_temperature',
+           'judged_rows', 'nats_by_speaker', 'measure_switch', 'measure_store', 'table_of', 'asked_of', 'difference_of',
+           'seeds_of', 'hypotheses', 'verdict', 'factor_word', 'claims_of', 'draw_factors', 'draw_heads',
+           'example_speaker', 'listen', 'tell', 'run', 'hypothesis_table', 'system_table']
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #24530927
+# %% ../../nbs/discussions/d14_what_matters.ipynb #6fdeceb2
 import functools
 from dataclasses import asdict, replace
 
@@ -17,24 +17,24 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import AudioengramError, get_profile, spawn
-from ..data.corpora import get_corpus
+from ..core import get_profile, spawn
+from ..data.cases import first_here
 from ..dynamics.contest import LATE, late_score, second_rows
-from ..dynamics.equal import EqualPlan, best_mixture, train_equally
+from ..dynamics.equal import EqualPlan, marginal_mixture, train_equally
 from ..dynamics.rivals import model_rival, prompts_of_split
 from ..dynamics.sequence_data import Sequences
 from ..dynamics.sequence_score import frame_scores, silence_floor
-
-# %% ../../nbs/discussions/d14_what_matters.ipynb #62ac8c33
 from ..lab.claims import format_claim
 from ..lab.drafts import cached
 from ..lab.figures import PALETTE, legend_below, panels, reference
 from ..lab.players import write_row
 from ..lab.studies import Study, add_rows, as_markdown, asked_cases, publish_cases
+from ..lab.tables import listed
 from ..measure.admission import holm
 from ..measure.continuation import sounded
-from ..measure.rules import SHARE, by_seed, crossed, crossed_p
+from ..measure.rules import SHARE, by_seed, crossed, crossed_p, pooled_seeds
 from ..measure.speech import RATE
+from ..measure.stats import estimate_of
 from ..measure.twosample import TwoSample, area_shares
 from ..stages import measures
 
@@ -62,7 +62,7 @@ FEW = (RECIPE, "context_1", "noise_100", "short", "head_energy")     # of the sm
 HEARD = (RECIPE, "context_1", "noise_100", "head_flow")
 SOLVED = 6                                # halvings of a span of temperatures
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #7fde33d5
+# %% ../../nbs/discussions/d14_what_matters.ipynb #6ee63e86
 PLANS = (   # smoke, quick, full
     EqualPlan(40_000, 16, 1, 2, 1.6, 1.6, 4, 6),
     EqualPlan(context=10.24),
@@ -84,20 +84,15 @@ def recipe(
         draws=p.pick(2, 4, 16),            # of the energy score that stops
         frames=p.pick(1500, 12_000, 200_000),   # that fit a density without a context
         nulls=p.pick([[4, "diag"]], [[32, "diag"], [8, "full"]], [[64, "diag"], [16, "full"]]),
-        prompt=p.pick(1., 3., 3.),         # s
-        seconds=p.pick(4., 10., 10.),      # s that follow
-        clips=p.pick(4, 88, 400),          # about, in all
-        most=p.pick(1, 4, 8),              # a speaker
-        folds=p.pick(2, 4, 4),
-        networks=p.pick(1, 1, 4),          # of the two-sample test, a fold
-        epochs=p.pick(2, 30, 30))
+        prompt=p.pick(1., 3., 3.), seconds=p.pick(4., 10., 10.),   # s of a prompt, and that follow
+        clips=p.pick(4, 88, 400), most=p.pick(1, 4, 8),            # about, in all; a speaker
+        folds=p.pick(2, 4, 4), networks=p.pick(1, 1, 4), epochs=p.pick(2, 30, 30))   # of the two-sample test
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #008a71d1
+# %% ../../nbs/discussions/d14_what_matters.ipynb #408267fe
 @measures("switches", 1)
 def switched_model(
-    store, split, how: dict,    # LatentStore, SpeakerSplit, of `recipe`
-    system: str, seed: int,     # of SWITCHES; number of the training
-):                              # a SequenceTrainer that is done
+    store, split, how: dict, system: str, seed: int,   # how from `recipe`; a key of SWITCHES; number of the training
+):                                                     # a SequenceTrainer that is done
     "Train the recipe with one part switched."
     width, layers = how["head"]
     own = dict(head="factored", conditions=(("voice", 2 * store.dim),), anchor="prompt", head_width=width,
@@ -110,7 +105,7 @@ def prompts_for(store, split, how: dict, seed: int):   # -> Prompts; the seed is
     p = prompts_of_split(store, split, *(how[k] for k in ("prompt", "seconds", "clips", "most", "seed")))
     return replace(p, seed=spawn(how["seed"], "drawn", seed))
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #1934ef4b
+# %% ../../nbs/discussions/d14_what_matters.ipynb #48d09d8a
 @measures("switches", 1)
 def pair_of(model, p, temperature: float = 1.) -> tuple:   # two continuations of every prompt, [B,T,D] each
     "Draw twice."
@@ -122,9 +117,8 @@ def apart(first, second) -> np.ndarray:   # [B,T,D] each -> [B]
     return (first - second).norm(dim=-1).mean(1).numpy()
 
 def even_temperature(
-    distance,             # temperature -> diversity, which grows with it
-    target: float,        # what it should be
-    least=.1, most=4.,    # between these
+    distance, target: float,   # temperature -> diversity, which grows with it; what it should be
+    least=.1, most=4.,         # between these
 ) -> float:
     "The temperature that makes a model as diverse as another, or the end of the span that comes nearer."
     lo, hi = np.log(least), np.log(most)
@@ -133,13 +127,11 @@ def even_temperature(
         lo, hi = (middle, hi) if distance(float(np.exp(middle))) < target else (lo, middle)
     return float(np.exp((lo + hi) / 2))
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #5809fecb
+# %% ../../nbs/discussions/d14_what_matters.ipynb #631fd1f8
 @measures("switches", 1)
 def judged_rows(
-    codec, p,        # LatentCodec, Prompts
-    real,            # Clips of what really followed
-    pair: tuple,     # of `pair_of`
-    how: dict, seed: int,
+    codec, p, real,                     # LatentCodec, Prompts, Clips of what really followed
+    pair: tuple, how: dict, seed: int,   # of `pair_of`, of `recipe`, of the training
 ) -> pd.DataFrame:   # a row a speaker: speaker; late, early (parts of the areas), logit, apart
     "What every speaker adds to the areas at both ends, and how far two draws of its prompts lie apart."
     made = sounded(codec, p.given, pair[0], p.speaker)
@@ -152,7 +144,7 @@ def judged_rows(
     mean = pd.DataFrame(dict(speaker=b.speaker, logit=b.late, apart=apart(*pair))).groupby("speaker").mean()
     return pd.DataFrame(dict(speaker=names, late=late, early=early)).join(mean, on="speaker").round(5)
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #6eb56f29
+# %% ../../nbs/discussions/d14_what_matters.ipynb #30cde5a1
 @measures("switches", 1)
 def nats_by_speaker(store, split, law) -> pd.DataFrame:   # speaker, frames, nats (sums); law: a model or a mixture
     "Log scores of held-out frames, silence left out; none of a head that has no density."
@@ -167,14 +159,6 @@ def nats_by_speaker(store, split, law) -> pd.DataFrame:   # speaker, frames, nat
     kept = rows[(rows.frame > 0) & (rows.step > silence_floor(train))].assign(frames=1)
     sums = kept.groupby("speaker").agg(frames=("frames", "sum"), nats=("logp", "sum")).reset_index()
     return sums.round(3) if kept.logp.notna().all() else sums.iloc[:0]
-
-def marginal_of(store, split, how: dict):
-    "The mixture without a context that validation speakers prefer."
-    rng, parts = np.random.default_rng(spawn(how["seed"], "null")), []
-    for part in ("train", "valid"):
-        z = Sequences.of_store(store, getattr(split, f"{part}_utterances")).z
-        parts.append(z[torch.from_numpy(np.sort(rng.permutation(len(z))[:how["frames"]]))].double().numpy())
-    return best_mixture(*parts, how["nulls"], how["seed"])
 
 # %% ../../nbs/discussions/d14_what_matters.ipynb #fd0d9a8a
 @measures("switches", 1)
@@ -196,16 +180,14 @@ def measure_switch(store, split, how: dict, system: str, seed: int, real) -> dic
     gains = nats_by_speaker(store, split, model).assign(**about)
     return dict(results=pd.concat(results, ignore_index=True), gains=gains, models=pd.DataFrame(models))
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #360ae0c8
+# %% ../../nbs/discussions/d14_what_matters.ipynb #4046a366
 TABLES = ("results", "gains", "models")
 
 @measures("switches", 1)
 def measure_store(store, split, how: dict) -> dict:   # table name -> DataFrame
     "Every model; one that was measured before is read back, so that an interrupted run goes on."
-    @functools.cache
-    def real():
-        p = prompts_for(store, split, how, 0)
-        return sounded(store.codec(), p.given, p.truth, p.speaker)
+    p = prompts_for(store, split, how, 0)
+    real = functools.cache(lambda: sounded(store.codec(), p.given, p.truth, p.speaker))
     def kept(system, seed):
         measured = functools.cache(lambda: measure_switch(store, split, how, system, seed, real))
         same = {k: v for k, v in how.items() if k not in ("systems", "seeds")}
@@ -215,7 +197,7 @@ def measure_store(store, split, how: dict) -> dict:   # table name -> DataFrame
     parts = [kept(system, seed) for seed in range(how["seeds"]) for system in how["systems"]]
     some = lambda t: [part[t] for part in parts if len(part[t])] or [parts[0][t]]   # some heads have no density
     out = {t: pd.concat(some(t), ignore_index=True) for t in TABLES}
-    null = nats_by_speaker(store, split, marginal_of(store, split, how))
+    null = nats_by_speaker(store, split, marginal_mixture(store, split, how["nulls"], how["frames"], how["seed"]))
     null = pd.concat([null.assign(system="marginal", seed=s) for s in range(how["seeds"])])
     return out | dict(gains=pd.concat([out["gains"], null], ignore_index=True))
 
@@ -233,32 +215,33 @@ def asked_of(system: str) -> tuple:   # column, at equal diversity, sign that co
     area = ("late", factor == "head", int(factor == "context"), f"area at 7–10 s: {words}, less {beside}")
     return area if factor in ("context", "head") else ("drift", False, 0, f"drift: {words}, less {beside}")
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #0680a20b
+# %% ../../nbs/discussions/d14_what_matters.ipynb #d40ec8de
 def difference_of(results: pd.DataFrame, system: str) -> np.ndarray:   # [seeds, speakers]
     "What a switch changes in what its hypothesis is about."
     column, even, *_ = asked_of(system)
     return table_of(results, system, column, even) - table_of(results, BESIDE.get(system, RECIPE), column)
 
+def seeds_of(results: pd.DataFrame, column: str, times: int = 1) -> tuple:   # for `crossed`; 2 for a difference
+    "How far trainings of one model differ, pooled over all models as they come."
+    return pooled_seeds([table_of(results, s, column) for s in SWITCHES if s in set(results.system)], times)
+
 @measures("switches", 1)
 def hypotheses(tables: dict) -> pd.DataFrame:   # id, factor, words, value, lo, hi, n, p, holds
     "Every hypothesis of the page, with Holm's correction over all of them."
     results, rows = tables["results"], []
+    pooled = {column: seeds_of(results, column, 2) for column in ("late", "drift")}
     for system, (factor, *_) in SWITCHES.items():
         if system == RECIPE or system not in set(results.system): continue
-        x = difference_of(results, system)
-        e, (*_, sign, words) = crossed(x), asked_of(system)
+        x, (column, _, sign, words) = difference_of(results, system), asked_of(system)
+        e = crossed(x, seeds=pooled[column])
         rows.append(dict(id=system, factor=factor, words=words, value=e.value, lo=e.lo, hi=e.hi, n=e.n,
-                         p=crossed_p(x), sign=sign))
+                         p=crossed_p(x, pooled[column]), sign=sign))
     out = pd.DataFrame(rows)
     out["p"] = holm(out.p)
     out["holds"] = (out.p < .05) & ((out.sign == 0) | (np.sign(out.value) == out.sign))
     return out.drop(columns="sign")
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #771369fc
-def listed(words: list) -> str:   # "a, b and c"
-    "Some things in a sentence."
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
+# %% ../../nbs/discussions/d14_what_matters.ipynb #ac4b05bd
 def verdict(h: pd.DataFrame) -> str:   # of `hypotheses`
     "Which factors matter: those of which one hypothesis holds."
     asked = [f for f in FACTORS if f in set(h.factor)]
@@ -269,7 +252,6 @@ def verdict(h: pd.DataFrame) -> str:   # of `hypotheses`
     rest = f"; {listed(no)} {'is' if len(no) == 1 else 'are'} not shown to" if no else ""
     return f"{first[0].upper()}{first[1:]} {'matters' if len(yes) == 1 else 'matter'}{rest}"
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #a206ba7c
 SAID = {   # factor -> what it says of switches above the recipe, below it, and where none is told from it
     "context": ("is told from speech more easily than one of 128 frames",
                 "is told from speech less easily than one of 128 frames",
@@ -289,7 +271,7 @@ def factor_word(h: pd.DataFrame, factor: str) -> str:   # of `hypotheses`
             for some, words in ((part[part.value > 0], above), (part[part.value < 0], below)) if len(some)]
     return " ".join(f"{x[0].upper()}{x[1:]}." for x in said or [none])
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #684adcc7
+# %% ../../nbs/discussions/d14_what_matters.ipynb #188653a6
 @measures("switches", 1)
 def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:
     "What the page may quote."
@@ -303,14 +285,15 @@ def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:
         for even in (False, True):
             if even and SWITCHES[system][0] != "head": continue
             of, end = lambda c, s=system, e=even: table_of(results, s, c, e), "_even" if even else ""
-            say |= {f"area_{system}{end}": crossed(of("late"), bounds=SHARE),
-                    f"drift_{system}{end}": crossed(of("drift")), f"apart_{system}{end}": float(of("apart").mean())}
+            say |= {f"area_{system}{end}": crossed(of("late"), bounds=SHARE, seeds=seeds_of(results, "late")),
+                    f"drift_{system}{end}": crossed(of("drift"), seeds=seeds_of(results, "drift")),
+                    f"apart_{system}{end}": float(of("apart").mean())}
         if system in nats: say[f"nats_{system}"] = crossed((nats[system] - nats["marginal"]).to_numpy())
-        if system != RECIPE: say[f"change_{system}"] = crossed(difference_of(results, system))
+    say |= {f"change_{r.id}": estimate_of(r) for r in h.itertuples()}
     late = h[[asked_of(i)[0] == "late" for i in h.id]]
     return say | dict(smallest=float(((late.hi - late.lo) / 2).median()))
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #41d9c4f6
+# %% ../../nbs/discussions/d14_what_matters.ipynb #51754ef1
 COLOURS = dict(zip(("recipe", *FACTORS), PALETTE[6:] + PALETTE[:4], strict=True))
 
 def draw_factors(results: pd.DataFrame):
@@ -320,16 +303,15 @@ def draw_factors(results: pd.DataFrame):
     for ax, column, words in zip(axes, ("late", "drift"), ("area under the ROC at 7–10 s (½: speech)",
                                                            "less that of the first 3 s: drift"), strict=True):
         for i, system in enumerate(names):
-            e = crossed(table_of(results, system, column))
+            e = crossed(table_of(results, system, column), seeds=seeds_of(results, column))
             colour = COLOURS[SWITCHES[system][0]]
             if e.lo is not None: ax.plot([e.lo, e.hi], [-i, -i], color=colour, linewidth=1.5)
             ax.plot(e.value, -i, "o", color=colour, markersize=6)
         reference(ax, table_of(results, RECIPE, column).mean(), axis="x")
         ax.set(xlabel=words, yticks=-np.arange(len(names)), yticklabels=[SWITCHES[s][1] for s in names])
-        ax.grid(False)
     return fig
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #22f39b3c
+# %% ../../nbs/discussions/d14_what_matters.ipynb #7d48a04e
 def draw_heads(results: pd.DataFrame):
     "Realism against diversity, each head as it comes and at the recipe's diversity."
     names = [s for s in SWITCHES if s in set(results.system) and SWITCHES[s][0] in ("recipe", "head")]
@@ -337,18 +319,18 @@ def draw_heads(results: pd.DataFrame):
     for system, colour in zip(names, PALETTE, strict=False):
         at = []
         for even in (False, True)[:1 + (system != RECIPE)]:
-            x, e = table_of(results, system, "apart", even).mean(), crossed(table_of(results, system, "late", even))
+            x, y = (table_of(results, system, column, even) for column in ("apart", "late"))
+            x, e = x.mean(), crossed(y, seeds=seeds_of(results, "late"))
             if e.lo is not None: ax.plot([x, x], [e.lo, e.hi], color=colour, linewidth=1., alpha=.6)
-            full = even or system == RECIPE
-            ax.plot(x, e.value, "o", color=colour, markerfacecolor=colour if full else "white", markersize=7,
-                    label=SWITCHES[system][1] if full else None, zorder=3)
+            face, label = (colour, SWITCHES[system][1]) if even or system == RECIPE else ("white", None)
+            ax.plot(x, e.value, "o", color=colour, markerfacecolor=face, markersize=7, label=label, zorder=3)
             at.append((x, e.value))
         ax.plot(*zip(*at, strict=True), color=colour, linewidth=1.)
     ax.set(xlabel="distance of two continuations of a prompt", ylabel="area under the ROC at 7–10 s (½: speech)")
     legend_below(ax, ncol=2)
     return fig
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #7019de02
+# %% ../../nbs/discussions/d14_what_matters.ipynb #30764ec8
 def example_speaker(results: pd.DataFrame, which: str) -> str:   # "best" or "median" -> speaker
     "Whose continuations by the recipe's first seed are told from speech least easily, or as easily as half of all."
     part = results[(results.system == RECIPE) & (results.seed == 0)].sort_values(["logit", "speaker"], ascending=False)
@@ -357,7 +339,7 @@ def example_speaker(results: pd.DataFrame, which: str) -> str:   # "best" or "me
 def listen(run, case, how, tables, opened, first):
     "The best and the median prompt: what really followed, the recipe, and some of its switches."
     (_, split, store), ends = opened, {}
-    p, codec = prompts_for(store, split, how, 0), opened[2].codec()
+    p, codec = prompts_for(store, split, how, 0), store.codec()
     rival = lambda system: model_rival(switched_model(store, split, how, system, 0).best_model())
     made = dict(real=p.truth) | {s: rival(s)(p) for s in HEARD if s in how["systems"]}
     for which in ("median", "best"):
@@ -369,7 +351,7 @@ def listen(run, case, how, tables, opened, first):
                 (clip.wav[0, :clip.cut + int(min(5., how["seconds"]) * RATE)], RATE), f"{p.speaker[i]}: {said}")
     write_row(run, {k: v for k, (v, _) in ends.items()}, {k: c for k, (_, c) in ends.items()}, suffix=".ogg")
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #a0520c65
+# %% ../../nbs/discussions/d14_what_matters.ipynb #c41f6c7c
 def tell(run, found: list, how: dict, n: int):   # open Run; (tables, provenance) of each case; of `recipe`; resamples
     "The table of hypotheses, and the figures of the first case."
     add_rows(run, found, hypotheses, "hypotheses")
@@ -379,14 +361,7 @@ def tell(run, found: list, how: dict, n: int):   # open Run; (tables, provenance
     run.figure("heads", draw_heads(results), f"{title}: area under the ROC against diversity, a colour a head")
 
 STUDY = Study(NAME, measure_store, TABLES, listen, claims_of, tell)
-
-# %% ../../nbs/discussions/d14_what_matters.ipynb #663974fb
-def own_cases(root=None) -> str:   # where LibriSpeech lies
-    "LibriSpeech if it is here, else the default corpus."
-    try: get_corpus("librispeech", **{} if root is None else dict(root=root))
-    except AudioengramError: return "debian-speech:nano"
-    return "librispeech:nano"
-
+CORPORA = ("librispeech", "debian-speech")   # the first that is here
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -398,25 +373,24 @@ def run(
 ):                                # the published RunResult
     "Train with each part switched, continue, judge, and publish rows, claims, figures and clips."
     how = recipe(profile, eval_fraction, seed)
-    asked = asked_cases(profile, cases, corpus, codec, own_cases(corpus_root))
+    asked = asked_cases(profile, cases, corpus, codec, f"{first_here(CORPORA, corpus_root)}:nano")
     given = dict(eval_fraction=eval_fraction, seed=seed)
     return publish_cases(STUDY, profile, asked, how, given, corpus_root, folder)
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #6920427b
+# %% ../../nbs/discussions/d14_what_matters.ipynb #f5360a14
 def hypothesis_table(result) -> str:
     "Every hypothesis with its estimate, corrected p and verdict."
     def show(rows):
         return as_markdown(pd.DataFrame([
             {"difference": r.words, "estimate": f"{r.value:.3f} [{r.lo:.3f}, {r.hi:.3f}]", "p, Holm": f"{r.p:.3g}",
              "holds": bool(r.holds)} for r in rows.itertuples()]))
-    rows = result.table("hypotheses")
-    return "\n\n".join(f"**{case}**\n\n{show(part)}" for case, part in rows.groupby("case", sort=False))
+    return "\n\n".join(f"**{case}**\n\n{show(part)}"
+                       for case, part in result.table("hypotheses").groupby("case", sort=False))
 
 def system_table(result) -> str:
     "Every model, those at equal diversity too, of the case that leads."
     models, claims, lines = result.table("models"), result.claims, []
-    models = models[models.case == models.case.iloc[0]]
-    for (system, even), part in models.groupby(["system", "even"], sort=False):
+    for (system, even), part in models[models.case == models.case.iloc[0]].groupby(["system", "even"], sort=False):
         cell = lambda k, e="_even" * even, s=system: format_claim(x) if (x := claims.get(f"main.{k}_{s}{e}")) else "–"
         lines.append({
             "": SWITCHES[system][1] + ", equally diverse" * even, "parameters": int(part.parameters.iloc[0]),
