@@ -166,7 +166,7 @@ CARDS = {   # page -> its figure for a card, the claim that is its number, and w
     "d11": ("seconds", "main.sequence|.2f", "area under the ROC of a network that tells it from speech; ½ is chance"),
     "d12": ("blocks", "main.voice_slope", "of cosine a second: how fast the voice leaves the prompt's"),
     "d13": ("plane", "main.rank|.2f", "rank correlation of predictability and realism, fidelity taken out"),
-    "d14": ("factors", "main.change_context_1|.3f", "of area: how much more easily one frame of context is told than 128"),
+    "d14": ("factors", "main.change_context_1|.3f", "of area: one frame of context is told from speech more easily"),
     "d20": ("distances", "main.mel_many", "of log-mel distance to unheard files, after the most files"),
     "d21": ("gains", "main.gain_flops", "saved against a prior of equal cost"),
     "d30": ("conditions", "main.over_mel", "of accuracy: spikes over log-mel frames of 10 ms"),

@@ -62,7 +62,7 @@ RULES = _OF_LATENTS + (
     Rule("d12_drift", "norm_slope", "Do free runs drift in scale?"),
     Rule("d12_drift", "voice_slope", "Does the voice drift away from its speaker?", "no", "yes"),
     Rule("d13_modelability", "rank", "Is what is predicted better generated better, at equal fidelity?"),
-    Rule("d14_what_matters", "change_context_1", "Is speech of one frame of context told more easily than of ten seconds?"),
+    Rule("d14_what_matters", "change_context_1", "Is one frame of context told from speech more easily than 128?"),
     Rule("d14_what_matters", "change_noise_100", "Does noise in the history change the drift?", "it grows", "it falls"),
     Rule("d20_small_data_codes", "gain_reference_few", "Do few files beat the reference quantizer?"),
     Rule("d20_small_data_codes", "gain_reference_many", "Do many?"),
