@@ -62,8 +62,6 @@ RULES = _OF_LATENTS + (
     Rule("d12_drift", "norm_slope", "Do free runs drift in scale?"),
     Rule("d12_drift", "voice_slope", "Does the voice drift away from its speaker?", "no", "yes"),
     Rule("d13_modelability", "rank", "Is what is predicted better generated better, at equal fidelity?"),
-    Rule("d14_what_matters", "change_context_1", "Is one frame of context told from speech more easily than 128?"),
-    Rule("d14_what_matters", "change_noise_100", "Does noise in the history change the drift?", "it grows", "it falls"),
     Rule("d20_small_data_codes", "gain_reference_few", "Do few files beat the reference quantizer?"),
     Rule("d20_small_data_codes", "gain_reference_many", "Do many?"),
     Rule("d20_small_data_codes", "bits_saved", "Does a prior over codes beat a bigram?"),
@@ -82,6 +80,12 @@ RULES = _OF_LATENTS + (
     Rule("d31_recursion", "order_over_equal", "Does it on the order of sounds?"),
     Rule("d90_codec_card", "gain_pesq", "Is the codec better than its linear one (PESQ)?"),
     Rule("d90_codec_card", "learned_stoi", "Does its learned part help (STOI)?"),
+)
+
+# %% ../../nbs/lab/46_verdicts.ipynb #c4e9fe97
+RULES += (   # parts of a recipe, switched one at a time
+    Rule("d14_what_matters", "change_context_1", "Is one frame of context told from speech more easily than 128?"),
+    Rule("d14_what_matters", "change_noise_100", "Does noise in the history change the drift?", "it grows", "it falls"),
 )
 
 # %% ../../nbs/lab/46_verdicts.ipynb #7b398988
