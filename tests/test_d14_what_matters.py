@@ -79,7 +79,7 @@ def test_a_run_publishes_every_switch(result):
     models = result.table("models")
     assert models.parameters.sub(d14.PLANS[0].parameters).abs().max() <= 48 and len(models) == 2 * (len(few) + 1)
     assert d14.system_table(result).count("\n") == len(few) + 2 and d14.hypothesis_table(result).count("\n| ") == len(few) + 1
-    assert "nats_head_energy" not in str(result.claims) and len(result.manifest["clips"]) == 8
+    assert "nats_head_energy" not in str(result.claims) and len(result.manifest["clips"]) == 6
     gains = result.table("gains")
     means = gains.assign(x=gains.nats / gains.frames).pivot_table(index=["seed", "speaker"], columns="system", values="x")
     assert result.claims["main.nats_short"]["value"] == pytest.approx((means.short - means.marginal).mean(), rel=1e-4)

@@ -38,7 +38,7 @@ from ..measure.stats import estimate_of
 from ..measure.twosample import TwoSample, area_shares
 from ..stages import measures
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #82f43843
+# %% ../../nbs/discussions/d14_what_matters.ipynb #c2fe9a86
 NAME = "d14_what_matters"
 RECIPE = "recipe"
 SWITCHES = {   # id -> factor, words, options of the model beside those of the recipe
@@ -59,7 +59,7 @@ SWITCHES = {   # id -> factor, words, options of the model beside those of the r
 BESIDE = {"noise_50_short": "noise_50"}   # what a switch is compared with, where it is not the recipe
 FACTORS = dict(context="context", noise="noise in the history", short="a short context", head="the head")
 FEW = (RECIPE, "context_1", "noise_100", "short", "head_energy")     # of the smoke run
-HEARD = (RECIPE, "context_1", "noise_100", "head_flow")
+HEARD = (RECIPE, "context_1", "head_flow")
 SOLVED = 6                                # halvings of a span of temperatures
 
 # %% ../../nbs/discussions/d14_what_matters.ipynb #8a2dd9a6
@@ -330,7 +330,7 @@ def draw_heads(results: pd.DataFrame):
     legend_below(ax, ncol=2)
     return fig
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #30764ec8
+# %% ../../nbs/discussions/d14_what_matters.ipynb #247b01dd
 def example_speaker(results: pd.DataFrame, which: str) -> str:   # "best" or "median" -> speaker
     "Whose continuations by the recipe's first seed are told from speech least easily, or as easily as half of all."
     part = results[(results.system == RECIPE) & (results.seed == 0)].sort_values(["logit", "speaker"], ascending=False)
@@ -348,7 +348,7 @@ def listen(run, case, how, tables, opened, first):
             clip = sounded(codec, p.given[i:i + 1], z[i:i + 1], p.speaker[i:i + 1])
             said = "what really followed, through the codec" if system == "real" else SWITCHES[system][1]
             ends[f"{case.file}_{which}_{system}"] = (
-                (clip.wav[0, :clip.cut + int(min(5., how["seconds"]) * RATE)], RATE), f"{p.speaker[i]}: {said}")
+                (clip.wav[0, :clip.cut + int(min(4., how["seconds"]) * RATE)], RATE), f"{p.speaker[i]}: {said}")
     write_row(run, {k: v for k, (v, _) in ends.items()}, {k: c for k, (_, c) in ends.items()}, suffix=".ogg")
 
 # %% ../../nbs/discussions/d14_what_matters.ipynb #c41f6c7c
