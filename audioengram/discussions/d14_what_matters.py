@@ -9,8 +9,9 @@ __all__ = ['NAME', 'RECIPE', 'SWITCHES', 'BESIDE', 'FACTORS', 'FEW', 'HEARD', 'S
            'seeds_of', 'hypotheses', 'verdict', 'factor_word', 'claims_of', 'draw_factors', 'draw_heads',
            'example_speaker', 'listen', 'tell', 'run', 'hypothesis_table', 'system_table']
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #6fdeceb2
+# %% ../../nbs/discussions/d14_what_matters.ipynb #33f88fd9
 import functools
+import os
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -105,7 +106,7 @@ def prompts_for(store, split, how: dict, seed: int):   # -> Prompts; the seed is
     p = prompts_of_split(store, split, *(how[k] for k in ("prompt", "seconds", "clips", "most", "seed")))
     return replace(p, seed=spawn(how["seed"], "drawn", seed))
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #48d09d8a
+# %% ../../nbs/discussions/d14_what_matters.ipynb #0a428648
 @measures("switches", 1)
 def pair_of(model, p, temperature: float = 1.) -> tuple:   # two continuations of every prompt, [B,T,D] each
     "Draw twice."
@@ -117,8 +118,7 @@ def apart(first, second) -> np.ndarray:   # [B,T,D] each -> [B]
     return (first - second).norm(dim=-1).mean(1).numpy()
 
 def even_temperature(
-    distance, target: float,   # temperature -> diversity, which grows with it; what it should be
-    least=.1, most=4.,         # between these
+    distance, target: float, least=.1, most=4.,   # temperature -> diversity, which grows; what it should be; between
 ) -> float:
     "The temperature that makes a model as diverse as another, or the end of the span that comes nearer."
     lo, hi = np.log(least), np.log(most)
@@ -241,16 +241,15 @@ def hypotheses(tables: dict) -> pd.DataFrame:   # id, factor, words, value, lo, 
     out["holds"] = (out.p < .05) & ((out.sign == 0) | (np.sign(out.value) == out.sign))
     return out.drop(columns="sign")
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #ac4b05bd
+# %% ../../nbs/discussions/d14_what_matters.ipynb #42e3a6a9
 def verdict(h: pd.DataFrame) -> str:   # of `hypotheses`
     "Which factors matter: those of which one hypothesis holds."
     asked = [f for f in FACTORS if f in set(h.factor)]
     yes = [FACTORS[f] for f in asked if h[h.factor == f].holds.any()]
     no = [FACTORS[f] for f in asked if FACTORS[f] not in yes]
     if not yes: return f"Nothing is shown to matter among {listed(no)}"
-    first = listed(yes)
     rest = f"; {listed(no)} {'is' if len(no) == 1 else 'are'} not shown to" if no else ""
-    return f"{first[0].upper()}{first[1:]} {'matters' if len(yes) == 1 else 'matter'}{rest}"
+    return f"{listed(yes)[0].upper()}{listed(yes)[1:]} {'matters' if len(yes) == 1 else 'matter'}{rest}"
 
 SAID = {   # factor -> what it says of switches above the recipe, below it, and where none is told from it
     "context": ("is told from speech more easily than one of 128 frames",
@@ -351,7 +350,7 @@ def listen(run, case, how, tables, opened, first):
                 (clip.wav[0, :clip.cut + int(min(4., how["seconds"]) * RATE)], RATE), f"{p.speaker[i]}: {said}")
     write_row(run, {k: v for k, (v, _) in ends.items()}, {k: c for k, (_, c) in ends.items()}, suffix=".ogg")
 
-# %% ../../nbs/discussions/d14_what_matters.ipynb #c41f6c7c
+# %% ../../nbs/discussions/d14_what_matters.ipynb #988ad61d
 def tell(run, found: list, how: dict, n: int):   # open Run; (tables, provenance) of each case; of `recipe`; resamples
     "The table of hypotheses, and the figures of the first case."
     add_rows(run, found, hypotheses, "hypotheses")
@@ -361,7 +360,7 @@ def tell(run, found: list, how: dict, n: int):   # open Run; (tables, provenance
     run.figure("heads", draw_heads(results), f"{title}: area under the ROC against diversity, a colour a head")
 
 STUDY = Study(NAME, measure_store, TABLES, listen, claims_of, tell)
-CORPORA = ("librispeech", "debian-speech")   # the first that is here
+CORPORA = ("librispeech", "debian-speech")   # the first that is here; rows that stand are of the first
 def run(
     profile="quick",              # "smoke", "quick" or "full"
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
@@ -373,7 +372,8 @@ def run(
 ):                                # the published RunResult
     "Train with each part switched, continue, judge, and publish rows, claims, figures and clips."
     how = recipe(profile, eval_fraction, seed)
-    asked = asked_cases(profile, cases, corpus, codec, f"{first_here(CORPORA, corpus_root)}:nano")
+    lead = CORPORA[0] if os.environ.get("AUDIOENGRAM_REDRAW") else first_here(CORPORA, corpus_root)
+    asked = asked_cases(profile, cases, corpus, codec, f"{lead}:nano")
     given = dict(eval_fraction=eval_fraction, seed=seed)
     return publish_cases(STUDY, profile, asked, how, given, corpus_root, folder)
 
