@@ -29,6 +29,10 @@ LEFT_OUT = {
     ("d12_drift", "areas", None): "areas of two speakers move in steps of a quarter; their rows are watched",
     ("d13_modelability", "results", "early"): "logits of networks that fork on another processor",
     ("d13_modelability", "results", "late"): "logits of networks that fork on another processor",
+    ("d14_what_matters", "results", "early"): "areas of two speakers move in steps of a quarter",
+    ("d14_what_matters", "results", "late"): "areas of two speakers move in steps of a quarter",
+    ("d14_what_matters", "results", "logit"): "logits of networks that fork on another processor",
+    ("d14_what_matters", "hypotheses", None): "differences of such areas",
     ("d02_measures", "seconds", None): "logits of networks that fork on another processor",
     ("d02_measures", "areas", None): "areas of two speakers move in steps of a quarter; their rows are watched",
 }

@@ -1,20 +1,25 @@
 "The commands: a recording goes on, and what cannot go on is refused in one sentence."
+import io
 import json
 import math
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import typer
 from typer.testing import CliRunner
 
-from audioengram.cli_generate import app, generate, judge
+from audioengram.cli_generate import PIPE, app, check_places, generate, judge
 from audioengram.core import AudioengramError, AudioError, ModelFileError, ParameterError
 from audioengram.data.audio import audio_info, load_audio, save_audio
+from audioengram.dynamics.generate import stream_recording
 from audioengram.dynamics.sequence import SequenceConfig, SequenceModel
-from audioengram.dynamics.sequence_file import SHIPPED_SEQUENCE, save_sequence
+from audioengram.dynamics.sequence_file import SHIPPED_SEQUENCE, load_sequence, save_sequence
 
 runner = CliRunner()
 commands = typer.Typer()
@@ -72,6 +77,63 @@ def test_another_rate_is_resampled_and_other_formats_are_written(home, tmp_path)
     assert call(*words(home, tmp_path / "x.ogg", prompt="b.flac", model="bare.safetensors")).exit_code == 0
     info = audio_info(tmp_path / "x.ogg")
     assert info.seconds == pytest.approx(3., abs=.09) and info.rate == 16_000
+
+
+def heard_of(data: bytes) -> np.ndarray:
+    "Samples of a WAV stream whose length was not known."
+    wav, rate = soundfile.read(io.BytesIO(data), dtype="int16")
+    assert rate == 16_000 and data[:4] == b"RIFF"
+    return wav
+
+
+def player_on(path, monkeypatch, name="aplay", status=0):
+    "A stand-in for a player, the only program on PATH: keeps what it hears."
+    place = path / "bin"
+    place.mkdir(exist_ok=True)
+    player = place / name
+    player.write_text(f"#!{sys.executable}\nimport sys\nopen({str(path / 'heard')!r}, 'wb').write(sys.stdin.buffer.read())\n"
+                      f"sys.exit({status})\n")
+    player.chmod(0o755)
+    monkeypatch.setenv("PATH", str(place))
+
+
+def test_a_player_and_a_pipe_hear_what_the_file_holds(home, tmp_path, monkeypatch):
+    assert call(*words(home, tmp_path / "a.wav", "--seed", 3)).exit_code == 0
+    file = soundfile.read(tmp_path / "a.wav", dtype="int16")[0]
+    assert len(file) == pytest.approx(48_000, abs=1400)
+    sent = runner.invoke(commands, [str(w) for w in words(home, "-", "--seed", 3)])
+    assert sent.exit_code == 0 and np.array_equal(heard_of(sent.stdout_bytes), file)
+    player_on(tmp_path, monkeypatch)
+    r = call(*words(home, tmp_path / "b.wav", "--seed", 3, "--play"))                 # heard and written
+    assert r.exit_code == 0 and np.array_equal(heard_of((tmp_path / "heard").read_bytes()), file)
+    assert np.array_equal(soundfile.read(tmp_path / "b.wav", dtype="int16")[0], file)
+
+
+def test_sound_that_nobody_can_hear_is_refused_before_it_is_made(home, tmp_path, monkeypatch):
+    ask = ("generate", "--prompt", home / "a.wav", "--model", home / "voice.safetensors")
+    refused(ParameterError, "nobody would hear it. Give --out FILE, --out - or --play", *ask)
+    refused(ParameterError, "exclude each other", *ask, "--play", "--out", "-")
+    player_on(tmp_path, monkeypatch, status=3)
+    refused(AudioError, "the player aplay gave up (exit status 3)", *ask, "--seconds", 1, "--play")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    refused(AudioError, "no player is on PATH. Install ffmpeg", *ask, "--play")
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: True))
+    with pytest.raises(ParameterError, match="fill the terminal"): check_places(PIPE, False)
+
+
+def test_the_first_sound_comes_before_half_a_second_of_computing(home):
+    "It is the prompt's, while no frame of what follows has been drawn."
+    from audioengram.codecs import get_codec
+    codec, model = get_codec("nano"), load_sequence(SHIPPED_SEQUENCE if SHIPPED_SEQUENCE.is_file() else home / "voice.safetensors")
+    drawn = []
+    model.head.head.register_forward_hook(lambda *_: drawn.append(1))
+    began = time.process_time()
+    prompt, pieces = stream_recording(home / "a.wav", model, codec, 1.)
+    first = next(len(wav) for _, wav in pieces if len(wav))
+    assert time.process_time() - began < .5 and first >= 960 and not drawn
+    rest = [len(wav) for _, wav in pieces]
+    assert max(rest) <= 4 * 1280 and first + sum(rest) == codec.samples(prompt.shape[1] + 12)
+    assert len(drawn) == 12
 
 
 def test_what_cannot_go_on_is_refused_in_a_sentence(home, tmp_path):

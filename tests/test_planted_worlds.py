@@ -17,6 +17,7 @@ from audioengram.discussions import d06_rollout_training as d06
 from audioengram.discussions import d07_factorization as d07
 from audioengram.discussions import d10_archetypes as d10
 from audioengram.discussions import d13_modelability as d13
+from audioengram.discussions import d14_what_matters as d14
 from audioengram.discussions import d21_memory_over_codes as d21
 from audioengram.dynamics.archetypes import tightness_table
 from audioengram.dynamics.injection import Switching
@@ -159,6 +160,21 @@ def codecs_world(seed, effect, clips=16):
     return d13.rank_claims(found, 200, seed)["verdict_short"]
 
 
+# -- what matters (d14): three trainings of every switch, told from speech on forty speakers, some of them more or less than the recipe
+
+def switches_world(seed, drift=False, **added):
+    "The answer of d14 where some switches change an area, the late one alone if they make it drift."
+    rng, rows, speakers = np.random.default_rng(seed), [], 40
+    voice = .1 * rng.standard_normal(speakers)
+    for system, (factor, *_) in d14.SWITCHES.items():
+        for training, even in ((t, e) for t in range(3) for e in (False, True)[:1 + (factor == "head")]):
+            area = lambda more: .8 + voice + more + .01 * rng.standard_normal() + .1 * rng.standard_normal(speakers)
+            more = added.get(system, 0.)
+            rows.append(pd.DataFrame(dict(system=system, seed=training, even=even, speaker=np.arange(speakers), late=area(more),
+                                          early=area(0. if drift else more))))
+    return d14.verdict(d14.hypotheses(dict(results=pd.concat(rows))))
+
+
 WORLDS = {   # name -> (world, how its answer begins)
     "compounding": (lambda s: gap_world(s, TRUE, Switching((.85, .7), (.1, .5), sigma=.3)),
                     ("yes: it loses", "yes: 4 frames ahead it does worse than knowing no past")),
@@ -177,6 +193,11 @@ WORLDS = {   # name -> (world, how its answer begins)
     "rollouts that do nothing": (lambda s: d06.verdict(rows_world(s, 0., by_seed=0.)), "not known"),
     "predictability that drives generation": (lambda s: codecs_world(s, 5.), "Yes: what is predicted better"),
     "predictability that drives nothing": (lambda s: codecs_world(s, 0.), "No proxy"),
+    "a context that matters": (lambda s: switches_world(s, context_1=.15, context_8=.12), "Context matters; noise"),
+    "a head that matters": (lambda s: switches_world(s, head_flow=-.15), "The head matters"),
+    "noise that mends drift": (lambda s: switches_world(s, drift=True, noise_50=-.18, noise_50_short=-.18), "Noise in the history matters"),
+    "nothing that matters": (lambda s: switches_world(s), "Nothing is shown"),
+    "a context that harms": (lambda s: switches_world(s, context_1=-.15, context_8=-.12), "Nothing is shown"),
     "a memory over codes": (lambda s: codes_world(s, .06, .04), "saves bits on the same trunk and beats"),
     "width over codes": (lambda s: codes_world(s, .06, -.1), "saves bits on the same trunk and loses to"),
 }
@@ -195,7 +216,7 @@ def test_a_planted_world_is_answered(name):
 
 
 MANY = ("rollouts that help", "rollouts that harm", "rollouts that do nothing", "direction-only dynamics", "useful memory",
-        "memory of use to weak densities", "useless memory")     # rows: draws cost nothing
+        "memory of use to weak densities", "useless memory", "nothing that matters")     # rows: draws cost nothing
 
 
 @pytest.mark.slow

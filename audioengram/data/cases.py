@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEWEST_SPEAKERS', 'Case', 'parse_cases', 'check_corpus', 'of_few', 'what_few_lack', 'page_corpus', 'open_case',
-           'split_windows', 'SomeWindows', 'shared_windows']
+           'first_here', 'split_windows', 'SomeWindows', 'shared_windows']
 
 # %% ../../nbs/data/20_cases.ipynb #1013416e
 import functools
@@ -111,6 +111,18 @@ def open_case(
         corpus = corpus.subset(max_seconds=max_seconds, seed=seed, n_speakers=len(corpus.speakers))
     split = corpus.split(eval_fraction, seed)
     return corpus, split, encode_corpus(corpus, codec, split=split, progress=False)
+
+# %% ../../nbs/data/20_cases.ipynb #455e9876
+def first_here(
+    names,       # corpora, the best first
+    root=None,   # where they lie
+) -> str:        # the last of them where none is here: it says what is missing
+    "The first corpus that is on this machine."
+    for name in names[:-1]:
+        try: get_corpus(name, root, show=False)
+        except CorpusError: continue
+        return name
+    return names[-1]
 
 # %% ../../nbs/data/20_cases.ipynb #03da8512
 def split_windows(

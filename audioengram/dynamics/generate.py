@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SILENT_DB', 'Sampling', 'stream_frames', 'prompt_conditions', 'continue_latents', 'prompt_latents', 'Continuation',
-           'continue_recording']
+           'WholeDecoder', 'sound_decoder', 'stream_recording', 'continue_recording']
 
 # %% ../../nbs/dynamics/48_generate.ipynb #a111d908
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import AudioError, ParameterError, TrainingError, check_shape, generator, spawn
+from ..core import AudioError, CodecError, ParameterError, TrainingError, check_shape, generator, spawn
 from ..data.audio import load_audio, resample
 from .sequence import SequenceModel
 from .sequence_data import voice_of
@@ -126,6 +127,49 @@ class Continuation:
     prompt: float       # s, length of the prompt's part
     latents: Tensor     # prompt and continuation, [T,D]
 
+class WholeDecoder:
+    "Stands for the stream of a codec that has none: all sound comes at the end."
+    def __init__(self,
+        codec,   # LatentCodec
+    ): self.codec, self.held = codec, []
+
+    def push(self, z):   # [T,D] -> [0]
+        self.held.append(z)
+        return torch.zeros(0)
+
+    def finish(self) -> Tensor: return self.codec.decode(torch.cat(self.held)[None])[0].cpu()
+
+def sound_decoder(
+    codec,   # LatentCodec
+):           # with `push` and `finish`
+    "Latents in, sound out, as soon as the codec can."
+    try: return codec.stream().decoder
+    except CodecError: return WholeDecoder(codec)
+
+# %% ../../nbs/dynamics/48_generate.ipynb #804bc2c8
+def stream_recording(
+    file,                 # a recording
+    model: SequenceModel,  # with its card as `.about`
+    codec,                # LatentCodec of its latents
+    seconds: float = 10.,  # of continuation
+    how=Sampling(),
+) -> tuple:               # prompt [1,T,D]; iterator of (latents [T,D], samples [S]); raises as `continue_recording`
+    "Continue a recording frame by frame; all that can be refused is refused before the first sound."
+    refuse_other_codec(model.about, codec)
+    if not (math.isfinite(seconds) and seconds * codec.frame_rate >= 1):
+        raise ParameterError(f"{seconds} seconds hold no frame", remedy=f"Ask for {1 / codec.frame_rate:.2f} s or more")
+    prompt = prompt_latents(*load_audio(file), codec, file)
+    prompt_conditions(model, prompt, how)
+    return prompt, _as_drawn(model, codec, prompt, round(seconds * codec.frame_rate), how)
+
+def _as_drawn(model, codec, prompt, frames, how):
+    "Frames of the prompt, then those that are drawn, each with the sound that it makes known."
+    decoder, run = sound_decoder(codec), stream_frames(model, prompt, frames, how)
+    for z in itertools.chain(prompt[0].split(1), run):
+        with torch.inference_mode(): yield z, decoder.push(z).numpy()
+    with torch.inference_mode(): yield prompt[0, :0], decoder.finish().numpy()
+
+# %% ../../nbs/dynamics/48_generate.ipynb #c82f41f2
 def continue_recording(
     file,                 # a recording
     model: SequenceModel,  # with its card as `.about`
@@ -133,11 +177,7 @@ def continue_recording(
     seconds: float = 10.,  # of continuation
     how=Sampling(),
 ) -> Continuation:        # raises AudioError, ModelFileError, ParameterError
-    "Continue a recording; prompt and continuation are decoded in one piece, so that no join is heard."
-    refuse_other_codec(model.about, codec)
-    if not (math.isfinite(seconds) and seconds * codec.frame_rate >= 1):
-        raise ParameterError(f"{seconds} seconds hold no frame", remedy=f"Ask for {1 / codec.frame_rate:.2f} s or more")
-    prompt = prompt_latents(*load_audio(file), codec, file)
-    z = torch.cat([prompt, continue_latents(model, prompt, round(seconds * codec.frame_rate), how)], 1)
-    with torch.inference_mode(): wav = codec.decode(z)[0].numpy()
-    return Continuation(wav, codec.sample_rate, prompt.shape[1] / codec.frame_rate, z[0])
+    "Continue a recording; prompt and continuation are decoded as one stream, so that no join is heard."
+    prompt, pieces = stream_recording(file, model, codec, seconds, how)
+    z, wav = zip(*pieces, strict=True)
+    return Continuation(np.concatenate(wav), codec.sample_rate, prompt.shape[1] / codec.frame_rate, torch.cat(z))

@@ -218,6 +218,12 @@ FINDINGS |= {
         "Without one kind of representation after the other the correlation lies between "
         "{claim:main.without_least|.2f} and {claim:main.without_most|.2f}; with other marks it is "
         "{claim:main.rank_told}.",
+    "d14_what_matters/factors":
+        "{claim:main.verdict_short}: the recipe is told from speech with an area of {claim:main.area_recipe}, with "
+        "one frame of context with {claim:main.area_context_1}.",
+    "d14_what_matters/heads":
+        "{claim:main.head_word} As it comes, the recipe's head has an area of {claim:main.area_recipe} where two "
+        "draws lie {claim:main.apart_recipe|.2f} apart.",
 }
 
 # %% ../../nbs/lab/27_findings.ipynb #21ae699b

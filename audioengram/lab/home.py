@@ -25,7 +25,7 @@ from .share import first_sentence, read_results, results_log
 # %% ../../nbs/lab/23_home.ipynb #757ff791
 GROUPS = {   # what is asked -> pages, in reading order
     "What moves": ("d00", "d01", "d03", "d04", "d07", "d10"),
-    "What generates": ("d11", "d05", "d06", "d12", "d13", "d08", "d02"),
+    "What generates": ("d11", "d14", "d05", "d06", "d12", "d13", "d08", "d02"),
     "Codecs and codes": ("d90", "d09", "d20", "d21", "d22"),
     "Ember: sensing": ("d30", "d32", "d31", "d33"),
     "More": (),
@@ -166,6 +166,7 @@ CARDS = {   # page -> its figure for a card, the claim that is its number, and w
     "d11": ("seconds", "main.sequence|.2f", "area under the ROC of a network that tells it from speech; ½ is chance"),
     "d12": ("blocks", "main.voice_slope", "of cosine a second: how fast the voice leaves the prompt's"),
     "d13": ("plane", "main.rank|.2f", "rank correlation of predictability and realism, fidelity taken out"),
+    "d14": ("factors", "main.change_context_1|.3f", "of area: one frame of context is told from speech more easily"),
     "d20": ("distances", "main.mel_many", "of log-mel distance to unheard files, after the most files"),
     "d21": ("gains", "main.gain_flops", "saved against a prior of equal cost"),
     "d30": ("conditions", "main.over_mel", "of accuracy: spikes over log-mel frames of 10 ms"),

@@ -82,6 +82,12 @@ RULES = _OF_LATENTS + (
     Rule("d90_codec_card", "learned_stoi", "Does its learned part help (STOI)?"),
 )
 
+# %% ../../nbs/lab/46_verdicts.ipynb #c4e9fe97
+RULES += (   # parts of a recipe, switched one at a time
+    Rule("d14_what_matters", "change_context_1", "Is one frame of context told from speech more easily than 128?"),
+    Rule("d14_what_matters", "change_noise_100", "Does noise in the history change the drift?", "it grows", "it falls"),
+)
+
 # %% ../../nbs/lab/46_verdicts.ipynb #7b398988
 LEVEL = .05   # chance of any false answer among all
 
