@@ -4,21 +4,22 @@
 
 # %% auto #0
 __all__ = ['NAME', 'RECIPE', 'SWITCHES', 'BESIDE', 'FACTORS', 'FEW', 'HEARD', 'SOLVED', 'PLANS', 'TABLES', 'SAID', 'COLOURS',
-           'STUDY', 'CORPORA', 'recipe', 'switched_model', 'prompts_for', 'pair_of', 'apart', 'even_temperature',
+           'STUDY', 'CORPORA', 'run', 'Recipe', 'switched_model', 'prompts_for', 'pair_of', 'apart', 'even_temperature',
            'judged_rows', 'nats_by_speaker', 'measure_switch', 'measure_store', 'table_of', 'asked_of', 'difference_of',
-           'seeds_of', 'hypotheses', 'verdict', 'factor_word', 'claims_of', 'draw_factors', 'draw_heads',
-           'example_speaker', 'listen', 'tell', 'run', 'hypothesis_table', 'system_table']
+           'seeds_of', 'hypotheses', 'verdict', 'factor_word', 'claims_of', 'factor_table', 'draw_factors',
+           'head_table', 'draw_heads', 'example_speaker', 'listen', 'tell', 'leading', 'hypothesis_table',
+           'system_table']
 
 # %% ../../nbs/discussions/d14_what_matters.ipynb #33f88fd9
 import functools
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ..core import get_profile, spawn
+from ..core import spawn
 from ..data.cases import first_here
 from ..dynamics.contest import LATE, late_score, second_rows
 from ..dynamics.equal import EqualPlan, marginal_mixture, train_equally
@@ -28,15 +29,17 @@ from ..dynamics.sequence_score import frame_scores, silence_floor
 from ..lab.claims import format_claim
 from ..lab.drafts import cached
 from ..lab.figures import PALETTE, legend_below, panels, reference
+from ..lab.page_run import PageRun
 from ..lab.players import write_row
-from ..lab.studies import Study, add_rows, as_markdown, asked_cases, publish_cases
+from ..lab.studies import Study, add_rows, as_markdown
 from ..lab.tables import listed
 from ..measure.admission import holm
 from ..measure.continuation import sounded
-from ..measure.rules import SHARE, by_seed, crossed, crossed_p, pooled_seeds
+from ..measure.rules import SHARE, by_seed, crossed, crossed_p, crossed_table, pooled_seeds
 from ..measure.speech import RATE
 from ..measure.stats import estimate_of
 from ..measure.twosample import TwoSample, area_shares
+from ..options import CaseOptions, asked, per
 from ..stages import measures
 
 # %% ../../nbs/discussions/d14_what_matters.ipynb #c2fe9a86
@@ -69,42 +72,42 @@ PLANS = (   # smoke, quick, full
     EqualPlan(context=10.24),
     EqualPlan(5_000_000, 384, 6, 8, 10.24, 10.24, 64, 20_000))
 
-def recipe(
-    profile, eval_fraction=.2, seed=0,   # run profile; share of speakers held out; of everything
-) -> dict:                               # all that decides the rows of a case, beside its data and the code
-    "The parameters of a measurement."
-    p = get_profile(profile)
-    return dict(
-        seed=int(seed),
-        eval_fraction=p.pick(.4, eval_fraction, eval_fraction),
-        max_seconds=p.pick(300., None, None),
-        systems=list(p.pick(FEW, [s for s in SWITCHES if s not in ("head_lsd", "noise_10")], SWITCHES)),
-        seeds=p.pick(2, 3, 3),
-        plan=asdict(p.pick(*PLANS)),
-        head=p.pick([16, 1], [128, 2], [512, 4]),   # channels and blocks of heads without a density
-        draws=p.pick(2, 4, 16),            # of the energy score that stops
-        frames=p.pick(1500, 12_000, 200_000),   # that fit a density without a context
-        nulls=p.pick([[4, "diag"]], [[32, "diag"], [8, "full"]], [[64, "diag"], [16, "full"]]),
-        prompt=p.pick(1., 3., 3.), seconds=p.pick(4., 10., 10.),   # s of a prompt, and that follow
-        clips=p.pick(4, 88, 400), most=p.pick(1, 4, 8),            # about, in all; a speaker
-        folds=p.pick(2, 4, 4), networks=p.pick(1, 1, 4), epochs=p.pick(2, 30, 30))   # of the two-sample test
+@dataclass(frozen=True, kw_only=True)
+class Recipe(CaseOptions):
+    "All that decides the rows of a case, beside its data and the code."
+    eval_fraction: float = asked(.2, smoke=.4)   # share of speakers held out
+    max_seconds: float = per(300., None, None)   # of speech, at most
+    systems: list = per(list(FEW), [s for s in SWITCHES if s not in ("head_lsd", "noise_10")], list(SWITCHES))
+    seeds: int = per(2, 3, 3)
+    plan: dict = per(*map(asdict, PLANS))        # of training
+    head: list = per([16, 1], [128, 2], [512, 4])   # channels and blocks of heads without a density
+    draws: int = per(2, 4, 16)                   # of the energy score that stops
+    frames: int = per(1500, 12_000, 200_000)     # that fit a density without a context
+    nulls: list = per([[4, "diag"]], [[32, "diag"], [8, "full"]], [[64, "diag"], [16, "full"]])
+    prompt: float = per(1., 3., 3.)              # s
+    seconds: float = per(4., 10., 10.)           # s that follow
+    clips: int = per(4, 88, 400)                 # about, in all
+    most: int = per(1, 4, 8)                     # a speaker
+    folds: int = per(2, 4, 4)                    # of the two-sample test
+    networks: int = per(1, 1, 4)                 # a fold
+    epochs: int = per(2, 30, 30)                 # of each
 
 # %% ../../nbs/discussions/d14_what_matters.ipynb #408267fe
 @measures("switches", 1)
 def switched_model(
-    store, split, how: dict, system: str, seed: int,   # how from `recipe`; a key of SWITCHES; number of the training
+    store, split, how: Recipe, system: str, seed: int,   # how of `Recipe`; a key of SWITCHES; number of the training
 ):                                                     # a SequenceTrainer that is done
     "Train the recipe with one part switched."
-    width, layers = how["head"]
+    width, layers = how.head
     own = dict(head="factored", conditions=(("voice", 2 * store.dim),), anchor="prompt", head_width=width,
                head_layers=layers)
-    plan = EqualPlan(**how["plan"] | dict(seed=spawn(how["seed"], "switched", seed)))
-    return train_equally(store, split, plan, how["draws"], **own | SWITCHES[system][2])
+    plan = EqualPlan(**how.plan | dict(seed=spawn(how.seed, "switched", seed)))
+    return train_equally(store, split, plan, how.draws, **own | SWITCHES[system][2])
 
-def prompts_for(store, split, how: dict, seed: int):   # -> Prompts; the seed is that of the draws
+def prompts_for(store, split, how: Recipe, seed: int):   # -> Prompts; the seed is that of the draws
     "Prompts of held-out speakers, the same for every seed."
-    p = prompts_of_split(store, split, *(how[k] for k in ("prompt", "seconds", "clips", "most", "seed")))
-    return replace(p, seed=spawn(how["seed"], "drawn", seed))
+    p = prompts_of_split(store, split, *how.some("prompt", "seconds", "clips", "most", "seed").values())
+    return replace(p, seed=spawn(how.seed, "drawn", seed))
 
 # %% ../../nbs/discussions/d14_what_matters.ipynb #0a428648
 @measures("switches", 1)
@@ -131,12 +134,12 @@ def even_temperature(
 @measures("switches", 1)
 def judged_rows(
     codec, p, real,                     # LatentCodec, Prompts, Clips of what really followed
-    pair: tuple, how: dict, seed: int,   # of `pair_of`, of `recipe`, of the training
+    pair: tuple, how: Recipe, seed: int,   # of `pair_of`, of `Recipe`, of the training
 ) -> pd.DataFrame:   # a row a speaker: speaker; late, early (parts of the areas), logit, apart
     "What every speaker adds to the areas at both ends, and how far two draws of its prompts lie apart."
     made = sounded(codec, p.given, pair[0], p.speaker)
-    plan = TwoSample(how["folds"], how["networks"], how["epochs"])
-    seconds = second_rows(dict(real=real, model=made), plan, spawn(how["seed"], "test", seed))
+    plan = TwoSample(how.folds, how.networks, how.epochs)
+    seconds = second_rows(dict(real=real, model=made), plan, spawn(how.seed, "test", seed))
     seconds = seconds.assign(early=seconds[[f"s{k + 1}" for k in range(LATE)]].mean(axis=1), late=late_score(seconds))
     a, b = seconds[seconds.real], seconds[~seconds.real]
     late, names = area_shares(a.late, b.late, a.speaker, b.speaker)
@@ -162,7 +165,7 @@ def nats_by_speaker(store, split, law) -> pd.DataFrame:   # speaker, frames, nat
 
 # %% ../../nbs/discussions/d14_what_matters.ipynb #fd0d9a8a
 @measures("switches", 1)
-def measure_switch(store, split, how: dict, system: str, seed: int, real) -> dict:   # real: () -> Clips
+def measure_switch(store, split, how: Recipe, system: str, seed: int, real) -> dict:   # real: () -> Clips
     "A model: its areas, at equal diversity too if its head was switched, its log scores, and what it is."
     trainer, p = switched_model(store, split, how, system, seed), prompts_for(store, split, how, seed)
     codec, model, best = store.codec(), trainer.best_model(), min(trainer.curve, key=lambda r: r["energy"])
@@ -184,21 +187,21 @@ def measure_switch(store, split, how: dict, system: str, seed: int, real) -> dic
 TABLES = ("results", "gains", "models")
 
 @measures("switches", 1)
-def measure_store(store, split, how: dict) -> dict:   # table name -> DataFrame
+def measure_store(store, split, how: Recipe) -> dict:   # table name -> DataFrame
     "Every model; one that was measured before is read back, so that an interrupted run goes on."
     p = prompts_for(store, split, how, 0)
     real = functools.cache(lambda: sounded(store.codec(), p.given, p.truth, p.speaker))
     def kept(system, seed):
         measured = functools.cache(lambda: measure_switch(store, split, how, system, seed, real))
-        same = {k: v for k, v in how.items() if k not in ("systems", "seeds")}
+        same = {k: v for k, v in asdict(how).items() if k not in ("systems", "seeds")}
         key = [store.fingerprint, split.eval_utterances, same, system, seed]
         return {t: cached([*key, t], lambda t=t: measured()[t], code=f"audioengram.discussions.{NAME}:measure_switch")
                 for t in TABLES}
-    parts = [kept(system, seed) for seed in range(how["seeds"]) for system in how["systems"]]
+    parts = [kept(system, seed) for seed in range(how.seeds) for system in how.systems]
     some = lambda t: [part[t] for part in parts if len(part[t])] or [parts[0][t]]   # some heads have no density
     out = {t: pd.concat(some(t), ignore_index=True) for t in TABLES}
-    null = nats_by_speaker(store, split, marginal_mixture(store, split, how["nulls"], how["frames"], how["seed"]))
-    null = pd.concat([null.assign(system="marginal", seed=s) for s in range(how["seeds"])])
+    null = nats_by_speaker(store, split, marginal_mixture(store, split, how.nulls, how.frames, how.seed))
+    null = pd.concat([null.assign(system="marginal", seed=s) for s in range(how.seeds)])
     return out | dict(gains=pd.concat([out["gains"], null], ignore_index=True))
 
 # %% ../../nbs/discussions/d14_what_matters.ipynb #b3c4bed6
@@ -272,12 +275,12 @@ def factor_word(h: pd.DataFrame, factor: str) -> str:   # of `hypotheses`
 
 # %% ../../nbs/discussions/d14_what_matters.ipynb #188653a6
 @measures("switches", 1)
-def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:
+def claims_of(tables: dict, about: dict, how: Recipe, n: int) -> dict:
     "What the page may quote."
     results, gains, models, h = *(tables[t] for t in TABLES), hypotheses(tables)
     nats = {k: by_seed(part, "nats", "frames") for k, part in gains.groupby("system")}
     say = dict(case=about["title"], verdict_short=verdict(h), hypotheses=len(h), holds=int(h.holds.sum()),
-               seeds=int(results.seed.nunique()), speakers=int(results.speaker.nunique()), steps=how["plan"]["steps"],
+               seeds=int(results.seed.nunique()), speakers=int(results.speaker.nunique()), steps=how.plan["steps"],
                parameters_least=int(models.parameters.min()), parameters_most=int(models.parameters.max()))
     say |= {f"{f}_word": factor_word(h, f) for f in FACTORS}
     for system in (s for s in SWITCHES if s in set(results.system)):
@@ -295,36 +298,43 @@ def claims_of(tables: dict, about: dict, how: dict, n: int) -> dict:
 # %% ../../nbs/discussions/d14_what_matters.ipynb #51754ef1
 COLOURS = dict(zip(("recipe", *FACTORS), PALETTE[6:] + PALETTE[:4], strict=True))
 
-def draw_factors(results: pd.DataFrame):
+def factor_table(results: pd.DataFrame) -> pd.DataFrame:   # column, system, value, lo, hi
+    "Areas at 7–10 s, and drift, of every model."
+    return pd.concat([crossed_table(((dict(column=c, system=s), table_of(results, s, c)) for s in SWITCHES
+                                     if s in set(results.system)), seeds=seeds_of(results, c))
+                      for c in ("late", "drift")], ignore_index=True)
+
+def draw_factors(found):   # of `factor_table`
     "Areas at 7–10 s and drift, a row a model."
-    names = [s for s in SWITCHES if s in set(results.system)]
+    names = list(dict.fromkeys(found.system))
     (fig, axes) = panels(2, columns=2, width=4.6, height=1. + .3 * len(names), sharey=True)
-    for ax, column, words in zip(axes, ("late", "drift"), ("area under the ROC at 7–10 s (½: speech)",
-                                                           "less that of the first 3 s: drift"), strict=True):
-        for i, system in enumerate(names):
-            e = crossed(table_of(results, system, column), seeds=seeds_of(results, column))
-            colour = COLOURS[SWITCHES[system][0]]
-            if e.lo is not None: ax.plot([e.lo, e.hi], [-i, -i], color=colour, linewidth=1.5)
+    labels = ("area under the ROC at 7–10 s (½: speech)", "less that of the first 3 s: drift")
+    for ax, (_, part), words in zip(axes, found.groupby("column", sort=False), labels, strict=True):
+        for i, e in enumerate(part.itertuples()):
+            colour = COLOURS[SWITCHES[e.system][0]]
+            ax.plot([e.lo, e.hi], [-i, -i], color=colour, linewidth=1.5)
             ax.plot(e.value, -i, "o", color=colour, markersize=6)
-        reference(ax, table_of(results, RECIPE, column).mean(), axis="x")
+        reference(ax, part.value[part.system == RECIPE].item(), axis="x")
         ax.set(xlabel=words, yticks=-np.arange(len(names)), yticklabels=[SWITCHES[s][1] for s in names])
     return fig
 
 # %% ../../nbs/discussions/d14_what_matters.ipynb #7d48a04e
-def draw_heads(results: pd.DataFrame):
+def head_table(results: pd.DataFrame) -> pd.DataFrame:   # system, even, apart, value, lo, hi
+    "Area and diversity of each head, as it comes and at the recipe's diversity."
+    heads = [s for s in SWITCHES if s in set(results.system) and SWITCHES[s][0] in ("recipe", "head")]
+    of = lambda s, even: dict(system=s, even=even, apart=table_of(results, s, "apart", even).mean())
+    return crossed_table(((of(s, even), table_of(results, s, "late", even)) for s in heads
+                          for even in (False, True)[:1 + (s != RECIPE)]), seeds=seeds_of(results, "late"))
+
+def draw_heads(found):   # of `head_table`
     "Realism against diversity, each head as it comes and at the recipe's diversity."
-    names = [s for s in SWITCHES if s in set(results.system) and SWITCHES[s][0] in ("recipe", "head")]
     fig, (ax,) = panels(1, width=5.6, height=3.8)
-    for system, colour in zip(names, PALETTE, strict=False):
-        at = []
-        for even in (False, True)[:1 + (system != RECIPE)]:
-            x, y = (table_of(results, system, column, even) for column in ("apart", "late"))
-            x, e = x.mean(), crossed(y, seeds=seeds_of(results, "late"))
-            if e.lo is not None: ax.plot([x, x], [e.lo, e.hi], color=colour, linewidth=1., alpha=.6)
-            face, label = (colour, SWITCHES[system][1]) if even or system == RECIPE else ("white", None)
-            ax.plot(x, e.value, "o", color=colour, markerfacecolor=face, markersize=7, label=label, zorder=3)
-            at.append((x, e.value))
-        ax.plot(*zip(*at, strict=True), color=colour, linewidth=1.)
+    for (system, part), colour in zip(found.groupby("system", sort=False), PALETTE, strict=False):
+        for e in part.itertuples():
+            ax.plot([e.apart, e.apart], [e.lo, e.hi], color=colour, linewidth=1., alpha=.6)
+            face, label = (colour, SWITCHES[system][1]) if e.even or system == RECIPE else ("white", None)
+            ax.plot(e.apart, e.value, "o", color=colour, markerfacecolor=face, markersize=7, label=label, zorder=3)
+        ax.plot(part.apart, part.value, color=colour, linewidth=1.)
     ax.set(xlabel="distance of two continuations of a prompt", ylabel="area under the ROC at 7–10 s (½: speech)")
     legend_below(ax, ncol=2)
     return fig
@@ -340,42 +350,34 @@ def listen(run, case, how, tables, opened, first):
     (_, split, store), ends = opened, {}
     p, codec = prompts_for(store, split, how, 0), store.codec()
     rival = lambda system: model_rival(switched_model(store, split, how, system, 0).best_model())
-    made = dict(real=p.truth) | {s: rival(s)(p) for s in HEARD if s in how["systems"]}
+    made = dict(real=p.truth) | {s: rival(s)(p) for s in HEARD if s in how.systems}
     for which in ("median", "best"):
         i = int(np.flatnonzero(p.speaker == example_speaker(tables["results"], which))[0])
         for system, z in made.items():
             clip = sounded(codec, p.given[i:i + 1], z[i:i + 1], p.speaker[i:i + 1])
             said = "what really followed, through the codec" if system == "real" else SWITCHES[system][1]
             ends[f"{case.file}_{which}_{system}"] = (
-                (clip.wav[0, :clip.cut + int(min(4., how["seconds"]) * RATE)], RATE), f"{p.speaker[i]}: {said}")
+                (clip.wav[0, :clip.cut + int(min(4., how.seconds) * RATE)], RATE), f"{p.speaker[i]}: {said}")
     write_row(run, {k: v for k, (v, _) in ends.items()}, {k: c for k, (_, c) in ends.items()}, suffix=".ogg")
 
 # %% ../../nbs/discussions/d14_what_matters.ipynb #988ad61d
-def tell(run, found: list, how: dict, n: int):   # open Run; (tables, provenance) of each case; of `recipe`; resamples
+def tell(run, found: list, how: Recipe, n: int):   # open Run; (tables, provenance) of each case; of `Recipe`; resamples
     "The table of hypotheses, and the figures of the first case."
     add_rows(run, found, hypotheses, "hypotheses")
     results, title = found[0][0]["results"], found[0][1]["title"]
-    run.figure("factors", draw_factors(results),
+    run.figure("factors", draw_factors(factor_table(results)),
                f"{title}: area under the ROC at 7–10 s, and its drift, of the recipe and with each part switched")
-    run.figure("heads", draw_heads(results), f"{title}: area under the ROC against diversity, a colour a head")
+    run.figure("heads", draw_heads(head_table(results)),
+               f"{title}: area under the ROC against diversity, a colour a head")
 
 STUDY = Study(NAME, measure_store, TABLES, listen, claims_of, tell)
 CORPORA = ("librispeech", "debian-speech")   # the first that is here; rows that stand are of the first
-def run(
-    profile="quick",              # "smoke", "quick" or "full"
-    cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
-    corpus=None, codec=None,      # one case instead
-    corpus_root=None,             # where that corpus lies
-    eval_fraction: float = .2,    # share of speakers held out
-    seed: int = 0,                # seed of everything
-    folder=None,                  # another place than figures/d14_what_matters
-):                                # the published RunResult
-    "Train with each part switched, continue, judge, and publish rows, claims, figures and clips."
-    how = recipe(profile, eval_fraction, seed)
-    lead = CORPORA[0] if os.environ.get("AUDIOENGRAM_REDRAW") else first_here(CORPORA, corpus_root)
-    asked = asked_cases(profile, cases, corpus, codec, f"{lead}:nano")
-    given = dict(eval_fraction=eval_fraction, seed=seed)
-    return publish_cases(STUDY, profile, asked, how, given, corpus_root, folder)
+
+def leading(root) -> str:   # where the corpus lies
+    "The page's case."
+    return f"{CORPORA[0] if os.environ.get('AUDIOENGRAM_REDRAW') else first_here(CORPORA, root)}:nano"
+
+run = PageRun(STUDY, Recipe, leading)
 
 # %% ../../nbs/discussions/d14_what_matters.ipynb #f5360a14
 def hypothesis_table(result) -> str:

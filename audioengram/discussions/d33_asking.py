@@ -10,6 +10,7 @@ __all__ = ['NAME', 'TELLS', 'NOTHING', 'NGRAMS', 'PLANTED', 'ASKED', 'TABLES', '
 # %% ../../nbs/discussions/d33_asking.ipynb #145d8768
 import functools
 import itertools
+import json
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,6 @@ from ..ember.rules import decide_all
 from ..ember.startle import SPENDING, measure_startle
 from ..ember.tasks import RATE
 from ..ember.told import READERS, measure_reading_matter, measure_told, read_texts
-from ..ember.towers import frozen
 from ..lab.drafts import cached
 from ..lab.figures import band_plot, interval_plot, legend_below, panels, use_style
 from ..lab.players import write_row
@@ -253,7 +253,7 @@ def measure(
     how: dict,   # from `recipe`
 ):
     "Worlds of asking, startle, reading, hints and planted worlds, each kept as soon as it is measured."
-    key = frozen(how)
+    key = json.dumps(how, sort_keys=True)
     (_, unheard), fingerprint = two_sides(key)
     about = read_texts("docs", key)[3]
     keep = lambda fn, *parts: cached([fingerprint, about, how, *parts], functools.partial(fn, *parts, how),

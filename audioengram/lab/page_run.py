@@ -20,7 +20,7 @@ class PageRun:
     def __init__(self,
         study: Study,              # what is measured
         options: type,             # its subclass of CaseOptions
-        cases: str,                # the page's own
+        cases,                     # the page's own, or a function of where the corpus lies that tells them
         smoke="synthetic:nano",    # and those of its smoke profile
         adapt=None,                # (options, corpus, corpus_root) -> options for a small corpus
     ): self.study, self.options, self.cases, self.smoke, self.adapt = study, options, cases, smoke, adapt
@@ -35,7 +35,8 @@ class PageRun:
     ) -> RunResult:
         how = self.options.of(profile, **given)
         if self.adapt: how = self.adapt(how, corpus, corpus_root)
-        chosen = asked_cases(profile, cases, corpus, codec, self.cases, self.smoke)
+        own = self.cases(corpus_root) if callable(self.cases) else self.cases
+        chosen = asked_cases(profile, cases, corpus, codec, own, self.smoke)
         return publish_cases(self.study, profile, chosen, how, self.options.asked_for() | given, corpus_root, folder)
 
     def page(self,
