@@ -300,9 +300,9 @@ COLOURS = dict(zip(("recipe", *FACTORS), PALETTE[6:] + PALETTE[:4], strict=True)
 
 def factor_table(results: pd.DataFrame) -> pd.DataFrame:   # column, system, value, lo, hi
     "Areas at 7–10 s, and drift, of every model."
-    return pd.concat([crossed_table(((dict(column=c, system=s), table_of(results, s, c)) for s in SWITCHES
-                                     if s in set(results.system)), seeds=seeds_of(results, c))
-                      for c in ("late", "drift")], ignore_index=True)
+    names = [s for s in SWITCHES if s in set(results.system)]
+    return pd.concat([crossed_table(((dict(column=c, system=s), table_of(results, s, c)) for s in names),
+                                    seeds=seeds_of(results, c)) for c in ("late", "drift")], ignore_index=True)
 
 def draw_factors(found):   # of `factor_table`
     "Areas at 7–10 s and drift, a row a model."
@@ -332,8 +332,8 @@ def draw_heads(found):   # of `head_table`
     for (system, part), colour in zip(found.groupby("system", sort=False), PALETTE, strict=False):
         for e in part.itertuples():
             ax.plot([e.apart, e.apart], [e.lo, e.hi], color=colour, linewidth=1., alpha=.6)
-            face, label = (colour, SWITCHES[system][1]) if e.even or system == RECIPE else ("white", None)
-            ax.plot(e.apart, e.value, "o", color=colour, markerfacecolor=face, markersize=7, label=label, zorder=3)
+            look = dict(label=SWITCHES[system][1]) if e.even or system == RECIPE else dict(markerfacecolor="white")
+            ax.plot(e.apart, e.value, "o", color=colour, markersize=7, zorder=3, **look)
         ax.plot(part.apart, part.value, color=colour, linewidth=1.)
     ax.set(xlabel="distance of two continuations of a prompt", ylabel="area under the ROC at 7–10 s (½: speech)")
     legend_below(ax, ncol=2)
@@ -373,8 +373,7 @@ def tell(run, found: list, how: Recipe, n: int):   # open Run; (tables, provenan
 STUDY = Study(NAME, measure_store, TABLES, listen, claims_of, tell)
 CORPORA = ("librispeech", "debian-speech")   # the first that is here; rows that stand are of the first
 
-def leading(root) -> str:   # where the corpus lies
-    "The page's case."
+def leading(root) -> str:   # the page's case; where the corpus lies
     return f"{CORPORA[0] if os.environ.get('AUDIOENGRAM_REDRAW') else first_here(CORPORA, root)}:nano"
 
 run = PageRun(STUDY, Recipe, leading)
