@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+# %% ../../nbs/discussions/d14_what_matters.ipynb #b11b5254
 from ..core import spawn
 from ..data.cases import first_here
 from ..dynamics.contest import LATE, late_score, second_rows
@@ -311,9 +312,7 @@ def draw_factors(found):   # of `factor_table`
     labels = ("area under the ROC at 7–10 s (½: speech)", "less that of the first 3 s: drift")
     for ax, (_, part), words in zip(axes, found.groupby("column", sort=False), labels, strict=True):
         for i, e in enumerate(part.itertuples()):
-            colour = COLOURS[SWITCHES[e.system][0]]
-            ax.plot([e.lo, e.hi], [-i, -i], color=colour, linewidth=1.5)
-            ax.plot(e.value, -i, "o", color=colour, markersize=6)
+            ax.plot([e.lo, e.value, e.hi], [-i] * 3, "o-", markevery=[1], color=COLOURS[SWITCHES[e.system][0]], ms=6)
         reference(ax, part.value[part.system == RECIPE].item(), axis="x")
         ax.set(xlabel=words, yticks=-np.arange(len(names)), yticklabels=[SWITCHES[s][1] for s in names])
     return fig
