@@ -74,8 +74,6 @@ def test_every_bound_is_measured():
 # what draws units or makes an interval; whoever names one of these, in the library or on a page, does so too
 RESAMPLERS = {"resample_counts", "crossed", "error_rate", "sign_flip_p", "permutation_p", "rank_agreement"}
 DISCUSSIONS = sorted((ROOT / "audioengram" / "discussions").glob("d*.py"))
-# pages whose drawing still makes its own estimates: their tables are being split off; take a page out once it is done
-LATER = ("d33",)
 
 
 def names_of(tree) -> dict:
@@ -118,8 +116,7 @@ KNOWN = library_resamplers()
 
 
 @pytest.mark.parametrize("page", DISCUSSIONS, ids=lambda p: p.stem)
-def test_drawing_reads_estimates_and_never_resamples(page, request):
-    if page.stem.startswith(LATER): request.applymarker(pytest.mark.xfail(reason="its tables are still being split off", strict=False))
+def test_drawing_reads_estimates_and_never_resamples(page):
     assert not drawing_that_resamples(page.read_text(), KNOWN), "make the table in `tell` and hand it to the drawing (how we write, bound 6)"
 
 

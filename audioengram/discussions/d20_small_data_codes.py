@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAME', 'METHODS', 'CEILING', 'SILENCE', 'NEAREST', 'MAPPED', 'COPYING', 'CLOCKS', 'SHOWN', 'Recipe', 'read_case',
-           'of_one_corpus', 'draw_files', 'trained', 'distances', 'visqol', 'griffin_lim', 'measure_nulls',
+           'of_one_corpus', 'chosen_files', 'trained', 'distances', 'visqol', 'griffin_lim', 'measure_nulls',
            'usage_rows', 'measure_models', 'learnt_prior', 'clock', 'measure_prior', 'measure_holes', 'measure_texture',
            'draw_sets', 'judge_set', 'measure_copying', 'measure_edits', 'claims_of_copying', 'claims_of_size',
            'claims_of_rivals', 'claims_of_sound', 'claims_of_texture', 'claims_of_bits', 'claims_of_holes',
@@ -117,7 +117,7 @@ def of_one_corpus(
     return replace(how, root=root, steps=steps, sets=sets, cases=[f"{name}:{','.join(map(str, sizes))}"])
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #8c394f7e
-def draw_files(
+def chosen_files(
     name: str,    # corpus
     n: int,       # training files
     how: Recipe,
@@ -283,7 +283,7 @@ def measure_models(
         name, sizes = read_case(case)
         first = case == how.cases[0]
         for n in sizes:
-            sounds = draw_files(name, n, how)
+            sounds = chosen_files(name, n, how)
             ids = [i for i in sounds.names if i in sounds.held]
             asked = set(
                 [i for i, w in zip(ids, sounds.side(True), strict=True) if len(w) >= 0.9 * sounds.rate][: how.visqol]

@@ -7,8 +7,8 @@ __all__ = ['NAME', 'CONTROL', 'RANDOM', 'CONDITIONS', 'HOPS', 'TITLES', 'AGAINST
            'POWER', 'run', 'Recipe', 'corpus_of', 'stimuli', 'certify', 'ear_of', 'inputs', 'measure_condition',
            'measure_costs', 'table_of', 'over_tasks', 'observed', 'best_mel', 'certified', 'entered', 'decisions',
            'passing', 'go', 'claims_of', 'prices', 'key_of', 'sayings', 'conditions_table', 'draw_conditions',
-           'certified_table', 'draw_certified', 'draw_power', 'measure', 'tell', 'certificate', 'answers_given',
-           'costs_table']
+           'certified_table', 'draw_certified', 'power_table', 'draw_power', 'measure', 'tell', 'certificate',
+           'answers_given', 'costs_table']
 
 # %% ../../nbs/discussions/d30_binding.ipynb #d8874304
 import functools
@@ -378,11 +378,15 @@ def draw_certified(found):   # of `certified_table`
     return fig
 
 # %% ../../nbs/discussions/d30_binding.ipynb #76a842e1
-def draw_power(rows, tasks):
+def power_table(rows, tasks) -> pd.DataFrame:   # task, effect, power
     "How often an effect of each size would be found, for the questions about 10 ms frames."
+    apart = lambda task: table_of(rows, task, "spikes") - table_of(rows, task, AGAINST["mel"])
+    return pd.concat([power_curve(apart(task).to_numpy()).assign(task=task) for task in tasks])
+
+def draw_power(found):   # of `power_table`
+    "How often an effect of each size would be found."
     fig, (ax,) = panels(1, 1, 5.2, 3.2)
-    for task, color in zip(tasks, PALETTE, strict=False):
-        curve = power_curve((table_of(rows, task, "spikes") - table_of(rows, task, AGAINST["mel"])).to_numpy())
+    for (task, curve), color in zip(found.groupby("task", sort=False), PALETTE, strict=False):
         ax.plot(100 * curve.effect, curve.power, "o-", color=color, label=TITLES[task])
     reference(ax, POWER, "wanted")
     ax.set(xlabel="effect, points of accuracy", ylabel="share of experiments that find it", ylim=(0, 1.03)); ax.legend()
@@ -421,7 +425,8 @@ def tell(
                "seeds and speakers; rings are linear readers")
     run.figure("certified", draw_certified(certified_table(known)),
                "What observers of the waveform, of words and of log-mel frames know of each family of pairs")
-    run.figure("power", draw_power(rows, tasks), "Share of simulated experiments that would find an effect, by its "
+    run.figure("power", draw_power(power_table(rows, tasks)),
+               "Share of simulated experiments that would find an effect, by its "
                "size, for each certified task")
 
 run = WholeRun(NAME, Recipe, measure, tell, ("corpus", "tasks", "seed"))

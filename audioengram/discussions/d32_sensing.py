@@ -25,9 +25,9 @@ from ..ember.prices import ear_operations, energy, fan_out, mel_operations, pric
 from ..ember.reader import SENSES, read_by_line
 from ..ember.rules import decide_all
 from ..ember.tasks import RATE
-from ..ember.towers import CONTROL, INPUT, LONG, MANNER, UNTRAINED, frozen, measure_curve, measure_likeness
+from ..ember.towers import CONTROL, INPUT, LONG, MANNER, UNTRAINED, measure_curve, measure_likeness
 from ..ember.towers import measure_probes, pairs_of, speech_of, spikes_of
-from ..options import Options, asked, asked_or, derived, per
+from ..options import Options, frozen, asked, asked_or, derived, per
 
 # %% ../../nbs/discussions/d32_sensing.ipynb #ff3a6bd0
 from ..lab.drafts import cached

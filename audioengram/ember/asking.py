@@ -9,7 +9,6 @@ __all__ = ['PLACES', 'LOW', 'HIGH', 'SOUND', 'HINT_AT', 'INSIDE', 'OUTSIDE', 'PR
 
 # %% ../../nbs/ember/34_asking.ipynb #22fbf300
 import functools
-import json
 
 import numpy as np
 import pandas as pd
@@ -24,6 +23,7 @@ from .coincidence import TOKEN
 from .rules import decide_all
 from .spikes import SpikingEncoder
 from .tasks import EVENT_BANDS, RATE, burst, carrier, excerpt, level
+from ..options import Options, frozen, thawed
 from ..stages import measures
 
 # %% ../../nbs/ember/34_asking.ipynb #76dd3d50
@@ -85,14 +85,14 @@ def hidden_clips(
 # %% ../../nbs/ember/34_asking.ipynb #79471745
 @functools.lru_cache(4)
 def two_sides(
-    key: str,   # recipe as JSON: corpus, root, held, seed, pieces
+    key: str,   # options, frozen: corpus, root, held, seed, pieces
 ) -> tuple:     # (pieces of training speakers, of unheard ones), fingerprint of the corpus
     "Speech to cut from, nobody on both sides."
-    how = json.loads(key)
-    source, share = page_corpus(how["corpus"], how.get("root"), how["held"], n_speakers=6, n_utterances=3, seconds=.8)
-    split = source.split(share, how["seed"])
+    how = thawed(key)
+    source, share = page_corpus(how.corpus, how.root, how.held, n_speakers=6, n_utterances=3, seconds=.8)
+    split = source.split(share, how.seed)
     ids = split.train_utterances, split.eval_utterances
-    return [speech_pieces(source, i, how["pieces"], how["seed"]) for i in ids], source.fingerprint
+    return [speech_pieces(source, i, how.pieces, how.seed) for i in ids], source.fingerprint
 
 def glimpsed(
     sides,           # clips of training, of the test: [N,S] each
@@ -112,18 +112,18 @@ WORLDS = dict(pays="the answer is elsewhere", here="all is heard at a glance", n
 @functools.lru_cache(3)
 def asking_set(
     world: str,   # of WORLDS, or "told": as "pays", the hint in words
-    key: str,     # recipe as JSON: as `two_sides`, and channels, learned and tested (clips of each place and answer)
+    key: str,     # options, frozen: as `two_sides`, and channels, learned and tested (clips of each place and answer)
 ) -> list:        # training and test: (look -> vectors, labels [N], table)
     "Clips of a world as looks."
-    how, sides = json.loads(key), []
-    for k, (pieces, rounds) in enumerate(zip(two_sides(key)[0], (how["learned"], how["tested"]), strict=True)):
+    how, sides = thawed(key), []
+    for k, (pieces, rounds) in enumerate(zip(two_sides(key)[0], (how.learned, how.tested), strict=True)):
         where = ("glance",) * 4 if world == "here" else PLACES
         kind = "pays" if world == "nowhere" else world
-        sides.append(hidden_clips(pieces, rounds, where, spawn(how["seed"], kind, k), world == "told"))
-    looks, out = glimpsed([clips for clips, _ in sides], how["channels"]), []
+        sides.append(hidden_clips(pieces, rounds, where, spawn(how.seed, kind, k), world == "told"))
+    looks, out = glimpsed([clips for clips, _ in sides], how.channels), []
     for k, (_, table) in enumerate(sides):
         label = table.label.to_numpy()
-        if world == "nowhere": label = np.random.default_rng(spawn(how["seed"], "coin", k)).permutation(label)
+        if world == "nowhere": label = np.random.default_rng(spawn(how.seed, "coin", k)).permutation(label)
         out.append((looks[k], torch.from_numpy(label), table))
     return out
 
@@ -165,17 +165,17 @@ def asking_rows(
 # %% ../../nbs/ember/34_asking.ipynb #787392ae
 @measures("asking", 1)
 def measure_asking(
-    world: str, index: int, how: dict,   # of WORLDS; seed; recipe: as `asking_set`, and prices, dim, layers, updates
+    world: str, index: int, how: Options,   # of WORLDS; seed; as `asking_set`, and prices, dim, layers, updates
 ) -> pd.DataFrame:                       # as `asking_rows`, with world and seed
     "One H-mini that may ask."
-    key, seed = json.dumps(how, sort_keys=True), spawn(how["seed"], world, index) % 2**31
+    key, seed = frozen(how), spawn(how.seed, world, index) % 2**31
     (seen, label, _), (looks, truth, table) = asking_set(world, key)
     torch.manual_seed(seed)
     silent = lambda n: torch.zeros(n, 1, dtype=torch.long)                 # the one word says nothing
-    model = HMini(how["channels"], dim=how["dim"], layers=how["layers"], vocabulary=1)
-    fit_curious(model, label, silent(len(label)), seen, updates=how["updates"], seed=seed)
+    model = HMini(how.channels, dim=how.dim, layers=how.layers, vocabulary=1)
+    fit_curious(model, label, silent(len(label)), seen, updates=how.updates, seed=seed)
     said, foretold = outcomes(model, silent(len(truth)), looks)
-    prices = how["prices"] if world == "pays" else [PRICE]
+    prices = how.prices if world == "pays" else [PRICE]
     return pd.DataFrame(asking_rows(said, foretold, truth, table, prices, seed)).assign(world=world, seed=index)
 
 # %% ../../nbs/ember/34_asking.ipynb #151899b5
@@ -216,17 +216,17 @@ def planted_world(
 @measures("asking", 1)
 def measure_planted(
     kind: str, number: int,       # as `planted_world`; of the experiment
-    how: dict,                    # recipe: planted_seeds, planted_updates, seed
+    how: Options,                 # its lines planted_seeds, planted_updates, seed
 ) -> pd.DataFrame:                # kind, number, hypothesis, value, says
     "What the rules say of one planted world."
     rows = []
-    for index in range(how["planted_seeds"]):
-        seed = spawn(how["seed"], kind, number, index) % 2**31
+    for index in range(how.planted_seeds):
+        seed = spawn(how.seed, kind, number, index) % 2**31
         rng, blank = np.random.default_rng(seed), torch.zeros(600, 1, dtype=torch.long)
         (seen, label, _), (looks, truth, table) = (planted_world(kind, 600, rng) for _ in range(2))
         torch.manual_seed(seed)
         model = fit_curious(HMini(8, dim=16, layers=1, vocabulary=1), label, blank, seen,
-                            updates=how["planted_updates"], lr=1e-2, seed=seed)
+                            updates=how.planted_updates, lr=1e-2, seed=seed)
         rows += [r | dict(world="pays", seed=index)
                  for r in asking_rows(*outcomes(model, blank, looks), truth, table, [PRICE], seed)]
     told = decide_all(asking_gains(pd.DataFrame(rows)))

@@ -8,7 +8,6 @@ __all__ = ['STARTLE_AT', 'STARTLE', 'FADE', 'HEARD_AT', 'FAR', 'NEAR', 'TOKENS_B
 
 # %% ../../nbs/ember/36_startle.ipynb #a5f78e62
 import functools
-import json
 
 import numpy as np
 import pandas as pd
@@ -23,6 +22,7 @@ from .asking import HIGH, LOW, OUTSIDE, glimpsed, two_sides
 from .binding import salience
 from .recursion import RecursiveCore, fit_core, localised
 from .tasks import RATE, burst, carrier, level
+from ..options import Options, frozen, thawed
 from ..stages import measures
 
 # %% ../../nbs/ember/36_startle.ipynb #600524d5
@@ -50,14 +50,14 @@ TOKENS_BACK = 320   # samples a place, as `ember.coincidence.TOKEN`
 
 @functools.lru_cache(2)
 def startle_set(
-    key: str,   # recipe as JSON: as `ember.asking.two_sides`, and channels, startles and startled (clips of each kind)
+    key: str,   # options, frozen: as `ember.asking.two_sides`, and channels, startles and startled (clips of each kind)
 ) -> list:      # training and test: look -> vectors; labels [N,T], -1 where nothing is asked; question [N]; table
     "Every kind of clip equally often, from every speaker."
-    how, clips, about = json.loads(key), [], []
-    for k, (pieces, rounds) in enumerate(zip(two_sides(key)[0], (how["startles"], how["startled"]), strict=True)):
+    how, clips, about = thawed(key), [], []
+    for k, (pieces, rounds) in enumerate(zip(two_sides(key)[0], (how.startles, how.startled), strict=True)):
         wavs, rows = [], []
         for speaker, some in pieces.items():
-            rng = np.random.default_rng(spawn(how["seed"], "startle", k, speaker))
+            rng = np.random.default_rng(spawn(how.seed, "startle", k, speaker))
             for kind in np.tile(np.arange(8), rounds):
                 sudden, hidden, label = bool(kind & 1), bool(kind & 2), int(kind >> 2)
                 wav, onset, ask = startle_clip(some[rng.integers(len(some))], rng, sudden, hidden, label)
@@ -65,7 +65,7 @@ def startle_set(
                 rows.append(dict(speaker=speaker, sudden=sudden, hidden=hidden, label=label,
                                  onset=onset // TOKENS_BACK, ask=ask // TOKENS_BACK))
         clips.append(np.stack(wavs)); about.append(pd.DataFrame(rows))
-    looks, out = glimpsed(clips, how["channels"]), []
+    looks, out = glimpsed(clips, how.channels), []
     for seen, table in zip(looks, about, strict=True):
         T = seen["both"].shape[1]
         t, onset, ask = np.arange(T), table.onset.to_numpy()[:, None], table.ask.to_numpy()[:, None]
@@ -109,18 +109,18 @@ def spent(
 # %% ../../nbs/ember/36_startle.ipynb #cd2fc1b3
 @measures("startle", 1)
 def measure_startle(
-    index: int, how: dict,   # seed; recipe: as `startle_set`, and core_dim, core_updates, core_batch
+    index: int, how: Options,   # seed; options: as `startle_set`, and core_dim, core_updates, core_batch
 ) -> pd.DataFrame:           # world, policy, seed, speaker, asked, right
     "A core, and its budget spent by every policy."
-    key, seed = json.dumps(how, sort_keys=True), spawn(how["seed"], "startle", index) % 2**31
+    key, seed = frozen(how), spawn(how.seed, "startle", index) % 2**31
     (seen, labels, ask, table), (then, _, later, about) = startle_set(key)
     torch.manual_seed(seed)
-    core = localised(RecursiveCore(how["channels"], 2, how["core_dim"], 1, 4, 2, 1, each=True), 1)
+    core = localised(RecursiveCore(how.channels, 2, how.core_dim, 1, 4, 2, 1, each=True), 1)
     def draw(g):
-        at = torch.randint(len(ask), (how["core_batch"],), generator=g)
+        at = torch.randint(len(ask), (how.core_batch,), generator=g)
         both = torch.rand(len(at), 1, 1, generator=g) < .5
         return torch.where(both, seen["both"][at], seen["glance"][at]), None, labels[at]
-    core, _ = fit_core(core, draw, how["core_updates"], 4, lr=4e-3, seed=seed, device="cpu")
+    core, _ = fit_core(core, draw, how.core_updates, 4, lr=4e-3, seed=seed, device="cpu")
     known = _right(core, seen, ask, torch.from_numpy(table.label.to_numpy()))
     found, rows = _right(core, then, later, torch.from_numpy(about.label.to_numpy())), []
     for world in ("danger tells", "danger tells nothing"):

@@ -9,7 +9,6 @@ __all__ = ['HINTS', 'HINT_WORDS', 'READERS', 'parted_hints', 'read_texts', 'well
 # %% ../../nbs/ember/35_told.ipynb #c131b360
 import copy
 import functools
-import json
 import platform
 
 import numpy as np
@@ -29,6 +28,7 @@ from audioengram.ember.text import (
     spoken_nats,
     vocabulary_of,
 )
+from ..options import Options, frozen, thawed
 from ..stages import measures
 
 # %% ../../nbs/ember/35_told.ipynb #8553bf7b
@@ -52,17 +52,17 @@ READERS = dict(plain="has read nothing", docs="has read Python's documentation",
 @functools.lru_cache(3)
 def read_texts(
     kind: str,   # "docs" or "company"
-    key: str,    # recipe as JSON: text ("python" or "made-up"), words, seed
+    key: str,    # options, frozen: text ("python" or "made-up"), words, seed
 ) -> tuple:      # Vocabulary; numbers of the texts to learn from; name -> numbers of those held out; what it is
     "Texts in numbers."
-    how = json.loads(key)
-    made = kind == "company" or how["text"] == "made-up"
-    texts = kept_company(HINTS, 48, 60, spawn(how["seed"], kind) % 2**31) if made else python_docs()
+    how = thawed(key)
+    made = kind == "company" or how.text == "made-up"
+    texts = kept_company(HINTS, 48, 60, spawn(how.seed, kind) % 2**31) if made else python_docs()
     what = "made-up" if made else f"docstrings of Python {platform.python_version()}"
     names = sorted(texts)
-    held = {names[i] for i in np.random.default_rng(how["seed"]).permutation(len(names))[:max(1, len(names) // 8)]}
+    held = {names[i] for i in np.random.default_rng(how.seed).permutation(len(names))[:max(1, len(names) // 8)]}
     learned = [texts[n] for n in names if n not in held]
-    words = vocabulary_of(learned, how["words"], HINT_WORDS)
+    words = vocabulary_of(learned, how.words, HINT_WORDS)
     tests = {n: words.indices(texts[n]) for n in names if n in held}
     about = dict(name=what, fingerprint=fingerprint(texts))
     return words, [words.indices(t) for t in learned], {n: t for n, t in tests.items() if len(t) > 50}, about
@@ -71,23 +71,23 @@ def read_texts(
 @functools.lru_cache(3)
 def well_read(
     kind: str, index: int,   # of READERS; seed
-    key: str,                # recipe as JSON: as `read_texts`, and channels, told_dim, layers, read
+    key: str,                # options, frozen: as `read_texts`, and channels, told_dim, layers, read
 ) -> tuple:                  # HMini, Vocabulary
     "A reader that has or has not read."
-    how, seed = json.loads(key), spawn(json.loads(key)["seed"], "reader", index) % 2**31
+    how, seed = thawed(key), spawn(thawed(key).seed, "reader", index) % 2**31
     words, texts, _, _ = read_texts("company" if kind == "company" else "docs", key)
     torch.manual_seed(seed)
-    model = HMini(how["channels"], dim=how["told_dim"], layers=how["layers"], vocabulary=len(words), ordered=True)
-    if kind != "plain": pretrain(model, texts, how["read"] if kind == "docs" else how["read"] // 4, seed=seed)
+    model = HMini(how.channels, dim=how.told_dim, layers=how.layers, vocabulary=len(words), ordered=True)
+    if kind != "plain": pretrain(model, texts, how.read if kind == "docs" else how.read // 4, seed=seed)
     return model.eval(), words
 
 # %% ../../nbs/ember/35_told.ipynb #3cd4ea73
 @measures("told", 1)
 def measure_reading_matter(
-    index: int, how: dict,   # seed; recipe
+    index: int, how: Options,   # seed; options
 ) -> pd.DataFrame:           # model, seed, document, words, nats, source
     "What each word of texts held out costs the reader, and n-grams."
-    key, rows = json.dumps(how, sort_keys=True), []
+    key, rows = frozen(how), []
     words, texts, tests, about = read_texts("docs", key)
     model = well_read("docs", index, key)[0]
     costs = {"network": lambda t: spoken_nats(model, t)}
@@ -109,17 +109,17 @@ def hinted(
 
 @measures("told", 1)
 def measure_told(
-    kind: str, index: int, how: dict,   # of READERS; seed; recipe: as `asking_set` and `well_read`, and told_updates
+    kind: str, index: int, how: Options,   # of READERS; seed; as `asking_set` and `well_read`, and told_updates
 ) -> pd.DataFrame:                      # reader, words, seed, price, policy, speaker, asked, right, cost, apt
     "Asking, with hints in words that were met, and in words that were not."
-    key, seed = json.dumps(how, sort_keys=True), spawn(how["seed"], "told", index) % 2**31
+    key, seed = frozen(how), spawn(how.seed, "told", index) % 2**31
     (seen, label, table), (looks, truth, about) = asking_set("told", key)
     model, words = well_read(kind, index, key)
     parts, rows = dict(zip(("met", "unheard"), parted_hints(seed), strict=True)), []
     model = copy.deepcopy(model).train()
     model.words.requires_grad_(False)
     torch.manual_seed(seed)
-    fit_curious(model, label, hinted(table, parts["met"], words, seed), seen, updates=how["told_updates"], seed=seed)
+    fit_curious(model, label, hinted(table, parts["met"], words, seed), seen, updates=how.told_updates, seed=seed)
     for name, hints in parts.items():
         said, foretold = outcomes(model, hinted(about, hints, words, seed + 1), looks)
         rows += [r | dict(words=name) for r in asking_rows(said, foretold, truth, about, [PRICE], seed)
