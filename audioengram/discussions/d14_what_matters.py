@@ -302,8 +302,8 @@ COLOURS = dict(zip(("recipe", *FACTORS), PALETTE[6:] + PALETTE[:4], strict=True)
 def factor_table(results: pd.DataFrame) -> pd.DataFrame:   # column, system, value, lo, hi
     "Areas at 7–10 s, and drift, of every model."
     names = [s for s in SWITCHES if s in set(results.system)]
-    return pd.concat([crossed_table(((dict(column=c, system=s), table_of(results, s, c)) for s in names),
-                                    seeds=seeds_of(results, c)) for c in ("late", "drift")], ignore_index=True)
+    return pd.concat([crossed_table(((dict(column=c, system=s), table_of(results, s, c)) for s in names), bounds=bounds,
+                                    seeds=seeds_of(results, c)) for c, bounds in dict(late=SHARE, drift=(-1, 1)).items()])
 
 def draw_factors(found):   # of `factor_table`
     "Areas at 7–10 s and drift, a row a model."
@@ -323,7 +323,7 @@ def head_table(results: pd.DataFrame) -> pd.DataFrame:   # system, even, apart, 
     heads = [s for s in SWITCHES if s in set(results.system) and SWITCHES[s][0] in ("recipe", "head")]
     of = lambda s, even: dict(system=s, even=even, apart=table_of(results, s, "apart", even).mean())
     return crossed_table(((of(s, even), table_of(results, s, "late", even)) for s in heads
-                          for even in (False, True)[:1 + (s != RECIPE)]), seeds=seeds_of(results, "late"))
+                          for even in (False, True)[:1 + (s != RECIPE)]), bounds=SHARE, seeds=seeds_of(results, "late"))
 
 def draw_heads(found):   # of `head_table`
     "Realism against diversity, each head as it comes and at the recipe's diversity."
