@@ -302,8 +302,8 @@ COLOURS = dict(zip(("recipe", *FACTORS), PALETTE[6:] + PALETTE[:4], strict=True)
 def factor_table(results: pd.DataFrame) -> pd.DataFrame:   # column, system, value, lo, hi
     "Areas at 7–10 s, and drift, of every model."
     names = [s for s in SWITCHES if s in set(results.system)]
-    return pd.concat([crossed_table(((dict(column=c, system=s), table_of(results, s, c)) for s in names), bounds=bounds,
-                                    seeds=seeds_of(results, c)) for c, bounds in dict(late=SHARE, drift=(-1, 1)).items()])
+    return pd.concat([crossed_table(((dict(column=c, system=s), table_of(results, s, c)) for s in names), bounds=ends,
+                                    seeds=seeds_of(results, c)) for c, ends in dict(late=SHARE, drift=(-1, 1)).items()])
 
 def draw_factors(found):   # of `factor_table`
     "Areas at 7–10 s and drift, a row a model."
