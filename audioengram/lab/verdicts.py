@@ -51,9 +51,31 @@ _OF_LATENTS = (
     Rule("d08_listening", "c_over_a", "Does a wrong direction cost more than no step?"),
 )
 
+# %% ../../nbs/lab/46_verdicts.ipynb #25698850
+_OF_SENSING = (
+    # what is sensed, and what is done with it
+    Rule("d30_binding", "gain", "Do spikes tell what words do not, below ten milliseconds?"),
+    Rule("d30_binding", "over_mel", "Do they tell what log-mel frames of 10 ms do not?"),
+    Rule("d30_binding", "over_fine", "Do they tell what frames of 2.5 ms do not?"),
+    Rule("d32_sensing", "jepa_over_spikes", "Does foretelling latents teach more than foretelling spikes?"),
+    Rule("d32_sensing", "jepa_over_contrast", "Does it teach more than contrast?"),
+    Rule("d32_sensing", "jepa_over_untrained", "Does it tell more than an untrained tower?"),
+    Rule("d32_sensing", "over_equal", "Are spikes ahead of 2.5 ms frames of as many operations?"),
+    Rule("d32_sensing", "over_wave", "Are they ahead of a network on the waveform?"),
+    Rule("d31_recursion", "parity_over_equal", "Does recursion beat depth of equal operations on longer rows of bits?"),
+    Rule("d31_recursion", "maze_over_equal", "Does it in larger mazes?"),
+    Rule("d31_recursion", "order_over_equal", "Does it on the order of sounds?"),
+    Rule("d33_asking", "over_never", "Is learned asking worth more than never asking?"),
+    Rule("d33_asking", "over_always", "Is it worth more than always asking?"),
+    Rule("d33_asking", "over_random", "Is it worth more than as much asking at random?"),
+    Rule("d33_asking", "startle_over_shuffled", "Does a startle spend a budget better than its choices shuffled?"),
+    Rule("d33_asking", "network_over_ngrams", "Does a small reader foretell words better than n-grams?"),
+    Rule("d33_asking", "docs_over_plain", "Do words that were read carry over to hints never met?"),
+)
+
 # %% ../../nbs/lab/46_verdicts.ipynb #71dc69d0
-RULES = _OF_LATENTS + (
-    # what recurs, what is generated, what is sensed
+RULES = _OF_LATENTS + _OF_SENSING + (
+    # what recurs, what is generated
     Rule("d10_archetypes", "over", "Do directions recur more than under the strongest null?"),
     Rule("d10_archetypes", "gated", "Does a memory of directions help a head that may use it?"),
     Rule("d10_archetypes", "transfer_over", "Do speakers share them more than under it?"),
@@ -67,17 +89,6 @@ RULES = _OF_LATENTS + (
     Rule("d20_small_data_codes", "bits_saved", "Does a prior over codes beat a bigram?"),
     Rule("d21_memory_over_codes", "gain_same", "Does a hashed memory save bits on the same trunk?"),
     Rule("d21_memory_over_codes", "gain_parameters", "Does it beat width of as many parameters?"),
-    Rule("d30_binding", "gain", "Do spikes tell what words do not, below ten milliseconds?"),
-    Rule("d30_binding", "over_mel", "Do they tell what log-mel frames of 10 ms do not?"),
-    Rule("d30_binding", "over_fine", "Do they tell what frames of 2.5 ms do not?"),
-    Rule("d32_sensing", "jepa_over_spikes", "Does foretelling latents teach more than foretelling spikes?"),
-    Rule("d32_sensing", "jepa_over_contrast", "Does it teach more than contrast?"),
-    Rule("d32_sensing", "jepa_over_untrained", "Does it tell more than an untrained tower?"),
-    Rule("d32_sensing", "over_equal", "Are spikes ahead of 2.5 ms frames of as many operations?"),
-    Rule("d32_sensing", "over_wave", "Are they ahead of a network on the waveform?"),
-    Rule("d31_recursion", "parity_over_equal", "Does recursion beat depth of equal operations on longer rows of bits?"),
-    Rule("d31_recursion", "maze_over_equal", "Does it in larger mazes?"),
-    Rule("d31_recursion", "order_over_equal", "Does it on the order of sounds?"),
     Rule("d90_codec_card", "gain_pesq", "Is the codec better than its linear one (PESQ)?"),
     Rule("d90_codec_card", "learned_stoi", "Does its learned part help (STOI)?"),
 )
