@@ -74,7 +74,7 @@ def test_examples_are_the_best_and_the_median():
 
 
 def test_a_run_publishes_every_switch(result):
-    few = list(d14.recipe("smoke")["systems"])
+    few = list(d14.Recipe.of("smoke").systems)
     assert set(result.table_names) == {"results", "gains", "models", "hypotheses"} and set(result.table("results").system) == set(few)
     models = result.table("models")
     assert models.parameters.sub(d14.PLANS[0].parameters).abs().max() <= 48 and len(models) == 2 * (len(few) + 1)

@@ -219,7 +219,7 @@ def test_divergence_is_an_error(tmp_path):
 
 
 def test_it_is_a_predictor_for_the_gap_and_for_free_runs(tmp_path):
-    truth, how = Switching(), dict(length=6, steps=3, segments=24, particles=8, seed=0)
+    truth, how = Switching(), SimpleNamespace(length=6, steps=3, segments=24, particles=8, seed=0)
     z = truth.paths(40, 60, seed=0)
     store = ToyStore(z)
     split = SimpleNamespace(**{f"{k}_utterances": ids for k,

@@ -206,8 +206,10 @@ def save_audio(
 def _write(path, wav, rate, container, subtype):
     """Write with libsndfile, the same bytes for the same sound; long recordings in blocks, because libvorbis puts all
     that it gets at once on the stack."""
-    with sf.SoundFile(path, "w", rate, wav.shape[1] if wav.ndim == 2 else 1, subtype, format=container) as f:
-        for at in range(0, len(wav), BLOCK): f.write(wav[at:at + BLOCK])
+    if len(wav) <= BLOCK: sf.write(path, wav, rate, format=container, subtype=subtype)
+    else:
+        with sf.SoundFile(path, "w", rate, wav.shape[1] if wav.ndim == 2 else 1, subtype, format=container) as f:
+            for at in range(0, len(wav), BLOCK): f.write(wav[at:at + BLOCK])
     if container == "OGG": Path(path).write_bytes(with_serial(Path(path).read_bytes()))
 
 # %% ../../nbs/data/05_audio.ipynb #bad78ff4
