@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..core import read_json
 from ..dynamics.contest import late_score, mark_rows, second_rows, sounded_all
-from ..dynamics.rivals import RIVALS, Prompts, all_continued, model_rival, prompts_of_split
+from ..dynamics.rivals import RIVALS, PromptOptions, Prompts, all_continued, model_rival, prompts_of_split
 from ..dynamics.sequence_file import SHIPPED_ONE_FRAME, load_sequence
 from ..lab.figures import heat_map, panels
 from ..lab.page_run import PageRun
@@ -33,7 +33,7 @@ from ..measure.continuation import MARK_WORDS, MARKS, sounded
 from ..measure.speech import RATE
 from ..measure.stats import estimate_of
 from ..measure.twosample import TwoSample, area_by
-from ..options import CaseOptions, asked, per
+from ..options import per
 from ..stages import measures
 
 # %% ../../nbs/discussions/d02_measures.ipynb #ecee839d
@@ -45,18 +45,11 @@ WORDS = {TEST: "two-sample test, last 3 s"} | MARK_WORDS
 HEARD = ("independent frames", "blocks of 8 shuffled", "time reversed", "AR(8)", "sequence model")
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(CaseOptions):
+class Recipe(PromptOptions):
     "All that decides the rows of a case, beside its data and the code."
-    eval_fraction: float = asked(.2, smoke=.4)   # share of speakers held out
-    max_seconds: float = per(300., None, None)   # of speech, at most
     prompt: float = per(.8, 3., 3.)              # s
-    seconds: float = per(3., 10., 10.)           # s that follow
-    clips: int = per(4, 44, 400)                 # about, in all
-    most: int = per(1, 2, 8)                     # a speaker
     marks: list = per(["level", "rhythm", "latents"], list(MARKS), list(MARKS))
-    folds: int = per(2, 4, 4)                    # of the two-sample test
-    networks: int = per(1, 2, 4)                 # a fold
-    epochs: int = per(3, 30, 30)                 # of each
+
 
 # %% ../../nbs/discussions/d02_measures.ipynb #44ec65c7
 @measures("imitations", 1)
@@ -65,7 +58,7 @@ def held_out_prompts(
     how: Recipe,    # of `Recipe`
 ) -> Prompts:
     "Prompts of held-out speakers, what followed, and the training speech that imitations may use."
-    return prompts_of_split(store, split, *how.some("prompt", "seconds", "clips", "most", "seed").values())
+    return prompts_of_split(store, split, how)
 
 def imitators(codec) -> dict:   # name -> function of Prompts
     "Everything that goes on from a prompt and is known to be no speech."

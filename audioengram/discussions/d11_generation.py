@@ -24,12 +24,13 @@ from ..devices import working_device
 from ..dynamics.contest import (
     brier_rows, copy_rows, late_score, mark_rows, second_rows, sounded_all, test_rows)
 from ..dynamics.generate import Sampling, continue_latents, prompt_latents
-from ..dynamics.rivals import ALTERED, RIVALS, Prompts, long_clips, model_rival, prompts_of_split
+from ..dynamics.rivals import (
+    ALTERED, RIVALS, PromptOptions, Prompts, long_clips, model_rival, prompts_of_split)
 from ..dynamics.sequence_data import Sequences
 from ..dynamics.sequence_file import SHIPPED_ONE_FRAME, load_sequence
 from ..dynamics.sequence_measure import fitted_marginal
 from ..dynamics.sequence_score import frame_scores, silence_floor
-from ..options import CaseOptions, asked, per
+from ..options import per
 
 # %% ../../nbs/discussions/d11_generation.ipynb #132b2a07
 from ..lab.continuer import Continuer
@@ -67,18 +68,9 @@ LONGER = 1.5      # a frame so many times as long as the longest real one has le
 
 # %% ../../nbs/discussions/d11_generation.ipynb #93672165
 @dataclass(frozen=True, kw_only=True)
-class Recipe(CaseOptions):
+class Recipe(PromptOptions):
     "All that decides the rows of a case, beside its data and the code."
-    eval_fraction: float = asked(.2, smoke=.4)   # share of speakers held out
-    max_seconds: float = per(300., None, None)   # of speech, at most
-    prompt: float = per(1., 3., 3.)              # s
-    seconds: float = per(3., 10., 10.)           # s that follow
-    clips: int = per(4, 44, 400)                 # about, in all
-    most: int = per(1, 2, 8)                     # a speaker
     marks: list = per(["level", "rhythm", "latents"], list(MARKS), list(MARKS))
-    folds: int = per(2, 4, 4)                    # of the two-sample test
-    networks: int = per(1, 2, 4)                 # a fold
-    epochs: int = per(3, 30, 30)                 # of each
     marginal: int = per(1, 60, 60)               # epochs of the mixture without a context, at most
     runs: int = per(4, 50, 400)                  # long ones, a case
     run_seconds: float = per(4., 60., 60.)
@@ -87,7 +79,7 @@ class Recipe(CaseOptions):
 @measures("generation", 1)
 def prompts_of(store, split, how: Recipe) -> Prompts:
     "Prompts of held-out speakers."
-    return prompts_of_split(store, split, *how.some("prompt", "seconds", "clips", "most", "seed").values())
+    return prompts_of_split(store, split, how)
 
 def systems_of(codec) -> dict:   # name -> function of Prompts; raises ParameterError
     "What is judged."

@@ -19,7 +19,7 @@ from ..core import generator, spawn
 from ..devices import working_device
 from ..dynamics.contest import late_score, second_rows, sounded_all, test_rows
 from ..dynamics.generate import Sampling, continue_latents
-from ..dynamics.rivals import Prompts, prompts_of_split
+from ..dynamics.rivals import PromptOptions, Prompts, prompts_of_split
 from ..dynamics.sequence_file import load_sequence
 from ..lab.figures import band_plot, legend_below, panels
 from ..lab.page_run import PageRun
@@ -37,7 +37,7 @@ from ..measure.speech import RATE
 from ..measure.stats import bootstrap_by
 from ..measure.trajectories import estimate_row
 from ..measure.twosample import TwoSample, area_difference
-from ..options import CaseOptions, asked, per
+from ..options import per
 from ..stages import measures
 
 # %% ../../nbs/discussions/d12_drift.ipynb #25a7bb62
@@ -51,20 +51,12 @@ HEARD = (DRAWN, "length held", "direction redrawn")
 
 # %% ../../nbs/discussions/d12_drift.ipynb #40c1f4d1
 @dataclass(frozen=True, kw_only=True)
-class Recipe(CaseOptions):
+class Recipe(PromptOptions):
     "All that decides the rows of a case, beside its data and the code."
-    eval_fraction: float = asked(.2, smoke=.4)   # share of speakers held out
-    max_seconds: float = per(300., None, None)   # of speech, at most
-    prompt: float = per(1., 3., 3.)              # s
-    seconds: float = per(3., 10., 10.)           # s that follow, for the test
-    clips: int = per(4, 44, 400)                 # about, in all
-    most: int = per(1, 2, 8)                     # a speaker
     run_seconds: float = per(4., 30., 60.)
     block: float = per(2., 5., 5.)               # s that are looked at together
     voice: bool = per(False, True, True)         # also the speaker's voice
-    folds: int = per(2, 4, 4)                    # of the two-sample test
-    networks: int = per(1, 2, 4)                 # a fold
-    epochs: int = per(3, 30, 30)                 # of each
+
 
 # %% ../../nbs/discussions/d12_drift.ipynb #bedc7445
 def intervention(name: str, model, p: Prompts):   # -> function of frames [B,D] -> [B,D], or None
@@ -114,7 +106,7 @@ def measure_store(store, split, how: Recipe) -> dict:   # table name -> DataFram
     "Blocks of longer runs, and the two-sample test by second of ten seconds."
     codec = store.codec()
     model = load_sequence(None, codec, working_device())
-    p = prompts_of_split(store, split, *how.some("prompt", "seconds", "clips", "most", "seed").values())
+    p = prompts_of_split(store, split, how)
     clips = sounded_all(codec, p, {name: drifting(name, model) for name in SYSTEMS})
     plan = TwoSample(how.folds, how.networks, how.epochs)
     return dict(blocks=block_rows(codec, model, p, how), seconds=second_rows(clips, plan, how.seed))
@@ -185,7 +177,7 @@ def draw_blocks(cases: list):   # (title, blocks_over_time)
 def listen(run, case, how, tables, opened, first):
     "One prompt under three interventions."
     store, codec = opened[2], opened[2].codec()
-    p = prompts_of_split(store, opened[1], *how.some("prompt", "seconds", "clips", "most", "seed").values())
+    p = prompts_of_split(store, opened[1], how)
     model, i = load_sequence(None, codec, working_device()), len(p.speaker) // 2
     clips = sounded_all(codec, p, {name: drifting(name, model) for name in HEARD})
     name = lambda k: f"{case.file}_{k.replace(' ', '_')}"

@@ -19,10 +19,10 @@ from ..core import fingerprint, spawn
 from ..data.audio import load_audio, resample
 from ..dynamics.contest import LATE, late_score, mark_rows, second_rows, sounded_all
 from ..dynamics.equal import EqualPlan, gain_by_speaker, train_equally
-from ..dynamics.rivals import model_rival, prompts_of_split
+from ..dynamics.rivals import PromptOptions, model_rival, prompts_of_split
 from ..dynamics.sequence_score import whitening
 from ..lab.page_run import PageRun
-from ..options import CaseOptions, asked, derived, per
+from ..options import derived, per
 
 # %% ../../nbs/discussions/d13_modelability.ipynb #5cd2277c
 from ..lab.claims import format_claim
@@ -70,28 +70,21 @@ PLANS = (   # smoke, quick, full
 
 # %% ../../nbs/discussions/d13_modelability.ipynb #271bab75
 @dataclass(frozen=True, kw_only=True)
-class Recipe(CaseOptions):
+class Recipe(PromptOptions):
     "All that decides the rows of a case, beside its data and the code."
-    eval_fraction: float = asked(.2, smoke=.4)   # share of speakers held out
-    max_seconds: float = per(300., None, None)   # of speech, at most
     plan: dict = derived(lambda o: asdict(replace(o.profile.pick(*PLANS), seed=o.seed)))   # of training
     frames: int = per(1500, 12_000, 200_000)     # that fit a density without a context
     nulls: list = per([[4, "diag"], [2, "full"]], [[32, "diag"], [8, "full"]], [[64, "diag"], [16, "full"]])
-    prompt: float = per(1., 3., 3.)              # s
-    seconds: float = per(3., 10., 10.)           # s that follow
-    clips: int = per(4, 44, 400)                 # about, in all
     most: int = per(1, 4, 8)                     # a speaker
     marks: list = per(["rhythm"], ["rhythm", "speech", "voice"], list(MARKS))
-    folds: int = per(2, 4, 4)                    # of the two-sample test
     networks: int = per(1, 1, 4)                 # a fold
-    epochs: int = per(3, 30, 30)                 # of each
     scored: int = per(3, 24, 60)                 # speakers whose codec is scored
     stoi_seconds: float = 4.6
 
 # %% ../../nbs/discussions/d13_modelability.ipynb #94e8b7b2
 def prompts_for(store, split, how: Recipe):   # -> Prompts
     "Prompts of held-out speakers."
-    return prompts_of_split(store, split, *how.some("prompt", "seconds", "clips", "most", "seed").values())
+    return prompts_of_split(store, split, how)
 
 @measures("modelability", 1)
 def clip_rows(store, split, model, how: Recipe) -> pd.DataFrame:   # system, clip, speaker; early, late, norms, marks

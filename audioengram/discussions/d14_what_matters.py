@@ -24,7 +24,7 @@ from ..core import spawn
 from ..data.cases import first_here
 from ..dynamics.contest import LATE, late_score, second_rows
 from ..dynamics.equal import EqualPlan, marginal_mixture, train_equally
-from ..dynamics.rivals import model_rival, prompts_of_split
+from ..dynamics.rivals import PromptOptions, model_rival, prompts_of_split
 from ..dynamics.sequence_data import Sequences
 from ..dynamics.sequence_score import frame_scores, silence_floor
 from ..lab.claims import format_claim
@@ -40,7 +40,7 @@ from ..measure.rules import SHARE, by_seed, crossed, crossed_p, crossed_table, p
 from ..measure.speech import RATE
 from ..measure.stats import estimate_of
 from ..measure.twosample import TwoSample, area_shares
-from ..options import CaseOptions, asked, per
+from ..options import per
 from ..stages import measures
 
 # %% ../../nbs/discussions/d14_what_matters.ipynb #c2fe9a86
@@ -74,10 +74,8 @@ PLANS = (   # smoke, quick, full
     EqualPlan(5_000_000, 384, 6, 8, 10.24, 10.24, 64, 20_000))
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(CaseOptions):
+class Recipe(PromptOptions):
     "All that decides the rows of a case, beside its data and the code."
-    eval_fraction: float = asked(.2, smoke=.4)   # share of speakers held out
-    max_seconds: float = per(300., None, None)   # of speech, at most
     systems: list = per(list(FEW), [s for s in SWITCHES if s not in ("head_lsd", "noise_10")], list(SWITCHES))
     seeds: int = per(2, 3, 3)
     plan: dict = per(*map(asdict, PLANS))        # of training
@@ -85,11 +83,9 @@ class Recipe(CaseOptions):
     draws: int = per(2, 4, 16)                   # of the energy score that stops
     frames: int = per(1500, 12_000, 200_000)     # that fit a density without a context
     nulls: list = per([[4, "diag"]], [[32, "diag"], [8, "full"]], [[64, "diag"], [16, "full"]])
-    prompt: float = per(1., 3., 3.)              # s
     seconds: float = per(4., 10., 10.)           # s that follow
     clips: int = per(4, 88, 400)                 # about, in all
     most: int = per(1, 4, 8)                     # a speaker
-    folds: int = per(2, 4, 4)                    # of the two-sample test
     networks: int = per(1, 1, 4)                 # a fold
     epochs: int = per(2, 30, 30)                 # of each
 
@@ -107,7 +103,7 @@ def switched_model(
 
 def prompts_for(store, split, how: Recipe, seed: int):   # -> Prompts; the seed is that of the draws
     "Prompts of held-out speakers, the same for every seed."
-    p = prompts_of_split(store, split, *how.some("prompt", "seconds", "clips", "most", "seed").values())
+    p = prompts_of_split(store, split, how)
     return replace(p, seed=spawn(how.seed, "drawn", seed))
 
 # %% ../../nbs/discussions/d14_what_matters.ipynb #0a428648

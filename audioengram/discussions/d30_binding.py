@@ -33,7 +33,7 @@ from ..lab.page_run import WholeRun
 from ..lab.drafts import cached
 from ..lab.figures import NULL, PALETTE, interval_plot, legend_below, panels, reference
 from ..lab.players import read_row, write_row
-from ..options import Options, asked, asked_or, per
+from ..options import CorpusOptions, asked_or, per
 
 # %% ../../nbs/discussions/d30_binding.ipynb #bdd7b826
 from ..lab.studies import as_markdown, state
@@ -58,11 +58,8 @@ BAR, WANTED, POWER = .9, 3, .8        # share of the control's observer; tasks f
 
 # %% ../../nbs/discussions/d30_binding.ipynb #73eba775
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Options):
+class Recipe(CorpusOptions):
     "All that decides the rows: what is trained and measured."
-    seed: int = asked(0)                      # of everything
-    corpus: str = asked_or("synthetic", "debian-speech", "debian-speech")   # speech
-    root: str = asked_or(None, None, None)    # where it lies
     tasks: list = asked_or(["clicks"], ["clicks", "dips", "curve", "ears"], [t for t in FINE if t != CONTROL])
     learned: int = per(4, 20, 200)            # pairs of a speaker to learn from
     tested: int = per(4, 22, 60)              # and to be tested on

@@ -37,7 +37,7 @@ from audioengram.ember.recursion import (
 from ..ember.rules import p_value
 from ..ember.spikes import SpikingEncoder
 from ..ember.tasks import EVENT_BANDS, excerpt, timed_events
-from ..options import Options, asked, asked_or, derived, per
+from ..options import CorpusOptions, derived, per
 
 # %% ../../nbs/discussions/d31_recursion.ipynb #785e7dc0
 from ..lab.drafts import cached
@@ -61,11 +61,8 @@ KEPT_STEPS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)   # steps that are published;
 
 # %% ../../nbs/discussions/d31_recursion.ipynb #4cb5b2b8
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Options):
+class Recipe(CorpusOptions):
     "All that decides the rows: what is trained and measured."
-    seed: int = asked(0)                      # of everything
-    corpus: str = asked_or("synthetic", "debian-speech", "debian-speech")   # speech
-    root: str = asked_or(None, None, None)    # where it lies
     seeds: int = per(2, 5, 5)
     dim: int = per(16, 32, 64)                # of a core's state
     latent_steps: int = per(1, 2, 6)          # of its inner loop

@@ -27,7 +27,7 @@ from ..ember.rules import decide_all
 from ..ember.tasks import RATE
 from ..ember.towers import CONTROL, INPUT, LONG, MANNER, UNTRAINED, measure_curve, measure_likeness
 from ..ember.towers import measure_probes, pairs_of, speech_of, spikes_of
-from ..options import Options, frozen, asked, asked_or, derived, per
+from ..options import CorpusOptions, derived, frozen, per
 
 # %% ../../nbs/discussions/d32_sensing.ipynb #ff3a6bd0
 from ..lab.drafts import cached
@@ -50,11 +50,8 @@ LIKE = ("modulation", "rate", "timing", "log_mel", "timing_beyond_rate")
 def _tower(o, **sizes) -> dict: return {name: o.profile.pick(*each) for name, each in sizes.items()}   # in each profile
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Options):
+class Recipe(CorpusOptions):
     "All that decides the rows: what is trained and measured."
-    seed: int = asked(0)                      # of everything
-    corpus: str = asked_or("synthetic", "debian-speech", "debian-speech")   # speech
-    root: str = asked_or(None, None, None)    # where it lies
     tasks: list = per(["clicks"], ["clicks", "curve"], ["clicks", "curve", "pulses", "partials"])
     learned: int = per(4, 16, 200)            # pairs of a speaker to learn from
     tested: int = per(4, 16, 60)              # and to be tested on

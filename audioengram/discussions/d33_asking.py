@@ -41,7 +41,7 @@ from ..lab.players import write_row
 from ..lab.page_run import WholeRun
 from ..lab.studies import as_markdown, state
 from ..measure.rules import NO, SHARE, YES, crossed, crossed_table
-from ..options import Options, asked, asked_or, frozen, per
+from ..options import CorpusOptions, frozen, per
 
 NAME = "d33_asking"
 TELLS, NOTHING = "danger tells", "danger tells nothing"
@@ -50,11 +50,8 @@ PLANTED = 20   # experiments of each kind
 
 # %% ../../nbs/discussions/d33_asking.ipynb #89bc4d06
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Options):
+class Recipe(CorpusOptions):
     "All that decides the rows: what is trained and measured."
-    seed: int = asked(0)                      # of everything
-    corpus: str = asked_or("synthetic", "debian-speech", "debian-speech")   # speech
-    root: str = asked_or(None, None, None)    # where it lies
     seeds: int = per(2, 5, 5)
     held: float = .45                         # share of speakers held out
     pieces: int = per(2, 12, 40)              # of a speaker that clips are cut from

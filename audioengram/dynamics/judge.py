@@ -9,7 +9,7 @@ __all__ = ['TABLE_MARKS', 'FEW', 'OF_DRAWS', 'JudgePlan', 'judge_table', 'wide_t
 # %% ../../nbs/dynamics/54_judge.ipynb #fd0c4483
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..core import AudioError, ParameterError
 from ..data.audio import load_audio, resample
 from ..data.cases import Case, open_case
 from .contest import brier_rows, copy_rows, mark_rows, second_rows, sounded_all, test_rows
-from .rivals import ALTERED, RIVALS, Prompts, model_rival, prompts_of_split
+from .rivals import ALTERED, RIVALS, PromptOptions, Prompts, model_rival, prompts_of_split
 from .sequence_file import SHIPPED_ONE_FRAME, load_sequence
 from ..measure.continuation import MARK_WORDS, Clips
 from ..measure.speech import RATE
@@ -137,7 +137,8 @@ def judge_corpus(
 ) -> pd.DataFrame:         # as `judge_callable`
     "Judge anything that continues latents of a codec, on the held-out speakers of a corpus."
     _, split, store = open_case(Case(corpus, codec))
-    p = prompts_of_split(store, split, 3., seconds, clips, seed=plan.seed)
+    how = replace(PromptOptions.of("quick", seed=plan.seed), seconds=seconds, clips=clips)
+    p = prompts_of_split(store, split, how)
     return judge_callable(continues, store.codec(), p, name, plan=plan)
 
 # %% ../../nbs/dynamics/54_judge.ipynb #49b40dcc
