@@ -273,11 +273,11 @@ FINDINGS |= {
 # %% ../../nbs/lab/27_findings.ipynb #9f33d068
 FINDINGS |= {
     "d33_asking/asking":
-        "Learned asking is worth {claim:main.reward_learned|.3f} answers a clip, asking as often at random "
-        "{claim:main.reward_random|.3f}, always asking {claim:main.reward_always|.3f}, never asking "
-        "{claim:main.reward_never|.3f}. A budget spent by startle is right in {claim:main.startle_tells|.1%} of clips, "
-        "by its shuffled choices in {claim:main.shuffled_tells|.1%}. Hints never met are worth "
-        "{claim:main.unheard_docs|.3f} to a reader and {claim:main.unheard_plain|.3f} to one that has read nothing.",
+        "Learned asking is worth {claim:main.reward_learned|value|.3f} answers a clip, at random as often "
+        "{claim:main.reward_random|value|.3f}, never asking {claim:main.reward_never|value|.3f}. A budget spent by "
+        "startle is right in {claim:main.startle_tells|value|.1%} of clips, by its shuffled choices in "
+        "{claim:main.shuffled_tells|value|.1%}. Hints never met are worth {claim:main.unheard_docs|value|.3f} to a reader, "
+        "{claim:main.unheard_plain|value|.3f} to one that has read nothing.",
     "d33_asking/reading":
         "A word of a held-out document has a perplexity of {claim:main.perplexity_network|.0f} for the network and "
         "{claim:main.perplexity_4|.0f} for {claim:main.longest} words in a row.",
