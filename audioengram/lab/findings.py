@@ -276,8 +276,8 @@ FINDINGS |= {
         "Learned asking is worth {claim:main.reward_learned|value|.3f} answers a clip, at random as often "
         "{claim:main.reward_random|value|.3f}, never asking {claim:main.reward_never|value|.3f}. A budget spent by "
         "startle is right in {claim:main.startle_tells|value|.1%} of clips, by its shuffled choices in "
-        "{claim:main.shuffled_tells|value|.1%}. Hints never met are worth {claim:main.unheard_docs|value|.3f} to a reader, "
-        "{claim:main.unheard_plain|value|.3f} to one that has read nothing.",
+        "{claim:main.shuffled_tells|value|.1%}. Hints never met are worth {claim:main.unheard_docs|value|.3f} to a "
+        "reader, {claim:main.unheard_plain|value|.3f} to one that has read nothing.",
     "d33_asking/reading":
         "A word of a held-out document has a perplexity of {claim:main.perplexity_network|.0f} for the network and "
         "{claim:main.perplexity_4|.0f} for {claim:main.longest} words in a row.",
