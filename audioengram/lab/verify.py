@@ -37,10 +37,12 @@ def rows_apart(
     new: pd.DataFrame,
 ) -> pd.DataFrame:   # column, apart (largest difference over the standard deviation of the column); clocks left out
     "How far the numbers of two tables of the same rows lie apart; an empty table if the rows are not the same."
-    words = [c for c in old if not pd.api.types.is_numeric_dtype(old[c])]
+    seen = {c: set(old[c].dropna().astype(str)) for c in old}
+    marks = [c for c, values in seen.items() if values and values <= {"True", "False"}]   # they follow from numbers
+    words = [c for c in old if c not in marks and not pd.api.types.is_numeric_dtype(old[c])]
     if list(old) != list(new) or len(old) != len(new) or not old[words].astype(str).equals(new[words].astype(str)):
         return pd.DataFrame(columns=["column", "apart"])
-    numbers = [c for c in old if c not in words and not any(k in c for k in _CLOCKS)]
+    numbers = [c for c in old if c not in words and c not in marks and not any(k in c for k in _CLOCKS)]
     apart = {}
     for c in numbers:
         a, b = (np.asarray(t[c], float) for t in (old, new))
