@@ -64,7 +64,8 @@ class Recipe(CorpusOptions):
     tower: dict = derived(lambda o: _tower(o, dim=(16, 64, 128), layers=(1, 2, 4), filters=(8, 32, 64)))
     long_tower: dict = derived(lambda o: _tower(o, dim=(16, 128, 512), layers=(1, 2, 6), filters=(8, 48, 128)))
     rule_updates: int = per(3, 400, 8000)     # of a tower under every rule
-    long_updates: int = per(4, 1600, 200_000) # of the long one
+    long_updates: int = per(4, 22_000, 200_000)   # of the long one
+    long_rule: str = "contrast"               # whose probes were best after 400 updates, measured before
     rates: list = per([80], [10, 30, 80], [5, 10, 20, 40, 80, 160])   # spikes a second of a neuron
     lead_rate: int = 80                       # of the comparison at equal operations
     read_updates: int = per(3, 260, 4000)     # of a reader
