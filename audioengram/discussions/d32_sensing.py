@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['NAME', 'RULES_SHOWN', 'TASK_TITLES', 'FINE_FRONT', 'RIVALS', 'LIKE', 'ASKED', 'run', 'Recipe', 'conditions',
-           'sense_of', 'front_price', 'reader_for', 'measure_reading', 'measure_prices', 'by_speaker', 'likeness_of',
-           'decisions', 'winner', 'sayings', 'claims_of', 'rules_table', 'draw_rules', 'energy_table', 'draw_prices',
-           'likeness_table', 'draw_likeness', 'draw_longer', 'measure', 'tell', 'answers_table', 'prices_table']
+           'sense_of', 'front_price', 'reader_for', 'teaching_of', 'measure_reading', 'measure_prices', 'by_speaker',
+           'likeness_of', 'decisions', 'winner', 'sayings', 'claims_of', 'rules_table', 'draw_rules', 'energy_table',
+           'draw_prices', 'likeness_table', 'draw_likeness', 'draw_longer', 'measure', 'tell', 'answers_table',
+           'prices_table', 'teaching_table']
 
 # %% ../../nbs/discussions/d32_sensing.ipynb #21d4071a
 import functools
@@ -21,12 +22,13 @@ from ..core import spawn
 from ..ember.coincidence import coincidences
 from ..ember.learning import LEARNING
 from ..ember.observers import Front, spectrogram
-from ..ember.prices import ear_operations, energy, fan_out, mel_operations, price_of, reader_of, taught
+from ..ember.prices import ear_operations, energy, fan_out, mel_operations, price_of, reader_of
 from ..ember.reader import SENSES, read_by_line
 from ..ember.rules import decide_all
 from ..ember.tasks import RATE
-from ..ember.towers import CONTROL, INPUT, LONG, MANNER, UNTRAINED, measure_curve, measure_likeness
-from ..ember.towers import measure_probes, pairs_of, speech_of, spikes_of
+from ..ember.teaching import Teaching, taught
+from ..ember.towers import CONTROL, INPUT, LONG, MANNER, SHIPPED, UNTRAINED, WIDE, measure_curve
+from ..ember.towers import measure_likeness, measure_probes, pairs_of, speech_of, spikes_of
 from ..options import CorpusOptions, derived, frozen, per
 
 # %% ../../nbs/discussions/d32_sensing.ipynb #ff3a6bd0
@@ -59,16 +61,21 @@ class Recipe(CorpusOptions):
     pieces: int = per(4, 120, 4000)           # of a speaker that towers learn from
     compared: int = per(5, 12, 40)            # clips of a speaker in the comparison of distances
     held: float = .45                         # share of speakers held out
-    seeds: int = per(2, 3, 5)
+    seeds: int = per(2, 5, 5)
     channels: int = per(6, 24, 48)            # of the ear
     tower: dict = derived(lambda o: _tower(o, dim=(16, 64, 128), layers=(1, 2, 4), filters=(8, 32, 64)))
     long_tower: dict = derived(lambda o: _tower(o, dim=(16, 128, 512), layers=(1, 2, 6), filters=(8, 48, 128)))
     rule_updates: int = per(3, 400, 8000)     # of a tower under every rule
     long_updates: int = per(4, 22_000, 200_000)   # of the long one
     long_rule: str = "contrast"               # whose probes were best after 400 updates, measured before
+    long_from: str = per("", SHIPPED, "")     # where the long tower comes from: trained here if empty
     rates: list = per([80], [10, 30, 80], [5, 10, 20, 40, 80, 160])   # spikes a second of a neuron
     lead_rate: int = 80                       # of the comparison at equal operations
-    read_updates: int = per(3, 260, 4000)     # of a reader
+    read_cap: int = per(4, 1200, 12_000)      # updates of a reader at most
+    read_trial: int = per(2, 250, 1000)       # after which it must have left chance, or another one starts
+    read_starts: int = per(2, 3, 3)
+    read_patience: int = per(2, 150, 1000)    # updates without a gain on speakers kept aside
+    read_every: int = per(2, 25, 100)         # updates between two looks at them
     batch: int = per(8, 24, 128)
     parameters: int = per(20_000, 46_000, 500_000)   # of every reader
     steps: int = 2                            # of its core
@@ -119,27 +126,34 @@ def reader_for(condition: str, x, how: Recipe):   # [N,C,G]
     return reader_of(x.shape[1], sense_of(condition), operations=left, rows=x.shape[2], steps=how.steps)
 
 # %% ../../nbs/discussions/d32_sensing.ipynb #5d8c7fa0
-@measures("sensing", 1)
+def teaching_of(how: Recipe) -> Teaching:
+    "How long a reader learns."
+    return Teaching(cap=how.read_cap, trial=how.read_trial, starts=how.read_starts, patience=how.read_patience,
+                    every=how.read_every, steps=how.steps, batch=how.batch)
+
+@measures("sensing", 2)
 def measure_reading(
     task: str, condition: str, index: int, how: Recipe,   # of `conditions`; seed
-) -> pd.DataFrame:                                      # task, condition, reader, seed, speaker, asked, right
+) -> pd.DataFrame:          # task, condition, reader, seed, speaker, asked, right; starts, updates, learned, flat
     "What a taught core, and a linear reader of spikes, answer."
     key = frozen(how)
     x, table = _sensed(condition, task, key), pairs_of(task, key)[1]
     fit, y, seed = ~table.held.to_numpy(), table.label.to_numpy(), spawn(how.seed, task, index) % 2**31
-    torch.manual_seed(seed)
-    reader = reader_for(condition, x, how)
-    told = dict(core=taught(reader, x, y, fit, how.read_updates, how.steps, how.batch, seed=seed)[0])
+    def make(own):
+        torch.manual_seed(own)
+        return reader_for(condition, x, how)
+    found = taught(make, x, y, table.speaker, fit, teaching_of(how), seed)
+    told = dict(core=found.said)
     if index == 0 and condition.startswith("spikes"): told["line"] = read_by_line(x, y, fit)
-    rows = []
+    ran, rows = {k: int(getattr(found, k)) for k in ("starts", "updates", "learned", "flat")}, []
     for kind, said in told.items():
         right = pd.Series(said == y[~fit]).groupby(table.speaker[~fit].to_numpy()).agg(["sum", "size"])
         rows += [dict(task=task, condition=condition, reader=kind, seed=index, speaker=s, asked=int(r["size"]),
-                      right=int(r["sum"])) for s, r in right.iterrows()]
+                      right=int(r["sum"])) | ran for s, r in right.iterrows()]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/discussions/d32_sensing.ipynb #169c2dc5
-@measures("sensing", 1)
+@measures("sensing", 2)
 def measure_prices(how: Recipe) -> pd.DataFrame:   # one row a condition
     "Spikes a second; parameters; multiply-adds, additions and µJ of a clip, with and without what precedes the reader."
     key, rows = frozen(how), []
@@ -186,6 +200,7 @@ def decisions(
     learned = [r for r in RULES_SHOWN if r != UNTRAINED]
     asked = {f"{r}_over_untrained": _minus(rule(r), rule(UNTRAINED)) for r in learned}
     asked |= {f"jepa_over_{r}": _minus(rule("jepa"), rule(r)) for r in learned if r != "jepa"}
+    asked["long_over_wide"] = _minus(rule(LONG), rule(WIDE))
     asked |= {f"over_{k}": _minus(read(lead), read(c)) for k, c in RIVALS.items()}
     near = lambda r: likeness_of(like, r, "timing_beyond_rate")
     asked |= {f"{r}_nearer": _minus(near(r), near(UNTRAINED)) for r in learned}
@@ -197,6 +212,7 @@ ASKED = {
     "contrast_over_untrained": "contrast tells more than an untrained tower",
     "jepa_over_spikes": "JEPA tells more than masked spikes",
     "jepa_over_contrast": "JEPA tells more than contrast",
+    "long_over_wide": "half an hour of training tells more than an untrained tower of that size",
     **{f"over_{k}": f"spikes are ahead of {v}" for k, v in RIVALS.items()},
     "jepa_nearer": "JEPA moves towards the nerve's timing",
     "spikes_nearer": "masked spikes move towards it",
@@ -221,6 +237,8 @@ def sayings(table) -> dict:   # of `decisions`
     verdict = (f"{rule}: JEPA is {' and '.join(sides) or 'told from neither of its rivals'}. Of {len(LEARNING)} rules "
                f"{gained} tells more than an untrained tower, {lost} less. "
                f"Of {len(RIVALS)} other senses, spikes beat {beaten} and lose to {lost_to}.")
+    longer = {YES: "tells more", NO: "tells less"}.get(says["long_over_wide"], "is not shown to help")
+    verdict += f" Half an hour of training {longer}."
     lead = f"{rule}, {gained} of {len(LEARNING)} beats an untrained tower; spikes beat {beaten} of "
     return dict(lead=lead + f"{len(RIVALS)} rivals.", verdict=verdict, matters=rule)
 
@@ -233,7 +251,7 @@ def claims_of(
     table = decisions(rows, reading, like, tasks, lead)
     rule = functools.partial(by_speaker, rows, "rule", tasks=(*tasks, MANNER))
     read = functools.partial(by_speaker, reading, "condition")
-    known = {**{f"acc_{r}": rule(r) for r in (*RULES_SHOWN, INPUT, LONG)}, "read_lead": read(lead, tasks=tasks)}
+    known = {**{f"acc_{r}": rule(r) for r in (*RULES_SHOWN, INPUT, LONG, WIDE)}, "read_lead": read(lead, tasks=tasks)}
     known |= {f"read_{k}": read(c, tasks=tasks) for k, c in RIVALS.items()}
     known |= {f"control_{k}": read(c, tasks=[CONTROL]) for k, c in dict(RIVALS, lead=lead).items() if k != "equal"}
     known |= {f"timing_{r}": likeness_of(like, r, "timing_beyond_rate") for r in RULES_SHOWN}
@@ -244,10 +262,9 @@ def claims_of(
     last, long = curves[curves.rule != LONG].groupby(["rule", "seed"]).tail(1), curves[curves.rule == LONG]
     best_like = like[(like.rule == best) & (like.layer == _last_layer(like))]
     ranks = {f"rank_{r}": crossed(s.share, unit="seed", bounds=SHARE) for r, s in last.groupby("rule")}
-    return say | sayings(table) | ranks | dict(
-        winner_name=RULES_SHOWN[best], long_updates=int(long["update"].max()), lead_rate=how.lead_rate,
-        long_parameters=int(round(long.parameters.max(), -3)), long_minutes=float(long.cpu_seconds.max() / 60),
-        read_updates=how.read_updates, seeds=how.seeds, speakers=int(rule(UNTRAINED).shape[1]),
+    return say | sayings(table) | ranks | _of_long(long) | _of_readers(reading) | dict(
+        winner_name=RULES_SHOWN[best], long_name=RULES_SHOWN[how.long_rule], lead_rate=how.lead_rate,
+        read_cap=how.read_cap, seeds=how.seeds, speakers=int(rule(UNTRAINED).shape[1]),
         ceiling_low=float(best_like.low.mean()), ceiling_high=float(best_like.high.mean()))
 
 # %% ../../nbs/discussions/d32_sensing.ipynb #e84d8eed
@@ -255,17 +272,32 @@ def _last_layer(like) -> str:
     "The layer that is read."
     return max(n for n in like.layer.unique() if n != "tokens")
 
+def _of_long(long) -> dict:   # its rows of curves
+    "How long the long training was, on what, and what became of its rank."
+    return dict(long_updates=int(long["update"].max()), long_parameters=int(round(long.parameters.max(), -3)),
+                long_minutes=float(long.cpu_seconds.max() / 60), long_hours=float(long.hours.max()),
+                long_rank_first=float(long.share.iloc[0]), long_rank_least=float(long.share.min()),
+                long_rank=float(long.share.iloc[-1]))
+
+def _of_readers(reading) -> dict:
+    "How many readers there were, how long they learned, and how many did not."
+    cores = reading[reading.reader == "core"].drop_duplicates(["task", "condition", "seed"])
+    return dict(readers=len(cores), readers_stuck=int((cores.learned == 0).sum()),
+                readers_cut=int(((cores.learned == 1) & (cores.flat == 0)).sum()),
+                reader_updates=float(cores.updates.mean()))
+
 def _differences(rows, reading, tasks, lead: str) -> dict:
     "Differences that the list of rules asks for."
     rule = functools.partial(by_speaker, rows, "rule", tasks=(*tasks, MANNER))
     read = functools.partial(by_speaker, reading, "condition", tasks=tasks)
     found = {f"jepa_over_{r}": _minus(rule("jepa"), rule(r)) for r in ("spikes", "contrast", UNTRAINED)}
+    found["long_over_wide"] = _minus(rule(LONG), rule(WIDE))
     return found | {f"over_{k}": _minus(read(lead), read(c)) for k, c in RIVALS.items()}
 
 # %% ../../nbs/discussions/d32_sensing.ipynb #a60b2cb0
 def rules_table(rows, tasks) -> pd.DataFrame:   # task, rule, value, lo, hi: right
     "What a probe reads from each embedding."
-    shown = {INPUT: "input", **RULES_SHOWN, LONG: "longer"}
+    shown = {INPUT: "input", **RULES_SHOWN, WIDE: "wide, untrained", LONG: "half an hour"}
     return crossed_table(((dict(task=t, rule=v), by_speaker(rows, "rule", k, [t]).to_numpy())
                           for t in (*tasks, MANNER) for k, v in shown.items()), bounds=SHARE)
 
@@ -337,15 +369,16 @@ def measure(
     for rule, index in itertools.product(RULES_SHOWN, range(how.seeds)):
         run.rows(keep(measure_probes, rule, index))
         if rule != UNTRAINED: run.rows(keep(measure_curve, rule, index), "curves")
-    long = f"{LONG}:{winner(run.table(), how.tasks)}"
-    run.rows(keep(measure_probes, long, 0))
-    run.rows(keep(measure_curve, long, 0), "curves")
     run.rows(keep(measure_likeness), "likeness")
     run.rows(keep(measure_prices), "prices")
     for task, condition in itertools.product((CONTROL, *how.tasks), conditions(how)):
         other = condition.startswith("spikes") and condition != f"spikes {how.lead_rate}"
         if task == CONTROL and (other or condition == RIVALS["equal"]): continue
         for index in range(how.seeds): run.rows(keep(measure_reading, task, condition, index), "reading")
+    for index in range(how.seeds): run.rows(keep(measure_probes, f"{WIDE}:{UNTRAINED}", index))
+    long = f"{LONG}:{how.long_from or how.long_rule}"
+    run.rows(keep(measure_probes, long, 0))
+    run.rows(keep(measure_curve, long, 0), "curves")
     run.input(corpus=dict(name=how.corpus, fingerprint=source.fingerprint))
 
 # %% ../../nbs/discussions/d32_sensing.ipynb #a46bd527
@@ -396,3 +429,17 @@ def prices_table(
                      "µJ after the ear": f"{r.uj_reading:.1f}",
                      "clips right": f"{e.value:.3f} [{e.lo:.3f}, {e.hi:.3f}]"})
     return as_markdown(pd.DataFrame(rows))
+
+# %% ../../nbs/discussions/d32_sensing.ipynb #3d50a9f1
+def teaching_table(
+    result,   # RunResult
+) -> str:     # Markdown
+    "How long the readers of each sense learned, and how many seeds had learned."
+    reading = result.table("reading")
+    cores = reading[reading.reader == "core"].drop_duplicates(["task", "condition", "seed"])
+    return as_markdown(pd.DataFrame([
+        {"task": TASK_TITLES.get(task, task), "sense": sense, "updates": f"{some.updates.mean():.0f}",
+         "starts": f"{some.starts.mean():.1f}", "left chance": f"{int(some.learned.sum())} of {len(some)}",
+         "still gaining at the end": f"{int(((some.flat == 0) & (some.learned == 1)).sum())} of {len(some)}"}
+        for (task, sense), some in cores.groupby(["task", "condition"], sort=False)
+    ]))

@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..core import CorpusError, spawn
 from .coincidence import TOKEN, how_many
