@@ -71,10 +71,10 @@ class Recipe(CorpusOptions):
     words: int = per(80, 2000, 6000)          # of its vocabulary
     told_dim: int = per(16, 64, 256)          # of H-mini that reads
     read: int = per(8, 1500, 40_000)          # updates of reading
-    told_updates: int = per(6, 250, 4000)     # and of asking with hints
+    told_updates: int = per(6, 600, 4000)     # and of asking with hints
     planted: int = per(1, PLANTED, PLANTED)   # worlds of each kind
-    planted_seeds: int = per(2, 3, 3)
-    planted_updates: int = per(10, 200, 200)
+    planted_seeds: int = per(2, 5, 5)         # as many as of all else
+    planted_updates: int = per(10, 400, 400)
 
 # %% ../../nbs/discussions/d33_asking.ipynb #ec0b20bd
 def right_by(rows, world: str, policy: str) -> pd.DataFrame:   # of `measure_startle`; TELLS or NOTHING
