@@ -8,11 +8,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from audioengram.core import CorpusError, ModelFileError
-from audioengram.discussions.d32_sensing import Recipe, teaching_of
+from audioengram.discussions.d32_sensing import Recipe
 from audioengram.ember import towers
 from audioengram.ember.learning import learner
 from audioengram.ember.prices import reader_of
 from audioengram.ember.reader import Sense
+from audioengram.ember.senses import teaching_of
 from audioengram.ember.spikes import SpikingEncoder
 from audioengram.ember.teaching import CHANCE, Teaching, begun, deep_loss, recent, taught
 from audioengram.ember.tower_file import SHIPPED_TOWER, load_tower, save_tower

@@ -166,6 +166,7 @@ def _features(model, task: str, key: str, ear=None) -> tuple:   # None: the inpu
     table = pairs_of(task, key)[1]
     return _pooled(z), table.label.to_numpy(), table.speaker.to_numpy(), table.held.to_numpy()
 
+# %% ../../nbs/ember/31_towers.ipynb #a9dae768
 @functools.lru_cache(2)
 def _asked_tokens(key: str) -> pd.DataFrame:   # piece, token, kind, speaker
     "Tokens of natural speech, at most 20 of each manner from every speaker."
@@ -197,6 +198,7 @@ def _known(rule: str, index: int, key: str) -> SimpleNamespace:   # as `measure_
     hours = float((~pieces_of(key)[1].held).sum()) / 7200
     return SimpleNamespace(model=model, ear=None, curve=curve, heard=set(), hours=hours)
 
+# %% ../../nbs/ember/31_towers.ipynb #f51c3c98
 @measures("sensing", 2)
 def measure_probes(
     rule: str, index: int, how: Options,   # of RULES_SHOWN, INPUT; LONG or WIDE, its rule behind a colon; seed; recipe
@@ -216,6 +218,7 @@ def measure_probes(
                       right=int(r["sum"])) for s, r in right.iterrows()]
     return pd.DataFrame(rows)
 
+# %% ../../nbs/ember/31_towers.ipynb #263390c3
 @measures("sensing", 2)
 def measure_curve(rule: str, index: int, how: Options) -> pd.DataFrame:   # as `measure_probes`
     "The curve of a training: loss, effective rank as a share of the width, processor seconds so far."
