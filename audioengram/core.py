@@ -137,7 +137,7 @@ def plain_torch():
 @dataclass(frozen=True)
 class Profile:
     "How much effort a run may spend."
-    name: str             # "smoke", "quick" or "full"
+    name: str             # one of PROFILES
     max_seconds: float    # audio used at most, s
     epochs: int           # upper bound on training epochs
     bootstrap: int        # bootstrap resamples
@@ -145,14 +145,19 @@ class Profile:
     clips: int            # clips a page shows at most
     device: str = "auto"
 
-    def pick(self, smoke, quick, full):
-        "The value for this profile among three."
-        return {"smoke": smoke, "quick": quick, "full": full}[self.name]
+    def pick(self, smoke, quick, full, thorough=None):
+        "The value for this profile; a thorough run has that of a quick one where nothing else is said."
+        thorough = quick if thorough is None else thorough
+        return dict(smoke=smoke, quick=quick, thorough=thorough, full=full)[self.name]
+    def smaller_than(self, other: str) -> bool:   # name of a profile
+        "Whether the other one spends more."
+        return list(PROFILES).index(self.name) < list(PROFILES).index(other)
 
 # %% ../nbs/00_core.ipynb #7fde8122
 PROFILES = {p.name: p for p in (
     Profile("smoke", max_seconds=60, epochs=2, bootstrap=200, seeds=1, clips=2, device="cpu"),
     Profile("quick", max_seconds=4 * 3600, epochs=30, bootstrap=2000, seeds=3, clips=6),
+    Profile("thorough", max_seconds=4 * 3600, epochs=30, bootstrap=2000, seeds=3, clips=6),
     Profile("full", max_seconds=float("inf"), epochs=200, bootstrap=10_000, seeds=5, clips=12))}
 
 def get_profile(

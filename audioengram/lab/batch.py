@@ -253,7 +253,7 @@ def launch(
 def rerun(
     name: str,          # discussion, or path of a notebook
     parameters: dict,   # for its parameters cell
-    profile: str,       # "smoke", "quick" or "full"
+    profile: str,       # one of PROFILES
     out: str,           # fsspec path of the folder that it becomes
 ):
     "Run one notebook and send its results; a task."

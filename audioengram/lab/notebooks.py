@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAGE_LIMIT', 'clean_page', 'discussions_dir', 'notebook_path', 'read_notebook', 'notebook_fingerprint', 'why_draft',
-           'sweep', 'run_notebook', 'redraw_page']
+           'standing_profile', 'sweep', 'run_notebook', 'redraw_page']
 
 # %% ../../nbs/lab/20_notebooks.ipynb #11993a4c
 import contextlib
@@ -140,14 +140,25 @@ def why_draft(
     profile: str,      # of the run
     varied: dict,      # parameters that differ from the page's defaults
     folder=None,       # a folder of the project
+    stands="",         # profile of the published run
 ) -> list:             # reasons, in words; empty if the run may be published
     "Why a run would be a draft."
     commit = commit_of(folder)
     reasons = ["the smoke profile proves that a page runs, it does not measure"] if profile == "smoke" else []
     if varied: reasons.append(f"{', '.join(varied)} differ{'s' * (len(varied) == 1)} from the page's own")
+    if profile != "smoke" and stands and get_profile(profile).smaller_than(stands):
+        reasons.append(f"its {stands} run is published, and a {profile} one is smaller")
     if commit and commit["dirty"]:
         reasons.append("the tree differs from its commit (commit the code first, then the numbers)")
     return reasons
+
+# %% ../../nbs/lab/20_notebooks.ipynb #7cc58073
+def standing_profile(
+    name: str,   # of a page
+) -> str:        # "" where nothing is published
+    "The profile that a page is published from."
+    try: return read_run(figures_dir() / name).manifest["profile"]
+    except RunError: return ""
 
 @contextlib.contextmanager
 def _environment(**values):
@@ -201,7 +212,7 @@ def run_notebook(
     given = whole_paths(given)
     check_inputs(known | given)
     varied = [k for k, v in given.items() if k != "profile" and v != known[k]]
-    if publish and (reasons := why_draft(profile, varied, path.parent)):
+    if publish and (reasons := why_draft(profile, varied, path.parent, standing_profile(name))):
         raise RunError(
             f"{name} cannot be published: {'; '.join(reasons)}",
             remedy="Run it without --publish: a draft goes to runs/",

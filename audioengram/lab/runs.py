@@ -48,7 +48,7 @@ class Run:
         name: str,          # "d00_structure"
         parameters: dict,   # everything that decides the numbers; "seed" among them
         folder=None,        # another place than the stage or runs/<name>
-        profile="quick",    # "smoke", "quick" or "full"
+        profile="quick",    # one of PROFILES
     ):
         self.name, self.profile = name, get_profile(profile)
         self.parameters, self.seed = dict(parameters), int(parameters.get("seed", 0))

@@ -220,9 +220,11 @@ def asked_cases(
     corpus, codec,             # one case instead
     own: str,                  # the page's cases
     smoke="synthetic:nano",    # and those of its smoke profile
+    quick=None,                # and of its quick one; `own` if None
 ) -> list:                     # of Case
     "The cases that were asked for."
-    return parse_cases(get_profile(profile).pick(smoke, own, own) if cases == "auto" else cases, corpus, codec)
+    own = get_profile(profile).pick(smoke, quick or own, own, thorough=own)
+    return parse_cases(own if cases == "auto" else cases, corpus, codec)
 
 def by_title(
     found: list,   # (tables, provenance) of each case
