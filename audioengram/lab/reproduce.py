@@ -105,6 +105,7 @@ class Comparison:
     kept: int            # carried over, not measured
     larger: str = ""     # profile of what is published, where this was a smaller run beside it
 
+# %% ../../nbs/lab/32_reproduce.ipynb #d492d8fe
 def compare(
     name: str,
     old: dict,            # id -> claim before
