@@ -168,6 +168,7 @@ def claims_of(
         price=PRICE, longest=NGRAMS[-1], seeds=how.seeds, speakers=int(reward_by(rows, "learned").shape[1]),
         planted_pays=int((kinds.pays & kinds.found).sum()), planted_cannot=int((~kinds.pays & kinds.found).sum()))
 
+# %% ../../nbs/discussions/d33_asking.ipynb #ba971068
 def _apt_by(told, reader: str):   # of `measure_told`; of READERS -> [S,G]
     "How often a reader looks as the knowing one would, told in words that it met."
     some = told[(told.reader == reader) & (told.words == "met") & (told.policy == "learned")]
