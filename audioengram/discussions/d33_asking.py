@@ -71,7 +71,7 @@ class Recipe(CorpusOptions):
     words: int = per(80, 2000, 6000)          # of its vocabulary
     told_dim: int = per(16, 64, 256)          # of H-mini that reads
     read: int = per(8, 1500, 40_000)          # updates of reading
-    told_updates: int = per(6, 600, 4000)     # and of asking with hints
+    told_updates: int = per(6, 250, 4000)     # and of asking with hints
     planted: int = per(1, PLANTED, PLANTED)   # worlds of each kind
     planted_seeds: int = per(2, 5, 5)         # as many as of all else
     planted_updates: int = per(10, 400, 400)
@@ -160,12 +160,19 @@ def claims_of(
         say |= {f"{short_ or p}_{short}": crossed(right_by(startle, world, p).to_numpy(), bounds=SHARE)
                 for p, short_ in names.items()}
     say |= {f"{w}_{k}": crossed(told_by(told, k, w).to_numpy()) for k in READERS for w in ("met", "unheard")}
+    say |= {f"apt_{k}": crossed(_apt_by(told, k), bounds=SHARE) for k in READERS}
     say |= {f"perplexity_{n}": _perplexity(texts, f"{n}-grams") for n in NGRAMS}
     say |= dict(perplexity_network=_perplexity(texts, "network"), text_source=str(texts.source.iloc[0]))
     kinds = planted_kinds(planted)
     return say | sayings(table) | differences(rows, startle, told, texts) | dict(
         price=PRICE, longest=NGRAMS[-1], seeds=how.seeds, speakers=int(reward_by(rows, "learned").shape[1]),
         planted_pays=int((kinds.pays & kinds.found).sum()), planted_cannot=int((~kinds.pays & kinds.found).sum()))
+
+# %% ../../nbs/discussions/d33_asking.ipynb #ba971068
+def _apt_by(told, reader: str):   # of `measure_told`; of READERS -> [S,G]
+    "How often a reader looks as the knowing one would, told in words that it met."
+    some = told[(told.reader == reader) & (told.words == "met") & (told.policy == "learned")]
+    return some.assign(x=some.apt / some.asked).pivot(index="seed", columns="speaker", values="x").to_numpy()
 
 def _perplexity(texts, model: str) -> float:
     "Exponential of the mean cost of a word, all words of all documents alike."
