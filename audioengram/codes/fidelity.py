@@ -6,7 +6,7 @@
 __all__ = ['RANGE', 'GAINS_DB', 'LEVEL_OFF', 'NEAREST_CODES', 'PLACES', 'TOLERANCE', 'MOMENT', 'picture_db', 'hearing_floor',
            'picture_distance', 'sound_distance', 'level_db', 'power', 'attack_window', 'centroid_ms', 'level_cost',
            'encode_at_level', 'AttackColumns', 'AttackJudge', 'rival_codes', 'mend_attack', 'encode_closely',
-           'fidelity_rows', 'summarise']
+           'nearest_picture', 'fidelity_rows', 'summarise']
 
 # %% ../../nbs/codes/12_fidelity.ipynb #72ae2d67
 import numpy as np
@@ -183,6 +183,15 @@ def encode_closely(
     "Codes whose sound is as loud as the recording and begins when it does; whoever edits or decodes gets these."
     return mend_attack(model, wav, encode_at_level(model, wav))
 
+# %% ../../nbs/codes/12_fidelity.ipynb #9a2f1315
+def nearest_picture(
+    true,      # picture [M,frames]
+    known,     # pictures of the training sounds, any length; at least one
+) -> tuple:    # index of the nearest; its distance, dB
+    "The training sound that would be played instead, cut to the length of the true one."
+    far = [picture_distance(true, k[:, :true.shape[1]]) for k in known]
+    return int(np.argmin(far)), float(min(far))
+
 # %% ../../nbs/codes/12_fidelity.ipynb #eafb9b83
 def fidelity_rows(
     model: CodeModel,
@@ -200,7 +209,7 @@ def fidelity_rows(
         rows.append(dict(
             distance=picture_distance(true, picture_db(model.mel, made)),
             silence=picture_distance(true, np.full_like(true, hearing_floor(true))),
-            nearest=min((picture_distance(true, k) for k in known), default=float("nan")),
+            nearest=nearest_picture(true, known)[1] if known else float("nan"),
             level=level_db(made) - level_db(wav),
             attack=centroid_ms(made, where, rate) - centroid_ms(wav, where, rate),
             peak=float(np.abs(made).max()),
