@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOOKED', 'SMALL_PRIOR', 'SMALLEST', 'CAREFUL', 'SETTINGS', 'SMOOTH', 'folder_prior', 'teach_prior', 'files_apart',
-           'reach_row', 'choose_sampling', 'draw_again', 'noise_floor', 'plainly', 'rebuilt_rows', 'judge_written']
+           'reach_row', 'choose_sampling', 'noise_anew', 'noise_floor', 'plainly', 'rebuilt_rows', 'judge_written']
 
 # %% ../../nbs/codes/59_folders.ipynb #b392a58e
 import numpy as np
@@ -101,7 +101,7 @@ def choose_sampling(
 # %% ../../nbs/codes/59_folders.ipynb #c9961c6a
 SMOOTH = 5   # frames over which the level of a band is taken
 
-def draw_again(
+def noise_anew(
     mel: MelPicture,
     wav,              # [S] or [S,C]
     rng,              # numpy generator
@@ -126,7 +126,7 @@ def noise_floor(
 ) -> float:           # dB
     "How far two draws of a sound's noise are from each other."
     rng = np.random.default_rng(spawn(seed, "drawn again"))
-    return sound_distance(mel, draw_again(mel, wav, rng), draw_again(mel, wav, rng))
+    return sound_distance(mel, noise_anew(mel, wav, rng), noise_anew(mel, wav, rng))
 
 # %% ../../nbs/codes/59_folders.ipynb #ca727c20
 def plainly(model, wav): return model.encode(wav)    # codes of a sound, without any search

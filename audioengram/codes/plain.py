@@ -84,10 +84,7 @@ def plain_decoder(c: PlainConfig) -> nn.Sequential:   # [B,D,columns] -> [B,chan
 # %% ../../nbs/codes/57_plain.ipynb #498b371b
 class PlainCodes(nn.Module):
     "Encodes and decodes like a `CodeModel`, for what asks either: grids [T,1,Q]."
-    def __init__(self,
-        config: PlainConfig,
-        decay: float = .9,    # of the codebooks' moving average
-    ):
+    def __init__(self, config: PlainConfig, decay: float = .9):   # decay: of the codebooks' moving average
         super().__init__()
         self.config, self.about, self.prior = config, {}, None
         self.mel = MelPicture(ModelConfig.of(config.rate))    # the ear of those who compare; it takes no part
@@ -98,9 +95,7 @@ class PlainCodes(nn.Module):
     def device(self): return self.mel.window.device
 
     @torch.inference_mode()
-    def encode(self,
-        wav,             # [S] or [S,channels]
-    ) -> np.ndarray:     # codes [T,1,Q], int16
+    def encode(self, wav) -> np.ndarray:   # [S] or [S,channels] -> codes [T,1,Q], int16
         "Codes of a sound; silence follows it up to a whole column."
         x = torch.as_tensor(np.asarray(wav, np.float32)).reshape(len(wav), -1).T[None]
         z = self.eval().encoder(F.pad(x, (0, -x.shape[-1] % self.config.column)))

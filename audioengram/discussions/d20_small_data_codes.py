@@ -822,6 +822,7 @@ def claims_of_noise(
     if noise.empty: return dict.fromkeys(columns, np.nan)
     return {k: bootstrap_by(x.to_numpy(), noise.file, n=n, unit="file") for k, x in columns.items()}
 
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #15dfc9fc
 def claims_of_folders(
     files, facts, folders,   # tables of `measure_folders`
     n: int,                  # bootstrap resamples
@@ -1062,6 +1063,7 @@ def peak_memory() -> float:   # GB
     "The most that this process has held."
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
 
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #bea8cb7a
 def measure(
     run,         # open Run
     how: Recipe,
