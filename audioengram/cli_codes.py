@@ -121,7 +121,9 @@ def train_prior(
     out: Annotated[
         Path | None, typer.Option(help="File to write; the model itself if not given.", show_default=False)
     ] = None,
-    steps: Annotated[int, typer.Option(help="At most; stops when held-out files no longer gain.")] = 1000,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Chosen by the number of codes if not given.", show_default=False)
+    ] = None,
     memory: Annotated[str, typer.Option(help="Engram memory: '', suffix or column.")] = "",
     labels: Annotated[
         str, typer.Option(help="Kinds of sound to ask for later: folder (the outermost that tells files apart), none, "

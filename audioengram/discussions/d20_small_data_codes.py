@@ -70,9 +70,9 @@ MAKERS = OURS, PLAIN = "ours", "plain RVQ-VAE"
 
 # corpus, what names of files hold, files to learn from and held out, steps of the plain model (0: none, and no prior)
 FOLDERS = dict(
-    drums=("hydrogen-drumkits", "", 50, 40, 700),
-    loops=("sonic-pi", ":loop_", 12, 5, 380),
-    speech=("debian-speech", "", 50, 40, 410),
+    drums=("hydrogen-drumkits", "", 50, 40, 640),
+    loops=("sonic-pi", ":loop_", 12, 5, 610),
+    speech=("debian-speech", "", 50, 40, 640),
     hats=("hydrogen-drumkits", "hat|hh", 32, 40, 0),
 )
 
@@ -82,7 +82,7 @@ class FolderRecipe(Options):
     "What is measured of whole folders at default settings."
     folders: dict = per(dict(voices=("synthetic", "", 6, 4, 4), noise=("synthetic", "", 4, 3, 0)), FOLDERS, FOLDERS)
     folder_steps: int = per(10, None, None)  # of their codecs; as many as by default if None
-    folder_prior: int = per(5, 1000, 1000)   # steps of their priors at most, as by default
+    folder_prior: int = per(5, None, None)   # steps of their priors; as many as by default if None
     folder_pieces: int = per(1, 3, 3)        # that are written
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #2e971ab8
@@ -619,7 +619,7 @@ def learn_folder(
     if writes:
         (codes, rests), (valid, _) = (without_rests(model, own.side(held)) for held in (False, True))
         model.prior, spent = clock(teach_prior, model, codes, valid, rests, how.folder_prior, spawn(how.seed, "prior"))
-        chosen, _ = choose_sampling(model, own.side(False), codes, how.ten, 1, seed=spawn(how.seed, "sampling"))
+        chosen, _ = choose_sampling(model, own.side(False), codes, how.ten, seed=spawn(how.seed, "sampling"))
         model.prior.about |= dict(sampling=chosen, cpu_seconds=spent)
     save_model(model, path)
     return load_model(path)
