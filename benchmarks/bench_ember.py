@@ -1,4 +1,4 @@
-"""The ear and its neurons: times real time on one core, and compiled or parallel spikes beside the step loops.
+"""The ear, its neurons and the training of towers: times real time on one core, and compiled or parallel spikes beside the step loops.
 
     OMP_NUM_THREADS=1 pytest benchmarks/bench_ember.py --benchmark-only
 
@@ -10,8 +10,13 @@ import pytest
 import scipy.signal
 import torch
 
+from audioengram.discussions.d32_sensing import Recipe
 from audioengram.ember.cochlea import Cochlea, leaky_scan
-from audioengram.ember.spikes import lif, lif_compiled, lif_scan, lif_steps
+from audioengram.ember.coincidence import TOKEN, coincidences, how_many
+from audioengram.ember.jepa import beside, bin_spikes
+from audioengram.ember.learning import learner, train_rule
+from audioengram.ember.spikes import SpikingEncoder, lif, lif_compiled, lif_scan, lif_steps
+from audioengram.ember.towers import BIN
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -96,3 +101,18 @@ def test_leaky_scan_beside_scipy(benchmark):
     reference = best(lambda: scipy.signal.lfilter([1], [1, -.999], x.numpy(), axis=-1))
     benchmark.pedantic(lambda: leaky_scan(x, .999), rounds=5, warmup_rounds=1)
     benchmark.extra_info["times SciPy's lfilter"] = round(benchmark.stats.stats.min / reference, 2)
+
+
+@pytest.mark.benchmark(timer=time.process_time)
+@pytest.mark.parametrize("rule", ["jepa", "spikes", "contrast"])
+def test_training_beside_real_time(benchmark, rule):
+    "From the wave on, with the long tower of the page about sensing: ear, spikes, coincidences and one update on 32 half seconds."
+    how = Recipe.of("quick")
+    heard = lambda s: beside(bin_spikes(s, BIN), coincidences(s, s).sqrt(), TOKEN // BIN)
+    ear, encoder = Cochlea(how.channels), SpikingEncoder(how.channels)
+    wavs = torch.randn(32, 8000) * .05
+    encoder.calibrate(ear(wavs[:8]), float(how.lead_rate), steps=25)
+    model = learner(rule, 0, **how.long_tower, channels=how.channels, patch=TOKEN // BIN, side=how_many())
+    benchmark.pedantic(lambda: train_rule(model, heard(encoder(ear(wavs))[0].detach()), 1, every=2), rounds=5, warmup_rounds=1)
+    benchmark.extra_info["times real time"] = round(16 / benchmark.stats.stats.min, 1)
+    assert 16 / benchmark.stats.stats.min >= 20
