@@ -80,7 +80,8 @@ FOLDERS = dict(
 @dataclass(frozen=True, kw_only=True)
 class FolderRecipe(Options):
     "What is measured of whole folders at default settings."
-    folders: dict = per(dict(voices=("synthetic", "", 6, 4, 4), noise=("synthetic", "", 4, 3, 0)), FOLDERS, FOLDERS)
+    folders: dict = per(dict(voices=("synthetic", "", 6, 4, 4), noise=("synthetic", "", 4, 3, 0)),
+                        {k: FOLDERS[k] for k in ("drums", "hats")}, FOLDERS, thorough=FOLDERS)
     folder_steps: int = per(10, None, None)  # of their codecs; as many as by default if None
     folder_prior: int = per(5, None, None)   # steps of their priors; as many as by default if None
     folder_pieces: int = per(1, 3, 3)        # that are written
@@ -97,15 +98,15 @@ class Recipe(FolderRecipe):
     steps: dict = per({3: 14, 12: 14}, {5: 300, 50: 300, 500: 400}, {5: 600, 50: 1500, 500: 3000})
     width: int = per(16, 64, 64)
     batch: int = per(4, 12, 16)
-    seeds: int = per(1, 3, 5)                # of the first case
+    seeds: int = per(1, 1, 5, thorough=3)    # of the first case
     other_seeds: int = per(1, 1, 5)          # and of the others
-    pieces: int = per(1, 5, 10)              # of the texture, a prior each
+    pieces: int = per(1, 2, 10, thorough=5)  # of the texture, a prior each
     held: int = per(6, 40, 80)               # files held out
     longest: float = per(1., 3., 10.)        # s of a file
     visqol: int = per(1, 6, 30)              # files scored by it
     prior_steps: int = per(15, 160, 2000)
     prior_hidden: int = per(16, 96, 256)
-    sets: int = per(1, 10, 10)               # of each kind, for the detector of copying
+    sets: int = per(1, 4, 10, thorough=10)   # of each kind, for the detector of copying
     set_files: tuple = per((2, 4), (5, 40), (5, 40))          # known by heart, healthy
     set_hidden: int = per(16, 64, 64)
     set_steps: tuple = per((20, 4), (150, 60), (400, 200))
