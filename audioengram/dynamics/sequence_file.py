@@ -145,6 +145,13 @@ def model_card(
         "Learned from": "; ".join(sources) or "unknown",
         "Voices": f"{trained} speakers trained on, {chose} others chose the weights",
         "Scores on those others": said(a.get("scores", {})),
-        **({"Long runs": LONG_RUNS[c.head]} if c.head in LONG_RUNS else {}),
+        **_long_runs(a, c),
         **a.get("held_out", {})}
     return "\n".join([INTRODUCTION, *(f"- **{k}:** {v}" for k, v in rows.items())])
+
+# %% ../../nbs/dynamics/43_sequence_file.ipynb #cb5eacc5
+def _long_runs(about, config) -> dict:
+    "What a card says of runs of a minute: the bound of lengths, or what is met without one."
+    if "longest" in about:
+        return {"Long runs": f"a frame longer than the longest in training, {about['longest']:.4g}, is drawn again"}
+    return {"Long runs": LONG_RUNS[config.head]} if config.head in LONG_RUNS else {}
