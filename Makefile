@@ -24,7 +24,7 @@ env: .venv/.ready   ## the environment in .venv (exact versions of constraints.t
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-reproduce: env      ## real speech, latents, every stale discussion, figures, site (PROFILE=smoke, quick or full; ALL=1 adds codes and ember)
+reproduce: env      ## real speech, latents, every stale discussion, figures, site (PROFILE=smoke, quick, thorough or full; ALL=1 adds codes and ember)
 	$(BIN)/audioengram reproduce --profile $(PROFILE) $(if $(ALL),--all)
 
 test: env           ## lint, unit tests, every library notebook, every discussion in its smoke profile (SLOW=1: the downloads too)

@@ -40,7 +40,8 @@ for name, part in dict(corpus=corpus_app, latents=latents_app, codec=codec_app, 
     app.add_typer(part, name=name)
 for command in (generate, judge, report, study): app.command()(command)
 
-Profile = Annotated[str, typer.Option(help="smoke (seconds), quick (2 CPU cores) or full (GPU).")]
+Profile = Annotated[str, typer.Option(
+    help="smoke (seconds), quick (2 CPU cores), thorough (where quick is too small for an answer) or full (GPU).")]
 
 def _say_version(asked: bool):
     "Print the version and end."
@@ -192,7 +193,8 @@ def reproduce(
     ] = None,
 ):
     """Measure every stale discussion and say which verdicts hold. The site is built first, from what is published.
-    What fails is listed at the end and stops nothing else."""
+    A page that is published from a larger run keeps it; the smaller one goes to runs/. What fails is listed at the
+    end and stops nothing else."""
     from audioengram.lab.reproduce import reproduce as run_stale
     _compute_on(device)
     if site_: site()

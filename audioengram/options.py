@@ -18,9 +18,10 @@ _RULE = "rule"   # of a field: (lines so far, what was asked) -> its value
 
 def per(
     smoke, quick, full,   # values, or functions of the lines above
+    thorough=None,        # as quick if None
 ):                        # a field of an `Options`
     "A line whose value the profile decides."
-    return field(metadata={_RULE: lambda so_far, _: so_far.profile.pick(smoke, quick, full)})
+    return field(metadata={_RULE: lambda so_far, _: so_far.profile.pick(smoke, quick, full, thorough)})
 
 def derived(
     f,    # of the lines above
@@ -36,22 +37,23 @@ def _like(default, value):
 
 def asked(
     default,                   # what it is if nobody asks for anything
-    smoke=None, quick=None,    # instead of what is asked in that profile: a value, or a function of it
+    smoke=None, quick=None,    # instead of what is asked in these profiles: a value, or a function of it
     name=None,                 # of the page's parameter, if it is not the line's
 ):                             # a field of an `Options`
     "A line that is a parameter of the page."
     def rule(so_far, value):
         value = _like(default, default if value is None else value)
-        instead = so_far.profile.pick(smoke, quick, None)
+        instead = dict(smoke=smoke, quick=quick).get(so_far.profile.name)
         return value if instead is None else instead(value) if callable(instead) else instead
     return field(metadata={_RULE: rule, "asked": name, "default": default})
 
 def asked_or(
     smoke, quick, full,   # values where nobody asks
+    thorough=None,        # as quick if None
 ):                        # a field of an `Options`
     "A line that is a parameter of the page, and that the profile decides where nobody asks."
     def rule(so_far, value):
-        own = so_far.profile.pick(smoke, quick, full)
+        own = so_far.profile.pick(smoke, quick, full, thorough)
         if value in (None, ""): return own
         return [v.strip() for v in value.split(",")] if isinstance(own, list) and isinstance(value, str) else value
     return field(metadata={_RULE: rule, "asked": None, "default": None})

@@ -87,7 +87,8 @@ def digest(result) -> dict:
 
 
 def summary(column: pd.Series) -> dict:
-    "One column in a few numbers."
+    "One column in a few numbers; yes and no count as numbers, where some are missing too."
+    if len(known := column.dropna()) and set(known) <= {True, False}: column = column.astype(float)
     if column.dtype.kind not in "iufb": return dict(values=int(column.nunique()))
     x = column.to_numpy(float)
     good = x[np.isfinite(x)]

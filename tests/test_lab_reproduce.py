@@ -163,6 +163,31 @@ def test_verdicts_first_then_numbers_and_what_was_kept_apart():
     assert "1 claims were carried over unchanged" in console.said[3]
 
 
+def test_a_smaller_run_replaces_no_larger_one(project, monkeypatch, capfd):
+    "A page that is published from its thorough run keeps it; the quick one beside it is a draft, whose intervals are held against it."
+    from audioengram.lab.notebooks import run_notebook, why_draft
+    from audioengram.lab.reproduce import reproduce
+    for name in ("d91_b", "d92_c"): (project / f"nbs/discussions/{name}.ipynb").unlink()
+    path = project / "nbs/discussions/d90_a.ipynb"
+    nb = nbformat.read(path, 4)
+    nb.cells[-1].source = ("from audioengram.core import get_profile\nfrom audioengram.lab.runs import Run\nhalf = get_profile(profile).pick(0, .5, 0, thorough=.1)\n"
+                           "with Run('d90_a', {}, profile=profile) as run:\n    run.claim('answer', 1., 1 - half, 1 + half, 9)\n    run.rows([dict(speaker='a', value=half)])")
+    nbformat.write(nb, path)
+    monkeypatch.chdir(project)
+    run_notebook(path, profile="thorough", figures=project / "figures", progress=False)
+    published = project / "figures/d90_a/manifest.json"
+    before = published.read_bytes()
+    assert "its thorough run is published" in "; ".join(why_draft("quick", {}, stands="thorough")) and not why_draft("full", {}, project, "thorough")
+    with pytest.raises(RunError, match="its thorough run is published, and a quick one is smaller"): run_notebook(path, publish=True, progress=False)
+    assert reproduce(progress=False, workers=1) == [] and published.read_bytes() == before
+    assert read_run(project / "runs/d90_a").manifest["profile"] == "quick"
+    said = capfd.readouterr().err
+    assert "stays published from its thorough run" in said and "1 of 1 intervals meet the published ones" in said
+    assert reproduce(progress=False, workers=1) == [] and "d90_a is up to date" in capfd.readouterr().err
+    assert reproduce(profile="thorough", progress=False, workers=1) == []
+    assert "measured in" not in (again := capfd.readouterr().err) and "up to date" in again
+
+
 def test_which_claims_were_kept(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(dict(name="d90_a")))
     (tmp_path / "claims.json").write_text(json.dumps({"main.case": dict(value="far × nano")}))

@@ -52,6 +52,7 @@ def measured() -> dict:
         long_lines=sum(len(line) > 120 for _, s in exported() for line in s.splitlines()),
         long_lines_of_lessons=sum(len(line) > 120 for line in code_cells()) - sum(len(line) > 120 for _, s in exported() for line in s.splitlines()),
         modules_over_400=sum(n > 400 for n in lengths),
+        long_leads=sum(len(text.splitlines()[0]) > 120 for p in MODULES if p.parent.name != "discussions" and (text := p.read_text())),   # those state results
         functions_over_60=sum(n > 60 for *_, n in functions()),
         cells_over_30=sum(n > 30 for n in cells),
         median_cell=median(cells),

@@ -62,8 +62,8 @@ class Recipe(CaseOptions):
     lags: list = asked((1, 2, 4))                           # frames from the end of the context to the target
     length: int = asked(8, smoke=lambda w: min(w, 4))       # context frames W
     min_count: int = per(20, 100, 100)                      # frames of a cell that counts
-    repeats: int = per(1, 3, 5)                             # shuffled keys
-    rotate: int = per(0, 30, 30)                            # with fewer held-out speakers everybody is held out once
+    repeats: int = per(1, 1, 5, thorough=3)                 # shuffled keys
+    rotate: int = per(0, 0, 30, thorough=30)                # with fewer held-out speakers everybody is held out once
     small: bool = per(True, False, False)                   # keys of SMALL_KEYS
 
 # %% ../../nbs/discussions/d00_structure.ipynb #ebca4fc3

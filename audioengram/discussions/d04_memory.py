@@ -100,16 +100,16 @@ MEMORY_CODE = functools.partial(
 @dataclass(frozen=True, kw_only=True)
 class Recipe(PredictorOptions):
     "All that decides the rows of a case, beside its data and the code."
-    clusters: int = asked(2048, smoke=32)               # keys of a memory
+    clusters: int = asked(2048, smoke=32, quick=lambda k: k // 2)   # keys of a memory
     neighbours: int = asked(8, smoke=4)                 # read by a soft memory
     steps: int = asked(16, smoke=4, name="horizon")     # of a rollout
-    seeds: list = per(*(lambda o, n=n: [o.seed + i for i in range(n)] for n in (2, 3, 3)))
+    seeds: list = per(*(lambda o, n=n: [o.seed + i for i in range(n)] for n in (2, 1, 3, 3)))
     components: int = per(2, 8, 8)                      # K of every mixture
     samples: int = per(8, 16, 64)                       # draws a window for statistics of steps
-    particles: int = per(4, 32, 64)                     # rollouts of each context
-    segments: int = per(24, 256, 2048)                  # contexts that are rolled out
+    particles: int = per(4, 16, 64, thorough=32)        # rollouts of each context
+    segments: int = per(24, 128, 2048, thorough=256)    # contexts that are rolled out
     rolled_epochs: int = per(1, 4, 20)                  # of training on rollouts
-    rolled_frames: int = per(200, 6000, None)           # windows of such an epoch
+    rolled_frames: int = per(200, 3000, None, thorough=6000)   # windows of such an epoch
     most: int = per(2000, 100_000, 1_000_000)           # frames that a memory of single frames holds
 
 # %% ../../nbs/discussions/d04_memory.ipynb #521fc1d6
@@ -601,7 +601,7 @@ STUDY = Study(
     tell,
 )
 
-run = PageRun(STUDY, Recipe, CASES)
+run = PageRun(STUDY, Recipe, CASES, quick="debian-speech:nano")
 
 # %% ../../nbs/discussions/d04_memory.ipynb #680c4d4e
 def models_table(result) -> str:

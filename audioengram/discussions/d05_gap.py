@@ -78,14 +78,15 @@ class Recipe(PredictorOptions):
     steps: int = derived(lambda o: o.lags[-1])               # of a rollout
     particles: int = asked(64, smoke=8)                      # M
     segments: int = per(24, 256, 2048)                       # contexts that are rolled out
-    counts: list = per([1, 4], [4, 16, 64, 256, 1024], [4, 16, 64, 256, 1024, 4096])   # M, of the extrapolation
-    counted: int = per(8, 96, 512)                           # contexts behind it
-    injected: int = per(24, 256, 2048)                       # contexts with an error put in
-    clips: int = per(8, 96, 400)                             # free runs of each method
+    counts: list = per([1, 4], [4, 16, 64, 256], [4, 16, 64, 256, 1024, 4096],
+                       thorough=[4, 16, 64, 256, 1024])      # M, of the extrapolation
+    counted: int = per(8, 48, 512, thorough=96)              # contexts behind it
+    injected: int = per(24, 128, 2048, thorough=256)         # contexts with an error put in
+    clips: int = per(8, 48, 400, thorough=96)                # free runs of each method
     reference: int = per(500, 10_000, 50_000)                # real frames they are compared with
     regions: int = per(8, 64, 64)                            # cells of the coverage
     repeats: int = per(4, 20, 50)                            # shuffles of its null
-    long: int = per(200, 2000, 100_000)                      # steps of long runs
+    long: int = per(200, 1000, 100_000, thorough=2000)       # steps of long runs
     held: int = per(8, 50, 50)                               # steps a clip may stand still before it counts as held
     spliced: int = per(2, 12, 60)                            # utterances with a stretch put in
     bootstrap: int = derived(lambda o: o.profile.bootstrap)  # resamples

@@ -101,15 +101,15 @@ class Recipe(PredictorOptions):
     lags: list = asked((1, 2, 4, 8), smoke=[1, 2, 4])    # steps that are scored
     steps: int = derived(lambda o: o.lags[-1])           # of a rollout
     particles: int = asked(32, smoke=4)                  # M of the evaluation
-    seeds: list = per(*(lambda o, n=n: [o.seed + i for i in range(n)] for n in (2, 3, 3)))
-    lengths: list = per([2, 4], [4, 8], [4, 8, 16, 32])  # K of training on rollouts
+    seeds: list = per(*(lambda o, n=n: [o.seed + i for i in range(n)] for n in (2, 1, 3, 3)))
+    lengths: list = per([2, 4], [4], [4, 8, 16, 32], thorough=[4, 8])   # K of training on rollouts
     weights: list = per([10.], [], [.1, 10.])            # λ beside 1
     more: bool = per(True, False, True)                  # also the plans that cost most
     together: int = per(2, 4, 16)                        # M of the proper score
     far: int = per(4, 16, 16)                            # steps beyond those that were trained
     segments: int = per(16, 256, 1024)                   # contexts that are rolled out
     batch: int = per(8, 8, 128)                          # stretches of an update
-    rounds: int = per(1, 10, 20)                         # of training, at most
+    rounds: int = per(1, 6, 20, thorough=10)             # of training, at most
     round_steps: int = per(2, 200, 500)                  # updates of a round
     valid: int = per(16, 128, 1024)                      # stretches that decide when to stop
     limit: int = per(8, 64, 256)                         # contexts of the limit of many particles
@@ -609,7 +609,7 @@ STUDY = Study(
     tell,
 )
 
-run = PageRun(STUDY, Recipe, CASES)
+run = PageRun(STUDY, Recipe, CASES, quick="debian-speech:nano")
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #151041ab
 def methods_table(result) -> str:

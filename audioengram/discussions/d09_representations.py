@@ -610,7 +610,7 @@ TABLES = ("gains", "memory", "points", "axes", "phase0", "speech", "sound")
 
 # %% ../../nbs/discussions/d09_representations.ipynb #52fdaacd
 def run(
-    profile="quick",            # "smoke", "quick" or "full"
+    profile="quick",            # one of PROFILES
     cases="auto",               # "corpus:codec; corpus:codec"; "auto": the profile's own
     corpus=None, codec=None,    # one case instead
     corpus_root=None,           # where that corpus lies

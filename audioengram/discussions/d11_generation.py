@@ -372,7 +372,7 @@ def tell(
 STUDY = Study(NAME, measure_store, TABLES, None, claims_of, tell)
 
 def run(
-    profile="quick",              # "smoke", "quick" or "full"
+    profile="quick",              # one of PROFILES
     cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
     corpus=None, codec=None,      # one case instead
     corpus_root=None,             # where that corpus lies

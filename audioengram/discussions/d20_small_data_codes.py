@@ -919,7 +919,7 @@ def tell(
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #efda23af
 def run(
-    profile="quick",   # "smoke", "quick" or "full"
+    profile="quick",   # one of PROFILES
     cases=None,        # "corpus:5,50; corpus:50" instead of the profile's own
     seed: int = 0,
     corpus=None,       # one corpus instead of the cases

@@ -55,25 +55,26 @@ SIZES = ["debian-speech:nano@256", "debian-speech:nano@64", "debian-speech:nano@
 class Recipe(Options):
     "All that decides the rows: what is trained and measured."
     seed: int = asked(0)
-    cases: list = per(["synthetic:nano@8", "synthetic:12"], [*SIZES, "hydrogen-drumkits:150"],
-                      [*SIZES, "librispeech:nano@256", "hydrogen-drumkits:500", "debian-speech:500"])
+    cases: list = per(["synthetic:nano@8", "synthetic:12"], [SIZES[0], "hydrogen-drumkits:150"],
+                      [*SIZES, "librispeech:nano@256", "hydrogen-drumkits:500", "debian-speech:500"],
+                      thorough=[*SIZES, "hydrogen-drumkits:150"])
     root: str = None                         # where their corpora lie
     test: int = per(6, 40, 100)              # test files of sounds
-    heard: int = per(6, 330, 2000)           # and of latents
+    heard: int = per(6, 165, 2000, thorough=330)   # and of latents
     longest: float = per(1., 2., 10.)        # s of a sound
     steps: int = per(12, 130, 3000)          # of the codec
     width: int = per(16, 64, 64)
     batch: int = per(4, 12, 16)
-    updates: int = per(8, 1000, 6000)        # of a prior, fewer where validation files no longer gain
+    updates: int = per(8, 500, 6000, thorough=1000)   # of a prior, fewer where validation files no longer gain
     every: int = per(4, 100, 250)            # updates between looks at them
     patience: int = per(2, 4, 8)             # looks without a gain
     hidden: int = per(16, 64, 256)
     layers: int = per(1, 2, 4)
     rows: int = per(101, 4001, 40_009)       # of the smallest table of a memory
     memory_dim: int = per(16, 64, 64)
-    seeds: int = per(2, 3, 5)
+    seeds: int = per(2, 1, 5, thorough=3)
     other_seeds: int = per(1, 1, 3)          # in the cases after the first
-    shares: list = per([.5], [1 / 16, 1 / 4], [1 / 64, 1 / 16, 1 / 4])   # of the training codes
+    shares: list = per([.5], [1 / 4], [1 / 64, 1 / 16, 1 / 4], thorough=[1 / 16, 1 / 4])   # of the training codes
     prior_batch: int = per(2, 12, 16)
     columns: int = per(12, 12, 48)           # that a prior sees at once
 
@@ -518,7 +519,7 @@ def tell(
 
 # %% ../../nbs/discussions/d21_memory_over_codes.ipynb #afd8554c
 def run(
-    profile="quick",   # "smoke", "quick" or "full"
+    profile="quick",   # one of PROFILES
     cases=None,        # "corpus:300; corpus:nano@256" instead of the profile's own
     seed: int = 0,
     corpus=None,       # one corpus instead of the cases

@@ -61,16 +61,16 @@ BAR, WANTED, POWER = .9, 3, .8        # share of the control's observer; tasks f
 class Recipe(CorpusOptions):
     "All that decides the rows: what is trained and measured."
     tasks: list = asked_or(["clicks"], ["clicks", "dips", "curve", "ears"], [t for t in FINE if t != CONTROL])
-    learned: int = per(4, 20, 200)            # pairs of a speaker to learn from
-    tested: int = per(4, 22, 60)              # and to be tested on
+    learned: int = per(4, 12, 200, thorough=20)   # pairs of a speaker to learn from
+    tested: int = per(4, 12, 60, thorough=22)   # and to be tested on
     observed: int = per(4, 10, 40)            # pairs of a speaker that observers see
     described: int = per(3, 4, 20)            # clips of a speaker in the comparison of distances
     utterances: int = per(4, 12, 60)          # of a speaker that clips are cut from
     held: float = .45                         # share of speakers held out
-    seeds: int = per(2, 5, 5)
+    seeds: int = per(2, 2, 5, thorough=5)
     channels: int = per(6, 24, 48)            # of the ear
-    epochs: int = per(1, 10, 40)              # of learning without labels
-    updates: int = per(3, 120, 4000)          # of a reader
+    epochs: int = per(1, 5, 40, thorough=10)  # of learning without labels
+    updates: int = per(3, 80, 4000, thorough=120)   # of a reader
     steps: int = 2                            # of its core
     batch: int = per(8, 24, 128)
     parameters: int = per(20_000, 46_000, 500_000)   # of every reader

@@ -703,7 +703,7 @@ def measure_card(
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #c5d44d43
 def run(
-    profile="quick",  # "smoke", "quick" or "full"
+    profile="quick",  # one of PROFILES
     corpora="auto",  # names, separated by commas; speakers who were trained on are left out; the last is the one prose
     # is about
     seed: int = 0,  # of utterances, noise and bootstrap

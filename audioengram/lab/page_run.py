@@ -23,10 +23,13 @@ class PageRun:
         cases,                     # the page's own, or a function of where the corpus lies that tells them
         smoke="synthetic:nano",    # and those of its smoke profile
         adapt=None,                # (options, corpus, corpus_root) -> options for a small corpus
-    ): self.study, self.options, self.cases, self.smoke, self.adapt = study, options, cases, smoke, adapt
+        quick=None,                # cases of its quick profile, if they are fewer
+    ):
+        self.study, self.options, self.cases, self.smoke = study, options, cases, smoke
+        self.adapt, self.quick = adapt, quick
 
     def __call__(self,
-        profile="quick",            # "smoke", "quick" or "full"
+        profile="quick",            # one of PROFILES
         cases="auto",               # "corpus:codec; corpus:codec"; "auto": the page's own
         corpus=None, codec=None,    # one case instead
         corpus_root=None,           # where that corpus lies: a folder of recordings, an unpacked LibriSpeech
@@ -36,7 +39,7 @@ class PageRun:
         how = self.options.of(profile, **given)
         if self.adapt: how = self.adapt(how, corpus, corpus_root)
         own = self.cases(corpus_root) if callable(self.cases) else self.cases
-        chosen = asked_cases(profile, cases, corpus, codec, own, self.smoke)
+        chosen = asked_cases(profile, cases, corpus, codec, own, self.smoke, self.quick)
         return publish_cases(self.study, profile, chosen, how, self.options.asked_for() | given, corpus_root, folder)
 
     def page(self,
@@ -57,7 +60,7 @@ class WholeRun:
     ): self.name, self.options, self.measure, self.tell, self.said = name, options, measure, tell, said
 
     def __call__(self,
-        profile="quick",     # "smoke", "quick" or "full"
+        profile="quick",     # one of PROFILES
         corpus_root=None,    # where its corpus lies
         folder=None,         # another place than figures/<name>
         **given,             # parameters that the options ask for
