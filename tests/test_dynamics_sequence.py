@@ -418,8 +418,12 @@ def test_the_shipped_model_is_small_honest_and_of_the_default_codec():
     from audioengram.codecs import get_codec
     codec = get_codec("nano")
     model = load_sequence(codec=codec)
-    assert SHIPPED_SEQUENCE.stat().st_size < 10e6 and model.config == RECIPES["shipped"].model
-    assert model.about["scores"]["nats"] > model.about["marginal"]["nats"] + 8
+    made = [RECIPES[name].model for name in ("shipped", "shipped-beside")]
+    assert SHIPPED_SEQUENCE.stat().st_size < 10e6 and [m.config for m in model.members] == made
+    assert model.n_parameters <= 5e6
+    scores = [m["scores"]["nats"] for m in model.about["members"]]
+    assert min(scores) > model.about["members"][0]["marginal"]["nats"] + 8
+    assert model.about["scores"]["nats"] > max(scores)
     assert not set(model.about["train_speakers"]) & set(model.about["valid_speakers"])
     # nobody whom the codec holds out
     assert set(model.about["train_speakers"]) | set(model.about["valid_speakers"]) <= codec.heard

@@ -23,7 +23,7 @@ from .sequence import SequenceConfig, SequenceModel
 
 # %% ../../nbs/dynamics/43_sequence_file.ipynb #76b107f5
 SEQUENCE_FORMAT = "audioengram-sequence-1"
-# of nano's latents; their recipes are `shipped` and `one-frame`
+# of nano's latents; their recipes are `shipped` with `shipped-beside`, and `one-frame`
 SHIPPED_SEQUENCE = resources.files("audioengram") / "assets" / "nano-sequence.safetensors"
 SHIPPED_ONE_FRAME = resources.files("audioengram") / "assets" / "nano-one-frame.safetensors"   # its rival
 
