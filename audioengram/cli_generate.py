@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Prompt', 'Out', 'Play', 'Seconds', 'Trained', 'Temperature', 'Guidance', 'Noise', 'PIPE', 'app', 'Corpora', 'Config',
-           'Folder', 'Minutes', 'File', 'Place', 'check_places', 'send_sound', 'generate', 'train', 'show', 'measure',
-           'judge']
+           'Folder', 'Minutes', 'File', 'Place', 'check_places', 'send_sound', 'generate', 'train', 'join', 'show',
+           'measure', 'judge']
 
 # %% ../nbs/92_cli_generate.ipynb #b53e8697
 import json
@@ -126,6 +126,18 @@ def train(
     with tracking(track, out, codec=codec, recipe=config, corpora=", ".join(corpora)):
         train_sequence_on([get_corpus(c) for c in corpora], get_codec(codec), read_recipe(config), out, **options)
     print(out / "model.safetensors")
+
+# %% ../nbs/92_cli_generate.ipynb #f80d8bda
+@app.command()
+def join(
+    models: Annotated[list[Path], typer.Argument(help="Files of models that were trained apart, at least two.")],
+    out: Annotated[Path, typer.Option(help="File of the committee; one that is there is kept.", show_default=False)],
+):
+    "Make a committee of models: the mean of their densities, in one file that is used as any other."
+    from audioengram.core import ParameterError
+    from audioengram.dynamics.sequence_file import join_sequences
+    if out.exists(): raise ParameterError("is there already", out, "Give another --out")
+    print(join_sequences(models, out))
 
 # %% ../nbs/92_cli_generate.ipynb #13ae2952
 @app.command()

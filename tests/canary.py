@@ -21,6 +21,8 @@ LEFT_OUT = {
     ("d90_codec_card", "bars", "met"): "holds speeds",
     ("d20_small_data_codes", "speed", None): "a clock",
     ("d20_small_data_codes", "copying", None): "its vocabulary forks on another processor",
+    ("d20_small_data_codes", "folder_facts", None): "its vocabulary forks on another processor",
+    ("d20_small_data_codes", "folders", None): "holds clocks, and vocabularies that fork on another processor",
     ("d09_representations", "points", "ratio"): "whether two curves cross: a fork",
     ("d11_generation", "seconds", None): "logits of networks that fork on another processor",
     ("d11_generation", "areas", None): "areas of two speakers move in steps of a quarter; their rows are watched",
@@ -59,6 +61,7 @@ WIDER = {   # (discussion, table, column): three times what other kernels move i
     ("d20_small_data_codes", "holes", None): .13,
     ("d20_small_data_codes", "edits", None): .006,
     ("d20_small_data_codes", "usage", None): .9,
+    ("d20_small_data_codes", "folder_files", None): .75,
     **{("d20_small_data_codes", "results", c): mark for c, mark in
        dict(attack=.5, level=.3, mel_db=.16, peak=.09, stft=.08, visqol=.35).items()},
     ("d90_codec_card", "odd", "error"): .007,

@@ -66,7 +66,7 @@ def test_encode_and_show_a_store(tmp_path, call):
 
 @pytest.mark.parametrize("args, says", [
     (("run", "d99_nothing"), "d99_nothing"),
-    (("run", "d00_structure", "--profile", "huge"), "smoke, quick, full"),
+    (("run", "d00_structure", "--profile", "huge"), "smoke, quick, thorough, full"),
     (("codec", "train", "--config", "nowhere.toml"), "no such configuration"),
     (("codec", "train", "debian-speech", "librispeech", "--root", "somewhere"), "2 are named"),
     (("latents", "show", "not/there"), "not/there"),

@@ -121,12 +121,12 @@ def test_sound_that_nobody_can_hear_is_refused_before_it_is_made(home, tmp_path,
     with pytest.raises(ParameterError, match="fill the terminal"): check_places(PIPE, False)
 
 
-def test_the_first_sound_comes_before_half_a_second_of_computing(home):
+def test_the_first_sound_comes_before_half_a_second_of_computing(home, monkeypatch):
     "It is the prompt's, while no frame of what follows has been drawn."
     from audioengram.codecs import get_codec
     codec, model = get_codec("nano"), load_sequence(SHIPPED_SEQUENCE if SHIPPED_SEQUENCE.is_file() else home / "voice.safetensors")
-    drawn = []
-    model.head.head.register_forward_hook(lambda *_: drawn.append(1))
+    drawn, sample = [], model.head.sample
+    monkeypatch.setattr(model.head, "sample", lambda *a: drawn.append(1) or sample(*a))
     began = time.process_time()
     prompt, pieces = stream_recording(home / "a.wav", model, codec, 1.)
     first = next(len(wav) for _, wav in pieces if len(wav))
@@ -198,6 +198,21 @@ def test_training_from_the_shell_resumes_and_its_model_speaks(home, tmp_path, tr
     assert "knows no words" in call("sequence", "show", tmp_path / "run" / "model.safetensors").output
     refused(AudioengramError, "no such recipe", "sequence", "train", "synthetic", "--config", "grand", "--out",
             tmp_path / "n")
+
+
+def test_two_models_are_joined_from_the_shell_and_speak(home, tmp_path):
+    one, out = home / "voice.safetensors", tmp_path / "both.safetensors"
+    assert call("sequence", "join", one, one, "--out", out).exit_code == 0
+    both, alone = load_sequence(out), load_sequence(one)
+    assert both.n_parameters == 2 * alone.n_parameters
+    assert call(*words(home, tmp_path / "c.wav", model=out)).exit_code == 0
+    assert "2 members with the heads" in call("sequence", "show", out).output
+    refused(ParameterError, "is there already", "sequence", "join", one, one, "--out", out)
+    refused(ParameterError, "at least two", "sequence", "join", one, "--out", tmp_path / "d.safetensors")
+    refused(ParameterError, "the same conditions", "sequence", "join", one, home / "bare.safetensors", "--out",
+            tmp_path / "d.safetensors")
+    refused(ModelFileError, "not of this nano", "sequence", "join", one, home / "other.safetensors", "--out",
+            tmp_path / "d.safetensors")
 
 
 def test_nothing_heavy_is_imported_for_help():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from codes_toy import model
 
+from audioengram.codes import fidelity
 from audioengram.codes.fidelity import (
     AttackJudge,
     attack_window,
@@ -37,6 +38,22 @@ def test_a_search_never_makes_the_attack_worse_as_the_judge_hears_it(at):
     inner = np.arange(len(own))[judge.columns][judge.inner]
     others = np.setdiff1d(np.arange(len(own)), inner)
     assert (mended[others] == own[others]).all() and (mend_attack(m, wav, own) == mended).all()
+
+
+@pytest.mark.parametrize("late, passes", [(1e9, 1), (-1., 2)])
+def test_an_attack_that_stays_late_gets_a_second_search_over_all_its_places(late, passes, monkeypatch):
+    wav, m, asked = hit(3000, seed=1), model(), []
+    judge, honest = AttackJudge(m, wav), fidelity.exchange_codes
+    def watched(judge, z, grid, places, most):
+        asked.append((len(places), most, float(judge(grid[None])[0][0])))
+        return honest(judge, z, grid, places, most)
+    monkeypatch.setattr(fidelity, "exchange_codes", watched)
+    monkeypatch.setattr(fidelity, "LATE", late)
+    mended = mend_attack(m, wav, encode_at_level(m, wav))
+    assert len(asked) == passes and asked[0][0] <= fidelity.PLACES and asked[-1][0] >= asked[0][0]
+    assert passes == 1 or asked[1][1] == fidelity.MANY_CODES and asked[1][2] <= asked[0][2] + 1e-6
+    grid = torch.from_numpy(mended[judge.columns, judge.rows]).long()
+    assert float(judge(grid[None])[0][0]) <= asked[-1][2] + 1e-6
 
 
 def test_rivals_are_found_where_the_encoder_is_late():

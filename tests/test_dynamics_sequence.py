@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 from audioengram.core import AudioError, ModelFileError, ParameterError, TrainingError
+from audioengram.dynamics.committee import SequenceCommittee
 from audioengram.dynamics.gap import measure_gap
 from audioengram.dynamics.generate import Sampling, continue_latents, prompt_latents
 from audioengram.dynamics.injection import Switching
@@ -95,6 +96,70 @@ def test_a_density_depends_on_its_context_and_on_nothing_before(name):
     outside[:, :60 - C] += 3.
     assert torch.equal(at(outside), at(z)) and not torch.allclose(at(inside), at(z))
     assert torch.allclose(model(z).log_prob(z[:, 0]), model(z[:, -C:]).log_prob(z[:, 0]), atol=1e-4)
+
+
+def committee():
+    "Two unlike members, each with units and latents of its own."
+    voice = dict(conditions=(("voice", 6),), anchor="prompt")
+    return SequenceCommittee([rough(replace(TINY, **voice)),
+                              rough(replace(TINY, head="factored", width=20, layers=2, seed=1, **voice), 1)])
+
+
+@torch.no_grad()
+def test_a_committee_is_the_mean_of_its_members_in_one_pass_and_in_cached_steps():
+    both = committee()
+    z = torch.randn(2, 400, 3, generator=torch.Generator().manual_seed(1)) * 2 + 1
+    before, begin = torch.cat([torch.zeros(2, 1, 3), z[:, :-1]], 1), (torch.arange(400) == 0).expand(2, 400)
+    voice = told(both.config, 2)
+    whole, run = both.read(before, begin, conditions=voice), both.begin(voice)
+    steps = torch.stack([both.step(run, z[:, t - 1] if t else None, 2) for t in range(400)], 1)
+    assert (steps - whole).abs().max() < 1e-5 and run.seen == 400
+    alone = torch.stack([m.density(m.read(before, begin, conditions=voice).flatten(0, 1)).log_prob(z.flatten(0, 1))
+                         for m in both.members])
+    mixed = both.density(whole.flatten(0, 1)).log_prob(z.flatten(0, 1))
+    assert torch.allclose(mixed, alone.double().exp().mean(0).log().float(), atol=1e-3)
+    assert (mixed - alone.mean(0)).min() > -1e-3 and (alone[0] - alone[1]).abs().mean() > .1
+    twice = SequenceCommittee([both.members[0]] * 2)
+    assert torch.allclose(twice(z).log_prob(z[:, 0]), both.members[0](z).log_prob(z[:, 0]), atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_committee_is_used_as_any_model_is(tmp_path):
+    both, data = committee(), walks(6, 2)
+    scores = frame_scores(both, data, draws=4, white=torch.eye(3))
+    apart = [frame_scores(m, data).logp for m in both.members]
+    assert np.allclose(scores.logp, np.logaddexp(*apart) - np.log(2), atol=1e-3) and scores.energy.notna().all()
+    assert rollout(both, torch.randn(4, 12, 3), 5, particles=2).frames.shape == (4, 2, 5, 3)
+    prompt, how = torch.randn(2, 20, 3), Sampling(seed=3, guidance=1.5, noise=.05)
+    free = continue_latents(both, prompt, 30, how)
+    assert free.isfinite().all() and torch.equal(free, continue_latents(both, prompt, 30, how))
+    save_sequence(both, tmp_path / "b.safetensors", dict(codec="toy", codec_fingerprint="abc"))
+    again = load_sequence(tmp_path / "b.safetensors")
+    assert [m.config for m in again.members] == [m.config for m in both.members]
+    assert again.fingerprint == load_sequence(tmp_path / "b.safetensors").fingerprint != both.fingerprint
+    assert np.allclose(frame_scores(again, data).logp, scores.logp, atol=.05)       # matrices in half precision
+
+
+def test_members_that_read_differently_are_no_committee():
+    one = rough(TINY)
+    for other, say in ((rough(replace(TINY, context=4)), "the same context"), (rough(VARIANTS["voice"]), "the same"),
+                       (rough(replace(TINY, head="energy")), "no density")):
+        with pytest.raises(ParameterError, match=say): SequenceCommittee([one, other])
+    with pytest.raises(ParameterError, match="at least two"): SequenceCommittee([one])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("head", SEQUENCE_HEADS)
+def test_no_frame_is_longer_than_the_longest_that_was_learned(head):
+    model, prompt = rough(replace(TINY, head=head)), torch.randn(3, 12, 3)
+    free = continue_latents(model, prompt, 60).norm(dim=2)
+    bound = float(free.flatten().quantile(.8))
+    model.about = dict(longest=bound)
+    held = continue_latents(model, prompt, 60)
+    assert held.norm(dim=2).max() <= bound * (1 + 1e-6) < free.max()
+    assert torch.equal(continue_latents(model, prompt, 60, Sampling(longest=float("inf"))).norm(dim=2), free)
+    model.about = dict(longest=float(free.max()) * 1.01)                            # a bound that is not met
+    assert torch.equal(continue_latents(model, prompt, 60).norm(dim=2), free)
 
 
 def test_blocks_share_the_context_exactly():
@@ -298,7 +363,8 @@ def test_impossible_configurations_are_refused(bad, text):
 
 
 def test_impossible_samplings_are_refused():
-    for bad in (dict(temperature=-1.), dict(temperature=float("nan")), dict(guidance=float("inf")), dict(noise=2.)):
+    for bad in (dict(temperature=-1.), dict(temperature=float("nan")), dict(guidance=float("inf")), dict(noise=2.),
+                dict(longest=0.)):
         with pytest.raises(ParameterError): Sampling(**bad)
 
 
@@ -352,8 +418,12 @@ def test_the_shipped_model_is_small_honest_and_of_the_default_codec():
     from audioengram.codecs import get_codec
     codec = get_codec("nano")
     model = load_sequence(codec=codec)
-    assert SHIPPED_SEQUENCE.stat().st_size < 10e6 and model.config == RECIPES["shipped"].model
-    assert model.about["scores"]["nats"] > model.about["marginal"]["nats"] + 8
+    made = [RECIPES[name].model for name in ("shipped", "shipped-beside")]
+    assert SHIPPED_SEQUENCE.stat().st_size < 10e6 and [m.config for m in model.members] == made
+    assert model.n_parameters <= 5e6
+    scores = [m["scores"]["nats"] for m in model.about["members"]]
+    assert min(scores) > model.about["members"][0]["marginal"]["nats"] + 8
+    assert model.about["scores"]["nats"] > max(scores)
     assert not set(model.about["train_speakers"]) & set(model.about["valid_speakers"])
     # nobody whom the codec holds out
     assert set(model.about["train_speakers"]) | set(model.about["valid_speakers"]) <= codec.heard

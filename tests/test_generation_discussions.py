@@ -50,7 +50,12 @@ def test_d11_publishes_every_table(smoke):
     h = result.table("hypotheses")
     assert len(h) == 8 and h.p.between(0, 1).all() and set(h.id) >= {"nats", "drift", "copy", "cool"}
     assert result.claims["main.runs"]["value"] == d11.Recipe.of("smoke").runs
-    for table in (d11.hypothesis_table, d11.score_tables, d11.mark_tables, d11.long_run_table, d11.verdict_table):
+    assert set(result.table("runs").kind) == {"free", "unbounded", "real"}
+    assert set(result.table("temperatures").temperature) == set(d11.TEMPERATURES)
+    nats = result.table("nats")
+    assert (nats.sequence >= nats[["member1", "member2"]].mean(axis=1) - 1e-3).all()          # Jensen's inequality
+    for table in (d11.hypothesis_table, d11.score_tables, d11.mark_tables, d11.long_run_table, d11.temperature_table,
+                  d11.verdict_table):
         assert "| " in table(result)
     assert len(d11.players(result, "best")) == len(d11.players(result, "median")) == len(d11.HEARD)
 
@@ -75,8 +80,22 @@ def test_d11_examples_are_the_best_and_the_median():
 def test_d11_counts_runs_that_die_explode_and_loop():
     free = dict(kind="free", speaker="a", longest=1., loop=.6, furthest=10.)
     real = dict(kind="real", speaker="b", loop=.5, furthest=9.)
-    runs = pd.DataFrame([free, free | dict(longest=4.), free | dict(furthest=20.), free | dict(loop=.1), real])
-    assert d11.run_counts(runs) == dict(runs=4, runs_silent=1, runs_real=1, runs_exploded=1, runs_looping=1)
+    wild = dict(kind="unbounded", speaker="a", loop=.6, furthest=30.)
+    runs = pd.DataFrame([free, free | dict(longest=4.), free | dict(furthest=20.), free | dict(loop=.1), real, wild, wild])
+    assert d11.run_counts(runs) == dict(runs=4, runs_silent=1, runs_real=1, runs_exploded=1, runs_looping=1,
+                                        runs_exploded_unbounded=2)
+
+
+def test_d11_states_the_warmest_temperature_that_is_good():
+    rows = [dict(temperature=t, speaker=s, clip=0, dnsmos=q + x, apart=10 * t)
+            for t, q in ((1., 2.4), (.8, 2.55), (.7, 2.7)) for s, x in zip("abcd", (-.1, -.02, .02, .1), strict=True)]
+    say = d11.quality_claims(pd.DataFrame(rows), n=100)
+    assert say["quality_temperature"] == .8 and say["quality_best"].value == pytest.approx(2.55)
+    assert say["quality_apart"].value == pytest.approx(8) and say["quality_apart_warm"].value == pytest.approx(10)
+    low = d11.quality_claims(pd.DataFrame(rows).assign(dnsmos=lambda r: r.dnsmos - 1), n=100)
+    assert low["quality_temperature"] == .7 and "does not reach" in low["quality_word"]
+    unheard = d11.quality_claims(pd.DataFrame(rows).assign(dnsmos=float("nan")), n=100)
+    assert unheard["quality_best"] == "not measured" and unheard["quality_temperature"] == 1
 
 
 def test_d12_interventions_change_what_they_name(smoke):

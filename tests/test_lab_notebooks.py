@@ -69,7 +69,7 @@ def test_a_notebook_whose_tag_was_cleaned_away_is_refused(project):
 
 @pytest.mark.parametrize("given, says", [(dict(sed=1), "did you mean 'seed'.*It has profile, seed"), (dict(zzz=1), "no parameter 'zzz'"),
                                          (dict(seed="x"), "expected int"), (dict(seed=True), "expected int"), (dict(fast="maybe"), "expected bool"),
-                                         (dict(lags="1,b"), "expected tuple"), (dict(profile="huge"), "smoke, quick, full")])
+                                         (dict(lags="1,b"), "expected tuple"), (dict(profile="huge"), "smoke, quick, thorough, full")])
 def test_unknown_names_and_wrong_types(project, given, says):
     project("d90_toy", MEASURE)
     with pytest.raises(ParameterError, match=says):

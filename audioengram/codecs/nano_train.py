@@ -225,7 +225,7 @@ class _Validated:
         "Validate, note it on the curve and say it."
         trained = {f"train {k}": float(np.mean([r[k] for r in seen])) for k in seen[0]}
         terms = trained | self.validate()
-        self.curve.append(track({"step": self.step, "seconds": round(self.spent + spent, 1)} | terms))
+        self.curve.append(track({"step": self.step, "seconds": round(self.spent + spent, 3)} | terms))
         told = ", ".join(f"{k} {v:.4g}" for k, v in terms.items())
         say(f"step {self.step}/{self.config.steps}, {spent / steps:.2f} s a step: {told}")
 

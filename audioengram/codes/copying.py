@@ -212,7 +212,7 @@ def copy_report(
     model: CodeModel,      # with a prior
     train, held,           # lists of sounds [S]: what it learnt from, and what it never heard
     seconds: float = 20.,  # of sound to generate and judge
-    temperature: float = 1.0,
+    temperature: float = 1.0, top_p=None,   # as it is asked to write
     seed: int = 0,
     pairs: int = 3,        # closest pairs kept
     prior=None,            # judged instead of model.prior
@@ -227,7 +227,7 @@ def copy_report(
     grids, others = [model.encode(w) for w in train], [model.encode(w) for w in held]
     size = int(np.clip(np.median([len(g) for g in grids]), 8, 3 * model.config.columns_per_second))
     n = max(8, round(seconds * model.config.columns_per_second / size))
-    long = generate(prior, n * size, temperature=temperature, seed=spawn(seed, "pieces"))
+    long = generate(prior, n * size, temperature=temperature, top_p=top_p, seed=spawn(seed, "pieces"))
     made = [long[i * size:(i + 1) * size] for i in range(n)]
     some = np.random.default_rng(spawn(seed, "files")).permutation(len(grids))[:most]
     (mine, own), (new, _) = cut([grids[i] for i in some], size), cut(others, size)

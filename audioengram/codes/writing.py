@@ -212,7 +212,7 @@ PRESETS = dict(   # options of `generate` by name
 )
 
 def learnt_sampling(prior) -> dict:   # temperature and top_p, or nothing
-    "How a prior was found to write most as its folder does (`codes.texture.choose_sampling`)."
+    "How a prior was found to write most as its folder does (`codes.folders.choose_sampling`)."
     told = prior.about.get("sampling")
     told = told if isinstance(told, dict) else {}
     return {k: v for k, v in told.items() if k in ("temperature", "top_p") and isinstance(v, float)}

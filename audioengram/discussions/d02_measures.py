@@ -52,7 +52,7 @@ class Recipe(PromptOptions):
 
 
 # %% ../../nbs/discussions/d02_measures.ipynb #44ec65c7
-@measures("imitations", 1)
+@measures("imitations", 2)
 def held_out_prompts(
     store, split,   # LatentStore and SpeakerSplit
     how: Recipe,    # of `Recipe`
@@ -69,7 +69,7 @@ def imitators(codec) -> dict:   # name -> function of Prompts
 def test_plan(how: Recipe) -> TwoSample: return TwoSample(how.folds, how.networks, how.epochs)
 
 # %% ../../nbs/discussions/d02_measures.ipynb #fbac0762
-@measures("imitations", 1)
+@measures("imitations", 2)
 def measure_store(store, split, how: Recipe) -> dict:   # table name -> DataFrame
     "Marks of every clip, and the two-sample test by second."
     codec = store.codec()

@@ -82,7 +82,7 @@ def drifting(name: str, model, frames=None):   # -> function of Prompts -> conti
     return go
 
 # %% ../../nbs/discussions/d12_drift.ipynb #f3cf88d2
-@measures("drift", 1)
+@measures("drift", 2)
 def block_rows(codec, model, p: Prompts, how: Recipe) -> pd.DataFrame:   # system, clip, speaker, block; three columns
     "Length, level and voice of every block of longer runs."
     frames, size = (round(s * codec.frame_rate) for s in how.some("run_seconds", "block").values())
@@ -101,7 +101,7 @@ def block_rows(codec, model, p: Prompts, how: Recipe) -> pd.DataFrame:   # syste
     return pd.DataFrame(rows)
 
 # %% ../../nbs/discussions/d12_drift.ipynb #d4f0c3e6
-@measures("drift", 1)
+@measures("drift", 2)
 def measure_store(store, split, how: Recipe) -> dict:   # table name -> DataFrame
     "Blocks of longer runs, and the two-sample test by second of ten seconds."
     codec = store.codec()
@@ -129,7 +129,7 @@ def _area_less(seconds, a: str, b: str, **kw):
     return area_difference(*(late_score(x) for x in parts), parts[0].speaker, parts[1].speaker, **kw)
 
 # %% ../../nbs/discussions/d12_drift.ipynb #8a7f4d0e
-@measures("drift", 1)
+@measures("drift", 2)
 def claims_of(tables: dict, about: dict, how: Recipe, n: int) -> dict:
     "What the page may quote."
     blocks, seconds, kw = tables["blocks"], tables["seconds"], dict(n=n, seed=how.seed)

@@ -52,15 +52,15 @@ class Recipe(CorpusOptions):
     pieces: int = per(4, 120, 4000)           # of a speaker that towers learn from
     compared: int = per(5, 12, 40)            # clips of a speaker in the comparison of distances
     held: float = .45                         # share of speakers held out
-    seeds: int = per(2, 5, 5)
+    seeds: int = per(2, 2, 5, thorough=5)
     channels: int = per(6, 24, 48)            # of the ear
     tower: dict = derived(lambda o: _tower(o, dim=(16, 64, 128), layers=(1, 2, 4), filters=(8, 32, 64)))
     long_tower: dict = derived(lambda o: _tower(o, dim=(16, 128, 512), layers=(1, 2, 6), filters=(8, 48, 128)))
-    rule_updates: int = per(3, 400, 8000)     # of a tower under every rule
+    rule_updates: int = per(3, 200, 8000, thorough=400)   # of a tower under every rule
     long_updates: int = per(4, 22_000, 200_000)   # of the long one
     long_rule: str = "contrast"               # whose probes were best after 400 updates, measured before
     long_from: str = per("", SHIPPED, "")     # where the long tower comes from: trained here if empty
-    rates: list = per([80], [10, 30, 80], [5, 10, 20, 40, 80, 160])   # spikes a second of a neuron
+    rates: list = per([80], [30, 80], [5, 10, 20, 40, 80, 160], thorough=[10, 30, 80])   # spikes a second of a neuron
     lead_rate: int = 80                       # of the comparison at equal operations
     read_cap: int = per(4, 1200, 12_000)      # updates of a reader at most
     read_trial: int = per(2, 250, 1000)       # after which it must have left chance, or another one starts

@@ -52,7 +52,7 @@ PLANTED = 20   # experiments of each kind
 @dataclass(frozen=True, kw_only=True)
 class Recipe(CorpusOptions):
     "All that decides the rows: what is trained and measured."
-    seeds: int = per(2, 5, 5)
+    seeds: int = per(2, 2, 5, thorough=5)
     held: float = .45                         # share of speakers held out
     pieces: int = per(2, 12, 40)              # of a speaker that clips are cut from
     channels: int = per(8, 24, 48)            # of the ear
@@ -70,10 +70,10 @@ class Recipe(CorpusOptions):
     text: str = per("made-up", "python", "python")   # that is read
     words: int = per(80, 2000, 6000)          # of its vocabulary
     told_dim: int = per(16, 64, 256)          # of H-mini that reads
-    read: int = per(8, 1500, 40_000)          # updates of reading
+    read: int = per(8, 600, 40_000, thorough=1500)   # updates of reading
     told_updates: int = per(6, 250, 4000)     # and of asking with hints
-    planted: int = per(1, PLANTED, PLANTED)   # worlds of each kind
-    planted_seeds: int = per(2, 5, 5)         # as many as of all else
+    planted: int = per(1, 4, PLANTED, thorough=PLANTED)   # worlds of each kind
+    planted_seeds: int = per(2, 2, 5, thorough=5)   # as many as of all else
     planted_updates: int = per(10, 400, 400)
 
 # %% ../../nbs/discussions/d33_asking.ipynb #ec0b20bd

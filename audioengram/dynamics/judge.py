@@ -137,7 +137,7 @@ def judge_corpus(
 ) -> pd.DataFrame:         # as `judge_callable`
     "Judge anything that continues latents of a codec, on the held-out speakers of a corpus."
     _, split, store = open_case(Case(corpus, codec))
-    how = replace(PromptOptions.of("quick", seed=plan.seed), seconds=seconds, clips=clips)
+    how = replace(PromptOptions.of("thorough", seed=plan.seed), seconds=seconds, clips=clips)
     p = prompts_of_split(store, split, how)
     return judge_callable(continues, store.codec(), p, name, plan=plan)
 

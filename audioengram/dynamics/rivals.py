@@ -78,10 +78,10 @@ class PromptOptions(CaseOptions):
     max_seconds: float = per(300., None, None)   # of speech, at most
     prompt: float = per(1., 3., 3.)              # s
     seconds: float = per(3., 10., 10.)           # s that follow
-    clips: int = per(4, 44, 400)                 # about, in all
+    clips: int = per(4, 24, 400, thorough=44)    # about, in all
     most: int = per(1, 2, 8)                     # a speaker
     folds: int = per(2, 4, 4)                    # of the two-sample test
-    networks: int = per(1, 2, 4)                 # a fold
+    networks: int = per(1, 1, 4, thorough=2)     # a fold
     epochs: int = per(3, 30, 30)                 # of each
 
 # %% ../../nbs/dynamics/50_rivals.ipynb #20fc4315

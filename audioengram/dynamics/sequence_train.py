@@ -39,7 +39,7 @@ from audioengram.core import (
 from .sequence import SequenceConfig, SequenceModel
 from .sequence_data import Batch, Copies, Packer, Sequences, changed_copies, set_aside
 from .sequence_file import save_sequence
-from .sequence_score import frame_scores, mean_by_speaker, silence_floor, whitening
+from .sequence_score import frame_scores, longest_frame, mean_by_speaker, silence_floor, whitening
 from ..processes import Team, begin_alike, first_goes_first, share_gradients, training_team
 from ..tracking import track
 
@@ -76,11 +76,13 @@ class SequenceRecipe:
 _voice = SequenceConfig(head="factored", conditions=(("voice", 128),), anchor="prompt")
 _small = SequenceConfig(width=96, layers=2, heads=4, hidden=192, components=4)
 _one = replace(_voice, context=1, width=128, layers=3, heads=4, hidden=384, dropout=.1)
+_beside = replace(_voice, head="mixture", dropout=.25, seed=1)
 _large = replace(_voice, width=512, layers=8, heads=8, hidden=1408, components=32, dropout=.1)
 RECIPES = {
     "small": SequenceRecipe(_small, steps=400, validate_every=100, save_every=100),
     "plain": SequenceRecipe(),
     "shipped": SequenceRecipe(replace(_voice, dropout=.2), Copies(4), steps=2000, decay=.5, average=.998),
+    "shipped-beside": SequenceRecipe(_beside, Copies(8, .08, 9.), steps=2000, decay=.5, average=.998),
     "one-frame": SequenceRecipe(_one, Copies(2), steps=1500, decay=.5, average=.998, validate_every=100),
     "large": SequenceRecipe(_large, Copies(8), steps=100_000, rows=64, rate=1e-3, warmup=1000, average=.9995)}
 
@@ -268,6 +270,7 @@ class Exported(Judged):
             train_speakers=sorted(map(str, set(self.train.speaker))),
             valid_speakers=sorted(map(str, set(self.valid.speaker))),
             train_frames=len(self.train.z),
+            longest=longest_frame(self.train.z),
             parameters=self.model.n_parameters,
             recipe={k: v for k, v in asdict(self.recipe).items() if k != "model"},
             scores=min(self.curve, key=lambda r: r["energy"]),

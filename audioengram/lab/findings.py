@@ -201,8 +201,8 @@ FINDINGS |= {
         "The sequence model's free runs are told from speech with an area of {claim:main.sequence}, AR(8) "
         "with {claim:main.autoregression}, shuffled speech with {claim:main.shuffled}.",
     "d12_drift/blocks":
-        "Length does not drift ({claim:main.norm_slope}), the voice does ({claim:main.voice_slope}); holding "
-        "the length changes how well speech is told from it by {claim:main.held}.",
+        "In {claim:main.run_seconds|.0f} s {claim:main.scale_word} ({claim:main.norm_slope}), and the voice moves by "
+        "{claim:main.voice_slope}; holding the length changes how well speech is told from it by {claim:main.held}.",
     "d20_small_data_codes/distances":
         "With {claim:main.few} files our codes are {claim:main.mel_few} from the sound, the reference sizing "
         "{claim:main.mel_few_reference}; with {claim:main.many} files {claim:main.mel_many} against "

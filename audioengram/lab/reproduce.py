@@ -315,8 +315,8 @@ def reproduce(
     paths = {p.stem: p for p in discussion_paths(all or bool(only)) if not only or p.stem in asked}
     plan = plan_for(list(paths.values()), profile, force)
     width = max(1, min(workers or _cores(), len(plan.runs) or 1))
-    left = [*sweep(plan.place), *(sweep(runs_dir()) if plan.larger else [])]
-    for name in left: console.print(f"removed {name}, left by a run that was killed")
+    tidy = lambda: [*sweep(plan.place), *(sweep(runs_dir()) if plan.larger else [])]
+    for name in tidy(): console.print(f"removed {name}, left by a run that was killed")
     show_plan(plan, profile, width, console)
     failed = list(plan.unreadable.items())
     before = {name: {} if name in plan.larger else _claims(plan.place / name) for name in plan.runs}
@@ -336,6 +336,7 @@ def reproduce(
                                         plan.larger.get(task.name, "")))
             if on_page: on_page(task.name.removesuffix(DRAWN))
     finally:
+        tidy()                        # what was interrupted may have been too slow to do so itself
         print_report(compared, console)
         for name, e in failed: console.print(f"[red]{name}[/red]: {escape(str(e).strip())}")
         if plan.runs or plan.redraws: console.print(f"{time.perf_counter() - start:.0f} s in all")
