@@ -138,11 +138,10 @@ def sayings(table) -> dict:   # of `decisions`
     sides = [f"{word} {' and '.join(map(RULES_SHOWN.get, rs))}" for word, w in (("ahead of", YES), ("behind", NO))
              if (rs := [r for r in rivals if says[f"jepa_over_{r}"] == w])]
     beaten, lost_to = (sum(says[f"over_{k}"] == w for k in RIVALS) or "none" for w in (YES, NO))
-    verdict = (f"{rule}: JEPA is {' and '.join(sides) or 'told from neither of its rivals'}. Of {len(LEARNING)} rules "
-               f"{gained} tells more than an untrained tower, {lost} less. "
-               f"Of {len(RIVALS)} other senses, spikes beat {beaten} and lose to {lost_to}.")
     longer = {YES: "tells more", NO: "tells less"}.get(says["long_over_wide"], "is not shown to help")
-    verdict += f" Half an hour of training {longer}."
+    verdict = (f"{rule}: JEPA is {' and '.join(sides) or 'told from neither rival'}. Of {len(LEARNING)} rules {gained} "
+               f"tells more than an untrained tower, {lost} less; half an hour of training {longer}. "
+               f"Of {len(RIVALS)} other senses, spikes beat {beaten}, lose to {lost_to}.")
     lead = f"{rule}, {gained} of {len(LEARNING)} beats an untrained tower; spikes beat {beaten} of "
     return dict(lead=lead + f"{len(RIVALS)} rivals.", verdict=verdict, matters=rule)
 
