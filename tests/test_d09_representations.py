@@ -17,6 +17,10 @@ from audioengram.data.cases import parse_cases
 from audioengram.discussions import d09_representations as d09
 from audioengram.lab.claims import format_claims
 from audioengram.lab.runs import read_run
+from audioengram.measure.closed_form import GatedRidge, fit_mixture, mixing_weight
+from audioengram.measure.forecast_gain import nearest_lag, window_length
+from audioengram.measure.representation import paired_differences
+from audioengram.measure.round_trips import scored_utterances
 from audioengram.measure.stats import Estimate
 
 
@@ -41,7 +45,7 @@ def test_the_profiles_share_one_recipe():
 
 @pytest.mark.parametrize("rate, dim, frames", [(12.5, 64, 4), (50., 16, 16), (100., 80, 25), (12.5, 512, 4), (75., 128, 16), (2., 64, 1)])
 def test_context_is_equal_in_time_and_bounded_in_regressors(rate, dim, frames):
-    assert d09.window_length(rate, dim, 320) == frames
+    assert window_length(rate, dim, 320) == frames
 
 
 class Series:
@@ -65,8 +69,8 @@ def test_the_gain_on_a_linear_gaussian_process_is_its_information(factor):
     "For an AR(1) the gain over the marginal is -D/2 log(1 - factor²), exactly; without memory it is zero."
     z = ar1(factor, 20_000, 4)
     train, test = Series(z[:14_000]), Series(z[14_000:])
-    null = d09.fit_mixture(z[:14_000], z[14_000:], [(2, "diag")])
-    model = d09.GatedRidge(null, 1e-3).fit(train, torch.arange(len(train)))
+    null = fit_mixture(z[:14_000], z[14_000:], [(2, "diag")])
+    model = GatedRidge(null, 1e-3).fit(train, torch.arange(len(train)))
     gain = (model.log_prob(test, torch.arange(len(test))) - null.score_samples(z[14_001:])).mean()
     assert gain == pytest.approx(-2 * np.log(1 - factor**2), abs=.06)
 
@@ -74,7 +78,7 @@ def test_the_gain_on_a_linear_gaussian_process_is_its_information(factor):
 def test_a_gated_density_integrates_to_one():
     z = ar1(.8, 3000, 1)
     s = Series(z)
-    model = d09.GatedRidge(d09.fit_mixture(z, z, [(3, "diag")]), 1e-3).fit(s, torch.arange(len(s)))
+    model = GatedRidge(fit_mixture(z, z, [(3, "diag")]), 1e-3).fit(s, torch.arange(len(s)))
     grid = np.linspace(-9, 9, 3001)
     at = SimpleNamespace(contexts=lambda i: torch.full((len(grid), 1, 1), 1.3), targets=lambda i: torch.as_tensor(grid[:, None]).float())
     assert np.trapezoid(np.exp(model.log_prob(at, None)), grid) == pytest.approx(1, abs=1e-4)
@@ -83,16 +87,16 @@ def test_a_gated_density_integrates_to_one():
 def test_the_mixing_weight_finds_the_better_forecast():
     rng = np.random.default_rng(0)
     a, b = rng.normal(-2, 1, 5000), rng.normal(-2, 1, 5000)
-    assert d09.mixing_weight(a, b) == pytest.approx(.5, abs=.05) and d09.mixing_weight(a + 5, a) > .98 and d09.mixing_weight(a - 5, a) < .02
-    assert d09.mixing_weight(np.full(9, -1e4), np.zeros(9)) < 1e-6                  # no overflow
+    assert mixing_weight(a, b) == pytest.approx(.5, abs=.05) and mixing_weight(a + 5, a) > .98 and mixing_weight(a - 5, a) < .02
+    assert mixing_weight(np.full(9, -1e4), np.zeros(9)) < 1e-6                  # no overflow
 
 
 def test_the_null_is_the_mixture_that_held_out_frames_prefer():
     rng = np.random.default_rng(0)
     tilted = rng.standard_normal((4000, 3)) @ np.array([[3, 2.9, 0], [0, .3, 0], [0, 0, 1.]])
-    assert d09.fit_mixture(tilted[:3000], tilted[3000:], [(2, "diag"), (1, "full")]).covariance_type == "full"
+    assert fit_mixture(tilted[:3000], tilted[3000:], [(2, "diag"), (1, "full")]).covariance_type == "full"
     wide = rng.standard_normal((400, 130))
-    assert d09.fit_mixture(wide[:300], wide[300:], [(1, "diag"), (1, "full")]).covariance_type == "diag"    # no full covariance above 128 dimensions
+    assert fit_mixture(wide[:300], wide[300:], [(1, "diag"), (1, "full")]).covariance_type == "diag"    # no full covariance above 128 dimensions
 
 
 def test_what_a_run_publishes(folder):
@@ -142,10 +146,10 @@ def test_changes_to_the_small_codec_are_paired_by_speaker(folder):
     about = json.loads((folder / "cases.json").read_text())[0]
     base = {t: df[df.case == "synthetic-nano"] for t in d09.TABLES if len(df := result.table("results" if t == "gains" else t))}
     worse = base | {"gains": base["gains"].assign(gated=base["gains"].gated + base["gains"].frames), "speech": base["speech"].assign(stoi=base["speech"].stoi - .1)}
-    claims = d09.paired_claims({"small": (about, base), "small-32": (about, base), "small-kl": (about, worse)}, "small", 200)
+    claims = paired_differences({"small": (about, base), "small-32": (about, base), "small-kl": (about, worse)}, "small", n=200)
     assert claims["small-32.gain"].value == claims["small-32.stoi"].value == 0
     assert claims["small-kl.gain"].value == pytest.approx(-12.5 / np.log(2), rel=1e-6) and claims["small-kl.stoi"].value == pytest.approx(-.1)
-    assert claims["small-kl.stoi"].hi - claims["small-kl.stoi"].lo < 1e-9 and d09.paired_claims({"small": (about, base)}, "nano", 200) == {}
+    assert claims["small-kl.stoi"].hi - claims["small-kl.stoi"].lo < 1e-9 and paired_differences({"small": (about, base)}, "nano", n=200) == {}
 
 
 def test_small_codecs_have_panels_and_a_table_of_their_own(folder):
@@ -190,12 +194,12 @@ def test_verdicts_are_words_that_follow_from_numbers():
 
 def test_horizons_are_compared_in_milliseconds():
     about = lambda rate: dict(frame_rate=rate, recipe=dict(lags=[1, 2, 4, 8, 16]))
-    assert [d09.nearest_lag(about(r)) for r in (12.5, 25., 50., 100., 75.)] == [1, 2, 4, 8, 8]
+    assert [nearest_lag(about(r)) for r in (12.5, 25., 50., 100., 75.)] == [1, 2, 4, 8, 8]
 
 
 def test_utterances_that_are_scored_are_one_a_speaker_and_long_enough():
     index = pd.DataFrame(dict(utterance_id=list("abcdef"), speaker_id=list("xxyyzz"), seconds=[2., 9., 3., 4., .3, .4]))
     store, split = SimpleNamespace(index=index), SimpleNamespace(eval_utterances=tuple("abcdef"))
-    assert d09.chosen_utterances(store, split, 9, 5.) == ["b", "d"]                # z has nothing of a second
-    assert len(d09.chosen_utterances(store, split, 1, 5.)) == 1
+    assert scored_utterances(store, split, 9, 5.) == ["b", "d"]                # z has nothing of a second
+    assert len(scored_utterances(store, split, 1, 5.)) == 1
     with pytest.raises(ParameterError, match="cannot be read"): parse_cases("what is this")

@@ -8,7 +8,10 @@ import pytest
 from audioengram.core import get_profile
 from audioengram.discussions import d10_archetypes as d10
 from audioengram.dynamics.archetypes import MARGIN, closest_null
+from audioengram.dynamics.basis import COSTS, RIVALS
+from audioengram.dynamics.memory_heads import BAR, BASIS, GATED, head_gain, head_values
 from audioengram.dynamics.nulls import NULLS
+from audioengram.measure.descriptors import frame_descriptors
 from audioengram.measure.rules import crossed, decided
 
 
@@ -35,7 +38,7 @@ def test_the_verdict_follows_the_rule(result):
     exists = result.claims["main.verdict_short"]["value"].startswith("archetypes exist")
     assert exists == bool(rows.exceeds.any() and result.claims["main.transfer_over"]["lo"] > 0)
     assert not exists or over > MARGIN
-    values = d10.head_values(result.table("heads"), d10.GATED)
+    values = head_values(result.table("heads"), GATED)
     gated = result.claims["main.gated"]
     assert values.shape[0] == d10.Recipe.of("smoke").seeds and gated["value"] == pytest.approx(values.mean(), abs=1e-3)
     answer = decided(crossed(values), values)
@@ -44,9 +47,9 @@ def test_the_verdict_follows_the_rule(result):
 
 
 def test_every_head_is_asked_everything(result):
-    names, how = list(d10.RIVALS(1)), d10.Recipe.of("smoke")
+    names, how = list(RIVALS(1)), d10.Recipe.of("smoke")
     h = result.table("heads")
-    assert set(h["head"]) == set(names) and set(h.equal) == set(d10.COSTS) and set(h.number) == set(range(how.seeds))
+    assert set(h["head"]) == set(names) and set(h.equal) == set(COSTS) and set(h.number) == set(range(how.seeds))
     for equal, column in (("parameters", "parameters"), ("multiply-adds", "multiply_adds")):
         cost = h[h.equal == equal].groupby("head")[column].first()
         assert cost.max() / cost.min() < 1.1, cost
@@ -58,18 +61,18 @@ def test_every_head_is_asked_everything(result):
 
 
 def test_gains_of_heads_are_over_all_seeds_and_paired_by_speaker():
-    rows = [dict(head=h, equal="parameters", number=n, speaker=f"s{s}", log_prob=10. * s + (g + n) * (h != d10.BAR) * (5 + s), cosine=0., steps=5 + s) for h, g in ((d10.BAR, 0.), (d10.BASIS, 2.)) for n in (0, 1, 2) for s in range(6)]
+    rows = [dict(head=h, equal="parameters", number=n, speaker=f"s{s}", log_prob=10. * s + (g + n) * (h != BAR) * (5 + s), cosine=0., steps=5 + s) for h, g in ((BAR, 0.), (BASIS, 2.)) for n in (0, 1, 2) for s in range(6)]
     table = pd.DataFrame(rows)
-    e = d10.head_gain(table, d10.BASIS, n=300)
+    e = head_gain(table, BASIS, n=300)
     assert e.value == pytest.approx(3) and e.lo == pytest.approx(3) and e.n == 6
-    assert [d10.head_gain(table, d10.BASIS, number=k, n=300).value for k in (0, 1, 2)] == pytest.approx([2, 3, 4])
-    assert d10.head_gain(table, d10.BAR, d10.BASIS, n=300).value == pytest.approx(-3)
+    assert [head_gain(table, BASIS, number=k, n=300).value for k in (0, 1, 2)] == pytest.approx([2, 3, 4])
+    assert head_gain(table, BAR, BASIS, n=300).value == pytest.approx(-3)
 
 
 def test_descriptors_of_a_tone_and_of_noise():
     rate, t = 16_000, np.arange(16_000) / 16_000
     tone, noise = .3 * np.sign(np.sin(2 * np.pi * 125 * t)), .01 * np.random.default_rng(0).standard_normal(len(t))
-    a, b = (d10.frame_descriptors(x, rate, 12) for x in (tone, noise))
+    a, b = (frame_descriptors(x, rate, 12) for x in (tone, noise))
     assert (a["voicing"] > .9).all() and (b["voicing"] < .6).all()
     right = np.isclose(2 ** a["pitch"], 125, rtol=.02)                          # a frame at the edge may be heard an octave lower
     assert right.mean() >= .7 and np.isclose(2 ** a["pitch"][~right], 62.5, rtol=.02).all() and np.isnan(b["pitch"]).all()

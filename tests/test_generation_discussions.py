@@ -8,6 +8,7 @@ import pytest
 from audioengram.discussions import d02_measures as d02
 from audioengram.discussions import d11_generation as d11
 from audioengram.discussions import d12_drift as d12
+from audioengram.dynamics.continued import quality_estimates, run_counts
 from audioengram.measure.continuation import MARK_WORDS
 
 
@@ -82,19 +83,19 @@ def test_d11_counts_runs_that_die_explode_and_loop():
     real = dict(kind="real", speaker="b", loop=.5, furthest=9.)
     wild = dict(kind="unbounded", speaker="a", loop=.6, furthest=30.)
     runs = pd.DataFrame([free, free | dict(longest=4.), free | dict(furthest=20.), free | dict(loop=.1), real, wild, wild])
-    assert d11.run_counts(runs) == dict(runs=4, runs_silent=1, runs_real=1, runs_exploded=1, runs_looping=1,
-                                        runs_exploded_unbounded=2)
+    assert run_counts(runs) == dict(runs=4, runs_silent=1, runs_real=1, runs_exploded=1, runs_looping=1,
+                                    runs_exploded_unbounded=2)
 
 
 def test_d11_states_the_warmest_temperature_that_is_good():
     rows = [dict(temperature=t, speaker=s, clip=0, dnsmos=q + x, apart=10 * t)
             for t, q in ((1., 2.4), (.8, 2.55), (.7, 2.7)) for s, x in zip("abcd", (-.1, -.02, .02, .1), strict=True)]
-    say = d11.quality_claims(pd.DataFrame(rows), n=100)
+    say = quality_estimates(pd.DataFrame(rows), d11.GOOD, n=100)
     assert say["quality_temperature"] == .8 and say["quality_best"].value == pytest.approx(2.55)
     assert say["quality_apart"].value == pytest.approx(8) and say["quality_apart_warm"].value == pytest.approx(10)
-    low = d11.quality_claims(pd.DataFrame(rows).assign(dnsmos=lambda r: r.dnsmos - 1), n=100)
+    low = quality_estimates(pd.DataFrame(rows).assign(dnsmos=lambda r: r.dnsmos - 1), d11.GOOD, n=100)
     assert low["quality_temperature"] == .7 and "does not reach" in low["quality_word"]
-    unheard = d11.quality_claims(pd.DataFrame(rows).assign(dnsmos=float("nan")), n=100)
+    unheard = quality_estimates(pd.DataFrame(rows).assign(dnsmos=float("nan")), d11.GOOD, n=100)
     assert unheard["quality_best"] == "not measured" and unheard["quality_temperature"] == 1
 
 

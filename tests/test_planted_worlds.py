@@ -15,7 +15,6 @@ from audioengram.discussions import d04_memory as d04
 from audioengram.discussions import d05_gap as d05
 from audioengram.discussions import d06_rollout_training as d06
 from audioengram.discussions import d07_factorization as d07
-from audioengram.discussions import d10_archetypes as d10
 from audioengram.discussions import d13_modelability as d13
 from audioengram.discussions import d14_what_matters as d14
 from audioengram.discussions import d21_memory_over_codes as d21
@@ -24,6 +23,7 @@ from audioengram.dynamics.injection import Switching
 from audioengram.dynamics.membership import transfer_table
 from audioengram.dynamics.nulls import fit_nulls, imitate
 from audioengram.dynamics.predictor import Scaled
+from audioengram.dynamics.recurrence import recurrence
 from audioengram.dynamics.rollout import rollout
 from audioengram.dynamics.step_factors import part_gain, step_parts
 from audioengram.dynamics.steps import Frames, axes_of, steps_of
@@ -120,7 +120,7 @@ def archetype_world(seed, planted, n=48, T=40, dim=12, K=6):
     sources = {"real": real} | {k: [imitate(k, f, s, fitted, seed + i) for i, (f, s) in enumerate(zip(both, real, strict=True))]
                                 for k in ("covariance", "linear", "switching")}
     shared = [transfer_table(*pair, K, restarts=3).assign(source=k) for k, pair in sources.items()]
-    return d10.recurrence(tightness_table(*both, sizes=(K,), share=1., restarts=3, seed=seed), pd.concat(shared), **KW)[0]
+    return recurrence(tightness_table(*both, sizes=(K,), share=1., restarts=3, seed=seed), pd.concat(shared), **KW)[0]
 
 
 # -- rollout training (d06) and a memory over codes (d21): rows with the spread of speakers and seeds that the pages have

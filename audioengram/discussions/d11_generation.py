@@ -4,53 +4,41 @@
 
 # %% auto #0
 __all__ = ['NAME', 'CASES', 'MODEL', 'ONE', 'COOL', 'SAMPLED', 'BESIDE', 'HEARD', 'TABLES', 'TEMPERATURES', 'GOOD', 'ENOUGH',
-           'LONGER', 'SHOWN', 'STUDY', 'Recipe', 'prompts_of', 'systems_of', 'nats_rows', 'drawn_scores', 'long_runs',
-           'temperature_rows', 'measure_store', 'hypotheses', 'admitted_marks', 'run_counts', 'by_temperature',
-           'quality_claims', 'claims_of', 'shown_seconds', 'draw_seconds', 'example_of', 'listen', 'players',
-           'continuer', 'tell', 'run', 'verdict_table', 'hypothesis_table', 'score_tables', 'mark_tables',
-           'long_run_table', 'temperature_table']
+           'SHOWN', 'STUDY', 'run', 'Recipe', 'prompts_of', 'systems_of', 'measure_store', 'hypotheses',
+           'admitted_marks', 'claims_of', 'shown_seconds', 'draw_seconds', 'example_of', 'listen', 'players',
+           'continuer', 'tell', 'verdict_table', 'hypothesis_table', 'score_tables', 'mark_tables', 'long_run_table',
+           'temperature_table']
 
 # %% ../../nbs/discussions/d11_generation.ipynb #a7002d6c
 import functools
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ..codecs import get_codec
-from ..core import ParameterError, fingerprint, read_json, spawn
+from ..core import ParameterError, fingerprint, read_json
 from ..data.audio import load_audio
 from ..devices import working_device
-from ..dynamics.contest import (
-    brier_rows, copy_rows, late_score, mark_rows, second_rows, sounded_all, test_rows)
+from ..dynamics.contest import late_score, mark_rows, second_rows, sounded_all, test_rows
+from ..dynamics.continued import (
+    by_temperature, drawn_scores, long_run_rows, nats_rows, quality_estimates, run_counts, temperature_rows)
 from ..dynamics.generate import Sampling, continue_latents, prompt_latents
-from ..dynamics.rivals import (
-    ALTERED, RIVALS, PromptOptions, Prompts, long_clips, model_rival, prompts_of_split)
-from ..dynamics.sequence_data import Sequences
+from ..dynamics.rivals import RIVALS, PromptOptions, Prompts, model_rival, prompts_of_split
 from ..dynamics.sequence_file import SHIPPED_ONE_FRAME, load_sequence
-from ..dynamics.sequence_measure import fitted_marginal
-from ..dynamics.sequence_score import frame_scores, silence_floor
 from ..options import per
 
 # %% ../../nbs/discussions/d11_generation.ipynb #132b2a07
 from ..lab.continuer import Continuer
 from ..lab.figures import band_plot, legend_below, panels
+from ..lab.page_run import PageRun
 from ..lab.players import read_row, write_row
 from ..lab.provenance import RunError
 from ..lab.runs import read_run
-from audioengram.lab.studies import (
-    add_rows,
-    as_markdown,
-    asked_cases,
-    by_title,
-    claims_table,
-    publish_cases,
-    Study,
-)
+from ..lab.studies import Study, add_rows, as_markdown, by_title, claims_table
 from ..measure.admission import admitted, holm, p_of
-from ..measure.continuation import MARK_WORDS, MARKS, level_row, levels, loop_of, sounded
+from ..measure.continuation import MARK_WORDS, MARKS
 from ..measure.speech import RATE
 from ..measure.stats import Estimate, bootstrap_by, estimate_of, paired_by
 from ..measure.twosample import TwoSample, area_difference
@@ -68,7 +56,6 @@ TABLES = ("marks", "seconds", "scores", "nats", "runs", "temperatures")
 TEMPERATURES = (1., .8, .7, .6, .5)   # at which quality and diversity are looked at
 GOOD = 2.5        # DNSMOS that a temperature has to reach
 ENOUGH = 5        # imitations that an admitted measure tells, as d02_measures has it
-LONGER = 1.5      # a frame so many times as long as the longest real one has left speech
 
 # %% ../../nbs/discussions/d11_generation.ipynb #93672165
 @dataclass(frozen=True, kw_only=True)
@@ -94,84 +81,22 @@ def systems_of(codec) -> dict:   # name -> function of Prompts; raises Parameter
     return {name: model_rival(model, **options) for name, options in SAMPLED.items()} | {
         ONE: model_rival(load_sequence(SHIPPED_ONE_FRAME, codec))} | {k: RIVALS[k] for k in BESIDE}
 
-# %% ../../nbs/discussions/d11_generation.ipynb #c6f6a0b5
-@measures("generation", 2)
-def nats_rows(store, split, how: Recipe) -> pd.DataFrame:   # speaker; nats: sequence, members, one, marginal
-    "Log scores of held-out frames under both models and a mixture without a context, silence left out."
-    data, codec = Sequences.of_store(store, split.eval_utterances), store.codec()
-    floor = silence_floor(Sequences.of_store(store, split.train_utterances))
-    model = load_sequence(None, codec)
-    rows = frame_scores(model, data).rename(columns=dict(logp="sequence"))
-    for k, member in enumerate(model.members): rows[f"member{k + 1}"] = frame_scores(member, data).logp
-    rows["one"] = frame_scores(load_sequence(SHIPPED_ONE_FRAME, codec), data).logp
-    marginal = fitted_marginal(store, split, epochs=how.marginal, seed=how.seed)
-    z = data.z[torch.from_numpy(data.first[rows.utterance.to_numpy()] + rows.frame.to_numpy())]
-    with torch.no_grad():
-        law = lambda x: marginal(torch.zeros(len(x), 1, x.shape[1])).log_prob(x)
-        rows["marginal"] = torch.cat([law(x) for x in z.split(8192)]).numpy()
-    kept = rows[(rows.frame > 0) & (rows.step > floor)]
-    return kept.groupby("speaker")[["sequence", "member1", "member2", "one", "marginal"]].mean().reset_index()
-
-# %% ../../nbs/discussions/d11_generation.ipynb #c81f4944
-@measures("generation", 2)
-def drawn_scores(p: Prompts, systems: dict) -> pd.DataFrame:   # system, clip, speaker, brier1 …, energy, nearest
-    "Proper scores of two draws of every system, and the nearest training run of the first."
-    first, parts = {k: f(p) for k, f in systems.items()}, []
-    for name, z in first.items():
-        if name in ALTERED: continue
-        part = brier_rows(z, systems[name](p.again()), p.truth, p.speaker, p.train, p.seed)
-        parts.append(part.assign(system=name, clip=np.arange(len(part))))
-    near = copy_rows(dict(real=p.truth) | first, p.speaker, p.train, seed=p.seed)
-    return near.merge(pd.concat(parts), on=["system", "clip", "speaker"], how="left")
-
-# %% ../../nbs/discussions/d11_generation.ipynb #39724a0e
-@measures("generation", 2)
-def long_runs(store, p: Prompts, how: Recipe) -> pd.DataFrame:   # a row a run: kind, speaker, longest, loop, furthest
-    "Free runs of a minute, the same without a bound of lengths, and real stretches that calibrate both detectors."
-    codec, frames = store.codec(), round(how.run_seconds * store.frame_rate)
-    row = torch.arange(how.runs) % len(p.given)
-    start, who = p.given[row], p.speaker[row.numpy()]
-    model = load_sequence(None, codec, working_device())
-    run = lambda **kw: continue_latents(model, start.to(working_device()), frames,
-                                        Sampling(seed=spawn(how.seed, "long"), **kw)).cpu()
-    furthest = lambda x: float(x.norm(dim=1).max())
-    z, free = run(), run(longest=math.inf)
-    rows = [dict(kind="unbounded", speaker=w, loop=loop_of(x), furthest=furthest(x))
-            for w, x in zip(who, free, strict=True)]
-    for i in range(len(z)):
-        clip = sounded(codec, start[i:i + 1], z[i:i + 1], who[i:i + 1])
-        found = level_row(levels(clip.wav[0], clip.hop), clip.prompt, clip.frame_rate)
-        rows.append(dict(kind="free", speaker=who[i], loop=loop_of(z[i]), furthest=furthest(z[i]), **found))
-    real, whose = long_clips(p.train, frames, most=8)
-    for x, name in zip(real[:how.runs], whose, strict=False):
-        rows.append(dict(kind="real", speaker=name, loop=loop_of(x), furthest=furthest(x)))
-    return pd.DataFrame(rows)
-
-# %% ../../nbs/discussions/d11_generation.ipynb #8067b7ae
-@measures("generation", 2)
-def temperature_rows(codec, p: Prompts, how: Recipe) -> pd.DataFrame:   # temperature, clip, speaker, apart, dnsmos
-    "Quality of the sequence model's continuations, and how far apart two of them lie, at every temperature."
-    model, parts = load_sequence(None, codec), []
-    for t in TEMPERATURES:
-        a, b = (model_rival(model, temperature=t)(x) for x in (p, p.again()))
-        part = pd.DataFrame(dict(temperature=t, clip=np.arange(len(a)), speaker=p.speaker,
-                                 apart=(a - b).norm(dim=-1).mean(1).numpy(), dnsmos=np.nan))
-        if "quality" in how.marks:
-            part["dnsmos"] = mark_rows({MODEL: sounded(codec, p.given, a, p.speaker)}, ["quality"]).dnsmos
-        parts.append(part)
-    return pd.concat(parts, ignore_index=True)
-
 # %% ../../nbs/discussions/d11_generation.ipynb #f0b1dd6b
 @measures("generation", 2)
 def measure_store(store, split, how: Recipe) -> dict:   # table name -> DataFrame
     "Everything that the page rests on."
     codec, p = store.codec(), prompts_of(store, split, how)
     systems = systems_of(codec)
-    clips = sounded_all(codec, p, systems)
-    plan = TwoSample(how.folds, how.networks, how.epochs)
-    return dict(marks=mark_rows(clips, how.marks), seconds=second_rows(clips, plan, how.seed),
-                scores=drawn_scores(p, systems), nats=nats_rows(store, split, how), runs=long_runs(store, p, how),
-                temperatures=temperature_rows(codec, p, how))
+    clips, plan = sounded_all(codec, p, systems), TwoSample(how.folds, how.networks, how.epochs)
+    shipped = lambda *device: load_sequence(None, codec, *device)
+    return dict(
+        marks=mark_rows(clips, how.marks),
+        seconds=second_rows(clips, plan, how.seed),
+        scores=drawn_scores(p, systems),
+        nats=nats_rows(shipped(), load_sequence(SHIPPED_ONE_FRAME, codec), store, split, how.marginal, how.seed),
+        runs=long_run_rows(shipped(working_device()), codec, p, how.run_seconds, how.runs, how.seed),
+        temperatures=temperature_rows(shipped(), codec, p, TEMPERATURES, "quality" in how.marks),
+    )
 
 # %% ../../nbs/discussions/d11_generation.ipynb #29e3d67b
 def _area_less(seconds, a: str, b: str, n, seed) -> Estimate:
@@ -218,14 +143,6 @@ def _mean(marks, system, mark, **kw):
     return bootstrap_by(part[mark], part.speaker, "macro", **kw)
 
 # %% ../../nbs/discussions/d11_generation.ipynb #99eefc01
-def run_counts(runs: pd.DataFrame) -> dict:
-    "How many of the long runs died, exploded or loop."
-    free, real, unbounded = (runs[runs.kind == k] for k in ("free", "real", "unbounded"))
-    far = lambda part: int((part.furthest > LONGER * real.furthest.max()).sum())
-    return dict(runs=len(free), runs_silent=int((free.longest > 3).sum()), runs_real=len(real),
-                runs_exploded=far(free), runs_exploded_unbounded=far(unbounded),
-                runs_looping=int((free.loop < real.loop.min()).sum()))
-
 def _answer(h) -> dict:   # hypotheses by id -> words
     "The verdict in words, by the rules."
     rivals = {"less_0": "the one-frame model", "less_1": "AR(8)", "less_2": "independent frames",
@@ -237,27 +154,6 @@ def _answer(h) -> dict:   # hypotheses by id -> words
     copy = "It copies" if h["copy"].holds else "The model comes no nearer to its training speech than strangers do"
     return dict(verdict_short=f"{text}{rest}.", drift_word=f"{drift}.", copy_word=copy,
                 answer=f"{text}{rest}. {drift}, within ten seconds. {copy}.")
-
-# %% ../../nbs/discussions/d11_generation.ipynb #83822d4f
-def by_temperature(
-    rows: pd.DataFrame,   # of `temperature_rows`
-    **kw,                 # n and seed of the bootstrap
-) -> dict:                # temperature -> (DNSMOS, distance of two draws), Estimates; a word where it was not measured
-    "Means over speakers at every temperature."
-    of = lambda part, c: (bootstrap_by(part[c], part.speaker, "macro", **kw) if part[c].notna().all()
-                          else "not measured")
-    return {float(t): (of(part, "dnsmos"), of(part, "apart")) for t, part in rows.groupby("temperature")}
-
-def quality_claims(rows: pd.DataFrame, **kw) -> dict:   # as `by_temperature`
-    "The warmest temperature whose DNSMOS is good, or the one with the highest."
-    found = by_temperature(rows, **kw)
-    value = {t: q.value for t, (q, _) in found.items() if not isinstance(q, str)}
-    good = [t for t, v in value.items() if v >= GOOD]
-    best = max(good) if good else max(value, key=value.get, default=max(found))
-    said = (f"The warmest temperature at which DNSMOS reaches {GOOD:g} is {best:g}" if good else
-            f"DNSMOS does not reach {GOOD:g} at any temperature; it is highest at {best:g}")
-    return dict(quality_word=said, quality_temperature=best, quality_best=found[best][0], quality_apart=found[best][1],
-                quality_apart_warm=found[max(found)][1])
 
 # %% ../../nbs/discussions/d11_generation.ipynb #943c909d
 @measures("generation", 2)
@@ -279,7 +175,7 @@ def claims_of(tables: dict, about: dict, how: Recipe, n: int) -> dict:
         nats_one=paired_by(nats.one, nats.marginal, nats.speaker, **kw),
         nats_first=paired_by(nats.member1, nats.marginal, nats.speaker, **kw),
         nats_committee=paired_by(nats.sequence, nats.member1, nats.speaker, **kw),
-        **quality_claims(tables["temperatures"], **kw),
+        **quality_estimates(tables["temperatures"], GOOD, **kw),
         copy=float(near[MODEL] / near["real"]), apart=float(apart[MODEL]),
         apart_cool=float(apart[COOL]), cool=SAMPLED[COOL]["temperature"], holds=int(table.holds.sum()),
         voice=mean(MODEL, "voice"), voice_late=mean(MODEL, "voice_late"), voice_real=mean("real", "voice"),
@@ -317,11 +213,12 @@ def example_of(seconds: pd.DataFrame, which: str) -> int:   # "best" or "median"
 
 def listen(run, case, how, tables, opened, first):
     "The best and the median prompt, in every way that is heard; of the first of several cases the median alone."
+    several = ";" in run.parameters["cases"]
     store, codec = opened[2], opened[2].codec()
     p, seconds = prompts_of(store, opened[1], how), min(7., how.seconds)
     systems = {k: f for k, f in systems_of(codec).items() if k in HEARD}
     clips = sounded_all(codec, p, systems)
-    for which in ("median",) if first else ("best", "median"):
+    for which in ("median",) if first and several else ("best", "median"):
         i = example_of(tables["seconds"], which)
         name = lambda k, which=which: f"{case.file}_{which}_{k.replace(' ', '_').replace('(8)', '8')}"
         said = lambda k: "what really followed, through the codec" if k == "real" else k
@@ -369,27 +266,8 @@ def tell(
     )
 
 # %% ../../nbs/discussions/d11_generation.ipynb #eaec8cdb
-STUDY = Study(NAME, measure_store, TABLES, None, claims_of, tell)
-
-def run(
-    profile="quick",              # one of PROFILES
-    cases="auto",                 # "corpus:codec; corpus:codec"; "auto": the profile's own
-    corpus=None, codec=None,      # one case instead
-    corpus_root=None,             # where that corpus lies
-    eval_fraction: float = .2,    # share of speakers held out
-    seed: int = 0,                # seed of everything
-    folder=None,                  # another place than figures/d11_generation
-):                                # the published RunResult
-    "Continue, judge, and publish rows, claims, figures and clips."
-    how = Recipe.of(profile, eval_fraction=eval_fraction, seed=seed)
-    asked = asked_cases(profile, cases, corpus, codec, CASES)
-    study = replace(STUDY, listen=functools.partial(_listen, len(asked)))
-    given = dict(eval_fraction=eval_fraction, seed=seed)
-    return publish_cases(study, profile, asked, how, given, corpus_root, folder)
-
-# %% ../../nbs/discussions/d11_generation.ipynb #d9b6e34a
-def _listen(cases, run, case, how, tables, opened, first):
-    listen(run, case, how, tables, opened, first and cases > 1)
+STUDY = Study(NAME, measure_store, TABLES, listen, claims_of, tell)
+run = PageRun(STUDY, Recipe, CASES)
 
 # %% ../../nbs/discussions/d11_generation.ipynb #b65efa96
 def verdict_table(result) -> str:
