@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'OUR_SIZING', 'BY_FILES', 'ONE_LEVEL', 'MAPPED', 'nested_recordings', 'sizes_within', 'sizing_of',
-           'sizing_rows', 'usage_rows', 'size_estimates', 'rival_estimates', 'sound_estimates', 'distance_table',
+           'sizing_rows', 'usage_rows', 'vocabulary_estimates', 'rival_estimates', 'sound_estimates', 'distance_table',
            'distance_summary']
 
 # %% ../../nbs/codes/61_vocabularies.ipynb #01d68c34
@@ -98,7 +98,7 @@ def usage_rows(
 # %% ../../nbs/codes/61_vocabularies.ipynb #7e620be5
 _SHORT = dict(mel_db="mel", stft="stft", visqol="visqol")
 
-def size_estimates(
+def vocabulary_estimates(
     at, levels,       # distances at one number of files; codes in use: of one corpus
     k: int,           # files
     tag: str,         # behind the names
@@ -119,7 +119,7 @@ def size_estimates(
 
 # %% ../../nbs/codes/61_vocabularies.ipynb #d9805233
 def rival_estimates(
-    at, levels,       # as of `size_estimates`, at one number of files
+    at, levels,       # as of `vocabulary_estimates`, at one number of files
     tag: str,         # behind the names
     n: int = 2000,    # bootstrap resamples
 ) -> dict:            # id -> Estimate or number

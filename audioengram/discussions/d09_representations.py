@@ -282,15 +282,14 @@ def state_default(run, here: list, **kw):
 def draw_corpus(
     run,          # open Run
     here: list,   # (codec, provenance, tables, estimates) of one corpus
+    gains: list,  # (codec, gains_by_horizon) of it
     corpus: str,
     name: str,    # behind the figures' names
-    **kw,         # n and seed of the bootstrap
 ):
     "The three figures of a corpus."
     kept = sorted({a["measured"] for _, a, *_ in here if a["kept"]})
     note = f" (some rows published {', '.join(kept)})" if kept else ""
     said = [(codec, s) for codec, _, _, s in here]
-    gains = [(codec, gains_by_horizon(t["gains"], a["frame_rate"], **kw)) for codec, a, t, _ in here]
     run.figure(f"tradeoff{name}", draw_tradeoff(said, corpus + note),
                f"{corpus}: fidelity against predictable bits a second, a point a representation")
     run.figure(f"gains{name}", draw_gains(gains),
@@ -317,7 +316,9 @@ def tell(
     state(run, "main", main_claims(compared) | _trained_with())
     state_changes(run, says[best], **kw)
     state_default(run, says[best], **kw)
-    for corpus, here in says.items(): draw_corpus(run, here, corpus, "" if corpus == best else f"_{corpus}", **kw)
+    for corpus, here in says.items():
+        gains = [(codec, gains_by_horizon(t["gains"], a["frame_rate"], **kw)) for codec, a, t, _ in here]
+        draw_corpus(run, here, gains, corpus, "" if corpus == best else f"_{corpus}")
 
 TABLES = ("gains", "memory", "points", "axes", "phase0", "speech", "sound")
 STUDY = Study(NAME, measure_store, TABLES, listen, None, tell)

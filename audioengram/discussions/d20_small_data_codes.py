@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 import pandas as pd
 
 from ..codes.baselines import audio_visqol, baseline_rows, unheard_rows, unheard_sounds
-from ..codes.clips import folder_clips, vocabulary_clips
+from ..codes.clips import trial_clips, vocabulary_clips
 from ..codes.copying import ALARM
 from ..codes.detector import detector_rates, disjoint_sets, trial
 from ..codes.folder_trial import OURS, PLAIN, chosen_folder, folder_estimates, folder_facts, folder_summary
@@ -28,7 +28,7 @@ from ..codes.texture import texture_rows
 from ..codes.training import fit
 from ..codes.use import edit_rows, peak_memory, use_facts, writing_speed
 from ..codes.vocabularies import METHODS, ONE_LEVEL, OUR_SIZING, distance_summary, distance_table
-from ..codes.vocabularies import sizing_rows, nested_recordings, size_estimates, sizing_of, sound_estimates
+from ..codes.vocabularies import sizing_rows, nested_recordings, vocabulary_estimates, sizing_of, sound_estimates
 from ..codes.vocabularies import sizes_within, usage_rows
 from ..codes.writing import generate
 
@@ -276,7 +276,7 @@ def claims_of(
     say = dict(corpus=name) | sizes | dict(held=int(mine.file.nunique()), utilisation=float(ours.utilisation.min()),
                                            dead=int(ours.dead.max()), seeds=how.seeds)
     for tag, k in sizes.items():
-        say |= size_estimates(mine[mine.n == k], levels[levels.corpus == name], k, tag, n)
+        say |= vocabulary_estimates(mine[mine.n == k], levels[levels.corpus == name], k, tag, n)
     say |= sound_estimates(mine, sizes, n) | texture_estimates(table("texture"), name)
     say |= code_estimates(table("prior"), n)
     say |= dict(alpha=ALARM, set_few=how.set_files[0], set_many=how.set_files[1]) | detector_rates(table("copying"))
@@ -381,7 +381,7 @@ def measure(
     clips = {}
     for name, (m, s) in folders.items():
         run.input(recordings=dict(name=f"folder {name}", fingerprint=s.fingerprint))
-        clips |= folder_clips(name, m, s, min(how.ten, 2.5), how.seed)
+        clips |= trial_clips(name, m, s, min(how.ten, 2.5), how.seed)
     write_row(run, clips, suffix=".ogg")
     run.rows(speed | dict(memory=peak_memory()), "speed")
 
