@@ -28,8 +28,8 @@ from ..codes.texture import texture_rows
 from ..codes.training import fit
 from ..codes.use import edit_rows, peak_memory, use_facts, writing_speed
 from ..codes.vocabularies import METHODS, ONE_LEVEL, OUR_SIZING, distance_summary, distance_table
-from ..codes.vocabularies import sizing_rows, nested_recordings, vocabulary_estimates, sizing_of, sound_estimates
-from ..codes.vocabularies import sizes_within, usage_rows
+from ..codes.vocabularies import nested_recordings, sizes_within, sizing_of, sizing_rows, sound_estimates
+from ..codes.vocabularies import usage_rows, vocabulary_estimates
 from ..codes.writing import generate
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #3777b22e
