@@ -61,20 +61,14 @@ NAME = "d01_predictability"
 CASES = ("debian-speech:nano; debian-speech:nano+pca64+normalise; librispeech:lyra+stack4+pca128; "
          "librispeech:lyra+stack4+pca128+normalise")
 NULLS = {"diagonal marginal": dict(head="mixture"), "marginal": dict(head="mixture", covariance="semi-tied")}
-HEADS = {
-    "Gaussian": dict(head="gaussian"),
-    "Student-t": dict(head="student"),
-    "MDN": dict(head="mixture"),
-    "low rank": dict(head="lowrank", rank=2),
-    "semi-tied MDN": dict(head="mixture", covariance="semi-tied"),
-    "… on all frames": dict(head="mixture", covariance="semi-tied", encoder="mlp"),
-    "factored": dict(head="factored", magnitude="mixture"),
-}
+HEADS = {"Gaussian": dict(head="gaussian"), "Student-t": dict(head="student"), "MDN": dict(head="mixture"),
+         "low rank": dict(head="lowrank", rank=2), "semi-tied MDN": dict(head="mixture", covariance="semi-tied"),
+         "… on all frames": dict(head="mixture", covariance="semi-tied", encoder="mlp"),
+         "factored": dict(head="factored", magnitude="mixture")}
 MAIN = "semi-tied MDN"          # the model of the headline
 # what trained models depend on
-CODE = functools.partial(
-    code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
-)
+CODE = functools.partial(code_fingerprint, "audioengram.dynamics.predictor:fitted",
+                         "audioengram.dynamics.predictor:Predictor")
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #1ca518b8
 @dataclass(frozen=True, kw_only=True)
@@ -98,28 +92,17 @@ def fit(
     "Train one model, or read it back."
     single = head["head"] in ("gaussian", "student")
     options = head | ({} if single else dict(components=how.components))
-    model = Predictor(
-        store.dim,
-        how.length,
-        encoder or how.encoder,
-        hidden=how.hidden,
-        layers=how.layers,
-        dropout=how.dropout,
-        seed=spawn(how.seed, "weights"),
-        **options,
-    )
+    model = Predictor(store.dim, how.length, encoder or how.encoder, hidden=how.hidden, layers=how.layers,
+                      dropout=how.dropout, seed=spawn(how.seed, "weights"), **options)
     size = min(512, max(32, len(sets["train"]) // 8))
     # a null must be converged, and is cheap
     if model.config["encoder"] == "none":
         options = dict(epochs=2 * how.epochs)
     # longer lags start from the first
     else:
-        options = dict(
-            epochs=how.epochs * (1 if sets["train"].lag > 1 else 2), epoch_frames=how.epoch_frames, noise=0.1
-        )
-    return fitted(
-        model, sets, [store.fingerprint, CODE()], start, batch_size=size, lr=2e-3, seed=how.seed, **options
-    )
+        options = dict(epochs=how.epochs * (1 if sets["train"].lag > 1 else 2), epoch_frames=how.epoch_frames,
+                       noise=0.1)
+    return fitted(model, sets, [store.fingerprint, CODE()], start, batch_size=size, lr=2e-3, seed=how.seed, **options)
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #f48b4ed4
 def score(
@@ -131,11 +114,7 @@ def score(
     "Score a forecaster: the likelihood on all windows, the rest on a sample."
     every = speaker_sums(score_windows(forecast, windows, samples=0), **sums)
     if not draws: return every
-    some = (
-        torch.randperm(len(windows), generator=torch.Generator().manual_seed(how.seed))[: how.scored]
-        .sort()
-        .values
-    )
+    some = (torch.randperm(len(windows), generator=torch.Generator().manual_seed(how.seed))[: how.scored].sort().values)
     drawn = score_windows(forecast, windows, samples=how.samples, seed=how.seed, idx=some)
     rest = speaker_sums(drawn, **sums).drop(columns=["frames", "nll", "above", "nll_above", "nll_median"])
     return every.merge(rest, on="speaker", how="left").fillna({c: 0 for c in rest.columns if c != "speaker"}), drawn
@@ -217,23 +196,15 @@ def measure_store(
         if lag == first: pits = [calibration(d, name, how) for name, d in drawn.items()]
     parts, found = describe_components(store, models[MAIN, first], at[first]["test"], how)
     size = lambda name, k, m: dict(model=name, lag=k, parameters=m.n_parameters, multiply_adds=m.flops)
-    return dict(
-        scores=pd.concat(rows, ignore_index=True),
-        common=ladder_rows(at, how, nulls, models, sums),
-        pit=pd.concat(pits, ignore_index=True),
-        components=parts,
-        examples=found,
-        sizes=pd.DataFrame([size(name, k, m) for (name, k), m in models.items()]),
-    )
+    return dict(scores=pd.concat(rows, ignore_index=True), common=ladder_rows(at, how, nulls, models, sums),
+                pit=pd.concat(pits, ignore_index=True), components=parts, examples=found,
+                sizes=pd.DataFrame([size(name, k, m) for (name, k), m in models.items()]))
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #699978eb
 def points(scores: pd.DataFrame) -> pd.DataFrame:
     "Sums by speaker of a forecast that has no density."
-    s = pd.DataFrame(
-        dict(
-            speaker=scores.speaker, frames=1, moved=scores.cosine.notna().astype(int), cosine=scores.cosine.fillna(0.0)
-        )
-    )
+    s = pd.DataFrame(dict(speaker=scores.speaker, frames=1, moved=scores.cosine.notna().astype(int),
+                          cosine=scores.cosine.fillna(0.0)))
     return s.groupby("speaker", sort=False).sum().reset_index()
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #90716e4c
@@ -245,18 +216,9 @@ def describe_components(store, model, windows, how) -> tuple:   # one row a comp
     ).numpy()
     energy, row = np.asarray(store.energy, float), windows.row
     stays = np.append(claimed[1:] == claimed[:-1], False) & np.append(np.diff(row) == 1, False)
-    facts = pd.DataFrame(
-        dict(
-            component=claimed,
-            step=step_lengths(windows).numpy(),
-            level=energy[row],
-            change=energy[row] - energy[row - 1],
-            stays=stays,
-            row=row,
-            frame=windows.frame,
-            utterance=windows.utterances[windows.utterance],
-        )
-    )
+    facts = pd.DataFrame(dict(component=claimed, step=step_lengths(windows).numpy(), level=energy[row],
+                              change=energy[row] - energy[row - 1], stays=stays, row=row, frame=windows.frame,
+                              utterance=windows.utterances[windows.utterance]))
     facts = facts.merge(acoustics(store, facts, how), on="row", how="left")
     mean = facts.groupby("component")[["step", "level", "change", "stays", "centroid", "crossings", "flux"]].mean()
     table = (
@@ -273,11 +235,8 @@ def acoustics(store, facts, how) -> pd.DataFrame:      # row, centroid (Hz), cro
     "Acoustics of decoded frames, utterances taken in a seeded order until there is enough speech."
     import librosa
     codec, out, seconds = store.codec(), [], 0.
-    rate, hop, start = (
-        codec.sample_rate,
-        round(codec.sample_rate / codec.frame_rate),
-        dict(zip(store.keys(), store.offsets[:-1], strict=True)),
-    )
+    rate, hop, start = (codec.sample_rate, round(codec.sample_rate / codec.frame_rate),
+                        dict(zip(store.keys(), store.offsets[:-1], strict=True)))
     for uid in np.random.default_rng(how.seed).permutation(facts.utterance.unique()):
         wav = codec.decode(torch.as_tensor(store[uid])[None])[0].cpu().numpy()
         n, seconds = len(store[uid]), seconds + len(wav) / rate
@@ -318,27 +277,16 @@ def gain_table(
         for what in ("nll", "cosine", "r2", "length_ratio", "cover50", "cover90", "energy"):
             e = of_sums(mine, what, n=n, seed=seed)
             row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
-        out.append(
-            row
-            | dict(
-                speakers=len(mine),
-                frames=int(mine.frames.sum()),
-                median=mine.nll_median.median(),
-                bits=bits_per_second(row["gain"], rate),
-            )
-        )
+        out.append(row | dict(speakers=len(mine), frames=int(mine.frames.sum()), median=mine.nll_median.median(),
+                              bits=bits_per_second(row["gain"], rate)))
     return pd.DataFrame(out)
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #308b5e39
 def ladder_table(tables: dict, n: int = 2000, seed: int = 0) -> pd.DataFrame:
     "The ladder on windows that the fast and the slow model share; the marginal's shape against the stronger null."
     s = tables["common"]
-    return ladder(
-        *(pick(s, model=m) for m in ("step-diagonal", "marginal-diagonal", "marginal", "slow", "fast")),
-        above=True,
-        n=n,
-        seed=seed,
-    )
+    return ladder(*(pick(s, model=m) for m in ("step-diagonal", "marginal-diagonal", "marginal", "slow", "fast")),
+                  above=True, n=n, seed=seed)
 
 def slow_context(slow) -> str:
     "What the rung of slow context says: a model below its own null says nothing of what the old context holds."
@@ -355,51 +303,28 @@ def claims_of(tables: dict, about: dict, how: Recipe, n=2000) -> dict:
     at = lambda model, lag=first: pick(s, model=model, lag=lag)
     over = lambda null, model=MAIN, lag=first: gain(at(null, lag), at(model, lag), above=True, n=n, seed=seed)
     est = lambda rung: estimate_of(rungs.loc[rung])
-    say = dict(
-        case=about["title"],
-        total=est("total"),
-        differencing=est(LADDER[0]),
-        shape=est(LADDER[1]),
-        slow=est(LADDER[2]),
-        slow_said=slow_context(est(LADDER[2])),
-        dynamics=est(LADDER[3]),
-        gain=over("marginal"),
-        gain_diagonal=over("diagonal marginal"),
-        bits=bits_per_second(over("marginal").value, rate),
-        delta=over("step-diagonal"),
-        shape_lean=over("diagonal marginal", "marginal"),
-        cosine=of_sums(at(MAIN), "cosine", n=n, seed=seed),
-        cosine_null=of_sums(at("marginal"), "cosine", n=n, seed=seed),
-        r2=of_sums(at(MAIN), "r2", n=n, seed=seed),
-        r2_null=of_sums(at("marginal"), "r2", n=n, seed=seed),
-        cover90=of_sums(at(MAIN), "cover90", n=n, seed=seed),
-        cover50=of_sums(at(MAIN), "cover50", n=n, seed=seed),
-        energy=of_sums(at(MAIN), "energy", n=n, seed=seed),
-        energy_null=of_sums(at("marginal"), "energy", n=n, seed=seed),
-        gain_last=over("marginal", lag=last),
-        ridge=over("marginal-full", "ridge-1"),
-        speakers_held=len(at(MAIN)),
-        ladder_speakers=int(rungs.n.iloc[0]),
-        frames=int(at(MAIN).frames.sum()),
-        ladder_frames=int(pick(tables["common"], model="fast").frames.sum()),
-        minutes=about["minutes"],
-        lag_last=last,
-        largest_share=float(at(MAIN).frames.max() / at(MAIN).frames.sum()),
-        stand_still=of_sums(at("copy-last"), "cosine", n=n, seed=seed),
-    )
+    say = dict(case=about["title"], total=est("total"), differencing=est(LADDER[0]), shape=est(LADDER[1]),
+               slow=est(LADDER[2]), slow_said=slow_context(est(LADDER[2])), dynamics=est(LADDER[3]),
+               gain=over("marginal"), gain_diagonal=over("diagonal marginal"),
+               bits=bits_per_second(over("marginal").value, rate), delta=over("step-diagonal"),
+               shape_lean=over("diagonal marginal", "marginal"), cosine=of_sums(at(MAIN), "cosine", n=n, seed=seed),
+               cosine_null=of_sums(at("marginal"), "cosine", n=n, seed=seed),
+               r2=of_sums(at(MAIN), "r2", n=n, seed=seed), r2_null=of_sums(at("marginal"), "r2", n=n, seed=seed),
+               cover90=of_sums(at(MAIN), "cover90", n=n, seed=seed),
+               cover50=of_sums(at(MAIN), "cover50", n=n, seed=seed), energy=of_sums(at(MAIN), "energy", n=n, seed=seed),
+               energy_null=of_sums(at("marginal"), "energy", n=n, seed=seed), gain_last=over("marginal", lag=last),
+               ridge=over("marginal-full", "ridge-1"), speakers_held=len(at(MAIN)),
+               ladder_speakers=int(rungs.n.iloc[0]), frames=int(at(MAIN).frames.sum()),
+               ladder_frames=int(pick(tables["common"], model="fast").frames.sum()), minutes=about["minutes"],
+               lag_last=last, largest_share=float(at(MAIN).frames.max() / at(MAIN).frames.sum()),
+               stand_still=of_sums(at("copy-last"), "cosine", n=n, seed=seed))
     say |= dict(nominal90=nominal_coverage(how.samples, .9), nominal50=nominal_coverage(how.samples, .5))
     middle = lambda model: at(model).nll_median.median()
-    say |= dict(
-        gain_all=gain(at("marginal"), at(MAIN), n=n, seed=seed),
-        gain_median=middle("marginal") - middle(MAIN),
-        below=1 - float(at(MAIN).above.sum() / at(MAIN).frames.sum()),
-    )
+    say |= dict(gain_all=gain(at("marginal"), at(MAIN), n=n, seed=seed), gain_median=middle("marginal") - middle(MAIN),
+                below=1 - float(at(MAIN).above.sum() / at(MAIN).frames.sum()))
     size = tables["sizes"].query("lag == @first").set_index("model")
-    say |= dict(
-        parameters=int(size.parameters[MAIN]),
-        multiply_adds=int(size.multiply_adds[MAIN]),
-        flat=abs(of_sums(at(MAIN), "length_ratio", n=n, seed=seed).value),
-    )
+    say |= dict(parameters=int(size.parameters[MAIN]), multiply_adds=int(size.multiply_adds[MAIN]),
+                flat=abs(of_sums(at(MAIN), "length_ratio", n=n, seed=seed).value))
     if "factored" in size.index: say["factored_ahead"] = gain(at(MAIN), at("factored"), above=True, n=n, seed=seed)
     if "… on all frames" in size.index:
         say["all_frames"] = gain(at(MAIN), at("… on all frames"), above=True, n=n, seed=seed)
@@ -418,34 +343,17 @@ def draw_ladder(cases: list):      # (title, ladder_table)
 # %% ../../nbs/discussions/d01_predictability.ipynb #3ca363c7
 def draw_lags(cases: list):        # (title, gain_table)
     "Gain over the marginal, and direction cosine beside its null, by lag."
-    fig, axes = panels(
-        2, columns=2, width=4.4, height=3.5, titles=["gain over the marginal", "direction cosine of the step"]
-    )
+    fig, axes = panels(2, columns=2, width=4.4, height=3.5,
+                       titles=["gain over the marginal", "direction cosine of the step"])
     df = pd.concat([t[t.model == MAIN].assign(case=title) for title, t in cases])
-    interval_plot(
-        df, "lag", "gain", "gain_lo", "gain_hi", hue="case", ax=axes[0], xlabel="lag, frames", ylabel="nats a frame"
-    )
-    interval_plot(
-        df,
-        "lag",
-        "cosine",
-        "cosine_lo",
-        "cosine_hi",
-        hue="case",
-        ax=axes[1],
-        xlabel="lag, frames",
-        ylabel="cosine with the true step",
-    )
+    interval_plot(df, "lag", "gain", "gain_lo", "gain_hi", hue="case", ax=axes[0], xlabel="lag, frames",
+                  ylabel="nats a frame")
+    interval_plot(df, "lag", "cosine", "cosine_lo", "cosine_hi", hue="case", ax=axes[1], xlabel="lag, frames",
+                  ylabel="cosine with the true step")
     for i, (_, t) in enumerate(cases):
         null = t[t.model == "marginal"]
-        axes[1].plot(
-            null.lag,
-            null.cosine,
-            "--",
-            color=PALETTE[i % len(PALETTE)],
-            linewidth=1,
-            label="marginal (knows no dynamics)" if i == 0 else None,
-        )
+        axes[1].plot(null.lag, null.cosine, "--", color=PALETTE[i % len(PALETTE)], linewidth=1,
+                     label="marginal (knows no dynamics)" if i == 0 else None)
     reference(axes[0], 0)
     for ax in axes: doublings(ax, df.lag); legend_below(ax, ncol=1)
     return fig
@@ -463,23 +371,14 @@ def draw_heads(cases: list, heads: list):   # (title, gain_table)
 # %% ../../nbs/discussions/d01_predictability.ipynb #999cf03b
 def draw_calibration(cases: list, heads: list):   # (title, table pit)
     "PIT histograms: flat is calibrated."
-    fig, axes = panels(
-        2 * len(cases),
-        columns=2,
-        width=4.4,
-        height=2.7,
-        titles=[f"{t}\n{w}" for t, _ in cases for w in ("length of the step", "cosine with the mean step")],
-    )
+    fig, axes = panels(2 * len(cases), columns=2, width=4.4, height=2.7,
+                       titles=[f"{t}\n{w}" for t, _ in cases
+                               for w in ("length of the step", "cosine with the mean step")])
     for ((_, pit), column), ax in zip(itertools.product(cases, ("pit_magnitude", "pit_cosine")), axes, strict=True):
         for i, name in enumerate(h for h in ("marginal", *heads) if h in pit.model.to_numpy()):
             p = pit[(pit.model == name) & (pit.of == column)].sort_values("bin")
-            ax.plot(
-                p.bin,
-                p.density,
-                color="#8A8A8A" if name == "marginal" else PALETTE[i % len(PALETTE)],
-                linewidth=1.2,
-                label=name,
-            )
+            ax.plot(p.bin, p.density, color="#8A8A8A" if name == "marginal" else PALETTE[i % len(PALETTE)],
+                    linewidth=1.2, label=name)
             if name == MAIN: ax.fill_between(p.bin, p.lo, p.hi, color=PALETTE[i % len(PALETTE)], alpha=.2, linewidth=0)
         reference(ax, 1); ax.set(xlabel="probability integral transform", ylabel="density", ylim=(0, 3))
     legend_below(axes[-1], ncol=3, bbox_to_anchor=(-.1, -.25))
@@ -490,17 +389,9 @@ def draw_components(cases: list):   # (title, table components)
     "What the components claim: level against step length, area by share."
     fig, axes = panels(len(cases), columns=2, width=4.4, height=3.3, titles=[t for t, _ in cases])
     for (_, parts), ax in zip(cases, axes, strict=True):
-        points = ax.scatter(
-            parts.level,
-            parts.step,
-            s=1500 * parts.share,
-            c=parts.change,
-            cmap="RdBu_r",
-            vmin=-parts.change.abs().max(),
-            vmax=parts.change.abs().max(),
-            edgecolors="#333333",
-            linewidths=0.5,
-        )
+        points = ax.scatter(parts.level, parts.step, s=1500 * parts.share, c=parts.change, cmap="RdBu_r",
+                            vmin=-parts.change.abs().max(), vmax=parts.change.abs().max(), edgecolors="#333333",
+                            linewidths=0.5)
         for row in parts.itertuples():
             ax.annotate(str(row.component), (row.level, row.step), ha="center", va="center", fontsize=8)
         ax.figure.colorbar(points, ax=ax, label="change of level, dB", shrink=.85); ax.margins(.18)
@@ -516,14 +407,11 @@ def listen(run, case, how, tables, opened, first):
     rate, clips, notes = store.codec().sample_rate, {}, {}
     for part in tables["components"].head(4).component:
         picked = tables["examples"].query("component == @part").head(5)
-        cuts = [
-            excerpt(corpus, u, f, store.frame_rate, rate) for u, f in zip(picked.utterance, picked.frame, strict=True)
-        ]
+        cuts = [excerpt(corpus, u, f, store.frame_rate, rate)
+                for u, f in zip(picked.utterance, picked.frame, strict=True)]
         name = f"{case.file}_component_{part}"
-        clips[name], notes[name] = (
-            (np.concatenate([x for c in cuts for x in (c, np.zeros(rate // 5, np.float32))]), rate),
-            f"recordings around frames of component {part}",
-        )
+        clips[name], notes[name] = ((np.concatenate([x for c in cuts for x in (c, np.zeros(rate // 5, np.float32))]),
+                                     rate), f"recordings around frames of component {part}")
     write_row(run, clips, notes, suffix=".ogg")
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #e7078af7
@@ -549,9 +437,8 @@ def tell(
     of = functools.partial(by_title, found)
     run.figure("ladder", draw_ladder(of(lambda t: ladder_table(t, n, how.seed))),
                "The ladder of nats for each case with intervals over speakers")
-    run.figure(
-        "lags", draw_lags(gains), "Gain over the marginal and direction cosine by lag, with intervals over speakers"
-    )
+    run.figure("lags", draw_lags(gains),
+               "Gain over the marginal and direction cosine by lag, with intervals over speakers")
     run.figure("heads", draw_heads(gains, how.heads),
                "Gain over the marginal at lag 1 for each head, with intervals over speakers")
     run.figure("calibration", draw_calibration(of(lambda t: t["pit"]), how.heads),
@@ -560,14 +447,8 @@ def tell(
                "Mixture components by level, step length and share")
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #9395d3eb
-STUDY = Study(
-    NAME,
-    measure_store,
-    ("scores", "common", "pit", "components", "examples", "sizes"),
-    listen,
-    claims_of,
-    tell,
-)
+STUDY = Study(NAME, measure_store, ("scores", "common", "pit", "components", "examples", "sizes"), listen, claims_of,
+              tell)
 
 run = PageRun(STUDY, Recipe, CASES)
 
@@ -576,21 +457,12 @@ def phase1_table(result) -> str:
     "The Phase 1 table of every case: each number beside its null."
     def lines(df):
         null = df[df.model == "marginal"].set_index("lag")
-        return [
-            {
-                "model": r.model,
-                "lag": r.lag,
-                "gain over the marginal, nats": with_bounds(r, "gain"),
-                "over the diagonal one": minus(f"{r.gain_diagonal:.2f}"),
-                "bits/s": minus(f"{r.bits:.0f}"),
-                "cosine (null)": f"{r.cosine:.3f} ({null.cosine[r.lag]:.3f})",
-                "R² of log length (null)": minus(f"{r.r2:.2f} ({null.r2[r.lag]:.2f})"),
-                "90 % covers": f"{r.cover90:.0%}",
-                "energy score (null)": f"{r.energy:.2f} ({null.energy[r.lag]:.2f})",
-            }
-            for r in df.itertuples()
-            if not r.model.startswith(("step", "marginal", "diagonal"))
-        ]
+        return [{"model": r.model, "lag": r.lag, "gain over the marginal, nats": with_bounds(r, "gain"),
+                 "over the diagonal one": minus(f"{r.gain_diagonal:.2f}"), "bits/s": minus(f"{r.bits:.0f}"),
+                 "cosine (null)": f"{r.cosine:.3f} ({null.cosine[r.lag]:.3f})",
+                 "R² of log length (null)": minus(f"{r.r2:.2f} ({null.r2[r.lag]:.2f})"),
+                 "90 % covers": f"{r.cover90:.0%}", "energy score (null)": f"{r.energy:.2f} ({null.energy[r.lag]:.2f})"}
+                for r in df.itertuples() if not r.model.startswith(("step", "marginal", "diagonal"))]
     return case_tables(result, "gains", lines, minutes=True)
 
 # %% ../../nbs/discussions/d01_predictability.ipynb #ef35f17a

@@ -63,38 +63,25 @@ from ..stages import measures
 # %% ../../nbs/discussions/d04_memory.ipynb #182f5e40
 NAME = "d04_memory"
 CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128"
-FORMS = {
-    "memory-hard": "memory, hard",
-    "memory-soft": "memory, soft",
-    "param": "param",
-    "hybrid": "hybrid",
-    "residual-add": "residual, added",
-    "residual-gated": "residual, gated",
-}
+FORMS = {"memory-hard": "memory, hard", "memory-soft": "memory, soft", "param": "param", "hybrid": "hybrid",
+         "residual-add": "residual, added", "residual-gated": "residual, gated"}
 EVERY, EVERY_RESIDUAL, FORECAST = "every frame", "residual, every frame", "residual, keyed by a forecast"
 ONCE, FLOPS, NUMBERS = "param, half the updates", "wider, equal multiply-adds", "wider, equal numbers"
 MIXTURE, MARGINAL = "leaning mixture", "marginal"
 # densities beside the leaning mixture, in a mixture of densities whose shares validation frames choose
-STACKED = {
-    "leaning mixture + memory": ("memory, soft", EVERY),
-    "leaning mixture + residual memory": ("residual, added",),
-    "leaning mixture + wider network": (FLOPS,),
-}
+STACKED = {"leaning mixture + memory": ("memory, soft", EVERY),
+           "leaning mixture + residual memory": ("residual, added",), "leaning mixture + wider network": (FLOPS,)}
 WITH_MEMORY, WITH_WIDTH = tuple(STACKED)[1:]
 SHOWN = (1, 2, 4, 8, 16)                             # steps of a rollout that are published
 ROLLED = ("param", "hybrid", "residual, added")      # trained on their own mean rollouts too
 # what trained predictors depend on
-CODE = functools.partial(
-    code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
-)
+CODE = functools.partial(code_fingerprint, "audioengram.dynamics.predictor:fitted",
+                         "audioengram.dynamics.predictor:Predictor")
 
 # %% ../../nbs/discussions/d04_memory.ipynb #9161a337
-MEMORY_CODE = functools.partial(
-    code_fingerprint,
-    "audioengram.dynamics.memory:fit_forms",
-    "audioengram.dynamics.memory:MemoryPredictor",
-    "audioengram.dynamics.unroll:train_rollout",
-)
+MEMORY_CODE = functools.partial(code_fingerprint, "audioengram.dynamics.memory:fit_forms",
+                                "audioengram.dynamics.memory:MemoryPredictor",
+                                "audioengram.dynamics.unroll:train_rollout")
 
 # %% ../../nbs/discussions/d04_memory.ipynb #3f190820
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +144,7 @@ def add_controls(
     out[EVERY] = remembered(store, sets, how, "memory")
     if first:
         out[EVERY_RESIDUAL] = remembered(store, sets, how, "add", out["param"])
-        out[FORECAST] = train(
-            remembered(store, sets, how, "add", out[ONCE], frames=False, keyed="forecast"), out[ONCE]
-        )
+        out[FORECAST] = train(remembered(store, sets, how, "add", out[ONCE], frames=False, keyed="forecast"), out[ONCE])
     direct = direct_models(store, split, how, CODE(), [1])
     return out | {MIXTURE: direct[1], MARGINAL: direct[0]}
 
@@ -185,35 +170,14 @@ def fit_rolled(models: dict, store, split, how: Recipe) -> dict:
     """The reference's rollout training of some of them: mean rollouts of K steps, state loss, likelihood under the
     own context, truth put in less and less."""
     train, valid = rollout_sets(store, split, how.length, how.steps, how.segments, how.seed)
-    plan, out = (
-        Unroll(
-            steps=how.steps,
-            mode="mean",
-            particles=1,
-            teacher=1.0,
-            rollout=1.0,
-            state=1.0,
-            truth_rate=0.5,
-            truth_rate_end=0.0,
-        ),
-        {},
-    )
+    plan, out = (Unroll(steps=how.steps, mode="mean", particles=1, teacher=1.0, rollout=1.0, state=1.0, truth_rate=0.5,
+                        truth_rate_end=0.0), {})
     for name in ROLLED:
         model = copy.deepcopy(models[name])
-        folder = cache_dir("models") / fingerprint(
-            store.fingerprint, CODE(), MEMORY_CODE(), model.fingerprint, how, name, length=24
-        )
-        train_rollout(
-            model,
-            train,
-            valid,
-            plan,
-            epochs=how.rolled_epochs,
-            epoch_frames=how.rolled_frames,
-            batch_size=min(128, len(train) // 4),
-            folder=folder,
-            seed=how.seed,
-        )
+        folder = cache_dir("models") / fingerprint(store.fingerprint, CODE(), MEMORY_CODE(), model.fingerprint, how,
+                                                   name, length=24)
+        train_rollout(model, train, valid, plan, epochs=how.rolled_epochs, epoch_frames=how.rolled_frames,
+                      batch_size=min(128, len(train) // 4), folder=folder, seed=how.seed)
         out[f"{name}, rolled"] = model
     return out
 
@@ -241,12 +205,8 @@ def measure_store(
             shares.append(dict(model=name, seed=seed, share=1 - weights[0]))
     heard = {k: m for k, m in shown.items() if k not in (ONCE, EVERY, EVERY_RESIDUAL, FORECAST)}
     rolled = [roll(m, store, split, how, base, sums["floor"]).assign(model=k) for k, m in heard.items()]
-    return dict(
-        scores=pd.concat(scores, ignore_index=True),
-        rolled=pd.concat(rolled, ignore_index=True),
-        sizes=sizes_of(shown, sets["test"]),
-        shares=pd.DataFrame(shares),
-    )
+    return dict(scores=pd.concat(scores, ignore_index=True), rolled=pd.concat(rolled, ignore_index=True),
+                sizes=sizes_of(shown, sets["test"]), shares=pd.DataFrame(shares))
 
 # %% ../../nbs/discussions/d04_memory.ipynb #860913bf
 def stack(models: dict, sets: dict) -> dict:   # name -> (scores of test windows, shares)
@@ -264,19 +224,8 @@ def stack(models: dict, sets: dict) -> dict:   # name -> (scores of test windows
 def sizes_of(models: dict, windows) -> pd.DataFrame:   # one row a model
     "What each model stores and computes, and how far its gate is open."
     stored = lambda m: getattr(m, "n_stored", m.n_parameters)
-    return pd.DataFrame(
-        [
-            dict(
-                model=name,
-                hidden=m.config["hidden"],
-                parameters=m.n_parameters,
-                stored=stored(m),
-                multiply_adds=m.flops,
-                gate=gate(m, windows),
-            )
-            for name, m in models.items()
-        ]
-    )
+    return pd.DataFrame([dict(model=name, hidden=m.config["hidden"], parameters=m.n_parameters, stored=stored(m),
+                              multiply_adds=m.flops, gate=gate(m, windows)) for name, m in models.items()])
 
 # %% ../../nbs/discussions/d04_memory.ipynb #554b377a
 @torch.no_grad()
@@ -294,18 +243,8 @@ def roll(
     stretches, idx = sample_stretches(store, split.eval_utterances, how, how.segments)
     unit, parts = rms_step(stretches.frames(idx)), []
     for mode, particles in (("sample", how.particles), ("mean", 1)):
-        rows = injection_rows(
-            model,
-            stretches,
-            base,
-            modes="D",
-            particles=particles,
-            mode=mode,
-            unit=unit,
-            centre=0.0,
-            idx=idx,
-            seed=how.seed,
-        )
+        rows = injection_rows(model, stretches, base, modes="D", particles=particles, mode=mode, unit=unit, centre=0.0,
+                              idx=idx, seed=how.seed)
         rows = rows[(rows.true_step > floor) & rows.step.isin([s for s in SHOWN if s <= how.steps] + [how.steps])]
         parts.append(
             gap_sums(rows[["speaker", "segment", "step", "gain", "state_error", "own_step", "true_step"]]).assign(
@@ -345,23 +284,17 @@ def model_table(tables: dict, last: int, n=2000, seed=0) -> pd.DataFrame:
     at = lambda model: pick(tables["scores"], model=model, seed=seed)
     for r in [*tables["sizes"].itertuples(index=False), *(_Mixed(model=name) for name in STACKED)]:
         row = r._asdict()
-        cells = dict(
-            delta=gain(at("baseline"), at(r.model), above=True, **kw),
-            over_param=gain(at("param"), at(r.model), above=True, **kw),
-            over_marginal=gain(at(MARGINAL), at(r.model), above=True, **kw),
-        )
+        cells = dict(delta=gain(at("baseline"), at(r.model), above=True, **kw),
+                     over_param=gain(at("param"), at(r.model), above=True, **kw),
+                     over_marginal=gain(at(MARGINAL), at(r.model), above=True, **kw))
         if at(r.model).cosine.notna().all(): cells["cosine"] = of_sums(at(r.model), "cosine", **kw)
         if len(pick(tables["rolled"], model=r.model)):
-            cells |= dict(
-                rolled=rolled_gain(tables, r.model, last, **kw),
-                rolled_mean=rolled_gain(tables, r.model, last, "mean", **kw),
-                step_mean=ratio_of_sums(
-                    pick(tables["rolled"], model=r.model, step=last, mode="mean"), "own_step", "true_step", **kw
-                ),
-                step_sample=ratio_of_sums(
-                    pick(tables["rolled"], model=r.model, step=last, mode="sample"), "own_step", "true_step", **kw
-                ),
-            )
+            cells |= dict(rolled=rolled_gain(tables, r.model, last, **kw),
+                          rolled_mean=rolled_gain(tables, r.model, last, "mean", **kw),
+                          step_mean=ratio_of_sums(pick(tables["rolled"], model=r.model, step=last, mode="mean"),
+                                                  "own_step", "true_step", **kw),
+                          step_sample=ratio_of_sums(pick(tables["rolled"], model=r.model, step=last, mode="sample"),
+                                                    "own_step", "true_step", **kw))
         for what, e in cells.items(): row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -398,18 +331,11 @@ def seed_claims(tables: dict) -> dict:
     nats = lambda rival, model: ahead_in_all(tables["scores"], rival, model)
     over, beside = nats(FLOPS, "residual, added"), nats(WITH_WIDTH, WITH_MEMORY)
     shares = tables["shares"].groupby("model").share.mean()
-    return dict(
-        verdict_short=verdict(over, beside),
-        seeds=len(over),
-        residual=crossed(nats("param", "residual, added")),
-        flops=crossed(nats("param", FLOPS)),
-        over_flops=crossed(over),
-        stack_memory=crossed(nats(MIXTURE, tuple(STACKED)[0])),
-        stack_residual=crossed(nats(MIXTURE, WITH_MEMORY)),
-        stack_width=crossed(nats(MIXTURE, WITH_WIDTH)),
-        stack_over=crossed(beside),
-        stack_share=float(shares[WITH_MEMORY]),
-    )
+    return dict(verdict_short=verdict(over, beside), seeds=len(over),
+                residual=crossed(nats("param", "residual, added")), flops=crossed(nats("param", FLOPS)),
+                over_flops=crossed(over), stack_memory=crossed(nats(MIXTURE, tuple(STACKED)[0])),
+                stack_residual=crossed(nats(MIXTURE, WITH_MEMORY)), stack_width=crossed(nats(MIXTURE, WITH_WIDTH)),
+                stack_over=crossed(beside), stack_share=float(shares[WITH_MEMORY]))
 
 # %% ../../nbs/discussions/d04_memory.ipynb #08dbd4d8
 def forced_claims(scores: pd.DataFrame, sizes: pd.DataFrame, kw: dict) -> dict:
@@ -418,32 +344,17 @@ def forced_claims(scores: pd.DataFrame, sizes: pd.DataFrame, kw: dict) -> dict:
     ahead = lambda rival, model: gain(at(rival), at(model), above=True, **kw)
     delta = lambda model: ahead("baseline", model)
     cosine = lambda model: of_sums(at(model), "cosine", **kw)
-    return dict(
-        param=delta("param"),
-        alone_hard=delta("memory, hard"),
-        alone_soft=delta("memory, soft"),
-        every=delta(EVERY),
-        marginal=delta(MARGINAL),
-        mixture=delta(MIXTURE),
-        param_over_marginal=ahead(MARGINAL, "param"),
-        hybrid=ahead("param", "hybrid"),
-        gated=ahead("param", "residual, gated"),
-        every_residual=ahead("param", EVERY_RESIDUAL),
-        numbers=ahead("param", NUMBERS),
-        over_numbers=ahead(NUMBERS, "residual, added"),
-        forecast=ahead("param", FORECAST),
-        second=ahead(ONCE, "param"),
-        once=ahead(ONCE, "residual, added"),
-        mixture_over=ahead("residual, added", MIXTURE),
-        rolled_forced=ahead("param", "param, rolled"),
-        residual_rolled=ahead("param, rolled", "residual, added, rolled"),
-        cosine=cosine("param"),
-        cosine_residual=cosine("residual, added"),
-        cosine_memory=cosine("memory, soft"),
-        cosine_null=cosine(MARGINAL),
-        gate_hybrid=float(gates["hybrid"]),
-        gate_residual=float(gates["residual, gated"]),
-    )
+    return dict(param=delta("param"), alone_hard=delta("memory, hard"), alone_soft=delta("memory, soft"),
+                every=delta(EVERY), marginal=delta(MARGINAL), mixture=delta(MIXTURE),
+                param_over_marginal=ahead(MARGINAL, "param"), hybrid=ahead("param", "hybrid"),
+                gated=ahead("param", "residual, gated"), every_residual=ahead("param", EVERY_RESIDUAL),
+                numbers=ahead("param", NUMBERS), over_numbers=ahead(NUMBERS, "residual, added"),
+                forecast=ahead("param", FORECAST), second=ahead(ONCE, "param"), once=ahead(ONCE, "residual, added"),
+                mixture_over=ahead("residual, added", MIXTURE), rolled_forced=ahead("param", "param, rolled"),
+                residual_rolled=ahead("param, rolled", "residual, added, rolled"), cosine=cosine("param"),
+                cosine_residual=cosine("residual, added"), cosine_memory=cosine("memory, soft"),
+                cosine_null=cosine(MARGINAL), gate_hybrid=float(gates["hybrid"]),
+                gate_residual=float(gates["residual, gated"]))
 
 # %% ../../nbs/discussions/d04_memory.ipynb #935145d6
 def rolled_claims(tables: dict, last: int, kw: dict) -> dict:
@@ -451,20 +362,15 @@ def rolled_claims(tables: dict, last: int, kw: dict) -> dict:
     gains = lambda model, mode="sample", over=None: rolled_gain(tables, model, last, mode, over, **kw)
     def ratio(model, what, below, mode="mean"):
         return ratio_of_sums(pick(tables["rolled"], model=model, step=last, mode=mode), what, below, **kw)
-    return dict(
-        rolled_sample=gains("param"),
-        rolled_mean=gains("param", "mean"),
-        rolled_sample_after=gains("param, rolled"),
-        rolled_mean_after=gains("param, rolled", "mean"),
-        residual_sample=gains("residual, added", over="param"),
-        residual_sample_after=gains("residual, added, rolled", over="param, rolled"),
-        mixture_sample=gains(MIXTURE),
-        step_before=ratio("param", "own_step", "true_step"),
-        step_after=ratio("param, rolled", "own_step", "true_step"),
-        step_sample=ratio("param", "own_step", "true_step", "sample"),
-        error_before=ratio("param", "state_error", "segments"),
-        error_after=ratio("param, rolled", "state_error", "segments"),
-    )
+    return dict(rolled_sample=gains("param"), rolled_mean=gains("param", "mean"),
+                rolled_sample_after=gains("param, rolled"), rolled_mean_after=gains("param, rolled", "mean"),
+                residual_sample=gains("residual, added", over="param"),
+                residual_sample_after=gains("residual, added, rolled", over="param, rolled"),
+                mixture_sample=gains(MIXTURE), step_before=ratio("param", "own_step", "true_step"),
+                step_after=ratio("param, rolled", "own_step", "true_step"),
+                step_sample=ratio("param", "own_step", "true_step", "sample"),
+                error_before=ratio("param", "state_error", "segments"),
+                error_after=ratio("param, rolled", "state_error", "segments"))
 
 # %% ../../nbs/discussions/d04_memory.ipynb #c0815cf1
 def draw_forced(cases: list):     # (title, model_table)
@@ -486,18 +392,12 @@ def draw_forced(cases: list):     # (title, model_table)
 # %% ../../nbs/discussions/d04_memory.ipynb #b8744ad0
 def draw_all(cases: list):        # (title, model_table)
     "Teacher forcing: every model over the baseline, the marginal null as a line."
-    fig, axes = panels(
-        len(cases), columns=min(3, len(cases)), width=4.6, height=3.9, titles=[f"{t}\n" for t, _ in cases]
-    )
+    fig, axes = panels(len(cases), columns=min(3, len(cases)), width=4.6, height=3.9,
+                       titles=[f"{t}\n" for t, _ in cases])
     for ax, (_, t) in zip(axes, cases, strict=True):
         show = t[~t.model.str.endswith("rolled") & (t.model != MARGINAL)].reset_index(drop=True)
-        ax.errorbar(
-            show.delta,
-            range(len(show)),
-            xerr=[show.delta - show.delta_lo, show.delta_hi - show.delta],
-            fmt="o",
-            markersize=4,
-        )
+        ax.errorbar(show.delta, range(len(show)), xerr=[show.delta - show.delta_lo, show.delta_hi - show.delta],
+                    fmt="o", markersize=4)
         ax.set_yticks(range(len(show)), show.model)
         ax.invert_yaxis()
         reference(ax, t[t.model == MARGINAL].delta.iloc[0], "marginal null", axis="x")
@@ -548,28 +448,19 @@ def listen(run, case, how, tables, opened, first):
     (uid, z), W = utterance_of(store, split.eval_utterances), how.length
     say = {"truth": (z, f"{uid}, held-out speaker, through {case.codec}")}
     if len(z) < W + 2: raise ValueError(f"{uid} is too short to roll out")
-    heard = (
-        ("param", "network"),
-        ("residual, added", "network and residual memory"),
-        ("param, rolled", "network after rollout training"),
-        ("residual, added, rolled", "network and memory after rollout training"),
-    )
+    heard = (("param", "network"), ("residual, added", "network and residual memory"),
+             ("param, rolled", "network after rollout training"),
+             ("residual, added, rolled", "network and memory after rollout training"))
     for model, label in heard if first else heard[::3]:
         m, slug = models[model], model.replace(", ", "_")
         windows = z.unfold(0, W, 1)[:-1].mT
-        say[f"{slug}_forced"] = (
-            torch.cat([z[:W], rollout(m, windows, 1, mode="mean").frames[:, 0, 0]]),
-            f"{label}, teacher forcing",
-        )
+        say[f"{slug}_forced"] = (torch.cat([z[:W], rollout(m, windows, 1, mode="mean").frames[:, 0, 0]]),
+                                 f"{label}, teacher forcing")
         steps = min(4, len(z) - W)
-        say[f"{slug}_spliced"] = (
-            splice(m, z, steps, every=min(24, len(z) - W), window=W, seed=how.seed)[0],
-            f"{label}, {steps} frames in a row rolled out (sampled)",
-        )
-        say[f"{slug}_free"] = (
-            torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, seed=how.seed).frames[0, 0]]),
-            f"{label}, free run (sampled)",
-        )
+        say[f"{slug}_spliced"] = (splice(m, z, steps, every=min(24, len(z) - W), window=W, seed=how.seed)[0],
+                                  f"{label}, {steps} frames in a row rolled out (sampled)")
+        say[f"{slug}_free"] = (torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, seed=how.seed).frames[0, 0]]),
+                               f"{label}, free run (sampled)")
     write_decoded(run, case, store, say)
 
 # %% ../../nbs/discussions/d04_memory.ipynb #f09afa0e
@@ -583,23 +474,15 @@ def tell(
     models = functools.partial(model_table, last=how.steps, n=n, seed=how.seed)
     add_rows(run, found, models, "models")
     table = by_title(found, models)
-    run.figure(
-        "all", draw_all(table), "Gain of every model over the baseline, teacher-forced, beside the marginal null"
-    )
+    run.figure("all", draw_all(table),
+               "Gain of every model over the baseline, teacher-forced, beside the marginal null")
     run.figure("forced", draw_forced(table), "Gain over the network alone, teacher-forced")
     run.figure("rolled", draw_rolled(rolled_by_step(found[widest(found)][0]["rolled"], n, how.seed)),
                "Gain of particles and mean rollouts and step norm of mean rollouts by step, before and after rollout "
                "training")
 
 # %% ../../nbs/discussions/d04_memory.ipynb #87968385
-STUDY = Study(
-    NAME,
-    measure_store,
-    ("scores", "rolled", "sizes", "shares"),
-    listen,
-    claims_of,
-    tell,
-)
+STUDY = Study(NAME, measure_store, ("scores", "rolled", "sizes", "shares"), listen, claims_of, tell)
 
 run = PageRun(STUDY, Recipe, CASES, quick="debian-speech:nano")
 
@@ -607,18 +490,13 @@ run = PageRun(STUDY, Recipe, CASES, quick="debian-speech:nano")
 def models_table(result) -> str:
     "Every model of every case."
     millions = lambda x: "–" if pd.isna(x) else f"{x / 1e6:.2f} M"
-    line = lambda r: {
-        "model": r.model,
-        "teacher-forced, over the baseline": with_bounds(r, "delta", 1),
-        "over the marginal": with_bounds(r, "over_marginal", 1),
-        "cosine": with_bounds(r, "cosine", 3),
-        "particles, last step": with_bounds(r, "rolled", 1),
-        "mean rollout, last step": with_bounds(r, "rolled_mean", 1),
-        "its step norm / true": with_bounds(r, "step_mean", 3),
-        "memory's gate": "–" if pd.isna(r.gate) else f"{r.gate:.2f}",
-        "multiply-adds": millions(r.multiply_adds),
-        "numbers stored": millions(r.stored),
-    }
+    line = lambda r: {"model": r.model, "teacher-forced, over the baseline": with_bounds(r, "delta", 1),
+                      "over the marginal": with_bounds(r, "over_marginal", 1), "cosine": with_bounds(r, "cosine", 3),
+                      "particles, last step": with_bounds(r, "rolled", 1),
+                      "mean rollout, last step": with_bounds(r, "rolled_mean", 1),
+                      "its step norm / true": with_bounds(r, "step_mean", 3),
+                      "memory's gate": "–" if pd.isna(r.gate) else f"{r.gate:.2f}",
+                      "multiply-adds": millions(r.multiply_adds), "numbers stored": millions(r.stored)}
     lines = lambda df: [line(r) for r in df.itertuples()]
     return case_tables(result, "models", lines, tail="; gains in nats a frame")
 

@@ -66,9 +66,8 @@ CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128"
 METHODS = {"true contexts": 0., "noise .1": .1}   # noise on the context in training, in units of its spread
 MAIN, LINEAR = "noise .1", "linear"
 # what trained models depend on
-CODE = functools.partial(
-    code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
-)
+CODE = functools.partial(code_fingerprint, "audioengram.dynamics.predictor:fitted",
+                         "audioengram.dynamics.predictor:Predictor")
 
 # %% ../../nbs/discussions/d05_gap.ipynb #2d9e451d
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +96,8 @@ def fit(store, split, how: Recipe):
     sets = split_windows(store, split, how.length, 1)
     base = fit_baselines(sets["train"], seed=how.seed)
     direct = direct_models(store, split, how, CODE(), how.lags)
-    models = {
-        name: direct[1] if name == MAIN else one_step(store, sets, how, CODE(), direct[0], noise, **LEANING)
-        for name, noise in METHODS.items()
-    }
+    models = {name: direct[1] if name == MAIN else one_step(store, sets, how, CODE(), direct[0], noise, **LEANING)
+              for name, noise in METHODS.items()}
     return base["step-diagonal"], floor_of(sets["train"]), direct, models | {LINEAR: base["ridge-1"]}
 
 # %% ../../nbs/discussions/d05_gap.ipynb #ab837287
@@ -112,40 +109,18 @@ def measure_store(
 ) -> dict:           # table name -> DataFrame
     "The gap by training method, particles, injection, spread, free runs and stability."
     base, floor, direct, models = fit(store, split, how)
-    gap = pd.concat(
-        [
-            measure_gap(m, direct, store, split, how, base, floor, null=direct[0]).assign(method=name)
-            for name, m in models.items()
-        ],
-        ignore_index=True,
-    )
+    gap = pd.concat([measure_gap(m, direct, store, split, how, base, floor, null=direct[0]).assign(method=name)
+                     for name, m in models.items()], ignore_index=True)
     count = measure_limit(models[MAIN], direct, store, split, how, floor, how.counts, how.counted)
     curves, resets, horizon = injection(models[MAIN], store, split, how, base)
-    free = measure_free(
-        {name: (m, {}) for name, m in models.items()}
-        | {"its mean": (models[MAIN], dict(mode="mean")), "independent frames": (direct[0], {})},
-        store,
-        split,
-        how,
-    )
-    sizes = pd.DataFrame(
-        [
-            dict(method=name, parameters=m.n_parameters, multiply_adds=m.flops)
-            for name, m in models.items()
-            if name != LINEAR
-        ]
-    )
-    return dict(
-        gap=gap,
-        particles=count,
-        curves=curves,
-        resets=resets,
-        horizon=horizon,
-        free=free,
-        stability=measure_stability(models, store, split, how),
-        splices=splices(models, store, split, how),
-        sizes=sizes,
-    )
+    free = measure_free({name: (m, {}) for name, m in models.items()} | {
+                            "its mean": (models[MAIN], dict(mode="mean")), "independent frames": (direct[0], {})},
+                        store, split, how)
+    sizes = pd.DataFrame([dict(method=name, parameters=m.n_parameters, multiply_adds=m.flops)
+                          for name, m in models.items() if name != LINEAR])
+    return dict(gap=gap, particles=count, curves=curves, resets=resets, horizon=horizon, free=free,
+                stability=measure_stability(models, store, split, how), splices=splices(models, store, split, how),
+                sizes=sizes)
 
 # %% ../../nbs/discussions/d05_gap.ipynb #5815b44c
 def injection(model, store, split, how, base) -> tuple:   # curves by step; resets; horizons
@@ -154,22 +129,16 @@ def injection(model, store, split, how, base) -> tuple:   # curves by step; rese
     frames, W, n = stretches.frames(idx), stretches.window, how.bootstrap
     unit, centre = rms_step(frames), model.in_mean
     rows = injection_rows(model, stretches, base, unit=unit, centre=centre, idx=idx, seed=how.seed)
-    mean = injection_rows(
-        model, stretches, base, modes="D", mode="mean", unit=unit, centre=centre, idx=idx, seed=how.seed
-    )
+    mean = injection_rows(model, stretches, base, modes="D", mode="mean", unit=unit, centre=centre, idx=idx,
+                          seed=how.seed)
     score = lambda z: rollout_rows(
         z, frames[:, W:], frames[:, W - 1], unit, stretches.who(idx), centre=centre, energy=False
     ).assign(segment=np.repeat(idx.numpy(), how.steps))
-    nulls = {
-        name: score(z)
-        for name, z in null_rollouts(frames[:, :W], frames[:, W:], how.seed).items()
-        if name in ("still", "marginal")
-    }
+    nulls = {name: score(z) for name, z in null_rollouts(frames[:, :W], frames[:, W:], how.seed).items()
+             if name in ("still", "marginal")}
     every = {**{mode: part for mode, part in rows.groupby("injection")}, "D, mean": mean, **nulls}
-    curves = pd.concat(
-        [step_curves(part, n=n, seed=how.seed).assign(injection=name) for name, part in every.items()],
-        ignore_index=True,
-    )
+    curves = pd.concat([step_curves(part, n=n, seed=how.seed).assign(injection=name) for name, part in every.items()],
+                       ignore_index=True)
     lost = (
         {
             name: divergence_horizon(part, nulls["marginal"], n=n, seed=how.seed)
@@ -178,14 +147,9 @@ def injection(model, store, split, how, base) -> tuple:   # curves by step; rese
         if how.steps > 2
         else {}
     )
-    return (
-        curves,
-        reset_after_injection(rows, n=n, seed=how.seed),
-        pd.DataFrame(
-            [dict(rollout=k, value=e.value, lo=e.lo, hi=e.hi, n=e.n) for k, e in lost.items()],
-            columns=["rollout", "value", "lo", "hi", "n"],
-        ),
-    )
+    return (curves, reset_after_injection(rows, n=n, seed=how.seed),
+            pd.DataFrame([dict(rollout=k, value=e.value, lo=e.lo, hi=e.hi, n=e.n) for k, e in lost.items()],
+                         columns=["rollout", "value", "lo", "hi", "n"]))
 
 # %% ../../nbs/discussions/d05_gap.ipynb #05cec6ab
 def splices(models, store, split, how) -> pd.DataFrame:   # method, steps, distance (dB): one row an utterance
@@ -200,26 +164,12 @@ def splices(models, store, split, how) -> pd.DataFrame:   # method, steps, dista
             LINEAR: (models[LINEAR], "sample"),
         }.items():
             for steps in how.lags:
-                other, changed = splice(
-                    model,
-                    z,
-                    steps,
-                    every=max(24, steps) if len(z) > 60 else len(z),
-                    window=how.length,
-                    mode=mode,
-                    seed=how.seed,
-                )
+                other, changed = splice(model, z, steps, every=max(24, steps) if len(z) > 60 else len(z),
+                                        window=how.length, mode=mode, seed=how.seed)
                 wav = codec.decode(other[None])[0].numpy()
                 inside = np.repeat(changed.numpy(), hop)[:len(truth)]
-                rows.append(
-                    dict(
-                        method=name,
-                        steps=steps,
-                        speaker=speaker,
-                        utterance=uid,
-                        distance=mel_distance(truth[inside], wav[inside], codec.sample_rate),
-                    )
-                )
+                rows.append(dict(method=name, steps=steps, speaker=speaker, utterance=uid,
+                                 distance=mel_distance(truth[inside], wav[inside], codec.sample_rate)))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/discussions/d05_gap.ipynb #8c353630
@@ -307,19 +257,9 @@ def gap_claims(tables: dict, step: int, last: int, kw: dict) -> dict:
         "segments",
         **kw,
     )
-    return dict(
-        A1=at("A", 1),
-        A8=at("A"),
-        C8=at("C"),
-        R8=at("R"),
-        mean8=at("R_mean"),
-        direct8=one("direct"),
-        C_last=at("C", last),
-        irreducible=at("irreducible"),
-        compounding=at("compounding"),
-        price=at("price of the mean"),
-        compounding_last=at("compounding", last),
-    )
+    return dict(A1=at("A", 1), A8=at("A"), C8=at("C"), R8=at("R"), mean8=at("R_mean"), direct8=one("direct"),
+                C_last=at("C", last), irreducible=at("irreducible"), compounding=at("compounding"),
+                price=at("price of the mean"), compounding_last=at("compounding", last))
 
 # %% ../../nbs/discussions/d05_gap.ipynb #6dc57700
 def count_claims(counts: pd.DataFrame, step: int, kw: dict) -> dict:
@@ -328,15 +268,8 @@ def count_claims(counts: pd.DataFrame, step: int, kw: dict) -> dict:
     lost = lambda particles, step=step: estimate_of(pick(table, step=step, particles=particles).iloc[0])
     end = pick(counts, step=step, particles=most).assign(gain=lambda d: d.null - d.C)
     ceiling = ratio_of_sums(end, "gain", "segments", **kw)
-    return dict(
-        verdict_short=verdict(lost(np.inf), ceiling, step),
-        most=most,
-        lost_few=lost(counts.particles.min()),
-        lost_many=lost(most),
-        lost_limit=lost(np.inf),
-        ceiling_many=ceiling,
-        least=int(counts.particles.min()),
-    )
+    return dict(verdict_short=verdict(lost(np.inf), ceiling, step), most=most, lost_few=lost(counts.particles.min()),
+                lost_many=lost(most), lost_limit=lost(np.inf), ceiling_many=ceiling, least=int(counts.particles.min()))
 
 # %% ../../nbs/discussions/d05_gap.ipynb #39ecdc85
 def step_claims(tables: dict, step: int, last: int, kw: dict) -> dict:
@@ -346,17 +279,11 @@ def step_claims(tables: dict, step: int, last: int, kw: dict) -> dict:
     curve = lambda injection, measure: estimate_of(
         pick(tables["curves"], injection=injection, step=last, measure=measure).iloc[0]
     )
-    say = dict(
-        step_ratio=ratio("own_step", "true_step", last),
-        mean_ratio=ratio("mean_step", "true_step", last),
-        spread=ratio("spread", "miss", step, 0.5),
-        spread_first=ratio("spread", "miss", 1, 0.5),
-        effective=ratio("effective", "frames", step),
-        state_ratio=curve("D", "state_ratio"),
-        error_sampled=curve("D", "state_error"),
-        error_mean=curve("D, mean", "state_error"),
-        error_null=curve("marginal", "state_error"),
-    )
+    say = dict(step_ratio=ratio("own_step", "true_step", last), mean_ratio=ratio("mean_step", "true_step", last),
+               spread=ratio("spread", "miss", step, 0.5), spread_first=ratio("spread", "miss", 1, 0.5),
+               effective=ratio("effective", "frames", step), state_ratio=curve("D", "state_ratio"),
+               error_sampled=curve("D", "state_error"), error_mean=curve("D, mean", "state_error"),
+               error_null=curve("marginal", "state_error"))
     if len(tables["resets"]): say["reset"] = estimate_of(tables["resets"].iloc[0])
     for r in tables["horizon"].itertuples(): say[f"horizon_{r.rollout}"] = estimate_of(pd.Series(r._asdict()))
     return say
@@ -367,84 +294,51 @@ def free_claims(tables: dict) -> dict:
     of = lambda measure, name=MAIN: pick(tables["free"], name=name, measure=measure).iloc[0]
     far = lambda measure, name=MAIN: over_floor(tables["free"], name, measure)
     stable = tables["stability"]
-    return dict(
-        free_frames=int(of("frechet").frames),
-        free_clips=int(of("frechet").clips),
-        free_frechet=far("frechet"),
-        free_pairs=far("frechet pairs"),
-        free_step=float(of("mean step norm").ratio),
-        free_auto=float(of("autocorrelation inside the band").model),
-        free_rms=float(of("state rms").ratio),
-        linear_frechet=far("frechet", LINEAR),
-        linear_pairs=far("frechet pairs", LINEAR),
-        independent_pairs=far("frechet pairs", "independent frames"),
-        long_steps=int(stable.steps.max()),
-        long_runs=int(stable.runs.max()),
-        long_total=int((stable.steps * stable.runs).max()),
-        stable="all stayed finite" if stable.finite.all() else "not all stayed finite",
-    )
+    return dict(free_frames=int(of("frechet").frames), free_clips=int(of("frechet").clips), free_frechet=far("frechet"),
+                free_pairs=far("frechet pairs"), free_step=float(of("mean step norm").ratio),
+                free_auto=float(of("autocorrelation inside the band").model), free_rms=float(of("state rms").ratio),
+                linear_frechet=far("frechet", LINEAR), linear_pairs=far("frechet pairs", LINEAR),
+                independent_pairs=far("frechet pairs", "independent frames"), long_steps=int(stable.steps.max()),
+                long_runs=int(stable.runs.max()), long_total=int((stable.steps * stable.runs).max()),
+                stable="all stayed finite" if stable.finite.all() else "not all stayed finite")
 
 # %% ../../nbs/discussions/d05_gap.ipynb #07a9cc06
 def heard_claims(splices: pd.DataFrame, last: int, kw: dict) -> dict:
     "Mel distance inside rolled-out segments."
-    distance = lambda steps: bootstrap_by(
-        pick(splices, method=MAIN, steps=steps).distance.to_numpy(),
-        pick(splices, method=MAIN, steps=steps).speaker.to_numpy(),
-        **kw,
-    )
+    distance = lambda steps: bootstrap_by(pick(splices, method=MAIN, steps=steps).distance.to_numpy(),
+                                          pick(splices, method=MAIN, steps=steps).speaker.to_numpy(), **kw)
     return dict(heard_one=distance(1), heard_last=distance(last))
 
 # %% ../../nbs/discussions/d05_gap.ipynb #17e1715f
 LINES = {"A": "teacher forcing A", "C": "ceiling C", "R": "particles R", "R_mean": "mean rollout"}
 def draw_gap(cases: list):      # (title, quantities)
     "The four curves of the main model, a panel a case."
-    fig, axes = panels(
-        len(cases), columns=min(3, len(cases)), width=3.9, height=3.2, titles=[t.replace(" (", "\n(") for t, _ in cases]
-    )
+    fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.2,
+                       titles=[t.replace(" (", "\n(") for t, _ in cases])
     for ax, (_, df) in zip(axes, cases, strict=True):
         df = df[(df.method == MAIN) & df.quantity.isin(list(LINES))]
-        band_plot(
-            df.assign(what=df.quantity.map(LINES)),
-            "step",
-            "value",
-            "lo",
-            "hi",
-            hue="what",
-            ax=ax,
-            xlabel="steps since the last true frame",
-            ylabel="gain over the marginal, nats a frame",
-        )
+        band_plot(df.assign(what=df.quantity.map(LINES)), "step", "value", "lo", "hi", hue="what", ax=ax,
+                  xlabel="steps since the last true frame", ylabel="gain over the marginal, nats a frame")
         doublings(ax, df.step); reference(ax, 0); legend_below(ax)
     return fig
 
 # %% ../../nbs/discussions/d05_gap.ipynb #c1e59ac0
 def draw_lost(cases: list):     # (title, quantities)
     "Compounding error by training method."
-    fig, axes = panels(
-        len(cases), columns=min(3, len(cases)), width=3.9, height=3.2, titles=[t.replace(" (", "\n(") for t, _ in cases]
-    )
+    fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.2,
+                       titles=[t.replace(" (", "\n(") for t, _ in cases])
     for ax, (_, df) in zip(axes, cases, strict=True):
-        interval_plot(
-            pick(df, quantity="compounding").assign(step=lambda d: d.step.astype(str)),
-            "step",
-            "value",
-            hue="method",
-            ax=ax,
-            xlabel="steps since the last true frame",
-            ylabel="lost to compounding, C − R, nats a frame",
-            connect=False,
-        )
+        interval_plot(pick(df, quantity="compounding").assign(step=lambda d: d.step.astype(str)), "step", "value",
+                      hue="method", ax=ax, xlabel="steps since the last true frame",
+                      ylabel="lost to compounding, C − R, nats a frame", connect=False)
         reference(ax, 0); legend_below(ax)
     return fig
 
 # %% ../../nbs/discussions/d05_gap.ipynb #3ac9baf6
 def draw_injection(cases: list):   # (title, table curves)
     "State error, step norm and cosine by step, in every mode."
-    what = {
-        "state_error": "state error, rms steps",
-        "step_ratio": "step norm / true",
-        "cosine": "cosine with the true step",
-    }
+    what = {"state_error": "state error, rms steps", "step_ratio": "step norm / true",
+            "cosine": "cosine with the true step"}
     fig, axes = panels(3, columns=3, width=3.6, height=3.0, titles=list(what.values()))
     df = cases[0][1]
     for ax, name in zip(axes, what, strict=True):
@@ -458,29 +352,13 @@ def draw_injection(cases: list):   # (title, table curves)
 # %% ../../nbs/discussions/d05_gap.ipynb #45be0c98
 def draw_particles(cases: list):   # (title, table of `compounding_by_count`)
     "What rolling out loses by number of particles; the last point of each line is the limit."
-    fig, axes = panels(
-        len(cases),
-        columns=min(3, len(cases)),
-        width=3.9,
-        height=3.0,
-        titles=[t.replace(" (", "\n(") for t, _ in cases],
-    )
+    fig, axes = panels(len(cases), columns=min(3, len(cases)), width=3.9, height=3.0,
+                       titles=[t.replace(" (", "\n(") for t, _ in cases])
     for ax, (_, df) in zip(axes, cases, strict=True):
         most = df.particles[np.isfinite(df.particles)].max()
-        shown = df.assign(
-            particles=df.particles.clip(upper=4 * most), step=[f"{s} steps ahead" for s in df.step]
-        )
-        band_plot(
-            shown,
-            "particles",
-            "value",
-            "lo",
-            "hi",
-            hue="step",
-            ax=ax,
-            xlabel="particles (last: the limit in 1/M)",
-            ylabel="ceiling − rollout, nats a frame",
-        )
+        shown = df.assign(particles=df.particles.clip(upper=4 * most), step=[f"{s} steps ahead" for s in df.step])
+        band_plot(shown, "particles", "value", "lo", "hi", hue="step", ax=ax,
+                  xlabel="particles (last: the limit in 1/M)", ylabel="ceiling − rollout, nats a frame")
         ax.set_xscale("log", base=4)
         reference(ax, 0); legend_below(ax)
     return fig
@@ -491,18 +369,16 @@ def spread_by_step(
     **kw,                 # n and seed of the bootstrap
 ) -> pd.DataFrame:        # method, step, value, lo, hi, n
     "Spread of the particles over their error."
-    return pd.DataFrame([
-        dict(method=m, step=s) | estimate_row(ratio_of_sums(part, "spread", "miss", .5, **kw))
-        for (m, s), part in sums.groupby(["method", "step"], sort=False)])
+    return pd.DataFrame([dict(method=m, step=s) | estimate_row(ratio_of_sums(part, "spread", "miss", .5, **kw))
+                         for (m, s), part in sums.groupby(["method", "step"], sort=False)])
 
 def heard_by_length(
     splices: pd.DataFrame,   # table splices of a case
     **kw,                    # n and seed of the bootstrap
 ) -> pd.DataFrame:           # method, steps (in words), value, lo, hi, n
     "Mel distance inside rolled-out segments by their length."
-    return pd.DataFrame([
-        dict(method=m, steps=str(s)) | estimate_row(bootstrap_by(part.distance, part.speaker, **kw))
-        for (m, s), part in splices.groupby(["method", "steps"], sort=False)])
+    return pd.DataFrame([dict(method=m, steps=str(s)) | estimate_row(bootstrap_by(part.distance, part.speaker, **kw))
+                         for (m, s), part in splices.groupby(["method", "steps"], sort=False)])
 
 # %% ../../nbs/discussions/d05_gap.ipynb #952854fa
 def draw_spread(cases: list):      # (title, spread_by_step)
@@ -543,10 +419,8 @@ def listen(run, case, how, tables, opened, first):
     say["forced_mean"] = forced("mean"), "teacher forcing: every frame is the mean prediction from true frames"
     say["forced_sample"] = forced("sample"), "teacher forcing: every frame is sampled, given true frames"
     for steps in how.lags:
-        say[f"spliced_{steps}"] = (
-            splice(main, z, steps, every=max(every, steps), window=W, seed=how.seed)[0],
-            f"{steps} of every {max(every, steps)} frames are rolled out (sampled)",
-        )
+        say[f"spliced_{steps}"] = (splice(main, z, steps, every=max(every, steps), window=W, seed=how.seed)[0],
+                                   f"{steps} of every {max(every, steps)} frames are rolled out (sampled)")
     free = lambda model, mode: torch.cat(
         [z[:W], rollout(model, z[None, :W], len(z) - W, mode=mode, seed=how.seed).frames[0, 0]]
     )
@@ -572,23 +446,16 @@ def tell(
     run.figure("lost", draw_lost(table), "Nats lost to compounding error by training method and step")
     run.figure("injection", draw_injection(of(lambda t: t["curves"])[widest(found) :]),
                "State error, step norm and cosine by step for injection modes A to D and their nulls")
-    run.figure(
-        "particles", draw_particles(counts), "Ceiling less rollout by number of particles, and in the limit"
-    )
+    run.figure("particles", draw_particles(counts), "Ceiling less rollout by number of particles, and in the limit")
     run.figure("spread", draw_spread(of(lambda t: spread_by_step(t["gap"], **kw))),
                "Spread of the particles over the error of their mean by step")
     run.figure("splices", draw_splices(of(lambda t: heard_by_length(t["splices"], **kw))),
                "Mel distance inside rolled-out segments by their length")
 
 # %% ../../nbs/discussions/d05_gap.ipynb #4aebbd1b
-STUDY = Study(
-    NAME,
-    measure_store,
-    ("gap", "particles", "curves", "resets", "horizon", "free", "stability", "splices", "sizes"),
-    listen,
-    claims_of,
-    tell,
-)
+STUDY = Study(NAME, measure_store,
+              ("gap", "particles", "curves", "resets", "horizon", "free", "stability", "splices", "sizes"), listen,
+              claims_of, tell)
 
 run = PageRun(STUDY, Recipe, CASES)
 
@@ -599,25 +466,11 @@ def gap_tables(result) -> str:
     for about in read_json(result.folder / "cases.json"):
         df = result.table("quantities").query("case == @about['case']")
         cell = lambda r: f"{r.value:.1f} [{r.lo:.1f}, {r.hi:.1f}]".replace("-", "−")
-        rows = [
-            {
-                "training": method,
-                "step": step,
-                **{
-                    label: cell(pick(part, quantity=q).iloc[0])
-                    for q, label in (
-                        ("A", "A"),
-                        ("C", "C"),
-                        ("R", "R"),
-                        ("R_mean", "R_mean"),
-                        ("irreducible", "A − C"),
-                        ("compounding", "C − R"),
-                        ("price of the mean", "R − R_mean"),
-                    )
-                },
-            }
-            for (method, step), part in df.groupby(["method", "step"], sort=False)
-        ]
+        rows = [{"training": method, "step": step,
+                 **{label: cell(pick(part, quantity=q).iloc[0])
+                    for q, label in (("A", "A"), ("C", "C"), ("R", "R"), ("R_mean", "R_mean"), ("irreducible", "A − C"),
+                                     ("compounding", "C − R"), ("price of the mean", "R − R_mean"))}}
+                for (method, step), part in df.groupby(["method", "step"], sort=False)]
         kept = f", rows published on {about['measured']}" if about["kept"] else ""
         parts.append(
             f"**{about['title']}** ({about['speakers_held']} held-out speakers{kept}); gains in nats a frame\n\n"
@@ -641,24 +494,10 @@ def free_table(result) -> str:
             .pivot(index="name", columns="measure", values="cell")
             .reindex(df.name.unique())
         )
-        wide = wide[
-            [
-                m
-                for m in (
-                    "frechet",
-                    "frechet pairs",
-                    "log step",
-                    "spectrum",
-                    "occupancy",
-                    "mean step norm",
-                    "state rms",
-                    "regions in use",
-                    "novelty",
-                    "autocorrelation inside the band",
-                )
-                if m in wide
-            ]
-        ]
+        wide = wide[[m
+                     for m in ("frechet", "frechet pairs", "log step", "spectrum", "occupancy", "mean step norm",
+                               "state rms", "regions in use", "novelty", "autocorrelation inside the band")
+                     if m in wide]]
         parts.append(
             f"**{about['title']}**: {df.clips.iloc[0]} clips of {df.frames.iloc[0]} frames "
             f"({df.frames.iloc[0] / about['frame_rate']:.1f} s). Distances over those of real clips from real clips "

@@ -64,9 +64,8 @@ CASES = "debian-speech:nano; librispeech:lyra+stack4+pca128"
 START, ONE, POLAR = "start", "one step", "vMF × log-normal of the step"
 COUNTS = (16, 64, 128)   # particles of the check that a gain is not the Monte-Carlo error of few of them
 # what trained models depend on
-CODE = functools.partial(
-    code_fingerprint, "audioengram.dynamics.predictor:fitted", "audioengram.dynamics.predictor:Predictor"
-)
+CODE = functools.partial(code_fingerprint, "audioengram.dynamics.predictor:fitted",
+                         "audioengram.dynamics.predictor:Predictor")
 ROLL_CODE = functools.partial(code_fingerprint, "audioengram.dynamics.unroll:train_rollout")
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #678591fe
@@ -170,15 +169,10 @@ def measure_store(
     shown = sums.step.isin([1, at_step(how), how.steps])
     gap = sums.loc[shown, ["speaker", "step", "segments", "A", "R", "R_mean", "null", "method", "seed"]].round(2)
     asked = {k: first[k] for k in (ONE, particles_of(how.lengths[0]))}
-    return dict(
-        gap=gap.reset_index(drop=True),
-        norms=norms_of(sums[sums.seed == how.seed]),
-        training=pd.concat(fits, ignore_index=True),
-        limit=limits(asked, marginal, store, split, how, floor),
-        free=measure_free({name: (m, {}) for name, m in first.items()}, store, split, how),
-        stability=measure_stability(first, store, split, how),
-        explosion=explosion(store, split, how, floor),
-    )
+    return dict(gap=gap.reset_index(drop=True), norms=norms_of(sums[sums.seed == how.seed]),
+                training=pd.concat(fits, ignore_index=True), limit=limits(asked, marginal, store, split, how, floor),
+                free=measure_free({name: (m, {}) for name, m in first.items()}, store, split, how),
+                stability=measure_stability(first, store, split, how), explosion=explosion(store, split, how, floor))
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #b4273bf3
 def at_step(how: Recipe) -> int:
@@ -199,12 +193,9 @@ def norms_of(sums: pd.DataFrame) -> pd.DataFrame:   # method, step, measure, val
     "Own to true step norms, of samples and of the mean, and spread to error of the particles, by step."
     asked = (("samples", "own_step", "true_step", 1.), ("mean", "mean_step", "true_step", 1.))
     asked += (("spread", "spread", "miss", .5),)
-    estimates = [
-        dict(method=method, step=step, measure=name, value=e.value, lo=e.lo, hi=e.hi, n=e.n)
-        for (method, step), part in sums.groupby(["method", "step"], sort=False)
-        for name, top, below, power in asked
-        for e in [ratio_of_sums(part, top, below, power)]
-    ]
+    estimates = [dict(method=method, step=step, measure=name, value=e.value, lo=e.lo, hi=e.hi, n=e.n)
+                 for (method, step), part in sums.groupby(["method", "step"], sort=False)
+                 for name, top, below, power in asked for e in [ratio_of_sums(part, top, below, power)]]
     return pd.DataFrame(estimates)
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #6de48886
@@ -223,11 +214,8 @@ def explosion(store, split, how, floor) -> pd.DataFrame:   # model, mode, step, 
     trajectory, and the share of trajectories that left the data for good."""
     sets, how = split_windows(store, split, how.length, 1), replace(how, steps=how.far)
     polar = dict(head="direction", target="step", normalise="global", still=1e-3, components=1, story="features")
-    heads = {
-        "Gaussian of the state": dict(head="mixture", components=1),
-        "Gaussian of the step": dict(head="mixture", components=1, target="step"),
-        POLAR: polar,
-    }
+    heads = {"Gaussian of the state": dict(head="mixture", components=1),
+             "Gaussian of the step": dict(head="mixture", components=1, target="step"), POLAR: polar}
     stretches, idx = sample_stretches(store, split.eval_utterances, how, how.segments // 2)
     frames, W, parts = stretches.frames(idx), stretches.window, []
     true = frames[:, W - 1:].diff(dim=1).norm(dim=-1)
@@ -248,11 +236,8 @@ def roll_out_of_sight(model, context, how, mode, far=1e6) -> tuple:   # step len
     """A rollout whose trajectories are stopped, at the length of their last step, once they are `far` times farther
     out than the contexts."""
     limit, (B, W, _) = far * context.square().sum(-1).mean().sqrt(), context.shape
-    length, lost, gone = (
-        torch.zeros(B, how.steps),
-        torch.zeros(B, how.steps, dtype=torch.bool),
-        torch.zeros(B, dtype=torch.bool),
-    )
+    length, lost, gone = (torch.zeros(B, how.steps), torch.zeros(B, how.steps, dtype=torch.bool),
+                          torch.zeros(B, dtype=torch.bool))
     for s in range(how.steps):
         here = (~gone).nonzero()[:, 0]
         if len(here):
@@ -290,16 +275,10 @@ def method_table(tables: dict, step: int) -> pd.DataFrame:
     gap, rows = tables["gap"], []
     norms = tables["norms"].set_index(["method", "step", "measure"])
     for method in dict.fromkeys(gap.method):
-        cells = dict(
-            A=change(gap, method, 1, "A"),
-            R=change(gap, method, step, "R"),
-            R_mean=change(gap, method, step, "R_mean"),
-            over=over_null(gap, method, step),
-            step=norms.loc[(method, step, "samples")],
-            step_mean=norms.loc[(method, step, "mean")],
-            spread_first=norms.loc[(method, 1, "spread")],
-            spread=norms.loc[(method, step, "spread")],
-        )
+        cells = dict(A=change(gap, method, 1, "A"), R=change(gap, method, step, "R"),
+                     R_mean=change(gap, method, step, "R_mean"), over=over_null(gap, method, step),
+                     step=norms.loc[(method, step, "samples")], step_mean=norms.loc[(method, step, "mean")],
+                     spread_first=norms.loc[(method, 1, "spread")], spread=norms.loc[(method, step, "spread")])
         row = dict(method=method, seeds=pick(gap, method=method).seed.nunique())
         for what, e in cells.items(): row |= {what: e.value, f"{what}_lo": e.lo, f"{what}_hi": e.hi}
         rows.append(row | _free_row(tables, method))
@@ -310,23 +289,17 @@ def _free_row(tables: dict, method: str) -> dict:
     "How a method runs freely, and how long it was trained."
     free = pick(tables["free"], name=method).set_index("measure")
     trained = pick(tables["training"], method=method)
-    return dict(
-        frechet=free.ratio["frechet"],
-        pairs=free.ratio["frechet pairs"],
-        norm=free.ratio["mean step norm"],
-        inside=free.model["autocorrelation inside the band"],
-        finite=bool(pick(tables["stability"], method=method).finite.iloc[0]),
-        updates=int(trained.updates.iloc[0]) if len(trained) else 0,
-        kept=int(trained.kept.iloc[0]) if len(trained) else 0,
-    )
+    return dict(frechet=free.ratio["frechet"], pairs=free.ratio["frechet pairs"], norm=free.ratio["mean step norm"],
+                inside=free.model["autocorrelation inside the band"],
+                finite=bool(pick(tables["stability"], method=method).finite.iloc[0]),
+                updates=int(trained.updates.iloc[0]) if len(trained) else 0,
+                kept=int(trained.kept.iloc[0]) if len(trained) else 0)
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #69ec7bba
-SAID = {
-    YES: "yes: a proper score of sampled rollouts beats as much one-step training",
-    NO: "no: a proper score of sampled rollouts is worse than as much one-step training",
-    UNKNOWN: "not known: against as much one-step training, the interval holds zero or one speaker or seed decides",
-    "few": "not known: what it is ahead of as much one-step training with few particles is not shown with many",
-}
+SAID = {YES: "yes: a proper score of sampled rollouts beats as much one-step training",
+        NO: "no: a proper score of sampled rollouts is worse than as much one-step training",
+        UNKNOWN: "not known: against as much one-step training, the interval holds zero or one speaker or seed decides",
+        "few": "not known: what it is ahead of as much one-step training with few particles is not shown with many"}
 
 def verdict(
     values,     # nats by which rollout training is ahead of the control, [seeds,speakers]
@@ -399,20 +372,10 @@ def _changes(gap, step: int, last: int, K: list) -> dict:
     R = lambda method: change(gap, method, step, "R")
     A = lambda method: change(gap, method, 1, "A")
     beyond = lambda method, at=step: change(gap, method, at, "R", ONE)
-    return dict(
-        one_R=R(ONE),
-        one_A=A(ONE),
-        best_R=R(best),
-        best_A=A(best),
-        beyond_last=beyond(best, last),
-        short_R=R(short),
-        long_R=R(particles_of(K[-1])),
-        long_beyond=beyond(particles_of(K[-1])),
-        reference_R=R(reference),
-        reference_A=A(reference),
-        reference_beyond=beyond(reference),
-        reference_mean=change(gap, reference, step, "R_mean"),
-    )
+    return dict(one_R=R(ONE), one_A=A(ONE), best_R=R(best), best_A=A(best), beyond_last=beyond(best, last),
+                short_R=R(short), long_R=R(particles_of(K[-1])), long_beyond=beyond(particles_of(K[-1])),
+                reference_R=R(reference), reference_A=A(reference), reference_beyond=beyond(reference),
+                reference_mean=change(gap, reference, step, "R_mean"))
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #8e9ef68d
 def _claims_of_runs(tables: dict, how: Recipe, best: str, reference: str) -> dict:
@@ -421,51 +384,28 @@ def _claims_of_runs(tables: dict, how: Recipe, best: str, reference: str) -> dic
     norm = lambda method, measure, step=at_step(how): estimate_of(norms.loc[(method, step, measure)])
     free = lambda method: over_floor(tables["free"], method, "frechet")
     far = lambda model, mode: estimate_of(pick(tables["explosion"], model=model, mode=mode, step=how.far).iloc[0])
-    return dict(
-        far=how.far,
-        start_step=norm(START, "mean"),
-        reference_step=norm(reference, "mean"),
-        start_sample=norm(START, "samples"),
-        best_step=norm(best, "samples"),
-        start_spread=norm(START, "spread", 1),
-        reference_spread=norm(reference, "spread", 1),
-        best_spread=norm(best, "spread", 1),
-        start_frechet=free(START),
-        one_frechet=free(ONE),
-        best_frechet=free(best),
-        reference_frechet=free(reference),
-        stable="every model stayed finite" if stable.finite.all() else "not every model stayed finite",
-        long_steps=int(stable.steps.max()),
-        long_runs=int(stable.runs.max()),
-        long_total=int((stable.steps * stable.runs).max()),
-        polar_mean=far(POLAR, "mean"),
-        polar_median=far(POLAR, "median"),
-        polar_sample=far(POLAR, "sample"),
-        gauss_step_mean=far("Gaussian of the step", "mean"),
-        gauss_step_sample=far("Gaussian of the step", "sample"),
-    )
+    return dict(far=how.far, start_step=norm(START, "mean"), reference_step=norm(reference, "mean"),
+                start_sample=norm(START, "samples"), best_step=norm(best, "samples"),
+                start_spread=norm(START, "spread", 1), reference_spread=norm(reference, "spread", 1),
+                best_spread=norm(best, "spread", 1), start_frechet=free(START), one_frechet=free(ONE),
+                best_frechet=free(best), reference_frechet=free(reference),
+                stable="every model stayed finite" if stable.finite.all() else "not every model stayed finite",
+                long_steps=int(stable.steps.max()), long_runs=int(stable.runs.max()),
+                long_total=int((stable.steps * stable.runs).max()), polar_mean=far(POLAR, "mean"),
+                polar_median=far(POLAR, "median"), polar_sample=far(POLAR, "sample"),
+                gauss_step_mean=far("Gaussian of the step", "mean"),
+                gauss_step_sample=far("Gaussian of the step", "sample"))
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #45f7921e
 def draw_methods(cases: list, step: int):     # (title, method_table)
     "Change of teacher forcing and of particles by method."
     df = pd.concat([t.assign(case=title) for title, t in cases])
     df = df[df.method != START]
-    fig, axes = panels(
-        2, columns=2, width=5.2, height=3.6, titles=["teacher forcing", f"particles, {step} steps ahead"]
-    )
+    fig, axes = panels(2, columns=2, width=5.2, height=3.6,
+                       titles=["teacher forcing", f"particles, {step} steps ahead"])
     for ax, what in zip(axes, ("A", "R"), strict=True):
-        interval_plot(
-            df,
-            "method",
-            what,
-            f"{what}_lo",
-            f"{what}_hi",
-            hue="case",
-            ax=ax,
-            connect=False,
-            xlabel="",
-            ylabel="change from the start, nats a frame",
-        )
+        interval_plot(df, "method", what, f"{what}_lo", f"{what}_hi", hue="case", ax=ax, connect=False, xlabel="",
+                      ylabel="change from the start, nats a frame")
         names = list(dict.fromkeys(df.method))
         ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
         reference(ax, 0)
@@ -488,26 +428,13 @@ def draw_pareto(cases: list):      # (title, method_table)
         t = t[t.method != START]
         kept = t[(t.A.abs() < 1e-9) & (t.R.abs() < 1e-9)]
         if len(kept):
-            ax.annotate(
-                "nothing better found:\n" + "\n".join(kept.method),
-                (0, 0),
-                textcoords="offset points",
-                xytext=(6, -14 - 11 * len(kept)),
-                fontsize=9,
-            )
+            ax.annotate("nothing better found:\n" + "\n".join(kept.method), (0, 0), textcoords="offset points",
+                        xytext=(6, -14 - 11 * len(kept)), fontsize=9)
         styles = method_looks([m for m in cases[0][1].method if m != START])
         for r in t.drop(kept.index).itertuples():
-            ax.errorbar(
-                r.A,
-                r.R,
-                xerr=[[max(r.A - r.A_lo, 0)], [max(r.A_hi - r.A, 0)]],
-                yerr=[[max(r.R - r.R_lo, 0)], [max(r.R_hi - r.R, 0)]],
-                fmt=styles[r.method]["marker"],
-                color=styles[r.method]["color"],
-                label=r.method,
-                markersize=5,
-                linewidth=0.8,
-            )
+            ax.errorbar(r.A, r.R, xerr=[[max(r.A - r.A_lo, 0)], [max(r.A_hi - r.A, 0)]],
+                        yerr=[[max(r.R - r.R_lo, 0)], [max(r.R_hi - r.R, 0)]], fmt=styles[r.method]["marker"],
+                        color=styles[r.method]["color"], label=r.method, markersize=5, linewidth=0.8)
         ax.legend()
         ax.axvline(0, color=".6", linewidth=0.8)
         reference(ax, 0)
@@ -555,17 +482,14 @@ def listen(run, case, how, tables, opened, first):
         (START, f"mean, K = {K[-1]}", particles_of(K[0])) if first else (START, particles_of(K[0]))
     ):
         m, slug = models[method], method.replace(", ", "_").replace(" = ", "").replace(" ", "_")
-        say[f"{slug}_forced"] = (
-            torch.cat([z[:W], rollout(m, z.unfold(0, W, 1)[:-1].mT, 1, mode="mean").frames[:, 0, 0]]),
-            f"{method}: teacher forcing",
-        )
+        say[f"{slug}_forced"] = (torch.cat([z[:W],
+                                            rollout(m, z.unfold(0, W, 1)[:-1].mT, 1, mode="mean").frames[:, 0, 0]]),
+                                 f"{method}: teacher forcing")
         for steps in (s for s in how.lags if s in ((1, 4, 16) if first else (16,))):
             every = max(min(24, len(z) - W), steps)
             if len(z) >= W + steps:
-                say[f"{slug}_{steps}"] = (
-                    splice(m, z, steps, every=every, window=W, seed=how.seed)[0],
-                    f"{method}: {steps} of every {every} frames rolled out (sampled)",
-                )
+                say[f"{slug}_{steps}"] = (splice(m, z, steps, every=every, window=W, seed=how.seed)[0],
+                                          f"{method}: {steps} of every {every} frames rolled out (sampled)")
         for mode in ("sample", "mean") if first else ("sample",):
             say[f"{slug}_{mode}"] = (
                 torch.cat([z[:W], rollout(m, z[None, :W], len(z) - W, mode=mode, seed=how.seed).frames[0, 0]]),
@@ -600,36 +524,21 @@ def tell(
     run.figure("explosion", draw_explosion(shown["explosion"]), alt)
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #99185ec2
-STUDY = Study(
-    NAME,
-    measure_store,
-    ("gap", "norms", "training", "limit", "free", "stability", "explosion"),
-    listen,
-    claims_of,
-    tell,
-)
+STUDY = Study(NAME, measure_store, ("gap", "norms", "training", "limit", "free", "stability", "explosion"), listen,
+              claims_of, tell)
 
 run = PageRun(STUDY, Recipe, CASES, quick="debian-speech:nano")
 
 # %% ../../nbs/discussions/d06_rollout_training.ipynb #151041ab
 def methods_table(result) -> str:
     "Every method of every case."
-    line = lambda r: {
-        "training": r.method,
-        "seeds": r.seeds,
-        "updates (kept)": f"{r.updates:,} ({r.kept:,})",
-        "A, change": with_bounds(r, "A", 1),
-        "R, change": with_bounds(r, "R", 1),
-        "R_mean, change": with_bounds(r, "R_mean", 1),
-        "R over the marginal": with_bounds(r, "over", 1),
-        "step norm, mean": with_bounds(r, "step_mean", 3),
-        "step norm, samples": with_bounds(r, "step"),
-        "spread / error, step 1": with_bounds(r, "spread_first"),
-        "free: Fréchet": f"{r.frechet:.2f}",
-        "… pairs": f"{r.pairs:.2f}",
-        "… step norm": f"{r.norm:.2f}",
-        "… autocorrelation inside": f"{r.inside:.0%}",
-    }
+    line = lambda r: {"training": r.method, "seeds": r.seeds, "updates (kept)": f"{r.updates:,} ({r.kept:,})",
+                      "A, change": with_bounds(r, "A", 1), "R, change": with_bounds(r, "R", 1),
+                      "R_mean, change": with_bounds(r, "R_mean", 1), "R over the marginal": with_bounds(r, "over", 1),
+                      "step norm, mean": with_bounds(r, "step_mean", 3), "step norm, samples": with_bounds(r, "step"),
+                      "spread / error, step 1": with_bounds(r, "spread_first"), "free: Fréchet": f"{r.frechet:.2f}",
+                      "… pairs": f"{r.pairs:.2f}", "… step norm": f"{r.norm:.2f}",
+                      "… autocorrelation inside": f"{r.inside:.0%}"}
     ahead = f"; nats a frame, rollouts judged {result.claims['main.step']['value']} steps ahead"
     return case_tables(result, "methods", lambda df: [line(r) for r in df.itertuples()], tail=ahead)
 
