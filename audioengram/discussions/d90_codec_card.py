@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['NAME', 'LEARNED', 'LINEAR', 'LYRA', 'BLURRED', 'SHARPENED', 'RANDOM', 'TOLD', 'OTHERS', 'BARS', 'LEVELS', 'PLAIN',
-           'FULL', 'BASS', 'MEASURING', 'MEANS', 'GAINS', 'Recipe', 'pick_utterances', 'read_wavs', 'with_noise',
-           'Sharpened', 'true_spectra', 'true_spectrum', 'told_phase', 'true_bands', 'fitted_lyra', 'measure_corpus',
-           'measure_latents', 'odd_sounds', 'measure_odd', 'measure_speed', 'gather', 'published_rows', 'score_table',
-           'gain', 'claims_of', 'worst_claims', 'latent_claims', 'verdicts', 'draw_scores', 'draw_noise',
-           'draw_latents', 'draw_curve', 'draw_card', 'draw_again', 'measure_card', 'run', 'listen']
+           'FULL', 'BASS', 'AUTO', 'MEANS', 'GAINS', 'run', 'Recipe', 'of_page', 'pick_utterances', 'read_wavs',
+           'loudness_of', 'Sharpened', 'true_spectra', 'true_spectrum', 'told_phase', 'true_bands', 'all_systems',
+           'measure_corpus', 'measure_latents', 'fitted_lyra', 'published_rows', 'measured_corpus', 'gather',
+           'claims_of', 'worst_claims', 'draw_scores', 'draw_noise', 'draw_latents', 'draw_curve', 'measure',
+           'card_facts', 'tell', 'training_facts', 'listen']
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #ccb11c3f
-import time
-from dataclasses import asdict, dataclass
+# %% ../../nbs/discussions/d90_codec_card.ipynb #71be8469
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -23,60 +22,80 @@ from torch import Tensor
 from ..codecs import get_codec
 from ..codecs.nano import HOP, MARGIN, LinearNano, griffin_lim, mel_loudness, spectra, spread_bands
 from ..codecs.nano_learned import LearnedNano, sharpen
-from ..core import AudioengramError, generator, get_profile, read_json, write_json
+from ..core import AudioengramError, read_json, write_json
 from ..data.cases import page_corpus
 from ..data.corpora import get_corpus
 from ..lab.drafts import cached
-from ..lab.figures import band_plot, interval_plot, panels, reference, use_style
-from ..lab.players import read_row, write_row
+from ..lab.figures import band_plot, interval_plot, panels, reference
+from ..lab.page_run import WholeRun
+from ..lab.players import write_row
 from ..lab.provenance import figures_dir, neutral
-from ..lab.runs import Run, read_run
-from ..lab.studies import as_markdown, carry_claims, state
+from ..lab.runs import read_run
+from ..lab.studies import carry_claims, state
+from ..measure.card_scores import against_bars, score_summary, system_gain, system_mean, system_worst
 from ..measure.speech import pick_measures, speech_scores
-from ..measure.stats import bootstrap_by, paired_by
-from ..options import Options, asked, per
+from ..measure.stress import latent_facts, latent_rows, odd_rows, speed_rows, with_latent_noise
+from ..options import Options, asked, asked_or, per
 from ..stages import measures, moved_stages, recording
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #fb0c1f15
+# %% ../../nbs/discussions/d90_codec_card.ipynb #6e48467b
 NAME = "d90_codec_card"
 LEARNED, LINEAR, LYRA = "nano", "nano-linear", "lyra+stack4+pca64"
 BLURRED, SHARPENED = "nano, not sharpened", "nano-linear, sharpened"
 RANDOM, TOLD = "nano, phase from chance", "nano, phase from the recording"
 OTHERS = {f"nano, {n} iterations": n for n in (20, 40, 60)}   # of Griffin-Lim
-BARS = {
-    "stoi": 0.94,
-    "stoi_worst": 0.88,
-    "pesq": 3.0,
-    "stoi_noise1": 0.93,
-    "stoi_noise3": 0.90,
-    "encode": 60.0,
-    "decode": 20.0,
-}
+BARS = dict(   # claim -> what is asked, and the least that meets it
+    stoi=("STOI, mean", .94),
+    stoi_worst=("STOI, worst utterance", .88),
+    pesq=("PESQ wide-band, mean", 3.),
+    stoi_noise1=("STOI under latent noise 0.1", .93),
+    stoi_noise3=("STOI under latent noise 0.3", .90),
+    encode=("encoding, times real time", 60.),
+    decode=("decoding, times real time", 20.),
+)
 LEVELS = (.1, .3)    # latent noise, share of each dimension's spread
 PLAIN = ("stoi", "pesq", "mel")
 FULL = (*PLAIN, "dnsmos", "speaker", "f0")
+BASS = 20            # bands of the mel filter bank below 750 Hz
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #8bdb7856
+# %% ../../nbs/discussions/d90_codec_card.ipynb #a69539f5
+AUTO = ["debian-speech", "librispeech"]
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Options):
-    "All that decides the rows of a case, beside its data and the code."
+    "All that decides the rows, beside the data and the code."
     speakers: int = per(2, 16, 100)              # who are heard, an utterance each
     seconds: float = per(2., 5., 10.)            # of each
     full: bool = per(False, True, True)          # all measures and all rivals
     seed: int = asked(0)                         # of utterances, noise and bootstrap
+    corpora: list = per(["synthetic"], AUTO, AUTO)   # the last is the one prose is about
+    root: str = asked_or(None, None, None)       # where the only one lies
+    repeats: int = per(1, 3, 5)                  # of what is timed
+    timed: int = per(2, 10, 10)                  # s of sound, each
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #5b11acad
+    @property
+    def of_rows(self) -> dict: return self.some("speakers", "seconds", "full", "seed")   # what a corpus' rows rest on
+
+def of_page(
+    how: Recipe,
+    corpora="auto",   # names, separated by commas; speakers who were trained on are left out
+    corpus=None,      # one corpus instead of the list
+) -> Recipe:
+    "What the page's parameters ask for."
+    asked = corpus or corpora
+    return how if asked == "auto" else replace(how, corpora=[c.strip() for c in asked.split(",") if c.strip()])
+
+# %% ../../nbs/discussions/d90_codec_card.ipynb #b34f20e2
 def pick_utterances(
     corpus,         # Corpus
-    how: Recipe,    # of `Recipe`
+    how: Recipe,
     heard: set,     # "corpus/speaker", who was trained on
 ) -> pd.DataFrame:  # utterance_id, speaker_id: one a speaker
     "One utterance a speaker who was not trained on: the shortest that is long enough, else the longest."
     df = corpus.utterances
-    df = df[~(corpus.name + "/" + df.speaker_id.astype(str)).isin(heard)]
-    df = df.assign(
-        short=(df.seconds < how.seconds), by=np.where(df.seconds < how.seconds, -df.seconds, df.seconds)
-    ).sort_values(["speaker_id", "short", "by", "utterance_id"])
+    df, short = df[~(corpus.name + "/" + df.speaker_id.astype(str)).isin(heard)], lambda d: d.seconds < how.seconds
+    df = df.assign(short=short, by=lambda d: np.where(short(d), -d.seconds, d.seconds))
+    df = df.sort_values(["speaker_id", "short", "by", "utterance_id"])
     df = df[df.seconds >= 1.].drop_duplicates("speaker_id")
     at = np.linspace(0, len(df) - 1, min(how.speakers, len(df))).round().astype(int)
     return df.iloc[at][["utterance_id", "speaker_id"]].reset_index(drop=True)
@@ -85,20 +104,10 @@ def read_wavs(corpus, chosen, how) -> list:  # [S] at 16 kHz
     "The recordings, cut."
     return [corpus.load(u, 16_000)[0][:int(how.seconds * 16_000)] for u in chosen.utterance_id]
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #104df4e7
-def with_noise(
-    codec,           # LatentCodec
-    wavs: list,      # [S]
-    level: float,    # share of each dimension's spread over these recordings
-    seed: int,
-) -> list:           # [S], as long as they were
-    "Through the codec, with Gaussian noise on the latents."
-    zs, g = [codec.encode(torch.from_numpy(w)[None]) for w in wavs], generator(seed)
-    spread = torch.cat(zs, 1)[0].std(0)
-    backs = [codec.decode(z + level * spread * torch.randn(z.shape, generator=g))[0].numpy() for z in zs]
-    # Lyra drops what does not fill a frame
-    return [np.pad(y, (0, max(0, len(w) - len(y))))[:len(w)] for y, w in zip(backs, wavs, strict=True)]
+def loudness_of(codec: LearnedNano, wav) -> Tensor:   # of a sound [S], as the codec hears it
+    return mel_loudness(torch.from_numpy(wav)[None], codec.net.filters, [codec.frames(len(wav))], codec.stride)
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #d9d3b3e0
 class Sharpened(LinearNano):
     "The linear codec with the last step of the learned one."
     def __init__(self): super().__init__(); self.other = LearnedNano()
@@ -106,7 +115,6 @@ class Sharpened(LinearNano):
     def _decode(self, z, lengths):
         return self.other.sound(self.loudness(z, lengths), [n * self.other.stride for n in lengths])
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #71157303
 def true_spectra(
     wav,       # [S]
     n: int,    # frames
@@ -114,41 +122,26 @@ def true_spectra(
     "Short-time spectra of a recording and the silence after it."
     return spectra(F.pad(torch.from_numpy(wav)[None], (MARGIN, MARGIN + n * HOP - len(wav))))
 
-def true_spectrum(
-    wavs: list,   # [S]
-) -> list:        # [S]
-    "Griffin-Lim of the true magnitudes."
-    nano, out = LearnedNano(), []
-    for w in wavs:
-        n = -(-len(w) // HOP)
-        mag = true_spectra(w, n).abs()
-        out.append(
-            griffin_lim(lambda a, b, mag=mag: mag[:, a:b], [n], nano.phase, nano.iterations, peaks=True)
-            .clamp(-1, 1)[0, : len(w)]
-            .numpy()
-        )
-    return out
+def _sounded(mag, frames: int, phase, samples: int, **how):   # magnitudes and phase -> [S]
+    made = griffin_lim(lambda a, b: mag[:, a:b], [frames], phase, **how)
+    return made.clamp(-1, 1)[0, :samples].numpy()
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #f8376ffb
-def told_phase(
-    codec: LearnedNano,
-    wavs: list,   # [S]
-) -> list:        # [S]
+def true_spectrum(wavs: list) -> list:   # of [S]
+    "Griffin-Lim of the true magnitudes."
+    nano, frames = LearnedNano(), [-(-len(w) // HOP) for w in wavs]
+    return [_sounded(true_spectra(w, n).abs(), n, nano.phase, len(w), n_iter=nano.iterations, peaks=True)
+            for w, n in zip(wavs, frames, strict=True)]
+
+# %% ../../nbs/discussions/d90_codec_card.ipynb #9d1c9044
+def told_phase(codec: LearnedNano, wavs: list) -> list:   # of [S]
     "The codec's own picture, with Griffin-Lim started from the phases of the recording."
     out = []
     for w in wavs:
         z = codec.encode(torch.from_numpy(w)[None])
         n = z.shape[1] * codec.stride
         mag = spread_bands(sharpen(codec.loudness(z)), codec.net.filters, codec.inverse)
-        out.append(
-            griffin_lim(lambda a, b, mag=mag: mag[:, a:b], [n], true_spectra(w, n)[0].angle(), codec.iterations)
-            .clamp(-1, 1)[0, : len(w)]
-            .numpy()
-        )
+        out.append(_sounded(mag, n, true_spectra(w, n)[0].angle(), len(w), n_iter=codec.iterations))
     return out
-
-# %% ../../nbs/discussions/d90_codec_card.ipynb #3755b5d9
-BASS = 20   # bands of the mel filter bank below 750 Hz
 
 def true_bands(
     codec: LearnedNano,
@@ -158,14 +151,53 @@ def true_bands(
     "Griffin-Lim of a mel picture that is true in part."
     out = []
     for w in wavs:
-        x = torch.from_numpy(w)[None]
-        n = codec.frames(len(w))
-        mel, true = codec.loudness(codec.encode(x)), mel_loudness(x, codec.net.filters, [n], codec.stride)
-        mel[..., keep] = true[..., keep]
-        out.append(codec.sound(mel, [n * codec.stride]).clamp(-1, 1)[0, :len(w)].numpy())
+        mel = codec.loudness(codec.encode(torch.from_numpy(w)[None]))
+        mel[..., keep] = loudness_of(codec, w)[..., keep]
+        out.append(codec.sound(mel, [codec.frames(len(w)) * codec.stride]).clamp(-1, 1)[0, :len(w)].numpy())
     return out
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #9f9172c0
+# %% ../../nbs/discussions/d90_codec_card.ipynb #50398b4a
+def all_systems(
+    wavs: list,   # [S]
+    seed: int,
+    lyra=None,    # a fitted Lyra, or None
+) -> dict:        # (system, noise) -> sounds [S]
+    "Recordings through every system, and with noise on the latents of two."
+    learned = LearnedNano()
+    codecs = {LEARNED: learned, LINEAR: get_codec(LINEAR), BLURRED: LearnedNano(sharp=False), SHARPENED: Sharpened(),
+              RANDOM: LearnedNano(peaks=False)} | {name: LearnedNano(iterations=n) for name, n in OTHERS.items()}
+    if lyra is not None: codecs[LYRA] = lyra
+    asked = [(name, 0.) for name in codecs] + [(name, level) for name in (LEARNED, LINEAR) for level in LEVELS]
+    made = {(name, level): with_latent_noise(codecs[name], wavs, level, seed) for name, level in asked}
+    bounds = {TOLD: told_phase(learned, wavs), "true below 750 Hz": true_bands(learned, wavs, slice(BASS)),
+              "true mel": true_bands(learned, wavs, slice(None)), "true spectrum": true_spectrum(wavs)}
+    return made | {(name, 0.): sounds for name, sounds in bounds.items()}
+
+# %% ../../nbs/discussions/d90_codec_card.ipynb #7b4ccbcb
+@measures("codec card", 1)
+def measure_corpus(
+    corpus,       # Corpus
+    how: Recipe,
+    lyra=None,    # a fitted Lyra, or None
+) -> pd.DataFrame:  # one row a speaker, system and noise level
+    "Score every system on one utterance a speaker."
+    chosen, rows, have = pick_utterances(corpus, how, LearnedNano().heard), [], pick_measures()[0]
+    wavs = read_wavs(corpus, chosen, how)
+    for (name, level), back in all_systems(wavs, how.seed, lyra).items():
+        asked = FULL if how.full and not level and name in (LEARNED, LINEAR, LYRA, "true mel") else PLAIN
+        scores = speech_scores(wavs, back, 16_000, [m for m in asked if m in have], list(chosen.utterance_id))
+        rows.append(scores.assign(system=name, noise=level, speaker=chosen.speaker_id.to_numpy()))
+    return pd.concat(rows, ignore_index=True).assign(corpus=corpus.name)
+
+@measures("codec card", 1)
+def measure_latents(corpus, how: Recipe) -> pd.DataFrame:   # one row a dimension: as of `latent_rows`
+    "What each latent dimension carries, on recordings not trained on."
+    codec = LearnedNano()
+    wavs = read_wavs(corpus, pick_utterances(corpus, how, codec.heard), how)
+    parts = [[p[0] for p in codec.net.encode(loudness_of(codec, w))] for w in wavs]
+    return latent_rows(*(torch.cat(p) for p in zip(*parts, strict=True)))
+
+# %% ../../nbs/discussions/d90_codec_card.ipynb #cc2bfdc0
 def fitted_lyra(corpus, seconds=900) -> object:  # LatentCodec
     "Lyra with its projection fitted on training speakers."
     codec, have, zs = get_codec(LYRA), 0., []
@@ -175,215 +207,11 @@ def fitted_lyra(corpus, seconds=900) -> object:  # LatentCodec
         if have > seconds: break
     return codec.fit_views(zs)
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #7c049001
-@measures("codec card", 1)
-def measure_corpus(
-    corpus,       # Corpus
-    how: Recipe,  # of `Recipe`
-    lyra=None,    # a fitted Lyra, or None
-) -> pd.DataFrame:  # one row a speaker, system and noise level
-    "Score every system on one utterance a speaker."
-    chosen = pick_utterances(corpus, how, LearnedNano().heard)
-    wavs, seed = read_wavs(corpus, chosen, how), how.seed
-    codecs = (
-        {
-            LEARNED: LearnedNano(),
-            LINEAR: get_codec(LINEAR),
-            BLURRED: LearnedNano(sharp=False),
-            SHARPENED: Sharpened(),
-            RANDOM: LearnedNano(peaks=False),
-        }
-        | {name: LearnedNano(iterations=n) for name, n in OTHERS.items()}
-        | ({LYRA: lyra} if lyra is not None else {})
-    )
-    made = {(name, 0.): with_noise(c, wavs, 0., seed) for name, c in codecs.items()}
-    made |= {
-        (name, level): with_noise(codecs[name], wavs, level, seed) for name in (LEARNED, LINEAR) for level in LEVELS
-    }
-    learned = codecs[LEARNED]
-    made |= {
-        (TOLD, 0.0): told_phase(learned, wavs),
-        ("true below 750 Hz", 0.0): true_bands(learned, wavs, slice(BASS)),
-        ("true mel", 0.0): true_bands(learned, wavs, slice(None)),
-        ("true spectrum", 0.0): true_spectrum(wavs),
-    }
-    have = pick_measures()[0]
-    measures = lambda name, level: [
-        m
-        for m in (FULL if how.full and not level and name in (LEARNED, LINEAR, LYRA, "true mel") else PLAIN)
-        if m in have
-    ]
-    rows = [
-        speech_scores(wavs, back, 16_000, measures(name, level), list(chosen.utterance_id)).assign(
-            system=name, noise=level, speaker=chosen.speaker_id.to_numpy()
-        )
-        for (name, level), back in made.items()
-    ]
-    return pd.concat(rows, ignore_index=True).assign(corpus=corpus.name)
-
-# %% ../../nbs/discussions/d90_codec_card.ipynb #c651d365
-@measures("codec card", 1)
-def measure_latents(
-    corpus,         # Corpus
-    how: Recipe,    # of `Recipe`
-) -> pd.DataFrame:  # one row a dimension: kl, mean, spread, reach
-    "What each latent dimension carries, on recordings not trained on."
-    codec, parts = LearnedNano(), []
-    for w in read_wavs(corpus, pick_utterances(corpus, how, codec.heard), how):
-        mel = mel_loudness(torch.from_numpy(w)[None], codec.net.filters, [codec.frames(len(w))], codec.stride)
-        parts.append([p[0] for p in codec.net.encode(mel)])
-    z, logvar = (torch.cat(p) for p in zip(*parts, strict=True))
-    kl = .5 * (z.square() + logvar.exp() - 1 - logvar).mean(0)
-    return pd.DataFrame(
-        dict(
-            dimension=np.arange(z.shape[1]),
-            kl=kl.numpy(),
-            mean=z.mean(0).numpy(),
-            spread=z.std(0).numpy(),
-            reach=z.abs().amax(0).numpy(),
-            posterior=(logvar / 2).exp().mean(0).numpy(),
-        )
-    )
-
-# %% ../../nbs/discussions/d90_codec_card.ipynb #545a926d
-def odd_sounds(
-    speech,        # [S], for the ones made of speech
-    seed: int = 0,
-) -> dict:         # name -> [S] at 16 kHz
-    "What a speech codec should survive."
-    import librosa
-    rng, n = np.random.default_rng(seed), 48_000
-    t = np.arange(n) / 16_000
-    chord = sum(
-        np.sin(2 * np.pi * f * t) / k for k, f in enumerate((220, 277.2, 329.6, 440, 554.4, 659.3, 880), 1)
-    ) * np.exp(-(t % 1.5))
-    drums = rng.normal(size=n) * np.exp(-((t % .375) * 30)) * .5
-    sounds = {
-        "speech, held out": speech,
-        "music": 0.2 * chord + 0.2 * drums,
-        "voice raised by 8 semitones": librosa.effects.pitch_shift(speech, sr=16_000, n_steps=8),
-        "noisy speech, 5 dB": speech + rng.normal(size=len(speech)) * speech.std() * 10 ** (-5 / 20),
-        "silence": np.zeros(n),
-        "constant 0.8": np.full(n, 0.8),
-        "full-scale noise": rng.uniform(-1, 1, n),
-        "10 ms of speech": speech[len(speech) // 2 : len(speech) // 2 + 160],
-        "click": np.eye(1, n, n // 2)[0],
-    }
-    return {k: np.clip(np.asarray(x), -1, 1).astype(np.float32) for k, x in sounds.items()}
-
-# %% ../../nbs/discussions/d90_codec_card.ipynb #ee0c0613
-@measures("codec card", 1)
-def measure_odd(
-    speech,        # [S]
-    seed: int = 0,
-) -> tuple:        # one row a sound: largest latent, peak, level, loudness error; the decoded sounds
-    "Latents and sound of odd input."
-    codec, rows, backs = LearnedNano(), [], {}
-    for name, wav in odd_sounds(speech, seed).items():
-        z = codec.encode(torch.from_numpy(wav)[None])
-        back = codec.decode(z)[0].numpy()
-        X, Y = (
-            mel_loudness(torch.from_numpy(x)[None], codec.net.filters, [codec.frames(len(x))], codec.stride)
-            for x in (wav, back[: len(wav)])
-        )
-        db = lambda x: float(10 * np.log10(np.mean(np.square(x, dtype=np.float64)) + 1e-12))
-        rows.append(
-            dict(
-                sound=name,
-                seconds=len(wav) / 16_000,
-                finite=bool(torch.isfinite(z).all() and np.isfinite(back).all()),
-                reach=float(z.abs().max()),
-                peak=float(np.abs(back).max()),
-                level_in=db(wav),
-                level_out=db(back[: len(wav)]),
-                error=float((X - Y).abs().mean() / (X.mean() + 0.02)),
-            )
-        )
-        backs[name] = (wav, back[:len(wav)])
-    return pd.DataFrame(rows), backs
-
-# %% ../../nbs/discussions/d90_codec_card.ipynb #2ec9f18c
-def _fastest(f, x, repeats):
-    "Seconds of the fastest call."
-    took = []
-    for _ in range(repeats): began = time.perf_counter(); f(x); took.append(time.perf_counter() - began)
-    return min(took)
-
-# %% ../../nbs/discussions/d90_codec_card.ipynb #d3b234f9
-@measures("codec card", 1)
-def measure_speed(
-    speech,           # [S]
-    repeats: int = 3,
-    seconds: int = 10,  # of sound
-) -> pd.DataFrame:    # one row a codec: times faster than real time, one thread
-    "Best of some repeats, on one core."
-    rows, threads = [], torch.get_num_threads()
-    wav = torch.from_numpy(np.resize(speech, seconds * 16_000))[None]
-    torch.set_num_threads(1)
-    try:
-        for name in (LEARNED, LINEAR):
-            codec = get_codec(name)
-            z = codec.encode(wav)
-            rows.append(
-                dict(
-                    system=name,
-                    encode=seconds / _fastest(codec.encode, wav, repeats),
-                    decode=seconds / _fastest(codec.decode, z, repeats),
-                )
-            )
-    finally: torch.set_num_threads(threads)
-    return pd.DataFrame(rows)
-
-# %% ../../nbs/discussions/d90_codec_card.ipynb #c1a31fa2
-MEASURING = ("measure_corpus", "measure_latents", "true_bands", "true_spectrum", "told_phase", "fitted_lyra")
-
-# %% ../../nbs/discussions/d90_codec_card.ipynb #cf2faa7b
-def gather(
-    run,            # open Run
-    names: tuple,   # corpora; the first must be here
-    how: Recipe,    # of `Recipe`
-    root=None,      # where the only one lies
-) -> tuple:         # score rows, latent rows, corpora opened, names of those kept
-    "Rows of every corpus: measured, remembered or kept."
-    code = tuple(f"audioengram.discussions.{NAME}:{f}" for f in MEASURING)
-    key = dict(recipe=asdict(how), codec=LearnedNano().fingerprint)
-    scores, dims, opened, kept = [], [], {}, []
-    with recording() as seen:
-        for i, name in enumerate(names):
-            try:
-                corpus = page_corpus(name, root, n_speakers=8, n_utterances=6)[0]
-                lyra, note = _lyra(get_corpus(names[0], root, show=False)) if how.full else (None, "")
-            except AudioengramError as e:
-                if i == 0: raise
-                rows = published_rows(key, name)
-                print(neutral(f"{name}: {'rows published before are kept' if rows else 'left out'}, since {e}"))
-                if rows:
-                    kept.append(name)
-                    for part, more in zip((scores, dims), rows, strict=True): part.append(more)
-                continue
-            if note: print(note)
-            parts = [
-                corpus.fingerprint,
-                how,
-                key["codec"],
-                lyra and lyra.fingerprint,
-                pick_measures()[0] if how.full else PLAIN,
-            ]
-            scores.append(cached([*parts, "scores"], lambda c=corpus, l=lyra: measure_corpus(c, how, l), code=code))
-            dims.append(
-                cached([*parts, "dims"], lambda c=corpus: measure_latents(c, how), code=code).assign(corpus=name)
-            )
-            opened[name] = corpus
-            run.input(corpus=corpus)
-    run.input(codec=get_codec(LEARNED))
-    write_json(run.path("recipe.json"), dict(key, made_by=seen.stages))
-    return pd.concat(scores, ignore_index=True), pd.concat(dims, ignore_index=True), opened, kept
-
-# %% ../../nbs/discussions/d90_codec_card.ipynb #266d0e15
-def _lyra(corpus):
-    "Lyra, or why there is none."
-    try: return fitted_lyra(corpus), ""
-    except AudioengramError as e: return None, neutral(f"{LYRA} is left out: {e}")
+def _lyra(name: str, how: Recipe):   # fitted on a corpus, where all rivals are asked for
+    if not how.full: return None
+    corpus = get_corpus(name, how.root, show=False)
+    try: return fitted_lyra(corpus)
+    except AudioengramError as e: print(neutral(f"{LYRA} is left out: {e}"))
 
 def published_rows(
     key: dict,     # what must be equal
@@ -399,59 +227,50 @@ def published_rows(
     found = [t[t.corpus == corpus] for t in (result.table(), result.table("dims"))]
     return tuple(found) if len(found[0]) else None
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #9e452a66
-def score_table(
-    scores: pd.DataFrame,   # of measure_corpus
-    n: int = 2000,          # bootstrap resamples
-    seed: int = 0,
-) -> pd.DataFrame:          # one row a corpus, system, noise and measure: value, lo, hi, worst, speakers
-    "Means with intervals over speakers, and the worst utterance."
-    better = {"stoi": 1, "pesq_wb": 1, "mel_db": -1, "dnsmos": 1, "speaker_cosine": 1, "f0_cents": -1}
-    rows = []
-    for (corpus, system, noise), g in scores.groupby(["corpus", "system", "noise"], sort=False):
-        for m in (m for m in better if m in g and g[m].notna().any()):
-            have = g.dropna(subset=m)
-            e = bootstrap_by(have[m], have.speaker, "macro", n=n, seed=seed)
-            rows.append(
-                dict(
-                    corpus=corpus,
-                    system=system,
-                    noise=noise,
-                    measure=m,
-                    value=e.value,
-                    lo=e.lo,
-                    hi=e.hi,
-                    worst=have[m].min() if better[m] > 0 else have[m].max(),
-                    speakers=e.n,
-                )
-            )
-    return pd.DataFrame(rows)
+# %% ../../nbs/discussions/d90_codec_card.ipynb #2f58f59d
+def measured_corpus(
+    name: str, corpus,
+    how: Recipe,
+    codec: str,   # fingerprint of the learned one
+    lyra=None,    # a fitted Lyra
+) -> tuple:       # score rows, latent rows
+    "Rows of a corpus that is here: measured, or remembered."
+    parts = [corpus.fingerprint, how.of_rows, codec, lyra and lyra.fingerprint]
+    parts.append(pick_measures()[0] if how.full else PLAIN)
+    code = tuple(f"audioengram.discussions.{NAME}:{f}" for f in ("measure_corpus", "measure_latents", "fitted_lyra"))
+    return (cached([*parts, "scores"], lambda: measure_corpus(corpus, how, lyra), code=code),
+            cached([*parts, "dims"], lambda: measure_latents(corpus, how), code=code).assign(corpus=name))
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #e8706936
-def gain(
-    scores: pd.DataFrame,   # of one corpus
-    measure: str,           # column
-    noise: float,           # latent noise
-    n: int = 2000, seed=0,  # bootstrap
-    a=LEARNED, b=LINEAR,    # systems
-):                          # Estimate
-    "One system less another, paired by speaker."
-    at = scores[scores.noise == noise].pivot_table(index="speaker", columns="system", values=measure)[[a, b]].dropna()
-    return paired_by(at[a], at[b], at.index, n=n, seed=seed)
+# %% ../../nbs/discussions/d90_codec_card.ipynb #de3df29f
+def gather(
+    run,            # open Run
+    how: Recipe,    # the first of its corpora must be here
+) -> tuple:         # score rows, latent rows, the first corpus, names of those kept
+    "Rows of every corpus: measured, remembered or kept."
+    key, rows, opened, kept = dict(recipe=how.of_rows, codec=LearnedNano().fingerprint), [], [], []
+    with recording() as seen:
+        for name in how.corpora:
+            try: corpus, lyra = page_corpus(name, how.root, n_speakers=8, n_utterances=6)[0], _lyra(how.corpora[0], how)
+            except AudioengramError as e:
+                if not opened: raise
+                old = published_rows(key, name)
+                print(neutral(f"{name}: {'rows published before are kept' if old else 'left out'}, since {e}"))
+                if old: kept.append(name); rows.append(old)
+            else:
+                rows.append(measured_corpus(name, corpus, how, key["codec"], lyra))
+                opened.append(corpus)
+                run.input(corpus=corpus)
+    run.input(codec=get_codec(LEARNED))
+    write_json(run.path("recipe.json"), dict(key, made_by=seen.stages))
+    scores, dims = (pd.concat(parts, ignore_index=True) for parts in zip(*rows, strict=True))
+    return scores, dims, opened[0], kept
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #bab76e08
+# %% ../../nbs/discussions/d90_codec_card.ipynb #36f231e6
 # claim -> system, measure: means over speakers, without noise
-MEANS = {
-    "stoi": (LEARNED, "stoi"), "pesq": (LEARNED, "pesq_wb"),
-    "stoi_linear": (LINEAR, "stoi"), "pesq_linear": (LINEAR, "pesq_wb"),
-    "stoi_mel": ("true mel", "stoi"), "pesq_mel": ("true mel", "pesq_wb"),
-    "pesq_bass": ("true below 750 Hz", "pesq_wb"), "stoi_bass": ("true below 750 Hz", "stoi"),
-    "stoi_spectrum": ("true spectrum", "stoi"), "pesq_spectrum": ("true spectrum", "pesq_wb"),
-    "stoi_blurred": (BLURRED, "stoi"), "pesq_blurred": (BLURRED, "pesq_wb"),
-    "stoi_sharpened": (SHARPENED, "stoi"), "pesq_sharpened": (SHARPENED, "pesq_wb"),
-    "stoi_random": (RANDOM, "stoi"), "pesq_random": (RANDOM, "pesq_wb"),
-    "stoi_told": (TOLD, "stoi"), "pesq_told": (TOLD, "pesq_wb"),
-}
+MEANS = {f"{short}_{id}".strip("_"): (system, measure) for id, system in {
+    "": LEARNED, "linear": LINEAR, "mel": "true mel", "bass": "true below 750 Hz", "spectrum": "true spectrum",
+    "blurred": BLURRED, "sharpened": SHARPENED, "random": RANDOM, "told": TOLD,
+}.items() for short, measure in (("stoi", "stoi"), ("pesq", "pesq_wb"))}
 # claim -> measure, system, the system that it is compared with: by speaker
 GAINS = {
     "sharp_mel": ("mel_db", LEARNED, BLURRED), "sharp_pesq": ("pesq_wb", LEARNED, BLURRED),
@@ -461,125 +280,57 @@ GAINS = {
     "told_pesq": ("pesq_wb", TOLD, LEARNED),
 }
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #bbafec05
+# %% ../../nbs/discussions/d90_codec_card.ipynb #50dfdf19
 def claims_of(
     scores: pd.DataFrame,   # of one corpus
     dims: pd.DataFrame,     # of one corpus
     n: int = 2000, seed=0,  # bootstrap
 ) -> dict:                  # id -> Estimate, number or word
     "What prose may say about a corpus."
-    def mean(system, measure, noise=0.):
-        g = scores[(scores.system == system) & (scores.noise == noise)].dropna(subset=measure)
-        return bootstrap_by(g[measure], g.speaker, "macro", n=n, seed=seed)
+    mean = lambda system, measure, noise=0.: system_mean(scores, system, measure, noise, n, seed)
+    gain = lambda what, a=LEARNED, b=LINEAR, noise=0.: system_gain(scores, what, a, b, noise, n, seed)
     say = dict(corpus=scores.corpus.iloc[0], speakers=int(scores.speaker.nunique()))
     say |= {id: mean(*of) for id, of in MEANS.items()} | worst_claims(scores)
-    say |= {id: gain(scores, what, 0., n, seed, a, b) for id, (what, a, b) in GAINS.items()}
-    say |= dict(
-        gain_stoi=gain(scores, "stoi", 0., n, seed),
-        gain_pesq=gain(scores, "pesq_wb", 0., n, seed),
-        gain_stoi_noise3=gain(scores, "stoi", .3, n, seed),
-    )
+    say |= {id: gain(*of) for id, of in GAINS.items()}
+    say |= dict(gain_stoi=gain("stoi"), gain_pesq=gain("pesq_wb"), gain_stoi_noise3=gain("stoi", noise=.3))
     for i, level in ((1, .1), (3, .3)):
         say |= {f"stoi_noise{i}": mean(LEARNED, "stoi", level), f"stoi_linear_noise{i}": mean(LINEAR, "stoi", level)}
     if LYRA in set(scores.system): say |= dict(stoi_lyra=mean(LYRA, "stoi"), pesq_lyra=mean(LYRA, "pesq_wb"))
-    return say | latent_claims(dims)
+    return say | latent_facts(dims)
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #d39502dd
 def worst_claims(scores: pd.DataFrame) -> dict:
-    "The worst of every system, and the range over codecs trained alike from other seeds."
-    worst = lambda system, what="stoi": float(scores[(scores.system == system) & (scores.noise == 0)][what].min())
+    "The worst of every system, and the range over codecs with more or fewer iterations."
+    names = dict(linear=LINEAR, random=RANDOM, told=TOLD)
     same = scores[scores.system.isin((LEARNED, *OTHERS)) & (scores.noise == 0)].groupby("system").stoi
-    return dict(
-        stoi_worst=worst(LEARNED),
-        pesq_worst=worst(LEARNED, "pesq_wb"),
-        stoi_worst_linear=worst(LINEAR),
-        stoi_worst_random=worst(RANDOM),
-        stoi_worst_told=worst(TOLD),
-        stoi_least=float(same.mean().min()),
-        stoi_most=float(same.mean().max()),
-        stoi_worst_least=float(same.min().min()),
-        stoi_worst_most=float(same.min().max()),
-    )
+    return dict(stoi_worst=system_worst(scores, LEARNED), pesq_worst=system_worst(scores, LEARNED, "pesq_wb")) | {
+        f"stoi_worst_{id}": system_worst(scores, system) for id, system in names.items()} | dict(
+        stoi_least=float(same.mean().min()), stoi_most=float(same.mean().max()),
+        stoi_worst_least=float(same.min().min()), stoi_worst_most=float(same.min().max()))
 
-def latent_claims(dims: pd.DataFrame) -> dict:
-    "How latents are spread, and how far they lie from the prior."
-    return dict(
-        kl_total=float(dims.kl.sum()),
-        kl_least=float(dims.kl.min()),
-        kl_most=float(dims.kl.max()),
-        active=int((dims.kl > .1).sum()),
-        dims=len(dims),
-        spread_least=float(dims.spread.min()),
-        spread_most=float(dims.spread.max()),
-        reach=float(dims.reach.max()),
-    )
-
-# %% ../../nbs/discussions/d90_codec_card.ipynb #483ef71e
-def verdicts(
-    say: dict,             # of claims_of
-    speed: pd.DataFrame,   # of measure_speed
-) -> pd.DataFrame:         # what, bar, measured, met
-    "The bars and what became of them."
-    fast = speed.set_index("system").loc[LEARNED]
-    value = lambda x: x.value if hasattr(x, "value") else x
-    names = {
-        "stoi": "STOI, mean",
-        "stoi_worst": "STOI, worst utterance",
-        "pesq": "PESQ wide-band, mean",
-        "stoi_noise1": "STOI under latent noise 0.1",
-        "stoi_noise3": "STOI under latent noise 0.3",
-        "encode": "encoding, times real time",
-        "decode": "decoding, times real time",
-    }
-    rows = [
-        dict(what=names[k], bar=bar, measured=float(value(say[k]) if k in say else fast[k])) for k, bar in BARS.items()
-    ]
-    return pd.DataFrame(rows).assign(met=lambda d: d.measured >= d.bar)
-
-# %% ../../nbs/discussions/d90_codec_card.ipynb #01a734b9
+# %% ../../nbs/discussions/d90_codec_card.ipynb #c90aba8c
 def draw_scores(table: pd.DataFrame):
     "Every system, a panel a corpus and measure."
     df = table[(table.noise == 0) & ~table.system.isin((BLURRED, SHARPENED, RANDOM, TOLD, *OTHERS))]
-    measures = [
-        m for m in ("stoi", "pesq_wb", "mel_db", "dnsmos", "speaker_cosine", "f0_cents") if m in set(df.measure)
-    ]
-    fig, axes = panels(len(measures), columns=3, width=3.2, height=3.)
-    for m, ax in zip(measures, axes, strict=True):
-        interval_plot(
-            df[df.measure == m],
-            "system",
-            "value",
-            "lo",
-            "hi",
-            hue="corpus",
-            ax=ax,
-            xlabel="",
-            ylabel=m.replace("_", " "),
-        )
+    shown = [m for m in ("stoi", "pesq_wb", "mel_db", "dnsmos", "speaker_cosine", "f0_cents") if m in set(df.measure)]
+    fig, axes = panels(len(shown), columns=3, width=3.2, height=3.)
+    for m, ax in zip(shown, axes, strict=True):
+        interval_plot(df[df.measure == m], "system", "value", "lo", "hi", hue="corpus", ax=ax, xlabel="",
+                      ylabel=m.replace("_", " "))
         ax.set_xticks(ax.get_xticks(), ax.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
-        if m == "stoi": reference(ax, BARS["stoi"])
-        if m == "pesq_wb": reference(ax, BARS["pesq"])
+        if m == "stoi": reference(ax, BARS["stoi"][1])
+        if m == "pesq_wb": reference(ax, BARS["pesq"][1])
     return fig
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #0259b421
 def draw_noise(table: pd.DataFrame):
     "STOI and PESQ against latent noise."
     df = table[table.system.isin([LEARNED, LINEAR])].assign(who=lambda d: d.system + ", " + d.corpus)
     fig, axes = panels(2, columns=2, width=4., height=3.)
     for m, ax in zip(("stoi", "pesq_wb"), axes, strict=True):
-        interval_plot(
-            df[df.measure == m],
-            "noise",
-            "value",
-            "lo",
-            "hi",
-            hue="who",
-            ax=ax,
-            xlabel="latent noise, share of spread",
-            ylabel=m.replace("_", " "),
-        )
+        interval_plot(df[df.measure == m], "noise", "value", "lo", "hi", hue="who", ax=ax,
+                      xlabel="latent noise, share of spread", ylabel=m.replace("_", " "))
     return fig
 
+# %% ../../nbs/discussions/d90_codec_card.ipynb #dada3906
 def draw_latents(dims: pd.DataFrame):
     "KL and spread of every dimension."
     fig, axes = panels(2, columns=2, width=4., height=2.6)
@@ -587,201 +338,99 @@ def draw_latents(dims: pd.DataFrame):
     band_plot(dims, "dimension", "spread", hue="corpus", ax=axes[1], ylabel="standard deviation", xlabel="dimension")
     return fig
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #0c756f6c
 def draw_curve(curve: pd.DataFrame):
     "Error on speakers not trained on, by step."
     fig, axes = panels(3, columns=3, width=2.9, height=2.5)
-    for names, ax in (
-        (("train loud", "loud", "noisy loud"), axes[0]),
-        (("train envelope", "envelope", "noisy envelope"), axes[1]),
-        (("kl",), axes[2]),
-    ):
-        for name in names:
-            ax.plot(
-                curve.step,
-                curve[name],
-                label={"loud": "held out", "envelope": "held out", "kl": "held out"}.get(
-                    name, name.replace("noisy", "held out, noise 0.3,").replace(" loud", "").replace(" envelope", "")
-                ),
-            )
-        ax.set(
-            xlabel="step",
-            ylabel=names[-1]
-            .replace("noisy ", "")
-            .replace("loud", "loudness error")
-            .replace("envelope", "envelope error")
-            .replace("kl", "KL, nats a dimension"),
-        )
+    errors = {"train {}": "train", "{}": "held out", "noisy {}": "held out, noise 0.3,"}    # column -> label
+    lines = [{name.format(kind): label for name, label in errors.items()} for kind in ("loud", "envelope")]
+    titles = ("loudness error", "envelope error", "KL, nats a dimension")
+    for ax, named, title in zip(axes, (*lines, {"kl": "held out"}), titles, strict=True):
+        for name, label in named.items(): ax.plot(curve.step, curve[name], label=label)
+        ax.set(xlabel="step", ylabel=title)
         ax.legend(fontsize=7)
     return fig
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #f3857d16
-def draw_card(
-    out,                  # open Run
-    table, dims, curve,   # tables "summary", "dims" and "curve"
+# %% ../../nbs/discussions/d90_codec_card.ipynb #abbd11f1
+def measure(
+    run,            # open Run
+    how: Recipe,
 ):
-    "The figures of the card."
-    out.figure(
-        "scores", draw_scores(table), "Mean scores of every system with intervals over speakers, a panel a measure"
-    )
-    out.figure("noise", draw_noise(table), "STOI and PESQ against the noise added to the latents")
-    out.figure("latents", draw_latents(dims), "Divergence and spread of every latent dimension")
-    out.figure(
-        "curve", draw_curve(curve), "Errors and divergence by training step, on training and on held-out speakers"
-    )
-
-def draw_again(
-    out,   # open Run of rows that stand
-):
-    "The figures drawn anew; rows and claims stand as they were written."
-    for name in out.was.table_names:
-        rows = out.was.written(name)
-        rows.attrs["as written"] = True
-        out.rows(rows, name)
-    out.claims = dict(out.was.claims)
-    draw_card(out, *(out.was.table(name) for name in ("summary", "dims", "curve")))
-
-# %% ../../nbs/discussions/d90_codec_card.ipynb #2f857e24
-def measure_card(
-    out,                    # open Run
-    names: tuple,           # corpora; the last is the one prose is about
-    p, how: Recipe, seed: int,  # profile, recipe, seed
-    root=None,              # where the only corpus lies
-):
-    "Rows, claims, figures and clips of the card."
-    scores, dims, opened, kept = gather(out, names, how, root)
-    first = opened[names[0]]
-    speech = read_wavs(first, pick_utterances(first, how, LearnedNano().heard), how)[0]
-    odd, backs = measure_odd(speech, seed)
-    speed, curve, table = (
-        measure_speed(speech, p.pick(1, 3, 5), p.pick(2, 10, 10)),
-        pd.DataFrame(LearnedNano().curve),
-        score_table(scores, p.bootstrap, seed),
-    )
-    for rows, name in (
-        (scores, "results"),
-        (dims, "dims"),
-        (table, "summary"),
-        (odd, "odd"),
-        (speed, "speed"),
-        (curve, "curve"),
-    ):
-        out.rows(rows, name)
-    say = {
-        c: claims_of(scores[scores.corpus == c], dims[dims.corpus == c], p.bootstrap, seed)
-        for c in dict.fromkeys(scores.corpus)
-    }
+    "Rows and clips of the card, and the claims of corpora whose rows are kept."
+    scores, dims, first, kept = gather(run, how)
+    codec, n = LearnedNano(), run.profile.bootstrap
+    speech = read_wavs(first, pick_utterances(first, how, codec.heard), how)[0]
+    odd, backs = odd_rows(codec, lambda wav: loudness_of(codec, wav), speech, how.seed)
+    codecs = {name: get_codec(name) for name in (LEARNED, LINEAR)}
+    tables = dict(results=scores, dims=dims, summary=score_summary(scores, n, how.seed), odd=odd,
+                  speed=speed_rows(codecs, speech, how.repeats, how.timed), curve=pd.DataFrame(codec.curve))
+    for table, rows in tables.items(): run.rows(rows, table)
+    say = {c: claims_of(scores[scores.corpus == c], dims[dims.corpus == c], n, how.seed)
+           for c in dict.fromkeys(scores.corpus)}
     for c, claims in say.items():
-        if c in kept: carry_claims(out, figures_dir() / NAME, c)
-        else: state(out, c, claims)
-    main = list(say)[-1]
-    checked = verdicts(say[main], speed)
-    out.rows(checked, "bars")
-    lost = odd.set_index("sound")
-    state(
-        out,
-        "main",
-        say[main]
-        | dict(
-            error_speech=lost.error["speech, held out"],
-            error_music=lost.error["music"],
-            error_raised=lost.error["voice raised by 8 semitones"],
-            error_constant=lost.error["constant 0.8"],
-            level_silence=lost.level_out["silence"],
-            met=int(checked.met.sum()),
-            bars=len(checked),
-            missed=", ".join(checked.what[~checked.met]) or "none",
-            encode=float(speed.encode[0]),
-            decode=float(speed.decode[0]),
-            bass=BASS,
-            **_training(),
-        ),
-        clocks=("encode", "decode"),
-    )
-    draw_card(out, table, dims, curve)
-    listen(out, first, how, backs)
+        if c in kept: carry_claims(run, figures_dir() / NAME, c)
+        else: state(run, c, claims)
+    main, speed = [*say.values()][-1], dict(tables["speed"].set_index("system").loc[LEARNED])
+    run.rows(checked := against_bars(BARS, main | speed), "bars")
+    facts = card_facts(odd.set_index("sound"), checked, speed) | training_facts(codec)
+    state(run, "main", main | facts, clocks=("encode", "decode"))
+    listen(run, first, how, backs)
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #c5d44d43
-def run(
-    profile="quick",  # one of PROFILES
-    corpora="auto",  # names, separated by commas; speakers who were trained on are left out; the last is the one prose
-    # is about
-    seed: int = 0,  # of utterances, noise and bootstrap
-    corpus=None,  # one corpus instead of the list
-    corpus_root=None,  # where it lies
-    folder=None,  # another place than figures/d90_codec_card
-):  # the published RunResult
-    "Measure the embedded codec and publish its card."
-    p, how = get_profile(profile), Recipe.of(profile, seed=seed)
-    names = tuple(
-        c.strip()
-        for c in (
-            p.pick("synthetic", "debian-speech,librispeech", "debian-speech,librispeech")
-            if (corpus or corpora) == "auto"
-            else corpus or corpora
-        ).split(",")
-        if c.strip()
-    )
-    use_style()
-    with Run(NAME, dict(corpora=", ".join(names), seed=seed), folder=folder, profile=p) as out:
-        if out.was: draw_again(out)
-        else: measure_card(out, names, p, how, seed, corpus_root)
-    return read_run(out.final)
+# %% ../../nbs/discussions/d90_codec_card.ipynb #6901aafc
+def card_facts(
+    odd, checked,          # rows of odd sounds, by sound; the bars and what became of them
+    speed: dict,           # of the learned codec
+) -> dict:                 # id -> number or word
+    "What prose says of the codec."
+    sounds = dict(speech="speech, held out", music="music", raised="voice raised by 8 semitones",
+                  constant="constant 0.8")
+    return {f"error_{id}": odd.error[sound] for id, sound in sounds.items()} | dict(
+        level_silence=odd.level_out["silence"], met=int(checked.met.sum()), bars=len(checked),
+        missed=", ".join(checked.what[~checked.met]) or "none", encode=float(speed["encode"]),
+        decode=float(speed["decode"]), bass=BASS)
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #36aca831
-def _training() -> dict:
+def tell(
+    run,            # open Run that has its rows
+    how: Recipe,
+):
+    "The figures of the card; where rows stand, its claims stand as they were written."
+    if run.was: run.claims = dict(run.was.claims)
+    table = run.table("summary")
+    run.figure("scores", draw_scores(table),
+               "Mean scores of every system with intervals over speakers, a panel a measure")
+    run.figure("noise", draw_noise(table), "STOI and PESQ against the noise added to the latents")
+    run.figure("latents", draw_latents(run.table("dims")), "Divergence and spread of every latent dimension")
+    run.figure("curve", draw_curve(run.table("curve")),
+               "Errors and divergence by training step, on training and on held-out speakers")
+
+run = WholeRun(NAME, Recipe, measure, tell, ("corpora", "seed"), of_page, ("corpora", "corpus"))
+
+# %% ../../nbs/discussions/d90_codec_card.ipynb #8d792a13
+def training_facts(codec: LearnedNano) -> dict:
     "What the weights say about how they were made."
-    codec = LearnedNano()
-    seconds = max(r["seconds"] for r in codec.curve) + sum(run["seconds"] for run in codec.runs[:-1])
-    runs = "; ".join(
-        f"{int(run['steps']):,} steps on {run['corpus']} ({run['train_speakers']} speakers)" for run in codec.runs
-    )
     about, ahead, best = codec.about, codec.look_ahead, min(codec.curve, key=lambda r: r["loud"])
+    seconds = max(r["seconds"] for r in codec.curve) + sum(run["seconds"] for run in codec.runs[:-1])
+    runs = (f"{int(run['steps']):,} steps on {run['corpus']} ({run['train_speakers']} speakers)" for run in codec.runs)
     return dict(
-        held_least=best["loud"],
-        held_least_step=int(best["step"]),
-        held_last=codec.curve[-1]["loud"],
-        train_last=codec.curve[-1]["train loud"],
-        noisy_then=best["noisy loud"],
-        noisy_last=codec.curve[-1]["noisy loud"],
-        trained_on=about["corpus"],
-        licence=about["licence"],
-        train_minutes=round(int(about["train_seconds"]) / 60),
-        train_speakers=int(about["train_speakers"]),
-        steps=int(about["steps"]),
-        runs=runs,
-        n_runs=len(codec.runs),
-        iterations=codec.iterations,
+        held_least=best["loud"], held_least_step=int(best["step"]), held_last=codec.curve[-1]["loud"],
+        train_last=codec.curve[-1]["train loud"], noisy_then=best["noisy loud"],
+        noisy_last=codec.curve[-1]["noisy loud"], trained_on=about["corpus"], licence=about["licence"],
+        train_minutes=round(int(about["train_seconds"]) / 60), train_speakers=int(about["train_speakers"]),
+        steps=int(about["steps"]), runs="; ".join(runs), n_runs=len(codec.runs), iterations=codec.iterations,
         parameters=round(sum(x.numel() for x in codec.net.parameters()) / 1e6, 1),
-        ahead_encode=ahead[0],
-        ahead_decode=ahead[1],
-        hours=round(seconds / 3600, 2),
-    )
+        ahead_encode=ahead[0], ahead_decode=ahead[1], hours=round(seconds / 3600, 2))
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #15172798
+# %% ../../nbs/discussions/d90_codec_card.ipynb #0647292b
 def listen(run, corpus, how, backs):
     "A held-out speaker through everything, and the odd sounds that can be heard."
     df = pick_utterances(corpus, how, LearnedNano().heard)
-    wav, seed = read_wavs(corpus, df.iloc[[len(df) // 2]], how)[0], how.seed
-    codecs = {"learned": LearnedNano(), "linear": get_codec(LINEAR)}
-    clips = (
-        {"original": wav}
-        | {name: with_noise(c, [wav], 0.0, seed)[0] for name, c in codecs.items()}
-        | {f"{name}_noise_0.3": with_noise(c, [wav], 0.3, seed)[0] for name, c in codecs.items()}
-    )
-    notes = {
-        "original": f"{df.utterance_id.iloc[len(df) // 2]}, held-out speaker",
-        "learned": "through nano",
-        "linear": "through nano-linear",
-        "learned_noise_0.3": "noise of 0.3 on its latents",
-        "linear_noise_0.3": "noise of 0.3 on its latents",
-    }
+    wav = read_wavs(corpus, df.iloc[[len(df) // 2]], how)[0]
+    codecs = dict(learned=LearnedNano(), linear=get_codec(LINEAR))
+    through = lambda level: {name: with_latent_noise(c, [wav], level, how.seed)[0] for name, c in codecs.items()}
+    clips = dict(original=wav) | through(0.) | {f"{name}_noise_0.3": w for name, w in through(.3).items()}
+    notes = dict(original=f"{df.utterance_id.iloc[len(df) // 2]}, held-out speaker", learned="through nano",
+                 linear="through nano-linear") | dict.fromkeys(list(clips)[3:], "noise of 0.3 on its latents")
     write_row(run, {k: (v, 16_000) for k, v in clips.items()}, notes)
-    heard = {
-        k.replace(" ", "_").replace(",", ""): v
-        for k, v in backs.items()
-        if k in ("music", "voice raised by 8 semitones", "noisy speech, 5 dB")
-    }
-    write_row(
-        run, {f"{k}_{i}": (w, 16_000) for k, pair in heard.items() for i, w in zip(("in", "out"), pair, strict=True)}
-    )
+    heard = {k.replace(" ", "_").replace(",", ""): backs[k] for k in backs
+             if k in ("music", "voice raised by 8 semitones", "noisy speech, 5 dB")}
+    write_row(run, {f"{k}_{end}": (w, 16_000) for k, pair in heard.items()
+                    for end, w in zip(("in", "out"), pair, strict=True)})

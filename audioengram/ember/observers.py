@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SEE', 'FRONTS', 'pitch_of', 'whitened', 'see_clicks', 'see_ears', 'see_dips', 'see_curve', 'see_pulses',
            'see_partials', 'see_micro', 'seen', 'Front', 'spectrogram', 'texture', 'Listener', 'train_listener',
-           'observe', 'answers', 'folded']
+           'observe', 'answers', 'folded', 'observed', 'best_mel']
 
 # %% ../../nbs/ember/26_observers.ipynb #9aac50a1
 import functools
@@ -253,3 +253,21 @@ def folded(
     for fit, test in GroupKFold(min(folds, len(set(groups)))).split(x, groups=groups):
         said[test] = HistGradientBoostingClassifier(max_iter=60, random_state=seed).fit(x[fit], y[fit]).predict(x[test])
     return said
+
+# %% ../../nbs/ember/26_observers.ipynb #e6d901d0
+def observed(
+    known,               # rows of `answers`, with task
+    task: str, observer: str,
+) -> pd.Series:          # by speaker
+    "Accuracy of an observer."
+    r = known[(known.task == task) & (known.observer == observer)].set_index("speaker")
+    return r.right / r.asked
+
+def best_mel(
+    known,                   # rows of `answers`, with task
+    task: str,
+    front="25/10 ms",        # of log-mel; any if empty
+) -> pd.Series:              # by speaker
+    "The best observer of log-mel frames."
+    names = [o for o in known.observer.unique() if o.startswith(f"log-mel {front}")]
+    return max((observed(known, task, o) for o in names), key=lambda s: s.mean())
