@@ -44,7 +44,7 @@ def there_and_back(
     n = min(len(wav), len(back), int(seconds * 16_000))
     return wav[:n], back[:n]
 
-# %% ../../nbs/measure/27_round_trips.ipynb #94cf2cdf
+# %% ../../nbs/measure/27_round_trips.ipynb #e286a993
 @functools.lru_cache(maxsize=4096)
 def _opinion(path, n):
     "DNSMOS of the original: the same for all representations."
@@ -65,6 +65,7 @@ def round_trip_scores(
         df["original_dnsmos"] = [_opinion(index.path[u], len(a)) for u, (a, _) in zip(ids, pairs, strict=True)]
     return df.assign(speaker=[index.speaker_id[u] for u in ids])
 
+# %% ../../nbs/measure/27_round_trips.ipynb #2902af68
 def decoding_rows(
     store, split,
     how,               # seconds, seed
