@@ -21,6 +21,7 @@ from .cli_codec import app as codec_app
 from .cli_codes import app as codes_app
 from .cli_common import Channel, Device, Json, Language, Licence, SpeakerFrom, given, show, tell_json
 from .cli_corpus import app as corpus_app
+from .cli_ember import app as ember_app
 from .cli_generate import app as sequence_app
 from .cli_generate import generate, judge
 from .cli_latents import app as latents_app
@@ -36,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 for name, part in dict(corpus=corpus_app, latents=latents_app, codec=codec_app, codes=codes_app,
-                       sequence=sequence_app, runs=runs_app).items():
+                       sequence=sequence_app, ember=ember_app, runs=runs_app).items():
     app.add_typer(part, name=name)
 for command in (generate, judge, report, study): app.command()(command)
 

@@ -6,13 +6,13 @@ import torch
 from codes_toy import folder, model
 
 from audioengram.codes.copying import copy_report
+from audioengram.codes.folder_trial import OURS, PLAIN, folder_estimates
 from audioengram.codes.folders import SETTINGS, files_apart, noise_floor, reach_row
 from audioengram.codes.model import MelPicture, ModelConfig
 from audioengram.codes.plain import NEVER, PlainConfig, fit_plain, fit_plain_prior, plain_crops
 from audioengram.codes.prior import PriorConfig
 from audioengram.codes.recordings import read_recordings
 from audioengram.codes.writing import generate
-from audioengram.discussions.d20_small_data_codes import OURS, PLAIN, claims_of_folders
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +97,10 @@ def told(gap, n=12, noise=True):
 
 
 def test_what_the_page_says_of_folders_follows_from_the_rows():
-    say = claims_of_folders(*told(1.), n=200)
+    say = folder_estimates(*told(1.), n=200)
     assert (say["folders"], say["folder_closer"], say["folder_clipped"], say["plain_clipped"]) == (2, 1, 0, 24)
     assert (say["folder_level"], say["folder_level_worst"], say["folder_true"], say["plain_true"]) == (2., 7., 8, 0)
     assert (say["folder_copies"], say["plain_copies"], say["folder_facts"]) == (0, 2, 8)
     assert say["noise_over"].lo < .2 < say["noise_over"].hi and say["noise_over"].n == 12
-    assert claims_of_folders(*told(0.), n=200)["folder_closer"] == 0
-    assert np.isnan(claims_of_folders(*told(1., noise=False), n=200)["noise_over"])
+    assert folder_estimates(*told(0.), n=200)["folder_closer"] == 0
+    assert np.isnan(folder_estimates(*told(1., noise=False), n=200)["noise_over"])

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from audioengram.discussions import d07_factorization as d07
+from audioengram.dynamics.step_factors import Independent
+from audioengram.dynamics.step_heads import STEP_HEADS, head_model
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +25,9 @@ def test_what_a_run_publishes(result):
 
 def test_heads_have_equal_parameters():
     how = d07.Recipe.of("quick")
-    budget = d07.model_for(64, how, **d07.HEADS[d07.MDN]).n_parameters
-    for name, options in d07.HEADS.items():
-        n = d07.model_for(64, how, budget, **options).n_parameters
+    budget = head_model(64, how, **STEP_HEADS[d07.MDN]).n_parameters
+    for name, options in STEP_HEADS.items():
+        n = head_model(64, how, budget, **options).n_parameters
         assert abs(n / budget - 1) < .03, (name, n, budget)
 
 
@@ -62,6 +64,6 @@ def test_independent_targets_are_the_same_frames_in_another_order():
         def __len__(self): return 6
         def targets(self, i): return self.y[i]
         def current(self, i=slice(None)): return self.now[i]
-    w = d07.Independent(Few(), seed=0)
+    w = Independent(Few(), seed=0)
     assert torch.equal(w.targets().sort(dim=0).values, Few.y) and not torch.equal(w.targets(), Few.y)
     assert torch.equal(w.steps(), w.targets() - Few.now)

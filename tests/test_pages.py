@@ -27,7 +27,7 @@ PUBLISHED = [ROOT / p.path for p in result_pages(ROOT)]
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts and p.name != "_modidx.py")
 
 # The rooms and what each may import, beside itself; `data.audio` names one module of a room.
-COMMANDS = ("start", "cli_sounds", "cli_common", "cli", "cli_codes", "cli_generate", "cli_codec", "cli_latents", "cli_corpus", "cli_runs", "cli_study")
+COMMANDS = ("start", "cli_sounds", "cli_common", "cli", "cli_codes", "cli_generate", "cli_codec", "cli_latents", "cli_corpus", "cli_runs", "cli_study", "cli_ember")
 ALL = ("core", "errors", "stages", "devices", "processes", "tracking", "options", "data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", *COMMANDS)
 BASE = ("core", "errors", "stages", "devices", "processes", "tracking", "options")   # what every room may use
 EVERYTHING = tuple(r for r in ALL if r not in COMMANDS)

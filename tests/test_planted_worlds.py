@@ -25,6 +25,7 @@ from audioengram.dynamics.nulls import fit_nulls, imitate
 from audioengram.dynamics.predictor import Scaled
 from audioengram.dynamics.recurrence import recurrence
 from audioengram.dynamics.rollout import rollout
+from audioengram.dynamics.step_factors import part_gain, step_parts
 from audioengram.dynamics.steps import Frames, axes_of, steps_of
 from audioengram.heads.mixture import Mixture
 from audioengram.heads.vmf import VonMisesFisher
@@ -84,10 +85,10 @@ def split_world(seed, rho, believed):
     for speaker in range(SPEAKERS):
         here = torch.randn(150, D, generator=g)
         target = rho * here + (1 - rho**2) ** .5 * torch.randn(150, D, generator=g)
-        seen, blind = (d07._step_parts(m, here[:, None], here, target) for m in (Known(believed), Known(0.)))
+        seen, blind = (step_parts(m, here[:, None], here, target) for m in (Known(believed), Known(0.)))
         parts.append(dict(speaker=speaker, frames=150, **{k: float((seen[k] - blind[k]).sum()) for k in seen}))
     rows = pd.DataFrame(parts)
-    return d07.verdict({k: d07.part_gain(rows, k, **KW) for k in ("whole", "direction", "length")})
+    return d07.verdict({k: part_gain(rows, k, **KW) for k in ("whole", "direction", "length")})
 
 
 def direction_world(seed):

@@ -25,8 +25,8 @@ from ..lab.page_run import PageRun
 from ..lab.players import write_row
 from ..lab.studies import Study, as_markdown, case_title, state, state_case
 from ..measure.forecast_gain import HORIZON, gains_by_horizon
-from ..measure.representation import paired_differences, representation_estimates, representation_tables
-from ..measure.round_trips import scored_utterances, there_and_back
+from ..dynamics.representation import paired_differences, representation_estimates, representation_tables
+from ..dynamics.round_trips import scored_utterances, there_and_back
 from ..measure.speech import MEASURES
 from ..measure.stats import Estimate
 from ..options import CaseOptions, asked, per
@@ -282,15 +282,14 @@ def state_default(run, here: list, **kw):
 def draw_corpus(
     run,          # open Run
     here: list,   # (codec, provenance, tables, estimates) of one corpus
+    gains: list,  # (codec, gains_by_horizon) of it
     corpus: str,
     name: str,    # behind the figures' names
-    **kw,         # n and seed of the bootstrap
 ):
     "The three figures of a corpus."
     kept = sorted({a["measured"] for _, a, *_ in here if a["kept"]})
     note = f" (some rows published {', '.join(kept)})" if kept else ""
     said = [(codec, s) for codec, _, _, s in here]
-    gains = [(codec, gains_by_horizon(t["gains"], a["frame_rate"], **kw)) for codec, a, t, _ in here]
     run.figure(f"tradeoff{name}", draw_tradeoff(said, corpus + note),
                f"{corpus}: fidelity against predictable bits a second, a point a representation")
     run.figure(f"gains{name}", draw_gains(gains),
@@ -317,7 +316,9 @@ def tell(
     state(run, "main", main_claims(compared) | _trained_with())
     state_changes(run, says[best], **kw)
     state_default(run, says[best], **kw)
-    for corpus, here in says.items(): draw_corpus(run, here, corpus, "" if corpus == best else f"_{corpus}", **kw)
+    for corpus, here in says.items():
+        gains = [(codec, gains_by_horizon(t["gains"], a["frame_rate"], **kw)) for codec, a, t, _ in here]
+        draw_corpus(run, here, gains, corpus, "" if corpus == best else f"_{corpus}")
 
 TABLES = ("gains", "memory", "points", "axes", "phase0", "speech", "sound")
 STUDY = Study(NAME, measure_store, TABLES, listen, None, tell)

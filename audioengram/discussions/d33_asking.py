@@ -72,6 +72,7 @@ class Recipe(CorpusOptions):
     told_dim: int = per(16, 64, 256)          # of H-mini that reads
     read: int = per(8, 600, 40_000, thorough=1500)   # updates of reading
     told_updates: int = per(6, 250, 4000)     # and of asking with hints
+    told_seeds: int = per(2, 2, 10, thorough=10)   # of all that are given hints
     planted: int = per(1, 4, PLANTED, thorough=PLANTED)   # worlds of each kind
     planted_seeds: int = per(2, 2, 5, thorough=5)   # as many as of all else
     planted_updates: int = per(10, 400, 400)
@@ -165,7 +166,8 @@ def claims_of(
     say |= dict(perplexity_network=_perplexity(texts, "network"), text_source=str(texts.source.iloc[0]))
     kinds = planted_kinds(planted)
     return say | sayings(table) | differences(rows, startle, told, texts) | dict(
-        price=PRICE, longest=NGRAMS[-1], seeds=how.seeds, speakers=int(reward_by(rows, "learned").shape[1]),
+        price=PRICE, longest=NGRAMS[-1], seeds=how.seeds, told_seeds=how.told_seeds,
+        speakers=int(reward_by(rows, "learned").shape[1]),
         planted_pays=int((kinds.pays & kinds.found).sum()), planted_cannot=int((~kinds.pays & kinds.found).sum()))
 
 # %% ../../nbs/discussions/d33_asking.ipynb #ba971068
@@ -278,7 +280,7 @@ def measure(
     seeds = range(how.seeds)
     for world, index in itertools.product(WORLDS, seeds): run.rows(keep(measure_asking, world, index))
     for index in seeds: run.rows(keep(measure_startle, index), "startle")
-    for kind, index in itertools.product(READERS, seeds):
+    for kind, index in itertools.product(READERS, range(how.told_seeds)):
         if kind == "docs": run.rows(keep(measure_reading_matter, index), "texts")
         run.rows(keep(measure_told, kind, index), "told")
     for number in range(how.planted):

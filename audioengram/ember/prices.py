@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STRIDES', 'KERNELS', 'ADD', 'MULTIPLY', 'energy', 'ear_operations', 'fan_out', 'mel_operations', 'Wavelike',
-           'reader_of', 'price_of', 'taught']
+           'reader_of', 'price_of']
 
 # %% ../../nbs/ember/30_prices.ipynb #0ac17846
 import bisect
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ..core import ParameterError
 from .coincidence import BANDS_LAG, EARS_LAG, NERVE_LAG
 from .observers import Front
-from .reader import Reader, Sense, _answer, reading_cost, standard_rows
-from .recursion import RecursiveCore, fit_core
+from .reader import Reader, Sense, reading_cost
+from .recursion import RecursiveCore
 
 # %% ../../nbs/ember/30_prices.ipynb #dbdfa68a
 STRIDES, KERNELS = (5, 4, 4, 4), (10, 8, 8, 4)   # of the small wav2vec: 320 samples a token
@@ -105,19 +105,3 @@ def price_of(
 ) -> int:
     "Multiply-adds of one answer, the sense left out."
     return reader.operations(rows, steps) if isinstance(reader, Wavelike) else reading_cost(reader, rows, steps)
-
-# %% ../../nbs/ember/30_prices.ipynb #30652e40
-def taught(
-    reader: RecursiveCore,    # of `reader_of`
-    x: Tensor, labels, fit,   # [N,C,G]; 0 or 1 [N]; True for what it learns from [N]
-    updates: int, steps: int = 2, batch: int = 24, lr: float = 4e-3, seed: int = 0,
-) -> tuple:                   # answers for the rest [M]; for what it learned from
-    "Train a reader and let it answer, after the last step."
-    x, y = standard_rows(x, fit), torch.as_tensor(np.array(labels))
-    known = torch.as_tensor(np.flatnonzero(np.asarray(fit)))
-    def draw(g):
-        i = known[torch.randint(len(known), (batch,), generator=g)]
-        return x[i], None, y[i]
-    reader, _ = fit_core(reader, draw, updates, steps, lr, seed=seed)
-    rest = torch.as_tensor(np.flatnonzero(~np.asarray(fit)))
-    return _answer(reader, steps, x[rest]), _answer(reader, steps, x[known])

@@ -57,16 +57,22 @@ class WholeRun:
         measure,          # (run, options): adds rows, inputs and clips to the run
         tell,             # (run, options): claims and figures
         said=("seed",),   # lines that the manifest names
-    ): self.name, self.options, self.measure, self.tell, self.said = name, options, measure, tell, said
+        adapt=None,       # (options, **more) -> options, where a page takes more than its options ask for
+        more=(),          # names of these parameters
+    ):
+        self.name, self.options, self.measure, self.tell, self.said = name, options, measure, tell, said
+        self.adapt, self.more = adapt, more
 
     def __call__(self,
         profile="quick",     # one of PROFILES
         corpus_root=None,    # where its corpus lies
         folder=None,         # another place than figures/<name>
-        **given,             # parameters that the options ask for
+        **given,             # parameters that the options ask for, and those that adapt them
     ) -> RunResult:
+        more = {k: given.pop(k) for k in self.more if k in given}
         how = self.options.of(profile, root=corpus_root and str(corpus_root), **given)
-        about = {k: ", ".join(v) if isinstance(v, list) else v for k, v in how.some(*self.said).items()}
+        if self.adapt: how = self.adapt(how, **more)
+        about = {k: _as_asked(v) for k, v in how.some(*self.said).items()}
         use_style()
         with Run(self.name, about, folder=folder, profile=get_profile(profile)) as run:
             run.measured(self.measure, how)
@@ -77,5 +83,9 @@ class WholeRun:
         names: dict,    # variables of a notebook: `globals()`
     ) -> RunResult:
         "Run with the parameters of a notebook."
-        given = {k: names[k] for k in self.options.asked_for() if k in names}
+        given = {k: names[k] for k in (*self.options.asked_for(), *self.more) if k in names}
         return self(names["profile"], names.get("corpus_root"), **given)
+
+def _as_asked(value):   # of an option, as a page's parameter says it
+    if not isinstance(value, list): return value
+    return ("; " if any("," in v for v in value) else ", ").join(value)

@@ -24,7 +24,7 @@ ROOMS = (
     *("core", "errors", "stages", "devices", "processes", "tracking", "options"),
     *("data", "codecs", "heads", "measure", "dynamics", "codes", "ember", "lab", "discussions", "apps"),
     *("start", "cli_sounds", "cli_common", "cli", "cli_codes", "cli_generate", "cli_codec", "cli_latents"),
-    *("cli_corpus", "cli_runs", "cli_study"),
+    *("cli_corpus", "cli_runs", "cli_study", "cli_ember"),
 )
 
 # %% ../../nbs/lab/21_pages.ipynb #62e942ad

@@ -306,14 +306,15 @@ def state(
     prefix: str,  # "main" or a case's slug
     say: dict,    # id -> Estimate, number or word
     clocks=(),    # ids that are read from a clock: this machine's own
-    quantity="",  # what the estimates are in
+    quantity="",  # what the estimates are in, or a function of the id
+    number="one number over all speakers",   # why other numbers have no interval
 ):
     "Write claims into a run."
     for id, x in say.items():
-        if hasattr(x, "lo"): run.claim_estimate(f"{prefix}.{id}", x, quantity)
+        if hasattr(x, "lo"): run.claim_estimate(f"{prefix}.{id}", x, quantity(id) if callable(quantity) else quantity)
         else:
-            number = "count" if isinstance(x, int) else "one number over all speakers"
-            why, far = _reason(x, id in clocks, number), getattr(x, "tolerance", None)
+            why = _reason(x, id in clocks, "count" if isinstance(x, int) else number)
+            far = getattr(x, "tolerance", None)
             run.claim(f"{prefix}.{id}", x, exact=why, tolerance=far)
 
 def case_title(about: dict) -> str:
