@@ -15,12 +15,12 @@ from audioengram.codecs.nano_recipe import SMALL
 from audioengram.core import ParameterError
 from audioengram.data.cases import parse_cases
 from audioengram.discussions import d09_representations as d09
+from audioengram.dynamics.representation import paired_differences
+from audioengram.dynamics.round_trips import scored_utterances
 from audioengram.lab.claims import format_claims
 from audioengram.lab.runs import read_run
 from audioengram.measure.closed_form import GatedRidge, fit_mixture, mixing_weight
 from audioengram.measure.forecast_gain import nearest_lag, window_length
-from audioengram.measure.representation import paired_differences
-from audioengram.measure.round_trips import scored_utterances
 from audioengram.measure.stats import Estimate
 
 

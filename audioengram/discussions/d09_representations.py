@@ -25,8 +25,8 @@ from ..lab.page_run import PageRun
 from ..lab.players import write_row
 from ..lab.studies import Study, as_markdown, case_title, state, state_case
 from ..measure.forecast_gain import HORIZON, gains_by_horizon
-from ..measure.representation import paired_differences, representation_estimates, representation_tables
-from ..measure.round_trips import scored_utterances, there_and_back
+from ..dynamics.representation import paired_differences, representation_estimates, representation_tables
+from ..dynamics.round_trips import scored_utterances, there_and_back
 from ..measure.speech import MEASURES
 from ..measure.stats import Estimate
 from ..options import CaseOptions, asked, per

@@ -109,7 +109,7 @@ def horizon_rows(
         parts.append(gap_sums(rows.assign(segments=counts, frames=1, **scores)).assign(head=name))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/dynamics/36_memory_heads.ipynb #16524c8e
+# %% ../../nbs/dynamics/36_memory_heads.ipynb #066b7a30
 def spliced_utterances(
     store, split,
     how,     # length, steps, spliced (at most)
@@ -123,6 +123,7 @@ def spliced_utterances(
     cut = lambda uid: torch.as_tensor(np.asarray(store[uid])[:how.length + 56])
     return [(r.utterance_id, cut(r.utterance_id), r.speaker_id) for r in df.itertuples()]
 
+# %% ../../nbs/dynamics/36_memory_heads.ipynb #7138ed54
 def splice_rows(
     models: dict,        # name -> fitted Predictor
     store, split,

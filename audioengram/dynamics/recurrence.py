@@ -8,7 +8,7 @@ __all__ = ['SHADOWS', 'DESCRIPTORS', 'Moves', 'moves_of', 'shadows', 'step_sound
            'context_table', 'tightness_estimates', 'size_estimates', 'context_estimates', 'meaning_estimates',
            'told_members', 'telling_archetypes', 'best_members', 'calm_frame', 'transition_sounds']
 
-# %% ../../nbs/dynamics/33_recurrence.ipynb #a8883da6
+# %% ../../nbs/dynamics/33_recurrence.ipynb #658223be
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,24 +16,11 @@ import pandas as pd
 
 from ..core import spawn
 from ..data.audio import load_audio
-from audioengram.dynamics.archetypes import (
-    closest_null,
-    excess,
-    mixture_table,
-    of_source,
-    over_ellipse,
-    pick_size,
-    tightness_table,
-)
+from .archetypes import (
+    closest_null, excess, mixture_table, of_source, over_ellipse, pick_size, tightness_table)
 from .clusters import assign, spherical_kmeans
-from audioengram.dynamics.membership import (
-    bigram_information,
-    direction_code,
-    meaning,
-    membership_table,
-    state_effect,
-    transfer_table,
-)
+from .membership import (
+    bigram_information, direction_code, meaning, membership_table, state_effect, transfer_table)
 from .nulls import NULLS, fit_nulls, imitate, simulate
 from .steps import Frames, Steps, axes_of, frames_of, near_zero, steps_of, threshold_of
 from ..measure.descriptors import descriptor_changes, frame_descriptors

@@ -88,7 +88,7 @@ def phase0_rows(
     return rows[rows.split == "held"][
         ["speaker", "split", "key", "within", "total", "within_shuffled"]].reset_index(drop=True)
 
-# %% ../../nbs/measure/17_forecast_gain.ipynb #8a9b5d93
+# %% ../../nbs/measure/17_forecast_gain.ipynb #2a2f38a3
 HORIZON = 80   # ms, at which representations of different frame rates are compared
 
 def nearest_lag(
@@ -110,6 +110,7 @@ def gain_of(
     unit = bits_per_second(1., per_second) if per_second else 1.
     return speaker_means(at[null] - at[model], at.frames, at.speaker.to_numpy(), lambda m: unit * m[..., 0], **kw)
 
+# %% ../../nbs/measure/17_forecast_gain.ipynb #58666fd2
 def gains_by_horizon(
     gains: pd.DataFrame,   # of `forecast_rows`
     frame_rate: float,     # of the latents
