@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BAR', 'BASIS', 'GATED', 'DIRECTIONS', 'STATES', 'SHORT', 'HEAD_IDS', 'AHEAD', 'head_sets', 'fit_heads', 'head_rows',
-           'horizon_rows', 'spliced_utterances', 'splice_rows', 'free_of_heads', 'free_value', 'rival_tables',
-           'head_gain', 'head_values', 'heads_over_plain', 'far_table', 'gain_estimates', 'rolled_estimates']
+           'horizon_rows', 'spliced_utterances', 'free_of_heads', 'free_value', 'rival_tables', 'head_gain',
+           'head_values', 'heads_over_plain', 'far_table', 'gain_estimates', 'rolled_estimates']
 
 # %% ../../nbs/dynamics/36_memory_heads.ipynb #bbdcd013
 import numpy as np
@@ -16,14 +16,14 @@ from ..core import ShapeError, spawn
 from ..data.cases import split_windows
 from ..devices import batches_on, device_of
 from .basis import COSTS, RIVALS, Direct, FromLast, multiply_adds, prepared, rival_models
+from .decomposition import splice_distances
 from .gap import ahead, ahead_of, measure_free, measure_stability, ratio_of_sums, sample_stretches
-from .injection import gap_rows, splice
+from .injection import gap_rows
 from .predictor import fitted
 from ..measure.free_runs import over_floor
 from ..measure.gap import gap_sums
 from ..measure.prediction import fit_baselines
 from ..measure.rules import crossed
-from ..measure.speech import mel_distance
 from ..measure.stats import bootstrap_by, speaker_means
 from ..measure.trajectories import estimate_row
 
@@ -123,24 +123,12 @@ def spliced_utterances(
     cut = lambda uid: torch.as_tensor(np.asarray(store[uid])[:how.length + 56])
     return [(r.utterance_id, cut(r.utterance_id), r.speaker_id) for r in df.itertuples()]
 
-# %% ../../nbs/dynamics/36_memory_heads.ipynb #7138ed54
-def splice_rows(
-    models: dict,        # name -> fitted Predictor
-    store, split,
-    how,                 # of `spliced_utterances`, and seed
-) -> pd.DataFrame:       # head, steps, speaker, utterance, distance (dB)
-    "Mel distance of rolled-out segments in true surroundings from the decoded truth."
-    codec, rows = store.codec(), []
-    hop, sound = round(codec.sample_rate / codec.frame_rate), lambda z: codec.decode(z[None])[0].numpy()
-    for uid, z, speaker in spliced_utterances(store, split, how):
-        truth = sound(z)
-        for name, steps in ((name, steps) for name in models for steps in (1, how.steps)):
-            every = min(max(12, 2 * steps), len(z))
-            other, changed = splice(models[name], z, steps, every=every, window=how.length, seed=how.seed)
-            inside = np.repeat(changed.numpy(), hop)[:len(truth)]
-            far = mel_distance(truth[inside], sound(other)[inside], codec.sample_rate)
-            rows.append(dict(head=name, steps=steps, speaker=speaker, utterance=uid, distance=far))
-    return pd.DataFrame(rows)
+def _heard(models: dict, store, split, how) -> pd.DataFrame:   # of `splice_distances`, a head each
+    "What a step and a whole horizon of every head sound like between true frames."
+    sampled = {name: (model, "sample") for name, model in models.items()}
+    rows = splice_distances(store.codec(), sampled, spliced_utterances(store, split, how), (1, how.steps),
+                            lambda steps, T: min(max(12, 2 * steps), T), how.length, how.seed)
+    return rows.rename(columns=dict(name="head"))
 
 # %% ../../nbs/dynamics/36_memory_heads.ipynb #c60d05c2
 def free_of_heads(
@@ -187,7 +175,7 @@ def rival_tables(
         horizon=horizon_rows(models, store, split, sets, how, key, least),
         free=free_of_heads(models, store, split, how),
         stability=measure_stability(models, store, split, how),
-        splices=splice_rows(models, store, split, how),
+        splices=_heard(models, store, split, how),
     )
 
 # %% ../../nbs/dynamics/36_memory_heads.ipynb #b5b04fea
