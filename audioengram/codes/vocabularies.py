@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'OUR_SIZING', 'BY_FILES', 'ONE_LEVEL', 'MAPPED', 'nested_recordings', 'sizes_within', 'sizing_of',
-           'sizing_rows', 'usage_rows', 'size_estimates', 'rival_estimates', 'sound_estimates', 'distance_table',
-           'distance_summary']
+           'sizing_rows', 'usage_rows', 'size_estimates', 'rival_estimates', 'sound_estimates', 'vocabulary_estimates',
+           'distance_table', 'distance_summary']
 
 # %% ../../nbs/codes/61_vocabularies.ipynb #01d68c34
 from dataclasses import replace
@@ -151,6 +151,21 @@ def sound_estimates(
         clipped=int((ours.peak > 1).sum()), mel_silence=far(mine[mine.method == SILENCE], "mel_db"),
         **{f"mel_nearest_{k}": far(rows, "mel_db") for k, rows in nearest.items()},
         mel_ceiling=far(ceiling, "mel_db"), stft_ceiling=far(ceiling, "stft"), visqol_ceiling=far(ceiling, "visqol"))
+
+# %% ../../nbs/codes/61_vocabularies.ipynb #0e96af80
+def vocabulary_estimates(
+    files, levels,      # distances; codes in use: of all corpora
+    corpus: str,        # the one that is told in detail
+    sizes: dict,        # tag -> number of files: few, middle, many
+    n: int = 2000,      # bootstrap resamples
+) -> dict:              # id -> Estimate or number
+    "What is said of vocabularies of all sizes."
+    mine, ours = files[files.corpus == corpus], levels[levels.method == OUR_SIZING]
+    say = sizes | dict(held=int(mine.file.nunique()), utilisation=float(ours.utilisation.min()))
+    say |= dict(dead=int(ours.dead.max()))
+    for tag, k in sizes.items():
+        say |= size_estimates(mine[mine.n == k], levels[levels.corpus == corpus], k, tag, n)
+    return say | sound_estimates(mine, sizes, n)
 
 # %% ../../nbs/codes/61_vocabularies.ipynb #9e5bf2ca
 def distance_table(
