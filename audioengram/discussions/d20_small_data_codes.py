@@ -214,7 +214,7 @@ def measure_folders(
         if steps: kept[name] = ours, sounds
     return {table: pd.DataFrame(part) for table, part in rows.items()}, kept
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #64e1bfad
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #1b1feab8
 @measures("palette", 5)
 def claims_of(
     table,           # name -> DataFrame, the tables of `measure`
@@ -224,9 +224,9 @@ def claims_of(
     "What prose may say."
     name, counts = read_case(how.cases[0])
     sizes = dict(few=counts[0], middle=counts[min(1, len(counts) - 1)], many=counts[-1])
-    say = vocabulary_estimates(table("results"), table("levels"), name, sizes, n)
+    say = vocabulary_estimates(table("results"), table("levels"), name, sizes, how.seeds, n)
     say |= texture_estimates(table("texture"), name) | code_estimates(table("prior"), n)
-    say |= dict(corpus=name, seeds=how.seeds, alpha=ALARM, set_few=how.set_files[0], set_many=how.set_files[1])
+    say |= dict(alpha=ALARM, set_few=how.set_files[0], set_many=how.set_files[1])
     say |= detector_rates(table("copying"))
     return say | hole_estimates(table("holes"), n) | use_facts(table("speed").iloc[0], table("edits"))
 
