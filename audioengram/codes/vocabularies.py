@@ -152,6 +152,22 @@ def sound_estimates(
         **{f"mel_nearest_{k}": far(rows, "mel_db") for k, rows in nearest.items()},
         mel_ceiling=far(ceiling, "mel_db"), stft_ceiling=far(ceiling, "stft"), visqol_ceiling=far(ceiling, "visqol"))
 
+# %% ../../nbs/codes/61_vocabularies.ipynb #3f1dcc19
+def vocabulary_estimates(
+    files, levels,      # distances; codes in use: of all corpora
+    corpus: str,        # the one that is told in detail
+    sizes: dict,        # tag -> number of files: few, middle, many
+    seeds: int,         # of the comparison
+    n: int = 2000,      # bootstrap resamples
+) -> dict:              # id -> Estimate, number or word
+    "What is said of vocabularies of all sizes."
+    mine, ours = files[files.corpus == corpus], levels[levels.method == OUR_SIZING]
+    say = dict(corpus=corpus) | sizes | dict(held=int(mine.file.nunique()), utilisation=float(ours.utilisation.min()))
+    say |= dict(dead=int(ours.dead.max()), seeds=seeds)
+    for tag, k in sizes.items():
+        say |= vocabulary_estimates(mine[mine.n == k], levels[levels.corpus == corpus], k, tag, n)
+    return say | sound_estimates(mine, sizes, n)
+
 # %% ../../nbs/codes/61_vocabularies.ipynb #9e5bf2ca
 def distance_table(
     files, corpus: str,      # distances; one of their corpora

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['NAME', 'FOLDERS', 'TOY', 'CLOCKS', 'UNITS', 'SHOWN', 'run', 'FolderRecipe', 'Recipe', 'read_case', 'of_one_corpus',
-           'of_page', 'chosen_files', 'kept_model', 'trained', 'measure_models', 'measure_texture', 'measure_copying',
-           'measure_folders', 'claims_of', 'in_what', 'draw_distances', 'draw_health', 'draw_copying', 'listen',
-           'clips_of', 'measure', 'tell', 'table', 'folder_table', 'written_table']
+           'of_page', 'chosen_files', 'trained', 'measure_models', 'measure_folders', 'claims_of', 'in_what',
+           'draw_distances', 'draw_health', 'draw_copying', 'listen', 'listen_to_folders', 'measure', 'tell', 'table',
+           'folder_table', 'written_table']
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #fc62567a
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #40ea8149
+import functools
 from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
@@ -16,24 +17,22 @@ import pandas as pd
 from ..codes.baselines import audio_visqol, baseline_rows, unheard_rows, unheard_sounds
 from ..codes.clips import trial_clips, vocabulary_clips
 from ..codes.copying import ALARM
-from ..codes.detector import detector_rates, disjoint_sets, trial
+from ..codes.detector import detector_rates, detector_rows
 from ..codes.folder_trial import OURS, PLAIN, chosen_folder, folder_estimates, folder_facts, folder_summary
 from ..codes.folder_trial import learn_by_default, learn_plainly
 from ..codes.model import CodeModel, ModelConfig
-from ..codes.modelfile import load_model, save_model
+from ..codes.modelfile import save_model, trained_once
 from ..codes.prior_worth import code_estimates, hole_estimates, hole_rows, learn_prior, price_rows
-from ..codes.prior_worth import texture_estimates
+from ..codes.prior_worth import texture_estimates, texture_tables
 from ..codes.recordings import Recordings, hold_out
-from ..codes.texture import texture_rows
 from ..codes.training import fit
 from ..codes.use import edit_rows, peak_memory, use_facts, writing_speed
 from ..codes.vocabularies import METHODS, ONE_LEVEL, OUR_SIZING, distance_summary, distance_table
-from ..codes.vocabularies import nested_recordings, sizes_within, sizing_of, sizing_rows, sound_estimates
-from ..codes.vocabularies import usage_rows, vocabulary_estimates
-from ..codes.writing import generate
+from ..codes.vocabularies import nested_recordings, sizes_within, sizing_of, sizing_rows, usage_rows
+from ..codes.vocabularies import vocabulary_estimates
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #3777b22e
-from ..core import ParameterError, cache_dir, fingerprint, spawn
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #c8242554
+from ..core import ParameterError, spawn
 from ..data.cases import page_corpus
 from ..lab.case_tables import filled_table
 from ..lab.drafts import cached, code_fingerprint
@@ -141,16 +140,7 @@ def chosen_files(
     by_speaker = name.endswith("speech") or name == "folder"
     return nested_recordings(corpus, name, n, how.held, share if by_speaker else None, how.longest, how.seed)
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #3f8d12af
-def kept_model(
-    make,           # trains it, and writes it to a path
-    *key,           # what decides it
-) -> CodeModel:     # read back from the cache if the same code trained it before
-    "A model that is trained once."
-    path = cache_dir("codes") / f"{fingerprint(*key)}.distill"
-    if not path.exists(): make(path)
-    return load_model(path)
-
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #f6500cb8
 def trained(
     sounds: Recordings,
     method: str,      # one of METHODS
@@ -164,10 +154,10 @@ def trained(
     config, sizing = sizing_of(method, own, how.steps[len(learnt)], ModelConfig(width=how.width))
     make = lambda path: fit(own, path, patience=0, config=config, sizing=sizing, seed=spawn(how.seed, "model", seed),
                             batch=how.batch, frames=64, show=False)
-    return kept_model(make, own.fingerprint, asdict(config), asdict(sizing), seed, how.batch,
+    return trained_once(make, own.fingerprint, asdict(config), asdict(sizing), seed, how.batch,
                       code_fingerprint("audioengram.codes.training:fit"))
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #85a2e5bf
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #5c508a25
 @measures("palette", 5)    # 5: the nearest training sound is chosen by what is played of it
 def measure_models(
     how: Recipe,
@@ -180,8 +170,7 @@ def measure_models(
         for n in sizes:
             sounds = chosen_files(name, n, how)
             asked = [i for i, w in unheard_sounds(sounds).items() if len(w) >= .9 * sounds.rate][:how.visqol]
-            # the middle size carries the comparison
-            many = how.seeds if n == sizes[min(1, len(sizes) - 1)] else how.other_seeds
+            many = how.seeds if n == sizes[min(1, len(sizes) - 1)] else how.other_seeds   # the middle one compares
             plans = [(m, s) for m in METHODS for s in range(many)] if first else [(OUR_SIZING, 0)]
             for method, seed in plans:
                 model = trained(sounds, method, seed, how)
@@ -199,43 +188,7 @@ def measure_models(
             files += [dict(corpus=name, seed=0) | row for row in rows]
     return pd.DataFrame(files), pd.DataFrame(levels), pd.concat(usage), kept
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #64374ef4
-@measures("palette", 5)
-def measure_texture(
-    kept: dict,      # models and recordings by corpus and size
-    prior,           # of the first case's largest set; the others' are trained here
-    how: Recipe,
-) -> pd.DataFrame:   # corpus; kind ("written", "recorded"), piece, and the facts
-    "Does what is written go on as the training files do?"
-    rows = []
-    for k, (name, sizes) in enumerate(map(read_case, how.cases)):
-        model, sounds = kept[name, sizes[-1]]
-        model.prior = learn_prior(model, sounds, how.prior_hidden, how.prior_steps, how.seed)[0] if k else prior
-        rows.append(texture_rows(model, sounds.side(False), how.ten, how.pieces, how.seed).assign(corpus=name))
-    return pd.concat(rows, ignore_index=True)
-
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #cba51937
-@measures("palette", 5)
-def measure_copying(
-    model: CodeModel, pool: Recordings,   # codec; recordings with the files of the sets
-    heard,                                # ids that the codec was trained on
-    how: Recipe,
-) -> tuple:   # rows a prior and sign; closest pairs, and the whole piece, of the first prior by heart
-    "Error rates of the copying detector."
-    wav = {i: w[:2 * pool.rate] for i, w in zip(pool.names, pool.wavs, strict=True)}
-    free = [i for i in pool.names if i not in pool.held and i not in heard]
-    sets = disjoint_sets(free, how.set_files, how.sets, how.seed)
-    if not sets: return pd.DataFrame(columns=["set", "kind", "sign"]), [], None
-    one = lambda i: trial(model, wav, sorted(pool.held), sets, i, how.unheard, how.seed, hidden=how.set_hidden,
-                          steps=how.set_steps, seconds=how.generated)
-    decides = how.some("seed", "set_files", "set_hidden", "set_steps", "unheard", "generated")
-    rows = [cached([model.fingerprint, pool.fingerprint, sets[i], i, decides], lambda i=i: one(i)[0],
-                   code="audioengram.codes.detector:trial") for i in range(len(sets))]
-    _, report, prior = one(0)
-    size = max(len(wav[j]) for j in sets[0][1]) // model.config.column
-    return pd.concat(rows, ignore_index=True), report.pairs, model.decode(generate(prior, max(size, 12), seed=1))
-
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #04d5625a
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #4cd10c59
 @measures("folders", 1)
 def measure_folders(
     how: Recipe,
@@ -249,19 +202,19 @@ def measure_folders(
     for name, (kind, pattern, n, unheard, steps) in how.folders.items():
         sounds, own = chosen_folder(page_corpus(kind, how.root, **TOY)[0], name, pattern, n, unheard, how.seed)
         default = own, steps > 0, how.width, how.folder_steps, how.folder_prior, how.ten, how.seed
-        ours = kept_model(lambda path, of=default: save_model(learn_by_default(*of), path), own.fingerprint, steps > 0,
-                          *taught)
+        make = lambda path, of=default: save_model(learn_by_default(*of), path)
+        ours = trained_once(make, own.fingerprint, steps > 0, *taught)
         makers = {OURS: lambda m=ours: m}
         if steps: makers[PLAIN] = lambda m=ours, o=own, n=steps: learn_plainly(o, m, n, how.width, how.seed)
-        for maker, make in makers.items():
+        for maker, made in makers.items():
             key = [sounds.fingerprint, own.fingerprint, ours.fingerprint, ours.about, maker, steps, lines]
             of = sounds, own, ours, how.ten, how.folder_pieces, how.seed
-            found = cached(key, lambda make=make, of=of: folder_facts(make(), *of), kind="json", code=code)
+            found = cached(key, lambda made=made, of=of: folder_facts(made(), *of), kind="json", code=code)
             for table, part in found.items(): rows[table] += [dict(folder=name, maker=maker, **r) for r in part]
         if steps: kept[name] = ours, sounds
     return {table: pd.DataFrame(part) for table, part in rows.items()}, kept
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #eb19e50e
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #1b1feab8
 @measures("palette", 5)
 def claims_of(
     table,           # name -> DataFrame, the tables of `measure`
@@ -271,15 +224,10 @@ def claims_of(
     "What prose may say."
     name, counts = read_case(how.cases[0])
     sizes = dict(few=counts[0], middle=counts[min(1, len(counts) - 1)], many=counts[-1])
-    files, levels = table("results"), table("levels")
-    mine, ours = files[files.corpus == name], levels[levels.method == OUR_SIZING]
-    say = dict(corpus=name) | sizes | dict(held=int(mine.file.nunique()), utilisation=float(ours.utilisation.min()),
-                                           dead=int(ours.dead.max()), seeds=how.seeds)
-    for tag, k in sizes.items():
-        say |= vocabulary_estimates(mine[mine.n == k], levels[levels.corpus == name], k, tag, n)
-    say |= sound_estimates(mine, sizes, n) | texture_estimates(table("texture"), name)
-    say |= code_estimates(table("prior"), n)
-    say |= dict(alpha=ALARM, set_few=how.set_files[0], set_many=how.set_files[1]) | detector_rates(table("copying"))
+    say = vocabulary_estimates(table("results"), table("levels"), name, sizes, how.seeds, n)
+    say |= texture_estimates(table("texture"), name) | code_estimates(table("prior"), n)
+    say |= dict(alpha=ALARM, set_few=how.set_files[0], set_many=how.set_files[1])
+    say |= detector_rates(table("copying"))
     return say | hole_estimates(table("holes"), n) | use_facts(table("speed").iloc[0], table("edits"))
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #1bb1544b
@@ -335,7 +283,7 @@ def draw_copying(copying):
         ax.set_ylim(-.05, 1.05)
     return fig
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #ba6e8966
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #d0977e6e
 def listen(
     run, kept: dict, prior, pairs: list, parrot,   # the last: a piece by a prior that knows five files by heart
     how: Recipe,
@@ -347,15 +295,18 @@ def listen(
               dict(held_out="a file that no model has heard", griffin_lim="its true mel picture, inverted: no codes"),
               suffix=".ogg")
 
-def clips_of(
-    result,            # RunResult
-    folders: bool,     # those of the folders, or the others
-) -> list:
-    "Names of clips, in the run's order."
-    names = {*result.table("folders").folder}
-    return [clip for clip in result.manifest["clips"] if (clip.rsplit("-", 1)[0] in names) == folders]
+def listen_to_folders(
+    run, folders: dict,   # name -> (model, recordings)
+    how: Recipe,
+):
+    "Of each folder an unheard file, what its codes give back, and what its prior writes."
+    clips = {}
+    for name, (model, sounds) in folders.items():
+        run.input(recordings=dict(name=f"folder {name}", fingerprint=sounds.fingerprint))
+        clips |= trial_clips(name, model, sounds, min(how.ten, 2.5), how.seed)
+    write_row(run, clips, suffix=".ogg")
 
-# %% ../../nbs/discussions/d20_small_data_codes.ipynb #ec71155a
+# %% ../../nbs/discussions/d20_small_data_codes.ipynb #e7729a2d
 def measure(
     run,         # open Run
     how: Recipe,
@@ -366,23 +317,24 @@ def measure(
     model, sounds = kept[name, sizes[-1]]
     prior, train = learn_prior(model, sounds, how.prior_hidden, how.prior_steps, how.seed)
     pay, speed = price_rows(prior, model, sounds, train), writing_speed(prior, model, how.ten)
-    holes, texture = hole_rows(prior, model, sounds, how.holes, how.seed), measure_texture(kept, prior, how)
+    holes = hole_rows(prior, model, sounds, how.holes, how.seed)
+    largest = [(corpus, kept[corpus, known[-1]]) for corpus, known in map(read_case, how.cases)]
+    texture = texture_tables(largest, prior, how.prior_hidden, how.prior_steps, how.ten, how.pieces, how.seed)
     codec, few = kept[name, sizes[min(1, len(sizes) - 1)]]
-    copying, pairs, parrot = measure_copying(codec, sounds, few.names if few is not sounds else (), how)
-    edits = edit_rows(model, sounds, seed=how.seed)
+    copying, pairs, parrot = detector_rows(
+        codec, sounds, few.names if few is not sounds else (), how.set_files, how.sets, how.unheard, how.seed,
+        functools.partial(cached, code="audioengram.codes.detector:trial"), hidden=how.set_hidden,
+        steps=how.set_steps, seconds=how.generated)
     for (corpus, n), (m, s) in kept.items():
         known = dict(name=f"{corpus}, {n} files")
         run.input(recordings=known | dict(fingerprint=s.fingerprint), model=known | dict(fingerprint=m.fingerprint))
-    tables = dict(results=files, levels=levels, usage=usage, prior=pay, holes=holes, copying=copying, edits=edits)
-    for table, rows in (tables | dict(texture=texture)).items(): run.rows(rows, table)
+    tables = dict(results=files, levels=levels, usage=usage, prior=pay, holes=holes, copying=copying)
+    tables |= dict(edits=edit_rows(model, sounds, seed=how.seed), texture=texture)
+    for table, rows in tables.items(): run.rows(rows, table)
     listen(run, kept, prior, pairs, parrot, how)
     found, folders = measure_folders(how)
     for table, rows in found.items(): run.rows(rows, table)
-    clips = {}
-    for name, (m, s) in folders.items():
-        run.input(recordings=dict(name=f"folder {name}", fingerprint=s.fingerprint))
-        clips |= trial_clips(name, m, s, min(how.ten, 2.5), how.seed)
-    write_row(run, clips, suffix=".ogg")
+    listen_to_folders(run, folders, how)
     run.rows(speed | dict(memory=peak_memory()), "speed")
 
 # %% ../../nbs/discussions/d20_small_data_codes.ipynb #1246125f

@@ -4,16 +4,15 @@
 
 # %% auto #0
 __all__ = ['NAME', 'LEARNED', 'LINEAR', 'LYRA', 'BLURRED', 'SHARPENED', 'RANDOM', 'TOLD', 'OTHERS', 'BARS', 'LEVELS', 'PLAIN',
-           'FULL', 'BASS', 'AUTO', 'MEANS', 'GAINS', 'run', 'Recipe', 'of_page', 'pick_utterances', 'read_wavs',
-           'loudness_of', 'Sharpened', 'true_spectra', 'true_spectrum', 'told_phase', 'true_bands', 'all_systems',
-           'measure_corpus', 'measure_latents', 'fitted_lyra', 'published_rows', 'measured_corpus', 'gather',
-           'claims_of', 'worst_claims', 'draw_scores', 'draw_noise', 'draw_latents', 'draw_curve', 'measure',
-           'card_facts', 'tell', 'training_facts', 'listen']
+           'FULL', 'BASS', 'AUTO', 'MEANS', 'GAINS', 'NOISY', 'run', 'Recipe', 'of_page', 'pick_utterances',
+           'read_wavs', 'loudness_of', 'Sharpened', 'true_spectra', 'true_spectrum', 'told_phase', 'true_bands',
+           'all_systems', 'measure_corpus', 'measure_latents', 'fitted_lyra', 'published_rows', 'measured_corpus',
+           'gather', 'claims_of', 'draw_scores', 'draw_noise', 'draw_latents', 'draw_curve', 'measure', 'card_facts',
+           'tell', 'training_facts', 'listen']
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #71be8469
+# %% ../../nbs/discussions/d90_codec_card.ipynb #9fa53255
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -32,7 +31,8 @@ from ..lab.players import write_row
 from ..lab.provenance import figures_dir, neutral
 from ..lab.runs import read_run
 from ..lab.studies import carry_claims, state
-from ..measure.card_scores import against_bars, score_summary, system_gain, system_mean, system_worst
+from ..measure.card_scores import against_bars, one_a_speaker, score_summary, system_claims, system_worst
+from ..measure.card_scores import worst_range
 from ..measure.speech import pick_measures, speech_scores
 from ..measure.stress import latent_facts, latent_rows, odd_rows, speed_rows, with_latent_noise
 from ..options import Options, asked, asked_or, per
@@ -85,20 +85,16 @@ def of_page(
     asked = corpus or corpora
     return how if asked == "auto" else replace(how, corpora=[c.strip() for c in asked.split(",") if c.strip()])
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #b34f20e2
+# %% ../../nbs/discussions/d90_codec_card.ipynb #c4045c34
 def pick_utterances(
     corpus,         # Corpus
     how: Recipe,
     heard: set,     # "corpus/speaker", who was trained on
 ) -> pd.DataFrame:  # utterance_id, speaker_id: one a speaker
-    "One utterance a speaker who was not trained on: the shortest that is long enough, else the longest."
+    "One utterance a speaker who was not trained on."
     df = corpus.utterances
-    df, short = df[~(corpus.name + "/" + df.speaker_id.astype(str)).isin(heard)], lambda d: d.seconds < how.seconds
-    df = df.assign(short=short, by=lambda d: np.where(short(d), -d.seconds, d.seconds))
-    df = df.sort_values(["speaker_id", "short", "by", "utterance_id"])
-    df = df[df.seconds >= 1.].drop_duplicates("speaker_id")
-    at = np.linspace(0, len(df) - 1, min(how.speakers, len(df))).round().astype(int)
-    return df.iloc[at][["utterance_id", "speaker_id"]].reset_index(drop=True)
+    known = (corpus.name + "/" + df.speaker_id.astype(str)).isin(heard)
+    return one_a_speaker(df[~known], how.speakers, how.seconds)
 
 def read_wavs(corpus, chosen, how) -> list:  # [S] at 16 kHz
     "The recordings, cut."
@@ -265,7 +261,7 @@ def gather(
     scores, dims = (pd.concat(parts, ignore_index=True) for parts in zip(*rows, strict=True))
     return scores, dims, opened[0], kept
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #36f231e6
+# %% ../../nbs/discussions/d90_codec_card.ipynb #2d249f37
 # claim -> system, measure: means over speakers, without noise
 MEANS = {f"{short}_{id}".strip("_"): (system, measure) for id, system in {
     "": LEARNED, "linear": LINEAR, "mel": "true mel", "bass": "true below 750 Hz", "spectrum": "true spectrum",
@@ -277,35 +273,29 @@ GAINS = {
     "sharp_stoi": ("stoi", LEARNED, BLURRED), "learned_pesq": ("pesq_wb", LEARNED, SHARPENED),
     "learned_stoi": ("stoi", LEARNED, SHARPENED), "peak_stoi": ("stoi", LEARNED, RANDOM),
     "peak_pesq": ("pesq_wb", LEARNED, RANDOM), "told_stoi": ("stoi", TOLD, LEARNED),
-    "told_pesq": ("pesq_wb", TOLD, LEARNED),
+    "told_pesq": ("pesq_wb", TOLD, LEARNED), "gain_stoi": ("stoi", LEARNED, LINEAR),
+    "gain_pesq": ("pesq_wb", LEARNED, LINEAR), "gain_stoi_noise3": ("stoi", LEARNED, LINEAR, .3),
 }
+# and means under noise
+NOISY = {f"stoi_{id}noise{i}": (system, "stoi", level) for i, level in ((1, .1), (3, .3))
+         for id, system in (("", LEARNED), ("linear_", LINEAR))}
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #50dfdf19
+# %% ../../nbs/discussions/d90_codec_card.ipynb #0f5afae0
 def claims_of(
     scores: pd.DataFrame,   # of one corpus
     dims: pd.DataFrame,     # of one corpus
     n: int = 2000, seed=0,  # bootstrap
 ) -> dict:                  # id -> Estimate, number or word
     "What prose may say about a corpus."
-    mean = lambda system, measure, noise=0.: system_mean(scores, system, measure, noise, n, seed)
-    gain = lambda what, a=LEARNED, b=LINEAR, noise=0.: system_gain(scores, what, a, b, noise, n, seed)
+    worst = {f"stoi_worst_{id}": system_worst(scores, system)
+             for id, system in dict(linear=LINEAR, random=RANDOM, told=TOLD).items()}
     say = dict(corpus=scores.corpus.iloc[0], speakers=int(scores.speaker.nunique()))
-    say |= {id: mean(*of) for id, of in MEANS.items()} | worst_claims(scores)
-    say |= {id: gain(*of) for id, of in GAINS.items()}
-    say |= dict(gain_stoi=gain("stoi"), gain_pesq=gain("pesq_wb"), gain_stoi_noise3=gain("stoi", noise=.3))
-    for i, level in ((1, .1), (3, .3)):
-        say |= {f"stoi_noise{i}": mean(LEARNED, "stoi", level), f"stoi_linear_noise{i}": mean(LINEAR, "stoi", level)}
-    if LYRA in set(scores.system): say |= dict(stoi_lyra=mean(LYRA, "stoi"), pesq_lyra=mean(LYRA, "pesq_wb"))
+    say |= system_claims(scores, MEANS, {}, n, seed)
+    say |= dict(stoi_worst=system_worst(scores, LEARNED), pesq_worst=system_worst(scores, LEARNED, "pesq_wb")) | worst
+    say |= {f"stoi_{end}": x for end, x in worst_range(scores, (LEARNED, *OTHERS)).items()}
+    lyra = dict(stoi_lyra=(LYRA, "stoi"), pesq_lyra=(LYRA, "pesq_wb")) if LYRA in set(scores.system) else {}
+    say |= system_claims(scores, {}, GAINS, n, seed) | system_claims(scores, NOISY | lyra, {}, n, seed)
     return say | latent_facts(dims)
-
-def worst_claims(scores: pd.DataFrame) -> dict:
-    "The worst of every system, and the range over codecs with more or fewer iterations."
-    names = dict(linear=LINEAR, random=RANDOM, told=TOLD)
-    same = scores[scores.system.isin((LEARNED, *OTHERS)) & (scores.noise == 0)].groupby("system").stoi
-    return dict(stoi_worst=system_worst(scores, LEARNED), pesq_worst=system_worst(scores, LEARNED, "pesq_wb")) | {
-        f"stoi_worst_{id}": system_worst(scores, system) for id, system in names.items()} | dict(
-        stoi_least=float(same.mean().min()), stoi_most=float(same.mean().max()),
-        stoi_worst_least=float(same.min().min()), stoi_worst_most=float(same.min().max()))
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #c90aba8c
 def draw_scores(table: pd.DataFrame):
@@ -404,7 +394,7 @@ def tell(
 
 run = WholeRun(NAME, Recipe, measure, tell, ("corpora", "seed"), of_page, ("corpora", "corpus"))
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #8d792a13
+# %% ../../nbs/discussions/d90_codec_card.ipynb #4642695a
 def training_facts(codec: LearnedNano) -> dict:
     "What the weights say about how they were made."
     about, ahead, best = codec.about, codec.look_ahead, min(codec.curve, key=lambda r: r["loud"])
@@ -419,7 +409,6 @@ def training_facts(codec: LearnedNano) -> dict:
         parameters=round(sum(x.numel() for x in codec.net.parameters()) / 1e6, 1),
         ahead_encode=ahead[0], ahead_decode=ahead[1], hours=round(seconds / 3600, 2))
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #0647292b
 def listen(run, corpus, how, backs):
     "A held-out speaker through everything, and the odd sounds that can be heard."
     df = pick_utterances(corpus, how, LearnedNano().heard)
