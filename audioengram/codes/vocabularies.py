@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'OUR_SIZING', 'BY_FILES', 'ONE_LEVEL', 'MAPPED', 'nested_recordings', 'sizes_within', 'sizing_of',
-           'sizing_rows', 'usage_rows', 'vocabulary_estimates', 'rival_estimates', 'sound_estimates', 'distance_table',
-           'distance_summary']
+           'sizing_rows', 'usage_rows', 'sized_estimates', 'rival_estimates', 'sound_estimates', 'vocabulary_estimates',
+           'distance_table', 'distance_summary']
 
 # %% ../../nbs/codes/61_vocabularies.ipynb #01d68c34
 from dataclasses import replace
@@ -98,7 +98,7 @@ def usage_rows(
 # %% ../../nbs/codes/61_vocabularies.ipynb #7e620be5
 _SHORT = dict(mel_db="mel", stft="stft", visqol="visqol")
 
-def vocabulary_estimates(
+def sized_estimates(
     at, levels,       # distances at one number of files; codes in use: of one corpus
     k: int,           # files
     tag: str,         # behind the names
@@ -119,7 +119,7 @@ def vocabulary_estimates(
 
 # %% ../../nbs/codes/61_vocabularies.ipynb #d9805233
 def rival_estimates(
-    at, levels,       # as of `vocabulary_estimates`, at one number of files
+    at, levels,       # as of `sized_estimates`, at one number of files
     tag: str,         # behind the names
     n: int = 2000,    # bootstrap resamples
 ) -> dict:            # id -> Estimate or number
@@ -165,7 +165,7 @@ def vocabulary_estimates(
     say = dict(corpus=corpus) | sizes | dict(held=int(mine.file.nunique()), utilisation=float(ours.utilisation.min()))
     say |= dict(dead=int(ours.dead.max()), seeds=seeds)
     for tag, k in sizes.items():
-        say |= vocabulary_estimates(mine[mine.n == k], levels[levels.corpus == corpus], k, tag, n)
+        say |= sized_estimates(mine[mine.n == k], levels[levels.corpus == corpus], k, tag, n)
     return say | sound_estimates(mine, sizes, n)
 
 # %% ../../nbs/codes/61_vocabularies.ipynb #9e5bf2ca
