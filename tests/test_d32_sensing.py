@@ -35,9 +35,9 @@ def test_what_is_planted_is_found_and_told():
     told = d32.sayings(table)
     assert told["matters"] == "The learning rule matters" and "ahead of masked spikes and contrastive" in told["verdict"]
     assert len(told["lead"]) <= 114 and len(told["verdict"].split()) <= 45
-    assert told["verdict"].endswith("Half an hour of training tells more.")
+    assert "half an hour of training tells more." in told["verdict"]
     back = d32.sayings(asked(0, -.1))
-    assert back["verdict"].endswith("tells less.")
+    assert "half an hour of training tells less." in back["verdict"]
     assert "behind masked spikes and contrastive" in back["verdict"] and back["matters"] == "The learning rule matters"
     nothing = d32.sayings(asked(1, 0.))
     assert nothing["matters"] == "No learning rule is shown to matter" and len(nothing["lead"]) <= 114
