@@ -9,6 +9,7 @@ from audioengram.core import read_json
 from audioengram.discussions import d04_memory as d04
 from audioengram.discussions import d05_gap as d05
 from audioengram.discussions import d06_rollout_training as d06
+from audioengram.dynamics.rollout_plans import by_count, differences, in_the_limit, particles_of, plans, plans_of
 from audioengram.lab.runs import read_run
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
@@ -61,12 +62,12 @@ def test_memory_controls_cost_what_they_should():
 
 
 def test_plans_of_rollout_training():
-    plans = d06.plans()
-    steps = lambda kind: {p.steps for n, p in plans.items() if n.startswith(kind)}
+    every = plans()
+    steps = lambda kind: {p.steps for n, p in every.items() if n.startswith(kind)}
     assert steps("particles, K") == steps("mean, K") == {4, 8, 16, 32}
-    assert all(p.mode == "mean" and p.particles == 1 and p.truth_rate > 0 for n, p in plans.items() if n.startswith("mean"))
-    assert plans["particles, λ = 0.1"].particle == .1 and plans["mean, λ = 10"].rollout == 10 and plans[d06.ONE].steps == 1
-    assert set(d06.plans_of(d06.Recipe.of("full"))) == set(plans) > set(d06.plans_of(d06.Recipe.of("quick")))
+    assert all(p.mode == "mean" and p.particles == 1 and p.truth_rate > 0 for n, p in every.items() if n.startswith("mean"))
+    assert every["particles, λ = 0.1"].particle == .1 and every["mean, λ = 10"].rollout == 10 and every[d06.ONE].steps == 1
+    assert set(plans_of(d06.Recipe.of("full"))) == set(every) > set(plans_of(d06.Recipe.of("quick")))
 
 
 def test_the_control_of_rollout_training_trains_as_long():
@@ -75,10 +76,10 @@ def test_the_control_of_rollout_training_trains_as_long():
         trained = t["training"].pivot(index="seed", columns="method", values="updates")
         assert trained.stack().nunique() == 1 and trained[d06.ONE].min() >= 2000 and len(trained) == 3
         claim = lambda id, result=result, case=case: result.claims[f"{case}.{id}"]["value"]
-        best, step = d06.particles_of(claim("K")), claim("step")
-        values = d06.differences(t["results"], best, step, "R", d06.ONE)
+        best, step = particles_of(claim("K")), claim("step")
+        values = differences(t["results"], best, step, "R", d06.ONE)
         assert values.shape[0] == 3 and claim("beyond") == pytest.approx(values.mean(), abs=1e-3)
-        counted = d06.by_count(t["limit"], best)
+        counted = by_count(t["limit"], best)
         assert claim("verdict_short") == d06.verdict(values, counted.iloc[:, -1]) and claim("beyond_many") == pytest.approx(counted.iloc[:, -1].mean(), abs=1e-3)
 
 
@@ -88,7 +89,7 @@ def test_the_rule_of_rollout_training():
     assert d06.verdict(gain).startswith("yes") and d06.verdict(-gain).startswith("no:")
     assert d06.verdict(gain, gain[0]).startswith("yes") and all(d06.verdict(gain, x) == d06.SAID["few"] for x in (-gain[0], gain[0] - gain[0].mean()))
     ahead = pd.DataFrame({16: [1.5, 3.], 64: [.6, 1.2], 128: [.45, .9]}, index=["a", "b"])               # .3 + 19.2 / M, and twice that
-    assert d06.in_the_limit(ahead) == pytest.approx([.3, .6])
+    assert in_the_limit(ahead) == pytest.approx([.3, .6])
     assert d06.verdict(gain * [[1], [1], [-.01]]).startswith("not known")
 
 
