@@ -5,22 +5,20 @@
 # %% auto #0
 __all__ = ['NAME', 'LEARNED', 'LINEAR', 'LYRA', 'BLURRED', 'SHARPENED', 'RANDOM', 'TOLD', 'OTHERS', 'BARS', 'LEVELS', 'PLAIN',
            'FULL', 'BASS', 'AUTO', 'MEANS', 'GAINS', 'NOISY', 'run', 'Recipe', 'of_page', 'pick_utterances',
-           'read_wavs', 'loudness_of', 'Sharpened', 'true_spectra', 'true_spectrum', 'told_phase', 'true_bands',
-           'all_systems', 'measure_corpus', 'measure_latents', 'fitted_lyra', 'published_rows', 'measured_corpus',
-           'gather', 'claims_of', 'draw_scores', 'draw_noise', 'draw_latents', 'draw_curve', 'measure', 'card_facts',
-           'tell', 'training_facts', 'listen']
+           'read_wavs', 'all_systems', 'measure_corpus', 'measure_latents', 'fitted_lyra', 'published_rows',
+           'measured_corpus', 'gather', 'claims_of', 'draw_scores', 'draw_noise', 'draw_latents', 'draw_curve',
+           'measure', 'card_facts', 'tell', 'listen']
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #9fa53255
 from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from ..codecs import get_codec
-from ..codecs.nano import HOP, MARGIN, LinearNano, griffin_lim, mel_loudness, spectra, spread_bands
-from ..codecs.nano_learned import LearnedNano, sharpen
+from ..codecs.nano_bounds import Sharpened, loudness_of, told_phase, training_facts, true_bands
+from ..codecs.nano_bounds import true_spectrum
+from ..codecs.nano_learned import LearnedNano
 from ..core import AudioengramError, read_json, write_json
 from ..data.cases import page_corpus
 from ..data.corpora import get_corpus
@@ -99,58 +97,6 @@ def pick_utterances(
 def read_wavs(corpus, chosen, how) -> list:  # [S] at 16 kHz
     "The recordings, cut."
     return [corpus.load(u, 16_000)[0][:int(how.seconds * 16_000)] for u in chosen.utterance_id]
-
-def loudness_of(codec: LearnedNano, wav) -> Tensor:   # of a sound [S], as the codec hears it
-    return mel_loudness(torch.from_numpy(wav)[None], codec.net.filters, [codec.frames(len(wav))], codec.stride)
-
-# %% ../../nbs/discussions/d90_codec_card.ipynb #d9d3b3e0
-class Sharpened(LinearNano):
-    "The linear codec with the last step of the learned one."
-    def __init__(self): super().__init__(); self.other = LearnedNano()
-
-    def _decode(self, z, lengths):
-        return self.other.sound(self.loudness(z, lengths), [n * self.other.stride for n in lengths])
-
-def true_spectra(
-    wav,       # [S]
-    n: int,    # frames
-) -> Tensor:   # complex [1,n,241]
-    "Short-time spectra of a recording and the silence after it."
-    return spectra(F.pad(torch.from_numpy(wav)[None], (MARGIN, MARGIN + n * HOP - len(wav))))
-
-def _sounded(mag, frames: int, phase, samples: int, **how):   # magnitudes and phase -> [S]
-    made = griffin_lim(lambda a, b: mag[:, a:b], [frames], phase, **how)
-    return made.clamp(-1, 1)[0, :samples].numpy()
-
-def true_spectrum(wavs: list) -> list:   # of [S]
-    "Griffin-Lim of the true magnitudes."
-    nano, frames = LearnedNano(), [-(-len(w) // HOP) for w in wavs]
-    return [_sounded(true_spectra(w, n).abs(), n, nano.phase, len(w), n_iter=nano.iterations, peaks=True)
-            for w, n in zip(wavs, frames, strict=True)]
-
-# %% ../../nbs/discussions/d90_codec_card.ipynb #9d1c9044
-def told_phase(codec: LearnedNano, wavs: list) -> list:   # of [S]
-    "The codec's own picture, with Griffin-Lim started from the phases of the recording."
-    out = []
-    for w in wavs:
-        z = codec.encode(torch.from_numpy(w)[None])
-        n = z.shape[1] * codec.stride
-        mag = spread_bands(sharpen(codec.loudness(z)), codec.net.filters, codec.inverse)
-        out.append(_sounded(mag, n, true_spectra(w, n)[0].angle(), len(w), n_iter=codec.iterations))
-    return out
-
-def true_bands(
-    codec: LearnedNano,
-    wavs: list,   # [S]
-    keep: slice,  # bands that are taken from the recording; the others have gone through the codec
-) -> list:        # [S]
-    "Griffin-Lim of a mel picture that is true in part."
-    out = []
-    for w in wavs:
-        mel = codec.loudness(codec.encode(torch.from_numpy(w)[None]))
-        mel[..., keep] = loudness_of(codec, w)[..., keep]
-        out.append(codec.sound(mel, [codec.frames(len(w)) * codec.stride]).clamp(-1, 1)[0, :len(w)].numpy())
-    return out
 
 # %% ../../nbs/discussions/d90_codec_card.ipynb #50398b4a
 def all_systems(
@@ -394,21 +340,7 @@ def tell(
 
 run = WholeRun(NAME, Recipe, measure, tell, ("corpora", "seed"), of_page, ("corpora", "corpus"))
 
-# %% ../../nbs/discussions/d90_codec_card.ipynb #4642695a
-def training_facts(codec: LearnedNano) -> dict:
-    "What the weights say about how they were made."
-    about, ahead, best = codec.about, codec.look_ahead, min(codec.curve, key=lambda r: r["loud"])
-    seconds = max(r["seconds"] for r in codec.curve) + sum(run["seconds"] for run in codec.runs[:-1])
-    runs = (f"{int(run['steps']):,} steps on {run['corpus']} ({run['train_speakers']} speakers)" for run in codec.runs)
-    return dict(
-        held_least=best["loud"], held_least_step=int(best["step"]), held_last=codec.curve[-1]["loud"],
-        train_last=codec.curve[-1]["train loud"], noisy_then=best["noisy loud"],
-        noisy_last=codec.curve[-1]["noisy loud"], trained_on=about["corpus"], licence=about["licence"],
-        train_minutes=round(int(about["train_seconds"]) / 60), train_speakers=int(about["train_speakers"]),
-        steps=int(about["steps"]), runs="; ".join(runs), n_runs=len(codec.runs), iterations=codec.iterations,
-        parameters=round(sum(x.numel() for x in codec.net.parameters()) / 1e6, 1),
-        ahead_encode=ahead[0], ahead_decode=ahead[1], hours=round(seconds / 3600, 2))
-
+# %% ../../nbs/discussions/d90_codec_card.ipynb #e1ef7302
 def listen(run, corpus, how, backs):
     "A held-out speaker through everything, and the odd sounds that can be heard."
     df = pick_utterances(corpus, how, LearnedNano().heard)

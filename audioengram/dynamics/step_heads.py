@@ -71,7 +71,6 @@ def fit_head(
     return fitted(model, sets, [store.fingerprint, *key], noise=noise, **_training(sets, how))
 
 # %% ../../nbs/dynamics/22_step_heads.ipynb #6a5f55f2
-@measures("factorization", 2)
 def head_sums(
     model: Predictor, windows,   # that are scored
     how,                         # scored (windows), samples, seed
