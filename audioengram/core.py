@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROFILES', 'seed_everything', 'generator', 'spawn', 'own_seed', 'pick_device', 'pick_dtype', 'flush_denormal',
            'plain_torch', 'Profile', 'get_profile', 'check_shape', 'expand', 'cache_dir', 'writing', 'atomic_path',
-           'write_json', 'read_json', 'until_interrupted', 'fingerprint', 'sha256_of']
+           'write_json', 'read_json', 'read_model_file', 'until_interrupted', 'fingerprint', 'sha256_of']
 
 # %% ../nbs/00_core.ipynb #eec96b4d
 import contextlib
@@ -290,6 +290,25 @@ def read_json(
     if kind is not None and not isinstance(value, kind):
         raise error(f"holds a {type(value).__name__} where a {kind.__name__} belongs", path, "Delete it and run again")
     return value
+
+# %% ../nbs/00_core.ipynb #fd54f063
+def read_model_file(
+    path,          # of a safetensors file
+    kind: str,     # "format" of its metadata
+    what: str,     # "a sequence model", for the message
+    remedy: str,   # how to come by one
+) -> tuple:        # name -> Tensor; metadata; raises ModelFileError
+    "Read one of the package's own model files, or say in a sentence why it is none."
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(path, "pt") as f: tensors, text = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+    except FileNotFoundError: raise ModelFileError("no such file", path, remedy) from None
+    except (SafetensorError, OSError) as e:
+        raise ModelFileError(f"is damaged or no safetensors file ({str(e).splitlines()[0]})", path, remedy) from None
+    if text.get("format") != kind: raise ModelFileError(f"does not hold {what}", path, remedy)
+    if bad := [k for k, v in tensors.items() if not v.isfinite().all()]:
+        raise ModelFileError(f"holds values that are not finite in {bad[0]}", path, remedy)
+    return tensors, text
 
 # %% ../nbs/00_core.ipynb #1d25fcea
 def _plain(x):

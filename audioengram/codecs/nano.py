@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .base import LatentCodec, zero_beyond
 from .moments import moments, principal_axes
-from ..core import CodecError, ModelFileError, atomic_path, expand, generator
+from ..core import CodecError, ModelFileError, atomic_path, expand, generator, read_model_file
 
 # %% ../../nbs/codecs/10_nano.ipynb #98341e98
 RATE = 16_000      # Hz
@@ -327,23 +327,14 @@ def load_nano(
     path,       # of `save_nano`
 ) -> tuple:     # arrays, provenance; raises ModelFileError
     "Read fitted matrices."
-    path = expand(path)
-    try:
-        with safe_open(path, "pt") as f: arrays, about = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-    except FileNotFoundError:
-        raise ModelFileError(
-            "no such file", path, "Fit one with `audioengram codec fit-nano`, or install the package again"
-        ) from None
-    except (SafetensorError, OSError) as e:
-        raise ModelFileError(f"is damaged ({e})", path, "Fit it again with `audioengram codec fit-nano`") from None
+    path, what = expand(path), "the matrices of nano-linear"
+    remedy = "Fit one with `audioengram codec fit-nano`, or install the package again"
+    arrays, about = read_model_file(path, "audioengram-nano-1", what, remedy)
     fits = arrays.keys() == SHAPES.keys() and all(
         len(SHAPES[k]) == v.ndim and all(m in (None, n) for m, n in zip(SHAPES[k], v.shape, strict=True))
         for k, v in arrays.items()
     )
-    if about.get("format") != "audioengram-nano-1" or not fits:
-        raise ModelFileError(
-            "does not hold the matrices of nano-linear", path, "Fit one with `audioengram codec fit-nano`"
-        )
+    if not fits: raise ModelFileError(f"does not hold {what}", path, remedy)
     return arrays, about
 
 # %% ../../nbs/codecs/10_nano.ipynb #473d70d0

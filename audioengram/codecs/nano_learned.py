@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -35,6 +34,7 @@ from audioengram.codecs.nano import (
     unlap,
 )
 from ..core import CodecError, ModelFileError, ParameterError, atomic_path, expand, generator, own_seed
+from ..core import read_model_file
 
 # %% ../../nbs/codecs/11_nano_learned.ipynb #b2ed0757
 class NanoBlock(nn.Module):
@@ -176,11 +176,7 @@ def load_learned(
     "Read weights."
     path = expand(path)
     remedy = "Train one with `audioengram codec train`, or install the package again"
-    try:
-        with safe_open(path, "pt") as f: state, about = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-    except FileNotFoundError: raise ModelFileError("no such file", path, remedy) from None
-    except (SafetensorError, OSError) as e: raise ModelFileError(f"is damaged ({e})", path, remedy) from None
-    if about.get("format") != FORMAT: raise ModelFileError("does not hold a trained nano", path, remedy)
+    state, about = read_model_file(path, FORMAT, "a trained nano", remedy)
     try:
         with own_seed(0): net = NanoNet(Sizes(**json.loads(about["sizes"])), {k: state[k] for k in EXACT})
         net.load_state_dict({k: v.float() for k, v in state.items()})

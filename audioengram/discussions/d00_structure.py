@@ -22,10 +22,10 @@ from ..lab.claims import Within
 from ..lab.figures import band_plot, cloud, interval_plot, legend_below, looks, panels, reference
 from ..lab.page_run import PageRun
 from ..lab.players import write_row
-from ..lab.studies import Study, as_markdown, case_title, claims_table, pick, round_trip
+from ..lab.studies import Study, as_markdown, case_title, claims_table, round_trip
 from ..measure.cells import cell_clip, telling_cells
 from ..measure.keys import KEYS, KeySpec, fit_keys
-from ..measure.stats import Estimate
+from ..measure.stats import Estimate, pick
 from ..measure.structure import RATIO_BOUND, VERDICTS, beyond_differencing, decide, phase0, ratio_of
 from ..measure.structure import structure_verdict
 from ..measure.structure_tables import READERS, confidence_table, ratio_table, reader_table

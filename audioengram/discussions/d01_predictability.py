@@ -28,11 +28,11 @@ from ..lab.drafts import code_fingerprint
 from ..lab.figures import PALETTE, case_plot, doublings, interval_plot, legend_below, panels, reference
 from ..lab.page_run import PageRun
 from ..lab.players import write_row
-from ..lab.studies import Study, by_title, case_title, claims_table, pick, round_trip
+from ..lab.studies import Study, by_title, case_title, claims_table, round_trip
 from ..measure.prediction import LADDER, CopyLast, StandStill, bits_per_second, fit_baselines, gain, ladder
 from ..measure.prediction import nominal_coverage, of_sums, pit_histogram, rank_bins, score_points
 from ..measure.prediction import score_windows, speaker_sums
-from ..measure.stats import estimate_of
+from ..measure.stats import estimate_of, pick
 from ..options import asked, per
 from ..stages import measures
 

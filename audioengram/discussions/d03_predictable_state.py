@@ -25,9 +25,10 @@ from ..lab.drafts import code_fingerprint
 from ..lab.figures import PALETTE, case_plot, interval_plot, legend_below, panels, reference
 from ..lab.page_run import PageRun
 from ..lab.players import write_row
-from ..lab.studies import Study, add_rows, by_title, case_title, claims_table, pick
+from ..lab.studies import Study, add_rows, by_title, case_title, claims_table
 from ..measure.prediction import bits_per_second
 from ..measure.rules import NO, YES, decided
+from ..measure.stats import pick
 from ..options import CaseOptions, asked, derived, per
 from ..stages import measures
 

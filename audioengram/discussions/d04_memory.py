@@ -29,9 +29,10 @@ from ..lab.case_tables import case_tables, with_bounds
 from ..lab.drafts import code_fingerprint
 from ..lab.figures import band_plot, case_plot, doublings, legend_below, panels, reference
 from ..lab.page_run import PageRun
-from ..lab.studies import Study, add_rows, by_title, claims_table, pick, utterance_of, widest, write_decoded
+from ..lab.studies import Study, add_rows, by_title, claims_table, utterance_of, widest, write_decoded
 from ..measure.prediction import fit_baselines, gain, of_sums, score_windows, speaker_sums
 from ..measure.rules import NO, YES, by_seed, crossed, decided
+from ..measure.stats import pick
 from ..measure.trajectories import estimate_row
 from ..options import asked, per
 from ..stages import measures

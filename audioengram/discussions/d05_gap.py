@@ -28,10 +28,10 @@ from ..lab.drafts import code_fingerprint
 from ..lab.figures import band_plot, doublings, interval_plot, legend_below, panels, reference
 from ..lab.page_run import PageRun
 from ..lab.players import read_row
-from ..lab.studies import Study, add_rows, as_markdown, by_title, claims_table, pick, widest, write_decoded
+from ..lab.studies import Study, add_rows, as_markdown, by_title, claims_table, widest, write_decoded
 from ..measure.free_runs import over_floor
 from ..measure.prediction import fit_baselines
-from ..measure.stats import bootstrap_by, estimate_of
+from ..measure.stats import bootstrap_by, estimate_of, pick
 from ..options import asked, derived, per
 from ..stages import measures
 

@@ -25,11 +25,11 @@ from ..lab.case_tables import case_tables, with_bounds
 from ..lab.drafts import code_fingerprint
 from ..lab.figures import band_plot, doublings, interval_plot, legend_below, looks, panels, reference
 from ..lab.page_run import PageRun
-from ..lab.studies import Study, add_rows, by_title, case_title, claims_table, pick, utterance_of, widest
+from ..lab.studies import Study, add_rows, by_title, case_title, claims_table, utterance_of, widest
 from ..lab.studies import write_decoded
 from ..measure.free_runs import over_floor
 from ..measure.rules import NO, UNKNOWN, YES, crossed, decided
-from ..measure.stats import estimate_of
+from ..measure.stats import estimate_of, pick
 from ..options import asked, derived, per
 from ..stages import measures
 

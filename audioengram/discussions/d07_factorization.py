@@ -28,8 +28,9 @@ from ..lab.case_tables import case_tables, with_bounds
 from ..lab.drafts import code_fingerprint
 from ..lab.figures import PALETTE, band_plot, case_plot, legend_below, panels, reference
 from ..lab.page_run import PageRun
-from ..lab.studies import Study, add_rows, by_title, claims_table, pick, round_trip
+from ..lab.studies import Study, add_rows, by_title, claims_table, round_trip
 from ..measure.prediction import gain, nominal_coverage, of_sums, pit_histogram, rank_bins
+from ..measure.stats import pick
 from ..measure.trajectories import estimate_row
 from ..options import derived, per
 from ..stages import measures

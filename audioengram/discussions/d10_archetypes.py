@@ -34,8 +34,9 @@ from ..lab.drafts import code_fingerprint
 from ..lab.figures import MARKERS, NULL, PALETTE, interval_plot, legend_below, panels, reference
 from ..lab.page_run import PageRun
 from ..lab.players import write_row
-from ..lab.studies import Study, as_markdown, by_title, claims_table, pick, round_trip
+from ..lab.studies import Study, as_markdown, by_title, claims_table, round_trip
 from ..measure.rules import NO, UNKNOWN, YES, decided
+from ..measure.stats import pick
 from ..options import CaseOptions, asked, per
 from ..stages import measures
 

@@ -24,17 +24,10 @@ from ..dynamics.sequence_file import load_sequence
 from ..lab.figures import band_plot, legend_below, panels
 from ..lab.page_run import PageRun
 from ..lab.players import write_row
-from audioengram.lab.studies import (
-    add_rows,
-    as_markdown,
-    by_title,
-    claims_table,
-    pick,
-    Study,
-)
+from ..lab.studies import add_rows, as_markdown, by_title, claims_table, Study
 from ..measure.continuation import levels, sounded, voice_cosines
 from ..measure.speech import RATE
-from ..measure.stats import bootstrap_by
+from ..measure.stats import bootstrap_by, pick
 from ..measure.trajectories import estimate_row
 from ..measure.twosample import TwoSample, area_difference
 from ..options import per

@@ -24,7 +24,7 @@ from ..measure.free_runs import over_floor
 from ..measure.gap import gap_sums
 from ..measure.prediction import fit_baselines
 from ..measure.rules import crossed
-from ..measure.stats import bootstrap_by, speaker_means
+from ..measure.stats import bootstrap_by, pick, speaker_means
 from ..measure.trajectories import estimate_row
 
 # %% ../../nbs/dynamics/36_memory_heads.ipynb #6d77271c
@@ -237,7 +237,7 @@ def gain_estimates(
         f"{id}_adds": head_gain(h, name, equal="multiply-adds", **kw),
         f"{id}_least": min(each),
         f"{id}_most": max(each),
-        f"{id}_far": ahead_of(*(_at(tables["horizon"], x, how.steps) for x in (BAR, name)), "R", **kw),
+        f"{id}_far": ahead_of(*(pick(tables["horizon"], head=x, step=how.steps) for x in (BAR, name)), "R", **kw),
     }
 
 def _at(rows, head, step): return rows[(rows["head"] == head) & (rows.step == step)].reset_index(drop=True)
@@ -250,7 +250,7 @@ def rolled_estimates(
     **kw,                  # of the bootstrap
 ) -> dict:                 # name -> Estimate, "no" for the free runs of a head that broke
     "A head rolled out: against its own ceiling, its steps, what is heard, and free runs."
-    at, s = _at(tables["horizon"], name, how.steps), tables["splices"]
+    at, s = pick(tables["horizon"], head=name, step=how.steps), tables["splices"]
     def heard(steps):
         rows = s[(s["head"] == name) & (s["steps"] == steps)]
         return bootstrap_by(rows.distance.to_numpy(), rows.speaker.to_numpy(), **kw)

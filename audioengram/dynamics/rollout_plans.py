@@ -20,6 +20,7 @@ from .injection import gap_rows
 from .unroll import Unroll, train_rollout
 from ..measure.gap import gap_sums
 from ..measure.rules import by_seed, crossed
+from ..measure.stats import pick
 from ..stages import measures
 
 START, ONE = "start", "one step"   # what all are trained from, and the control: as many updates, one step each
@@ -123,11 +124,9 @@ def step_norms(sums: pd.DataFrame) -> pd.DataFrame:   # of `moving_scores`, by m
                          for name, top, below, power in asked for e in [ratio_of_sums(part, top, below, power)]])
 
 # %% ../../nbs/dynamics/29_rollout_plans.ipynb #6cc61244
-def _of(gap, method: str, step: int): return gap[(gap.method == method) & (gap.step == step)].reset_index(drop=True)
-
 def differences(gap: pd.DataFrame, method: str, step: int, column: str, first=START) -> np.ndarray:   # [seeds,speakers]
     "Nats a frame by which a method is ahead of the start, or of another, in every seed that both were trained from."
-    each = lambda name: by_seed(_of(gap, name, step), column, "segments")
+    each = lambda name: by_seed(pick(gap, method=name, step=step), column, "segments")
     return (each(first) - each(method)).dropna(how="all").dropna(axis=1).to_numpy()
 
 def change(gap: pd.DataFrame, method: str, step: int, column: str, first=START):   # Estimate
@@ -136,7 +135,7 @@ def change(gap: pd.DataFrame, method: str, step: int, column: str, first=START):
 
 def over_null(gap: pd.DataFrame, method: str, step: int, column="R"):   # Estimate
     "Nats a frame by which a method is ahead of the mixture that knows no context."
-    rows = _of(gap, method, step).assign(nats=lambda r: r["null"] - r[column])
+    rows = pick(gap, method=method, step=step).assign(nats=lambda r: r["null"] - r[column])
     return crossed(by_seed(rows, "nats", "segments").dropna(axis=1).to_numpy())
 
 # %% ../../nbs/dynamics/29_rollout_plans.ipynb #68f55fb1

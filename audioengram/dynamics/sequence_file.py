@@ -14,10 +14,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..core import ModelFileError, ParameterError, atomic_path
+from ..core import ModelFileError, ParameterError, atomic_path, read_model_file
 from .committee import SequenceCommittee
 from .sequence import SequenceConfig, SequenceModel
 
@@ -58,20 +57,13 @@ def load_sequence(
     "Read a model back."
     path = Path(SHIPPED_SEQUENCE if path is None else path)
     remedy = "Train one with `audioengram sequence train`, or install the package again"
-    try:
-        with safe_open(path, "pt") as f: state, text = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-    except FileNotFoundError: raise ModelFileError("no such file", path, remedy) from None
-    except (SafetensorError, OSError) as e:
-        raise ModelFileError(f"is damaged or no safetensors file ({str(e).splitlines()[0]})", path, remedy) from None
-    if text.get("format") != SEQUENCE_FORMAT: raise ModelFileError("does not hold a sequence model", path, remedy)
+    state, text = read_model_file(path, SEQUENCE_FORMAT, "a sequence model", remedy)
     try:
         about = json.loads(text["about"])
         model = _untrained(json.loads(text["config"]))
         model.load_state_dict({k: v.float() for k, v in state.items()})
     except (KeyError, TypeError, ValueError, RuntimeError) as e:
         raise ModelFileError(f"does not fit its own configuration ({str(e).splitlines()[0]})", path, remedy) from None
-    if bad := [k for k, v in state.items() if not v.isfinite().all()]:
-        raise ModelFileError(f"holds values that are not finite in {bad[0]}", path, remedy)
     if codec is not None: refuse_other_codec(about, codec, path)
     model.about = about
     return model.to(device).eval()

@@ -19,7 +19,7 @@ from ..devices import device_of
 from .predictor import Predictor, fitted
 from .states import state_plan
 from ..measure.prediction import fit_baselines, gain, ladder, score_windows, speaker_sums
-from ..measure.stats import bootstrap_sums, speaker_means
+from ..measure.stats import bootstrap_sums, pick, speaker_means
 
 # %% ../../nbs/dynamics/38_state_scores.ipynb #f6f4f9be
 def fit_pair(
@@ -114,12 +114,9 @@ def state_rows(
     return scores, rungs, spread
 
 # %% ../../nbs/dynamics/38_state_scores.ipynb #efe5dec2
-def _of(scores, state, d, model):
-    return scores[(scores.state == state) & (scores.d == d) & (scores.model == model)].reset_index(drop=True)
-
 def _pairs(scores, a, b, d):
     "Summed gain of one state less that of another, each over its own null, and frames, by speaker."
-    first, model, other, its = (_of(scores, s, d, m) for s in (a, b) for m in ("marginal", "model"))
+    first, model, other, its = (pick(scores, state=s, d=d, model=m) for s in (a, b) for m in ("marginal", "model"))
     return first.nll_above - model.nll_above - other.nll_above + its.nll_above, first
 
 # %% ../../nbs/dynamics/38_state_scores.ipynb #048c2be4
@@ -131,7 +128,8 @@ def state_gain(
     **kw,                   # of the bootstrap
 ):                          # Estimate over speakers
     "Nats a frame of a state's predictor over its null."
-    return gain(_of(scores, state, d, null), _of(scores, state, d, "model"), above=above, **kw)
+    of = lambda model: pick(scores, state=state, d=d, model=model)
+    return gain(of(null), of("model"), above=above, **kw)
 
 def gain_difference(
     scores: pd.DataFrame, a: str, b: str, d: int,   # as for `state_gain`, two states

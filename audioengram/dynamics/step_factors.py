@@ -18,7 +18,7 @@ from ..heads.direction import step_log_probs
 from ..heads.lengths import LogNormal
 from ..heads.polar import Polar
 from ..heads.vmf import VonMisesFisher
-from ..measure.stats import speaker_means
+from ..measure.stats import pick, speaker_means
 from ..stages import measures
 
 # %% ../../nbs/dynamics/23_step_factors.ipynb #aeaae315
@@ -119,22 +119,18 @@ def _moved(dist: Polar, keep) -> Polar:
     )
 
 # %% ../../nbs/dynamics/23_step_factors.ipynb #a544b28f
-def _of(parts, **values):   # rows with these values
-    for column, value in values.items(): parts = parts[parts[column] == value]
-    return parts.reset_index(drop=True)
-
 def factor_gain(
     parts: pd.DataFrame, what: str, data: str,   # of `factor_rows`; "direction" or "length"; "real" or "independent"
     **kw,                                        # of the bootstrap
 ):                                               # an Estimate
     "Nats a frame that the context earns for one factor."
-    none, seen = (_of(parts, data=data, model=m) for m in ("none", "context"))
+    none, seen = (pick(parts, data=data, model=m) for m in ("none", "context"))
     return speaker_means(none[what] - seen[what], seen.frames, seen.speaker.to_numpy(), **kw)
 
 def factor_excess(parts: pd.DataFrame, what: str, **kw):   # as `factor_gain`
     "What the context earns on real frames beyond what it earns on independent ones: an Estimate."
     r0, r1, i0, i1 = (
-        _of(parts, data=d, model=m).set_index("speaker") for d in ("real", "independent") for m in ("none", "context")
+        pick(parts, data=d, model=m).set_index("speaker") for d in ("real", "independent") for m in ("none", "context")
     )
     both = r1.index.intersection(i1.index)
     real, free = ((a[what] - b[what])[both] / b.frames[both] for a, b in ((r0, r1), (i0, i1)))
@@ -142,7 +138,7 @@ def factor_excess(parts: pd.DataFrame, what: str, **kw):   # as `factor_gain`
 
 def length_r2(parts: pd.DataFrame, data: str, **kw):       # as `factor_gain`
     "R² of the log length under the single head: an Estimate."
-    seen, share = _of(parts, data=data, model="context"), lambda m: 1 - m[..., 0] / m[..., 1]
+    seen, share = pick(parts, data=data, model="context"), lambda m: 1 - m[..., 0] / m[..., 1]
     return speaker_means(seen[["sse", "sst"]], seen.frames, seen.speaker.to_numpy(), share, **kw)
 
 # %% ../../nbs/dynamics/23_step_factors.ipynb #db1b8671

@@ -12,10 +12,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..core import ModelFileError, atomic_path
+from ..core import ModelFileError, atomic_path, read_model_file
 from .cochlea import Cochlea
 from .jepa import Jepa, Tower
 from .spikes import SpikingEncoder
@@ -44,14 +43,7 @@ def load_tower(
     "Read a tower and its ear back."
     path = Path(SHIPPED_TOWER if path is None else path)
     remedy = "Train one with `audioengram ember train`, or install the package again"
-    try:
-        with safe_open(path, "pt") as f: state, text = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-    except FileNotFoundError: raise ModelFileError("no such file", path, remedy) from None
-    except (SafetensorError, OSError) as e:
-        raise ModelFileError(f"is damaged or no safetensors file ({str(e).splitlines()[0]})", path, remedy) from None
-    if text.get("format") != TOWER_FORMAT: raise ModelFileError("does not hold a tower", path, remedy)
-    if bad := [k for k, v in state.items() if not v.isfinite().all()]:
-        raise ModelFileError(f"holds values that are not finite in {bad[0]}", path, remedy)
+    state, text = read_model_file(path, TOWER_FORMAT, "a tower", remedy)
     try:
         about = json.loads(text["about"])
         model, channels = Jepa(Tower(**about["tower"])), about["tower"]["channels"]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Study', 'rotation', 'joined', 'measure_case', 'provenance_of', 'published_case', 'keep_clips', 'gather', 'run_cases',
            'publish_cases', 'asked_cases', 'by_title', 'add_rows', 'write_tables', 'state_case', 'carry_claims',
-           'widest', 'state', 'case_title', 'utterance_of', 'write_decoded', 'round_trip', 'pick', 'as_markdown',
+           'widest', 'state', 'case_title', 'utterance_of', 'write_decoded', 'round_trip', 'as_markdown',
            'claims_table']
 
 # %% ../../nbs/lab/17_studies.ipynb #bb938c13
@@ -362,13 +362,6 @@ def round_trip(
     return write_row(run, clips, captions, suffix=".ogg")
 
 # %% ../../nbs/lab/17_studies.ipynb #10b666b9
-def pick(
-    table: pd.DataFrame,
-    **values,            # column = value
-) -> pd.DataFrame:
-    "Rows with these values."
-    return functools.reduce(lambda df, kv: df[df[kv[0]] == kv[1]], values.items(), table).reset_index(drop=True)
-
 def as_markdown(
     df: pd.DataFrame,   # a small table
     digits: int = 3,    # decimals of numbers
